@@ -1,0 +1,5 @@
+"""What users write in a DAG file about their rows and requests."""
+
+from airflow_llm_batch.data.requests import ChatRequest, EmbeddingRequest, RawRequest
+
+__all__ = ["ChatRequest", "EmbeddingRequest", "RawRequest"]

@@ -1,0 +1,251 @@
+"""Request templates: one per job, filled for every row.
+
+All are mutable and name their ``template_fields``, so Airflow renders Jinja inside them before a task runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from airflow_llm_batch.exceptions import InputError
+from airflow_llm_batch.models import Request
+
+CHAT, EMBEDDINGS, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/messages"
+Render = Callable[[Mapping[str, Any]], Request]
+
+
+class RequestTemplate:
+    """What ``SubmitBatchOperator(request=...)`` takes."""
+
+    template_fields: ClassVar[tuple[str, ...]] = ()
+
+    def compile(self) -> Render:
+        """A function from a row to its request.
+
+        :raises InputError: for a template that cannot work for any row.
+        """
+        raise NotImplementedError
+
+    def columns(self) -> set[str]:
+        """The columns the template is filled from."""
+        from airflow_llm_batch.data.templates import columns_of
+
+        return set().union(*(columns_of(getattr(self, name)) for name in self.template_fields))
+
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema answers must fit, None for free text."""
+        return None
+
+    def serialize(self) -> dict[str, Any]:
+        """For Airflow's rendered-fields view and for ``job.json``."""
+        told = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        if "output" in told:
+            told["output"] = self.schema()
+        return {"type": type(self).__name__, **{k: v for k, v in told.items() if v not in (None, {}, [])}}
+
+
+@dataclass
+class ChatRequest(RequestTemplate):
+    """A chat completion per row.
+
+    :param model: the model's name at the vendor.
+    :param system: system prompt template.
+    :param user: user prompt template; ``{column}`` is filled from the row. Rows that are plain strings have one
+        column, ``text``.
+    :param messages: a whole conversation in OpenAI's format instead of ``system`` and ``user``: text and image parts,
+        roles system, user, assistant and tool; strings inside it are templates too.
+    :param output: a Pydantic model class or a JSON schema that every answer must fit.
+    :param max_tokens: cap on the answer's tokens; Anthropic requires one.
+    :param params: further body parameters in OpenAI's spelling (``temperature``, ``tools``, ``reasoning_effort``...);
+        one that a vendor cannot express is refused by name.
+    """
+
+    model: str
+    system: str | None = None
+    user: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    output: Any = None
+    max_tokens: int | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+    template_fields: ClassVar[tuple[str, ...]] = ("model", "system", "user", "messages", "max_tokens", "params")
+
+    def __post_init__(self) -> None:
+        if self.messages is not None and (self.user is not None or self.system is not None):
+            raise InputError("ChatRequest takes either messages, or system and user; it was given both.")
+
+    def columns(self) -> set[str]:
+        return super().columns() | ({"text"} if self.user is None and self.messages is None else set())
+
+    def schema(self) -> dict[str, Any] | None:
+        return json_schema(self.output)
+
+    def compile(self) -> Render:
+        from airflow_llm_batch.data.templates import compile_template
+
+        turns = self.messages
+        if turns is None:
+            turns = [{"role": "system", "content": self.system}] if self.system else []
+            turns = [*turns, {"role": "user", "content": "{text}" if self.user is None else self.user}]
+        body: dict[str, Any] = {"model": self.model, "messages": None}
+        if self.max_tokens is not None:
+            body["max_completion_tokens"] = int(self.max_tokens)
+        if schema := self.schema():
+            body["response_format"] = {"type": "json_schema", "json_schema": schema_name(self.output, schema)}
+        if clash := sorted(body.keys() & self.params.keys()):
+            raise InputError(f"ChatRequest.params repeats {', '.join(clash)}; use the argument of that name alone.")
+        contents = [text_or_parts(turn, compile_template) for turn in turns]
+        fill_rest = compile_template({"model": self.model, **self.params})
+
+        def render(row: Mapping[str, Any]) -> Request:
+            filled = {**body, **fill_rest(row)}
+            filled["messages"] = [fill(row) for fill in contents]
+            return Request(CHAT, filled)
+
+        return render
+
+
+@dataclass
+class EmbeddingRequest(RequestTemplate):
+    """An embedding per row.
+
+    :param model: the embedding model's name at the vendor.
+    :param input: text template, ``{column}`` filled from the row.
+    :param dimensions: length of the vector, where the model lets one choose.
+    :param params: further body parameters.
+    """
+
+    model: str
+    input: str = "{text}"
+    dimensions: int | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+    template_fields: ClassVar[tuple[str, ...]] = ("model", "input", "dimensions", "params")
+
+    def compile(self) -> Render:
+        from airflow_llm_batch.data.templates import compile_template
+
+        fill = compile_template(self.input)
+        rest = dict(self.params)
+        if self.dimensions is not None:
+            rest["dimensions"] = int(self.dimensions)
+
+        def render(row: Mapping[str, Any]) -> Request:
+            text = fill(row)
+            if not text:
+                raise InputError("the text to embed is empty, which vendors refuse; filter such rows out")
+            return Request(EMBEDDINGS, {"model": self.model, "input": text, **rest})
+
+        return render
+
+
+@dataclass
+class RawRequest(RequestTemplate):
+    """A request body as the vendor wants it.
+
+    :param body: the body; strings inside are ``{column}`` templates, and a string that is nothing but one placeholder
+        becomes the column's value with its type.
+    :param endpoint: path it is meant for, for example ``/v1/responses`` or ``/v1/messages``.
+    """
+
+    body: dict[str, Any]
+    endpoint: str = CHAT
+
+    template_fields: ClassVar[tuple[str, ...]] = ("body", "endpoint")
+
+    def compile(self) -> Render:
+        from airflow_llm_batch.data.templates import compile_template
+
+        fill = compile_template(dict(self.body))
+        endpoint = self.endpoint
+        return lambda row: Request(endpoint, fill(row))
+
+
+class BatchLines(RequestTemplate):
+    """Rows that already are batch input lines, OpenAI's or Anthropic's; used when no request is given."""
+
+    def compile(self) -> Render:
+        return line_request
+
+    def serialize(self) -> dict[str, Any]:
+        return {"type": "BatchLines"}
+
+
+def line_request(row: Mapping[str, Any]) -> Request:
+    """One line of an existing batch input file as a request.
+
+    :raises InputError: when the row is not such a line.
+    """
+    if isinstance(row.get("params"), dict) and "custom_id" in row:
+        return Request(MESSAGES, row["params"])
+    if isinstance(row.get("body"), dict) and isinstance(row.get("url"), str):
+        if str(row.get("method", "POST")).upper() != "POST":
+            raise InputError(f"its method is {row['method']!r}; batches take POST only")
+        return Request("/v1/" + row["url"].removeprefix("/v1").lstrip("/"), row["body"])
+    raise InputError(
+        'it is not a batch input line ({"custom_id", "method", "url", "body"}) and no request was given; pass '
+        "request=ChatRequest(...) to say what to ask of it"
+    )
+
+
+def is_batch_line(row: Mapping[str, Any]) -> bool:
+    return "custom_id" in row and (isinstance(row.get("body"), dict) or isinstance(row.get("params"), dict))
+
+
+def text_or_parts(turn: dict[str, Any], compile_template: Callable[[Any], Callable[[Any], Any]]) -> Any:
+    """A message's filler. Text content stays text even when it is one placeholder for a number."""
+    rest = compile_template({k: v for k, v in turn.items() if k != "content"})
+    content = turn.get("content")
+    parts: Iterable[Any] = content if isinstance(content, list) else ()
+    fills = [part_template(part, compile_template) for part in parts]
+    whole = compile_template(content)
+
+    def fill(row: Mapping[str, Any]) -> dict[str, Any]:
+        told = {"role": turn.get("role"), "content": [f(row) for f in fills] if fills else whole(row)}
+        return told if len(turn) == 2 else {**told, **rest(row)}
+
+    return fill
+
+
+def part_template(part: Any, compile_template: Callable[[Any], Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        text = compile_template(part["text"])
+        rest = {k: v for k, v in part.items() if k != "text"}
+        return lambda row: {**rest, "text": text(row)}
+    return compile_template(part)
+
+
+def json_schema(output: Any) -> dict[str, Any] | None:
+    """A Pydantic model class or a JSON schema as a JSON schema.
+
+    :raises InputError: for anything else.
+    """
+    if output is None or isinstance(output, dict):
+        return output
+    if hasattr(output, "model_json_schema"):
+        return strict_objects(output.model_json_schema())
+    raise InputError(
+        f"output is {output!r}; give a Pydantic model class or a JSON schema as a dict. Nothing was sent."
+    )
+
+
+def strict_objects(schema: Any) -> Any:
+    """The schema with closed objects whose properties are all required: what vendors' strict modes insist on."""
+    if isinstance(schema, list):
+        return [strict_objects(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: strict_objects(value) for key, value in schema.items() if key != "default"}
+    if closed.get("type") == "object" and isinstance(schema.get("properties"), dict):
+        properties = {name: strict_objects(value) for name, value in schema["properties"].items()}
+        closed = {**closed, "properties": properties, "required": list(properties)}
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def schema_name(output: Any, schema: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's ``json_schema`` object; strict unless the schema was written by hand and leaves objects open."""
+    name = "".join(c if c.isalnum() or c in "_-" else "_" for c in str(schema.get("title") or "output"))[:64]
+    return {"name": name, "strict": not isinstance(output, dict), "schema": schema}

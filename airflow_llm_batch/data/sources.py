@@ -1,0 +1,198 @@
+"""Where rows come from: lists, upstream tasks' outputs, and JSONL, JSON or CSV files in object storage.
+
+Every source yields ``(where, row)``, ``where`` naming the row's place for messages: ``reviews.jsonl line 17``.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_llm_batch.exceptions import InputError
+from airflow_llm_batch.storage import CHUNK, open_blocks, storage_path
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+Row = dict[str, Any]
+Located = Iterator[tuple[str, Row]]
+IS_URI = re.compile(r"^[a-z][a-z0-9+.-]*://\S+$")
+BETWEEN_ITEMS = re.compile(r"[ \t\r\n,]*")
+BOM = b"\xef\xbb\xbf"
+
+
+def read_rows(rows: Any) -> Located:
+    """The rows of whatever ``SubmitBatchOperator(rows=...)`` was given.
+
+    :param rows: a URI, path or glob of files; a list of strings, dicts or URIs; a Fetch task's output.
+    :raises InputError: for anything else, and for unreadable files and malformed lines, by file and line.
+    """
+    if isinstance(rows, Mapping) and isinstance(rows.get("files"), list):
+        rows = rows["files"]
+    if isinstance(rows, str):
+        if not IS_URI.match(rows) and not rows.startswith("/"):
+            raise InputError(
+                f"rows is the text {rows[:60]!r}; give a URI (file:///..., s3://...), an absolute path or a list. "
+                "For an upstream task's output pass upstream.output itself. Nothing was sent."
+            )
+        yield from read_files([rows])
+    elif hasattr(rows, "protocol") and hasattr(rows, "path"):
+        yield from read_files([rows])
+    elif isinstance(rows, Iterable) and not isinstance(rows, Mapping | bytes):
+        items = list(rows) if isinstance(rows, tuple | list) else rows
+        if isinstance(items, list) and items and all(isinstance(r, str) and IS_URI.match(r) for r in items):
+            yield from read_files(items)
+        else:
+            for number, item in enumerate(items):
+                where = f"row {number}"
+                yield where, as_row(item, where)
+    else:
+        raise InputError(f"rows is a {type(rows).__name__}; give a URI, a path or a list. Nothing was sent.")
+
+
+def as_row(item: Any, where: str) -> Row:
+    if isinstance(item, dict):
+        return item
+    if isinstance(item, str):
+        return {"text": item}
+    raise InputError(f"{where} is a {type(item).__name__}; rows are strings or objects. Nothing was sent.")
+
+
+def read_files(uris: Iterable[Any]) -> Located:
+    for uri in uris:
+        for path in expand(storage_path(uri)):
+            yield from read_file(path)
+
+
+def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
+    """The files a path or glob means, by name; a directory means the data files in it.
+
+    :raises InputError: when there are none.
+    """
+    uri = str(path)
+    try:
+        if any(c in uri for c in "*?["):
+            names = path.fs.glob(path.path)
+        elif uri.endswith("/") or (path.protocol in ("file", "local", "") and path.fs.isdir(path.path)):
+            names = [
+                name
+                for name in path.fs.ls(path.path, detail=False)
+                if reader_of(name) and name.rpartition("/")[2][0] not in "._"
+            ]
+        else:
+            return [path]
+    except Exception as error:
+        raise InputError(f"Cannot list {uri}: {type(error).__name__}: {error}. Nothing was sent.") from error
+    if not names:
+        raise InputError(f"No files match {uri}. Nothing was sent.")
+    protocol = path.protocol or "file"
+    return [storage_path_of(protocol, name, path.conn_id) for name in sorted(names)]
+
+
+def storage_path_of(protocol: str, name: str, conn_id: str | None) -> ObjectStoragePath:
+    from airflow.sdk import ObjectStoragePath
+
+    return ObjectStoragePath(name if "://" in name else f"{protocol}://{name}", conn_id=conn_id)
+
+
+def read_file(path: ObjectStoragePath) -> Located:
+    name = str(path)
+    reader = reader_of(name)
+    if reader is None:
+        raise InputError(
+            f"{name}: rows are read from .jsonl, .ndjson, .json, .csv and .tsv files, plain or .gz. Nothing was sent."
+        )
+    try:
+        with open_blocks(path) as raw:
+            if name.endswith(".gz"):
+                with io.BufferedReader(gzip.GzipFile(fileobj=raw), CHUNK) as plain:  # type: ignore[type-var,unused-ignore]
+                    yield from reader(plain, name)
+            else:
+                yield from reader(raw, name)
+    except (OSError, EOFError) as error:
+        raise InputError(f"Cannot read {name}: {type(error).__name__}: {error}. Nothing was sent.") from error
+
+
+def reader_of(name: str) -> Callable[[io.BufferedReader, str], Located] | None:
+    return READERS.get(name.removesuffix(".gz").rpartition(".")[2].lower())
+
+
+def read_jsonl(file: io.BufferedReader, name: str) -> Located:
+    for number, line in enumerate(file, 1):
+        if number == 1:
+            line = line.removeprefix(BOM)
+        if line.isspace():
+            continue
+        where = f"{name} line {number}"
+        yield where, as_row(parse(line, where), where)
+
+
+def parse(line: bytes, where: str) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON: {error}. Its start: {line[:80]!r}. Nothing was sent.") from None
+
+
+def read_json(file: io.BufferedReader, name: str) -> Located:
+    """An array of rows, read piece by piece; a file that starts with an object is taken for JSON lines."""
+    start = file.peek(64)[:64].removeprefix(BOM).lstrip()
+    if not start.startswith(b"["):
+        yield from read_jsonl(file, name)
+        return
+    text = io.TextIOWrapper(file, "utf-8-sig")
+    decoder = json.JSONDecoder()
+    buffer, position, number = text.read(CHUNK), 0, 0
+    position = buffer.index("[") + 1
+    while True:
+        position = BETWEEN_ITEMS.match(buffer, position).end()  # type: ignore[union-attr]
+        if buffer.startswith("]", position):
+            return
+        where = f"{name} item {number}"
+        try:
+            item, position = decoder.raw_decode(buffer, position)
+        except json.JSONDecodeError as error:
+            more = text.read(max(CHUNK, len(buffer) - position))
+            if not more:
+                raise InputError(f"{where}: {error.msg}. Nothing was sent.") from None
+            buffer, position = buffer[position:] + more, 0
+            continue
+        yield where, as_row(item, where)
+        number += 1
+
+
+def read_csv(file: io.BufferedReader, name: str) -> Located:
+    csv.field_size_limit(sys.maxsize)
+    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    tabs = ".tsv" in name.lower()[-7:]
+    # Tab-separated files rarely quote: there a quotation mark is part of the text.
+    reader = csv.DictReader(
+        text, delimiter="\t" if tabs else ",", strict=True, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    )
+    try:
+        for row in reader:
+            where = f"{name} line {reader.line_num}"
+            if None in row or None in row.values():
+                wanted = len(reader.fieldnames or ())
+                got = sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())  # type: ignore[call-overload]
+                raise InputError(f"{where} has {got} fields where the header has {wanted}. Nothing was sent.")
+            yield where, row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{name} line {reader.line_num + 1}: {error}. Nothing was sent.") from None
+
+
+READERS: dict[str, Callable[[io.BufferedReader, str], Located]] = {
+    "jsonl": read_jsonl,
+    "ndjson": read_jsonl,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_csv,
+}

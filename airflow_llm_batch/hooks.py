@@ -1,0 +1,218 @@
+"""An Airflow connection of type ``llmbatch`` as a client of one vendor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from airflow_llm_batch.exceptions import ConfigurationError, LLMBatchError
+
+if TYPE_CHECKING:
+    import httpx
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_llm_batch.models import Batch, Page
+    from airflow_llm_batch.providers.base import Flow, Provider
+    from airflow_llm_batch.transport import Transport
+
+T = TypeVar("T")
+
+
+class LLMBatchHook(BaseHook):
+    """Auth, files and batches of one LLM vendor.
+
+    The connection has type ``llmbatch``: the key as password, the base URL as host (none for the vendor's own), and
+    an extra with ``provider`` (``openai``, ``anthropic``) and, optionally, ``organization``, ``project``,
+    ``anthropic_version``, ``anthropic_beta``, ``completion_window``, ``limits``, ``timeout`` (seconds of silence
+    allowed while reading, default 120), ``retries`` (default 5).
+
+    Calls that cannot be repeated without cost (creating a batch) are sent once: only a refused connection or a 429,
+    which both mean that nothing was taken, is followed by another try. Everything else is retried with growing pauses
+    or the vendor's ``Retry-After``. Credentials go to the configured host only; redirects are not followed.
+
+    :param conn_id: the connection's id.
+    """
+
+    conn_name_attr = "conn_id"
+    default_conn_name = "llm_batch_default"
+    conn_type = "llmbatch"
+    hook_name = "LLM Batch"
+
+    def __init__(self, conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self._connection: Connection | None = None
+
+    @property
+    def connection(self) -> Connection:
+        if self._connection is None:
+            self._connection = self.get_connection(self.conn_id)
+        return self._connection
+
+    @cached_property
+    def provider(self) -> Provider:
+        """The vendor's protocol, configured.
+
+        :raises ConfigurationError: when the connection names no or an unknown provider.
+        """
+        from airflow_llm_batch.providers.registry import provider_class
+
+        extra = self.connection.extra_dejson
+        name = extra.get("provider")
+        if not name:
+            raise ConfigurationError(
+                f"Connection {self.conn_id!r} names no provider; set 'provider' in its extra, for example "
+                '{"provider": "openai"}. Nothing was sent.'
+            )
+        return provider_class(str(name))(base_url(self.connection), extra)
+
+    def upload_file(self, path: Any, filename: str | None = None) -> str:
+        """Upload a batch input file.
+
+        :param path: URI, local path or ``ObjectStoragePath`` of a JSONL file; streamed, never held in memory.
+        :return: the vendor's file id.
+        :raises ConfigurationError: where the vendor takes no files (Anthropic: requests travel inside the create).
+        """
+        from airflow_llm_batch.storage import storage_path
+        from airflow_llm_batch.transport import stored_payload
+
+        source = storage_path(path)
+        ref = self.run(self.provider.upload(filename or source.name, stored_payload(source)))
+        if ref is None:
+            raise ConfigurationError(
+                f"{self.provider.name} takes no input files: give the requests to create_batch. Nothing was sent."
+            )
+        return ref
+
+    def create_batch(
+        self,
+        input_file_id: str | None = None,
+        *,
+        endpoint: str = "/v1/chat/completions",
+        requests: Any = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Batch:
+        """Create one batch, by hand and without the job directory's protection against a second submission.
+
+        :param input_file_id: an uploaded file's id, where the vendor takes files.
+        :param requests: URI or path of a JSONL file whose lines travel inside the create, where it does not.
+        :param metadata: kept with the batch by vendors that keep it.
+        :raises VendorUnavailable: on a timeout, a cut connection or a 5xx; the batch may exist all the same.
+        """
+        from airflow_llm_batch.models import Shard
+        from airflow_llm_batch.providers.base import Payload
+        from airflow_llm_batch.storage import storage_path
+        from airflow_llm_batch.transport import stored_payload
+
+        if (input_file_id is None) == (requests is None):
+            raise ConfigurationError("Give create_batch either input_file_id or requests. Nothing was sent.")
+        content = Payload(tuple, 0) if requests is None else stored_payload(storage_path(requests))
+        shard = Shard(endpoint=endpoint, metadata=dict(metadata or {}), bytes=content.size)
+        return self.run(self.provider.create(shard, input_file_id, content))
+
+    def get_batch(self, batch_id: str) -> Batch:
+        """Read one batch."""
+        return self.run(self.provider.get(batch_id))
+
+    def list_batches(self, after: str | None = None, limit: int | None = None) -> Page:
+        """One page of batches, newest first; pass its ``after`` back for the next one.
+
+        :param limit: batches a page, the vendor's largest by default.
+        """
+        return self.run(self.provider.list(after, limit))
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        """Ask for cancellation; finished rows stay billed and can still be downloaded."""
+        return self.run(self.provider.cancel(batch_id))
+
+    def download(self, batch_id: str, destination: Any) -> int:
+        """Write a batch's raw result lines, errors included, to one file.
+
+        :param destination: URI, local path or ``ObjectStoragePath``; written whole or not at all.
+        :return: bytes written.
+        """
+        from airflow_llm_batch.storage import storage_path, whole_file
+
+        target = storage_path(destination)
+        with whole_file(target) as file:
+            for request in self.provider.downloads(self.get_batch(batch_id)):
+                with self.stream(request) as chunks:
+                    for chunk in chunks:
+                        file.write(chunk)
+            return file.size
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask the vendor for its newest batch: proves address, key and the permission to use batches."""
+        try:
+            page = self.list_batches(limit=1)
+        except LLMBatchError as error:
+            return False, str(error)
+        seen = f"newest batch: {page.items[0].id}" if page.items else "no batches yet"
+        return True, f"{self.provider.name} at {self.provider.base_url} accepts the key ({seen})."
+
+    @cached_property
+    def transport(self) -> Transport:
+        """The HTTP side: retries, timeouts, credentials.
+
+        :raises ConfigurationError: when the vendor's own address is used without a key.
+        """
+        from airflow_llm_batch.transport import Transport
+
+        provider, key = self.provider, self.connection.password or ""
+        if not key and provider.base_url == type(provider)().base_url:
+            raise ConfigurationError(
+                f"Connection {self.conn_id!r} has no key for {provider.base_url}; set it as the password. "
+                "Nothing was sent."
+            )
+        extra = self.connection.extra_dejson
+        chosen = {name: float(extra[name]) for name in ("retries", "timeout", "connect_timeout") if extra.get(name)}
+        return Transport(provider, key or "none", **chosen)
+
+    def run(self, flow: Flow[T]) -> T:
+        """Drive a provider's flow to its value."""
+        return self.transport.run(flow)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[LLMBatchHook]:
+        """Open an asynchronous client; inside the block ``arun`` works."""
+        from airflow.providers.common.compat.connection import get_async_connection
+
+        if self._connection is None:
+            self._connection = await get_async_connection(self.conn_id)
+        async with self.transport.session() as client:
+            self._async_client = client
+            yield self
+
+    async def arun(self, flow: Flow[T]) -> T:
+        """``run`` on an event loop, inside ``session``."""
+        return await self.transport.arun(flow, self._async_client)
+
+    @contextmanager
+    def stream(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
+        """The body of one of ``provider.downloads``'s requests, in chunks."""
+        with self.transport.stream(request) as chunks:
+            yield chunks
+
+    def get_conn(self) -> httpx.Client:
+        """The HTTP client; it authenticates towards the configured host only."""
+        return self.transport.client
+
+    def close(self) -> None:
+        """Close the HTTP client; it opens anew when the hook is used again."""
+        if "transport" in self.__dict__:
+            self.transport.close()
+
+
+def base_url(connection: Connection) -> str | None:
+    """The connection's address: a whole URL in ``host``, or ``host`` with ``port`` and ``schema`` beside it."""
+    host = (connection.host or "").strip()
+    if not host:
+        return None
+    if "://" in host:
+        return host
+    scheme = connection.schema or ("http" if host in ("localhost", "127.0.0.1") else "https")
+    return f"{scheme}://{host}:{connection.port}" if connection.port else f"{scheme}://{host}"

@@ -1,0 +1,115 @@
+"""Pure decisions of a wait: what was seen and the clock in, what to do next out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected, VendorUnavailable
+from airflow_llm_batch.models import Batch
+
+#: a wait that has failed to read anything for this long is no blip; in seconds
+PERSISTENT = 6 * 3600.0
+
+
+class Next(NamedTuple):
+    """``wait`` and look again, ``ended`` with every batch, or ``give_up`` for ``reason``; batches are left in place."""
+
+    action: Literal["wait", "ended", "give_up"]
+    reason: str = ""
+
+
+@dataclass
+class Wait:
+    """One job's wait.
+
+    :param pending: shard index -> batch id, of what has not ended.
+    :param deadline: epoch seconds after which watching ends, None for never.
+    """
+
+    pending: dict[int, str]
+    deadline: float | None = None
+    seen: dict[int, Batch] = field(default_factory=dict)
+    failing_since: float | None = None
+    unknown: set[str] = field(default_factory=set)
+
+    def saw(self, index: int, batch: Batch) -> str | None:
+        """Take note of a reading; returns a warning for a status not met before."""
+        self.failing_since = None
+        self.seen[index] = batch
+        if batch.outcome is not None:
+            self.pending.pop(index, None)
+        if not batch.known and batch.status not in self.unknown:
+            self.unknown.add(batch.status)
+            return f"Batch {batch.id} has the unknown status {batch.status!r}; it is taken for running."
+        return None
+
+    def failed(self, error: Exception, now: float) -> None:
+        """Take note of a failed reading.
+
+        :raises Exception: ``error`` itself when waiting cannot mend it.
+        """
+        if not is_transient(error):
+            raise error
+        self.failing_since = self.failing_since or now
+
+    def decide(self, now: float) -> Next:
+        if not self.pending:
+            return Next("ended")
+        left = ", ".join(self.pending.values())
+        if self.deadline is not None and now >= self.deadline:
+            return Next(
+                "give_up",
+                f"The deadline has passed and these batches still run: {left}. They were left in place and are billed "
+                "for what they finish; clear this task to wait on.",
+            )
+        if self.failing_since is not None and now - self.failing_since >= PERSISTENT:
+            return Next(
+                "give_up",
+                f"The vendor could not be read for {(now - self.failing_since) / 3600:.1f} hours. These batches were "
+                f"left in place: {left}. Clear this task to wait on.",
+            )
+        return Next("wait")
+
+    def progress(self, now: float) -> dict[str, Any]:
+        """How far the job is, for ``progress.json`` and the log."""
+        return {
+            "at": now,
+            "shards": {
+                str(index): {
+                    "batch": batch.id,
+                    "status": batch.status,
+                    "total": batch.total,
+                    "succeeded": batch.succeeded,
+                    "failed": batch.failed,
+                }
+                for index, batch in sorted(self.seen.items())
+            },
+        }
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether waiting may mend a failed reading: no answer, 5xx, 408, 429. A wrong key is not one, nor a lost batch."""
+    if isinstance(error, RequestRejected):
+        return error.status in (408, 409, 425, 429)
+    return isinstance(error, VendorUnavailable) or not isinstance(error, LLMBatchError)
+
+
+def describe(progress: dict[str, Any], rows: int | None) -> str:
+    """One line for the log: ``3 shards: 1 completed, 2 in_progress; 1,200 of 3,000 rows done, 4 failed``."""
+    shards = progress["shards"].values()
+    states: dict[str, int] = {}
+    for shard in shards:
+        states[shard["status"]] = states.get(shard["status"], 0) + 1
+    text = f"{len(shards)} shard(s): " + ", ".join(f"{n} {state}" for state, n in states.items())
+    counted = [s for s in shards if s["succeeded"] is not None]
+    if counted:
+        done, failed = sum(s["succeeded"] for s in counted), sum(s["failed"] or 0 for s in counted)
+        total = rows if rows is not None else sum(s["total"] or 0 for s in counted)
+        text += f"; {done + failed:,} of {total:,} rows done, {failed:,} failed"
+    return text
+
+
+def interval(elapsed: float, least: float, most: float) -> float:
+    """Seconds until the next look: short at first, a twentieth of the time waited later."""
+    return min(max(least, elapsed / 20), max(most, least))

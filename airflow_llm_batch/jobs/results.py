@@ -1,0 +1,262 @@
+"""Downloads to one result per row, reconciled against what was sent."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_llm_batch.data.sinks import JsonlSink, sink_class
+from airflow_llm_batch.exceptions import ResultsUnusable, VendorUnavailable
+from airflow_llm_batch.jobs.pricing import Prices
+from airflow_llm_batch.models import ROW_STATUSES, Batch, Job, Manifest, Result, RowStatus, Shard
+from airflow_llm_batch.storage import WholeFile, open_blocks, storage_path
+
+if TYPE_CHECKING:
+    import logging
+
+    from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.providers.base import Provider
+
+#: what becomes of a row that no result line speaks of, by how its batch ended
+UNANSWERED: dict[str | None, RowStatus] = {"expired": "expired", "cancelled": "cancelled", "failed": "errored"}
+DOWNLOAD_TRIES = 4
+
+
+class Reconciler:
+    """One shard's rows against the lines that came back: every row gets exactly one result.
+
+    :param entries: row number -> its line of ``rows.jsonl``; the largest thing held.
+    :param aside: takes lines that cannot be read.
+    """
+
+    def __init__(self, job_id: str, entries: dict[int, bytes], provider: Provider, aside: Callable[[bytes], None]) -> None:
+        self.prefix = f"{job_id}-"
+        self.open = entries
+        self.answered: set[int] = set()
+        self.provider = provider
+        self.aside = aside
+        self.dropped: Counter[str] = Counter()
+
+    def take(self, lines: Iterable[bytes]) -> Iterator[tuple[bytes, Result]]:
+        """Each row's entry with its result, for the lines that answer one."""
+        for line in lines:
+            try:
+                result = self.provider.decode(parse_line(line))
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+                self.dropped["garbage"] += 1
+                self.aside(line)
+                continue
+            row = self.row_of(result.custom_id)
+            entry = self.open.pop(row, None) if row is not None else None
+            if entry is not None and row is not None:
+                self.answered.add(row)
+                yield entry, result
+            else:
+                self.dropped["duplicate" if row in self.answered else "foreign"] += 1
+
+    def rest(self, batch: Batch) -> Iterator[tuple[bytes, Result]]:
+        """A result for every row that no line answered."""
+        status = UNANSWERED.get(batch.outcome, "missing")
+        code, message = next(iter(batch.errors), (f"batch_{batch.status}", None))
+        if status == "missing":
+            code, message = "missing", f"Batch {batch.id} ended as {batch.status!r} without a result for this row."
+        for row, entry in self.open.items():
+            yield entry, Result(f"{self.prefix}{row}", status, error_code=code, error_message=message)
+        self.open = {}
+
+    def row_of(self, custom_id: str) -> int | None:
+        number = custom_id.removeprefix(self.prefix)
+        ours = custom_id.startswith(self.prefix) and len(number) < 16 and number.isascii() and number.isdigit()
+        return int(number) if ours and custom_id == f"{self.prefix}{int(number)}" else None
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """A result line as a dict. What strict JSON refuses, NaN and lone surrogates, models do write: it is made legal.
+
+    :raises ValueError: for a line that is not a JSON object.
+    """
+    try:
+        parsed = msgspec.json.decode(line)
+    except ValueError:
+        parsed = legal(json.loads(line))
+    if not isinstance(parsed, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004
+    return parsed
+
+
+def legal(value: Any) -> Any:
+    """``value`` without lone surrogates (U+FFFD instead) and without NaN and infinities (null instead)."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {legal(key): legal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [legal(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines split at ``\\n`` and nothing else: results contain raw U+2028 and U+0085."""
+    rest = b""
+    for chunk in chunks:
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop()
+        yield from lines
+    yield rest
+
+
+def load_entries(store: JobStore, shard: Shard) -> dict[int, bytes]:
+    entries: dict[int, bytes] = {}
+    with open_blocks(store.shard(shard.index, "rows.jsonl")) as file:
+        for line in file:
+            entries[msgspec.json.decode(line, type=RowNumber).row] = line.rstrip(b"\n")
+    if len(entries) != shard.rows:
+        raise ResultsUnusable(
+            f"{store.shard(shard.index, 'rows.jsonl')} has {len(entries)} rows where the plan has {shard.rows}. "
+            "Nothing was landed of this shard; its results remain at the vendor."
+        )
+    return entries
+
+
+class RowNumber(msgspec.Struct):
+    row: int
+
+
+class Landing:
+    """Lands one job's results, a file per shard, and sums up what was landed."""
+
+    def __init__(self, store: JobStore, job: Job, hook: LLMBatchHook, destination: str, format: str, log: logging.Logger) -> None:  # noqa: A002
+        self.store, self.job, self.hook, self.log = store, job, hook, log
+        self.directory = storage_path(destination)
+        self.sink: type[JsonlSink] = sink_class(format)
+        provider = hook.provider
+        self.prices = Prices(provider.name, provider.batch_price_factor)
+        self.counts: Counter[str] = Counter({status: 0 for status in ROW_STATUSES})
+        self.dropped: Counter[str] = Counter({"duplicate": 0, "foreign": 0, "garbage": 0})
+        self.tokens: Counter[str] = Counter()
+        self.cost: tuple[Decimal, Decimal] | None = (Decimal(0), Decimal(0))
+        self.models: set[str] = set()
+        self.files: list[str] = []
+
+    def land(self, batches: dict[int, Batch]) -> Manifest:
+        """Land every shard; ``batches`` holds each shard's batch as it ended."""
+        aside = WholeFile(self.store.path("aside.jsonl"))
+        try:
+            for shard in self.job.shards:
+                self.land_shard(shard, batches[shard.index], aside)
+                landed = sum(self.counts.values())
+                self.log.info("%s of %s rows landed.", f"{landed:,}", f"{self.job.rows:,}")
+        except BaseException:
+            aside.discard()
+            raise
+        garbage = aside.size > 0
+        aside.commit() if garbage else aside.discard()
+        batch_ids = [batches[shard.index].id for shard in self.job.shards]
+        return Manifest(
+            job=self.store.uri,
+            destination=str(self.directory),
+            files=self.files,
+            rows=sum(self.counts.values()),
+            counts=dict(self.counts),
+            dropped=dict(self.dropped),
+            aside=str(aside.path) if garbage else None,
+            input_tokens=self.tokens["input"],
+            cached_tokens=self.tokens["cached"],
+            output_tokens=self.tokens["output"],
+            cost_usd=float(self.cost[0]) if self.cost else None,
+            sync_cost_usd=float(self.cost[1]) if self.cost else None,
+            batches=batch_ids,
+            provider=self.job.provider,
+            models=sorted(self.models),
+            landed_at=datetime.now(UTC),
+        )
+
+    def land_shard(self, shard: Shard, batch: Batch, aside: WholeFile) -> None:
+        entries = load_entries(self.store, shard)
+        # A broken download starts over with a fresh file and fresh sums.
+        for attempt in range(1, DOWNLOAD_TRIES + 1):
+            kept = Counter(self.counts), Counter(self.tokens), self.cost
+            reconciler = Reconciler(self.job.id, dict(entries), self.hook.provider, bytearray_line(garbage := bytearray()))
+            sink = self.sink(self.directory, f"results-{self.job.id}-{shard.index:05d}")
+            try:
+                for entry, result in self.answers(reconciler, batch):
+                    sink.write(self.record(entry, result, shard))
+                sink.commit()
+                break
+            except BaseException as error:
+                sink.discard()
+                self.counts, self.tokens, self.cost = kept
+                if not isinstance(error, VendorUnavailable) or attempt == DOWNLOAD_TRIES:
+                    raise
+                self.log.warning("Downloading batch %s broke off (%s); starting it over.", batch.id, error)
+        aside.write(bytes(garbage))
+        self.dropped.update(reconciler.dropped)
+        self.files.append(sink.uri)
+
+    def answers(self, reconciler: Reconciler, batch: Batch) -> Iterator[tuple[bytes, Result]]:
+        for request in self.hook.provider.downloads(batch):
+            with self.hook.stream(request) as chunks:
+                yield from reconciler.take(line for line in split_lines(chunks) if line.strip())
+        yield from reconciler.rest(batch)
+
+    def record(self, entry: bytes, result: Result, shard: Shard) -> dict[str, Any]:
+        """One landed row."""
+        told = msgspec.json.decode(entry)
+        if self.job.output_schema is not None and result.status == "succeeded" and result.output is None:
+            result.output = parse_output(result)
+        cost = self.prices.cost(result, shard.model)
+        self.counts[result.status] += 1
+        self.tokens["input"] += result.input_tokens or 0
+        self.tokens["cached"] += result.cached_tokens or 0
+        self.tokens["output"] += result.output_tokens or 0
+        self.cost = (self.cost[0] + cost.batch, self.cost[1] + cost.sync) if self.cost and cost else None
+        if result.model:
+            self.models.add(result.model)
+        return {
+            "key": told["key"],
+            "row": told["row"],
+            "custom_id": result.custom_id,
+            "status": result.status,
+            "text": result.text,
+            "output": result.output,
+            "tool_calls": result.tool_calls,
+            "embedding": result.embedding,
+            "finish_reason": result.finish_reason,
+            "error_code": result.error_code,
+            "error_message": result.error_message,
+            "model": result.model or shard.model or None,
+            "provider": self.job.provider,
+            "input_tokens": result.input_tokens,
+            "cached_tokens": result.cached_tokens,
+            "output_tokens": result.output_tokens,
+            "reasoning_tokens": result.reasoning_tokens,
+            "cost_usd": float(cost.batch) if cost else None,
+            "shard": shard.index,
+            **(told.get("columns") or {}),
+        }
+
+
+def bytearray_line(kept: bytearray) -> Callable[[bytes], None]:
+    def keep(line: bytes) -> None:
+        kept.extend(line + b"\n")
+
+    return keep
+
+
+def parse_output(result: Result) -> Any:
+    """The answer to a request with a schema, parsed; one that is no JSON makes the row ``invalid``."""
+    try:
+        return msgspec.json.decode(result.text or "")
+    except (ValueError, UnicodeEncodeError) as error:
+        result.status, result.error_code = "invalid", "not_json"
+        result.error_message = f"The answer is not JSON: {error}"
+        return None

@@ -1,0 +1,146 @@
+"""The job directory: every fact about a job as a write-once file in object storage.
+
+    job.json                          the plan, the last file of planning
+    shards/00000/requests.jsonl       the bytes that are sent
+    shards/00000/rows.jsonl           row number, key and pass-through columns, a line per request
+    shards/00000/uploaded.json        the vendor's input file
+    shards/00000/try-1/intent.json    before the create   created.json  the vendor's id   ended.json  the end as told
+    progress.json                     the one mutable file
+    manifest.json                     what was landed
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+
+from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.models import Batch, Created, Intent, Job, Manifest
+from airflow_llm_batch.storage import create_exclusive, read_small, storage_path, write_whole
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def default_storage() -> str:
+    """``[llm_batch] storage``, or a directory below AIRFLOW_HOME, which only suits a single machine."""
+    import os
+
+    from airflow.providers.common.compat.sdk import conf
+
+    home = os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow")
+    return conf.get("llm_batch", "storage", fallback=None) or f"file://{home}/llm_batch"
+
+
+def job_uri(storage: str | None, dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
+    """Where a task's job lives: the same for every try of one task instance."""
+    return "/".join([(storage or default_storage()).rstrip("/"), dag_id, run_id, task_id, str(map_index)])
+
+
+class JobStore:
+    """One job directory.
+
+    :param uri: any ``ObjectStoragePath`` URI.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self.root = storage_path(self.uri)
+        #: prefix of every custom_id: bound to the directory, so the same rows get the same ids again
+        self.job_id = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
+
+    def path(self, *parts: str) -> ObjectStoragePath:
+        return self.root.joinpath(*parts)
+
+    def shard(self, index: int, *parts: str) -> ObjectStoragePath:
+        return self.path("shards", f"{index:05d}", *parts)
+
+    def attempt(self, index: int, name: str, number: int = 1) -> ObjectStoragePath:
+        return self.shard(index, f"try-{number}", name)
+
+    def load_job(self) -> Job | None:
+        """The plan, None before planning has finished."""
+        return self._read(self.path("job.json"), Job)
+
+    def job(self) -> Job:
+        """The plan.
+
+        :raises ConfigurationError: when there is none here.
+        """
+        if job := self.load_job():
+            return job
+        raise ConfigurationError(
+            f"No job at {self.uri}: job.json is missing. Was it cleaned up, or does this worker see another storage "
+            "than the one that submitted ([llm_batch] storage)?"
+        )
+
+    def save_job(self, job: Job) -> bool:
+        """Publish the plan; False when another attempt has published one first."""
+        return create_exclusive(self.path("job.json"), dump(job))
+
+    def uploaded(self, index: int) -> str | None:
+        data = read_small(self.shard(index, "uploaded.json"))
+        return msgspec.json.decode(data)["ref"] if data else None
+
+    def save_uploaded(self, index: int, ref: str) -> None:
+        write_whole(self.shard(index, "uploaded.json"), msgspec.json.encode({"ref": ref}))
+
+    def begin(self, index: int, intent: Intent) -> bool:
+        """Claim the create of a shard; True for exactly one caller, ever."""
+        return create_exclusive(self.attempt(index, "intent.json"), dump(intent))
+
+    def intent(self, index: int) -> Intent | None:
+        """The claim on a shard's create. A claim cut off while it was written still is one, of unknown time."""
+        path = self.attempt(index, "intent.json")
+        try:
+            return self._read(path, Intent)
+        except ConfigurationError:
+            return Intent(at=self.job().created_at)
+
+    def created(self, index: int) -> Created | None:
+        return self._read(self.attempt(index, "created.json"), Created)
+
+    def save_created(self, index: int, created: Created) -> None:
+        write_whole(self.attempt(index, "created.json"), dump(created))
+
+    def ended(self, index: int) -> Batch | None:
+        return self._read(self.attempt(index, "ended.json"), Batch)
+
+    def save_ended(self, index: int, batch: Batch) -> None:
+        write_whole(self.attempt(index, "ended.json"), dump(batch))
+
+    def save_progress(self, progress: dict[str, Any]) -> None:
+        write_whole(self.path("progress.json"), msgspec.json.encode(progress))
+
+    def progress(self) -> dict[str, Any] | None:
+        data = read_small(self.path("progress.json"))
+        return msgspec.json.decode(data) if data else None
+
+    def save_manifest(self, manifest: Manifest) -> str:
+        path = self.path("manifest.json")
+        write_whole(path, dump(manifest))
+        return f"{self.uri}/manifest.json"
+
+    def manifest(self) -> Manifest | None:
+        return self._read(self.path("manifest.json"), Manifest)
+
+    def _read(self, path: ObjectStoragePath, model: type[M]) -> M | None:
+        data = read_small(path)
+        if data is None:
+            return None
+        try:
+            return model.model_validate_json(data)
+        except ValidationError as error:
+            raise ConfigurationError(
+                f"{path} is damaged ({error.error_count()} problems, {len(data)} bytes). It is written once and never "
+                "changed by this package; restore it, or remove the job directory to plan anew."
+            ) from None
+
+
+def dump(model: BaseModel) -> bytes:
+    return model.model_dump_json(indent=1).encode()

@@ -1,0 +1,197 @@
+"""The vocabulary as types. Per-row types are msgspec structs (cheap), everything kept in a file is a pydantic model."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003  (pydantic reads the annotation)
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from pydantic import BaseModel, ConfigDict
+
+Outcome = Literal["completed", "partial", "failed", "expired", "cancelled"]
+RowStatus = Literal["succeeded", "errored", "expired", "cancelled", "truncated", "refused", "invalid", "missing"]
+ROW_STATUSES: tuple[RowStatus, ...] = (
+    "succeeded", "errored", "expired", "cancelled", "truncated", "refused", "invalid", "missing",
+)  # fmt: skip
+
+
+class Request(NamedTuple):
+    """One row rendered for a model.
+
+    :param endpoint: the path the request is meant for. ``/v1/chat/completions`` and ``/v1/embeddings`` bodies are in
+        OpenAI's format, which is the neutral one; any other endpoint is sent only to a provider that has it.
+    :param body: the request body, JSON-serializable.
+    """
+
+    endpoint: str
+    body: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        return str(self.body.get("model") or "")
+
+
+class Limits(BaseModel):
+    """What one vendor batch may hold. Vendors move these; the connection's extra ``limits`` overrides them.
+
+    :param requests: requests in one batch.
+    :param bytes: bytes of one batch's input.
+    :param embedding_inputs: inputs over all embedding requests of one batch, None where the vendor has no such limit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests: int
+    bytes: int
+    embedding_inputs: int | None = None
+
+
+class Batch(BaseModel):
+    """A vendor's batch, as one reading of it told.
+
+    :param status: the vendor's own word.
+    :param outcome: None while the vendor still works on it.
+    :param total: requests in it; None while the vendor has not counted. Likewise ``succeeded`` and ``failed``.
+    :param files: where results lie: file ids or absolute URLs, as the provider's ``downloads`` reads them.
+    :param errors: why the batch as a whole failed, ``(code, message)``.
+    :param known: False for a status this version does not know; such a batch is treated as still running.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: str
+    outcome: Outcome | None = None
+    total: int | None = None
+    succeeded: int | None = None
+    failed: int | None = None
+    created_at: datetime | None = None
+    input_ref: str | None = None
+    files: tuple[str, ...] = ()
+    errors: tuple[tuple[str, str], ...] = ()
+    metadata: dict[str, str] = {}
+    known: bool = True
+
+
+class Page(NamedTuple):
+    """One page of a listing, newest first; ``after`` asks for the next one and is None on the last."""
+
+    items: list[Batch]
+    after: str | None
+
+
+class Shard(BaseModel):
+    """One vendor batch's worth of a job, as planned.
+
+    :param bytes: size of ``requests.jsonl``, newlines included; ``sha256`` is of the same bytes.
+    :param key: what marks the batch as ours where the vendor keeps metadata: ``{job8}-{index}``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int = 0
+    key: str = ""
+    endpoint: str
+    model: str = ""
+    rows: int = 0
+    bytes: int = 0
+    sha256: str = ""
+    metadata: dict[str, str] = {}
+
+
+class Job(BaseModel):
+    """The plan of a job, kept as ``job.json``. Written once; holds no secret.
+
+    :param id: 8 hex digits derived from the job directory; the prefix of every ``custom_id``.
+    :param fingerprint: sha256 over everything that would be sent, keys and pass-through columns included.
+    :param request: the request template as planned, for people to read.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = 1
+    id: str
+    fingerprint: str
+    provider: str
+    conn_id: str
+    created_at: datetime
+    rows: int
+    shards: tuple[Shard, ...]
+    request: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    dag_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int = -1
+
+
+class Intent(BaseModel):
+    """Written before a create is sent: from here on the batch may exist."""
+
+    at: datetime
+    input_ref: str | None = None
+
+
+class Created(BaseModel):
+    """The vendor's id for a shard; ``adopted`` when it was found or given and not answered to our create."""
+
+    batch_id: str
+    at: datetime
+    adopted: bool = False
+
+
+class Result(msgspec.Struct, omit_defaults=False):
+    """What a vendor said about one request, in the neutral shape.
+
+    :param input_tokens: all prompt tokens, cached ones and cache writes included; None where usage is not told.
+    :param cache_write_tokens: prompt tokens that were written to a cache, part of ``input_tokens``.
+    """
+
+    custom_id: str
+    status: RowStatus
+    text: str | None = None
+    output: Any = None
+    tool_calls: list[dict[str, Any]] | None = None
+    embedding: list[float] | list[list[float]] | None = None
+    finish_reason: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class Manifest(BaseModel):
+    """What a Fetch landed.
+
+    :param counts: rows per status; the sum is ``rows``.
+    :param dropped: lines that were not landed, by reason: ``duplicate``, ``foreign`` (another job's ids), ``garbage``.
+    :param aside: file with the garbage lines as they came, None where there were none.
+    :param cost_usd: None when the price of any billed row is unknown; ``sync_cost_usd`` is the same work's price
+        outside of batches.
+    """
+
+    job: str
+    destination: str
+    files: list[str]
+    rows: int
+    counts: dict[str, int]
+    dropped: dict[str, int]
+    aside: str | None = None
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    sync_cost_usd: float | None
+    batches: list[str]
+    provider: str
+    models: list[str]
+    landed_at: datetime
+
+    def summary(self, uri: str) -> dict[str, Any]:
+        """The manifest as it travels in XCom; ``uri`` is where the whole of it lies."""
+        keys = ("files", "rows", "counts", "input_tokens", "output_tokens", "cost_usd", "batches")
+        return {"manifest": uri, **self.model_dump(mode="json", include=set(keys))}

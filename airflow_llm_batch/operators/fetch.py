@@ -1,0 +1,143 @@
+"""Ended batches to landed results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
+from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.operators.handle import JobHandle
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.models import Batch, Job, Manifest
+
+
+class FetchResultsOperator(BaseOperator):
+    """Downloads a job's results and writes exactly one record per input row to object storage.
+
+    Whatever a batch ended as, what it finished is harvested; every other row is landed with the status and reason that
+    explain it. Files appear whole or not at all, the manifest last; landing again costs nothing and overwrites the
+    same files.
+
+    :param job: the output of a ``BatchSensor`` (or Submit) task, or the URI of a job directory.
+    :param destination: directory for ``results-{job id}-{shard}.jsonl``, any ``ObjectStoragePath`` URI.
+    :param format: ``jsonl``.
+    :param fail_on: fails the task, after landing, when this many rows did not succeed: ``"any"``, ``"all"``, a share
+        between 0 and 1, or ``"none"`` to never fail for rows.
+    :param conn_id: the ``llmbatch`` connection; the job's own by default.
+    :return: the manifest's summary (XCom): ``{"manifest": URI, "files": [URI], "rows", "counts": {status: n},
+        "input_tokens", "output_tokens", "cost_usd": number or None, "batches": [ids]}``.
+    """
+
+    template_fields: Sequence[str] = ("job", "destination", "format", "fail_on", "conn_id")
+    ui_color = "#d9f2e3"
+
+    def __init__(
+        self,
+        *,
+        job: Mapping[str, Any] | str,
+        destination: str,
+        format: str = "jsonl",  # noqa: A002
+        fail_on: Literal["any", "all", "none"] | float | str = "all",
+        conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+        self.destination = destination
+        self.format = format
+        self.fail_on = fail_on
+        self.conn_id = conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        from airflow_llm_batch.jobs.results import Landing
+        from airflow_llm_batch.jobs.store import JobStore
+
+        share = failing_share(self.fail_on)
+        handle = JobHandle.of(self.job, self.conn_id)
+        if handle.job is None:
+            raise ConfigurationError(
+                "This handle is of a batch that no job of ours made; download it with LLMBatchHook.download."
+            )
+        store, hook = JobStore(handle.job), LLMBatchHook(handle.conn_id)
+        job = store.job()
+        if hook.provider.name != job.provider:
+            raise ConfigurationError(
+                f"The job was submitted to {job.provider}; connection {handle.conn_id!r} is for {hook.provider.name}."
+            )
+        try:
+            landing = Landing(store, job, hook, self.destination, self.format, self.log)
+            manifest = landing.land(ended_batches(store, hook, job))
+        finally:
+            hook.close()
+        uri = store.save_manifest(manifest)
+        self._report(manifest)
+        failed = manifest.rows - manifest.counts["succeeded"]
+        if share is not None and failed and failed >= share * manifest.rows:
+            raise ResultsUnusable(
+                f"{failed:,} of {manifest.rows:,} rows did not succeed ({told_counts(manifest)}), which fail_on="
+                f"{self.fail_on!r} does not accept. Everything was landed: {uri}"
+            )
+        return manifest.summary(uri)
+
+    def _report(self, manifest: Manifest) -> None:
+        cost = "unknown" if manifest.cost_usd is None else f"${manifest.cost_usd:,.6f}"
+        self.log.info(
+            "Landed %s rows (%s); %s input and %s output tokens; cost %s. Files: %s",
+            f"{manifest.rows:,}", told_counts(manifest), f"{manifest.input_tokens:,}", f"{manifest.output_tokens:,}",
+            cost, ", ".join(manifest.files),
+        )  # fmt: skip
+        dropped = {reason: n for reason, n in manifest.dropped.items() if n}
+        if dropped:
+            self.log.warning("Lines that were not landed: %s; unreadable ones are kept in %s.", dropped, manifest.aside)
+
+
+def told_counts(manifest: Manifest) -> str:
+    return ", ".join(f"{n:,} {status}" for status, n in manifest.counts.items() if n)
+
+
+def failing_share(fail_on: Any) -> float | None:
+    """``fail_on`` as the share of unsuccessful rows that fails the task, None for never.
+
+    :raises ConfigurationError: for anything that is not one.
+    """
+    named = {"any": 0.0, "all": 1.0, "none": None}
+    if fail_on in named:
+        return named[fail_on]
+    try:
+        share = float(fail_on)
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"fail_on is {fail_on!r}; give 'any', 'all', 'none' or a share between 0 and 1.")
+    return share
+
+
+def ended_batches(store: JobStore, hook: LLMBatchHook, job: Job) -> dict[int, Batch]:
+    """Every shard's batch as it ended.
+
+    :raises ConfigurationError: when one was never submitted or still runs.
+    """
+    batches = {}
+    for shard in job.shards:
+        batch = store.ended(shard.index)
+        if batch is None:
+            created = store.created(shard.index)
+            if created is None:
+                raise ConfigurationError(
+                    f"Shard {shard.index} of {store.uri} was never submitted; clear the submitting task."
+                )
+            batch = hook.get_batch(created.batch_id)
+            if batch.outcome is None:
+                raise ConfigurationError(
+                    f"Batch {batch.id} is still {batch.status!r}; put a BatchSensor between submitting and fetching."
+                )
+            store.save_ended(shard.index, batch)
+        batches[shard.index] = batch
+    return batches

@@ -1,0 +1,118 @@
+"""Rows to running batches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_llm_batch.exceptions import ConfigurationError, InputError
+from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.operators.handle import JobHandle
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_llm_batch.data.requests import RequestTemplate
+
+
+class SubmitBatchOperator(BaseOperator):
+    """Renders a request per row, cuts them into batches inside the vendor's limits, uploads and creates them.
+
+    Every step is kept in a job directory before the next is taken, so a retry goes on where the last try stopped, and
+    a batch whose creation got no answer is looked for at the vendor before anything is sent again. Bad input is refused
+    before anything is sent, and so is a destination that a downstream ``FetchResultsOperator`` could not write to.
+
+    :param rows: a URI or glob of JSONL, JSON, CSV or TSV files (plain or gzip) in any object storage; a list of
+        strings or dicts; an upstream task's output. Rows may be existing batch input lines
+        (``{"custom_id", "method", "url", "body"}``); leave out ``request`` then.
+    :param request: what to ask about each row: ``ChatRequest``, ``EmbeddingRequest`` or ``RawRequest``.
+    :param key: the column that names a row in the results; must be unique. The row number by default, and the
+        ``custom_id`` of existing batch lines.
+    :param passthrough: columns to carry into the results, as a list or as ``{name in the results: column}``.
+    :param metadata: kept with the batches by vendors that keep it; DAG, run and task ids are added.
+    :param storage: object storage URI for job directories; ``[llm_batch] storage`` by default.
+    :param conn_id: the ``llmbatch`` connection.
+    :return: the job handle (XCom): ``{"job": URI, "conn_id", "provider", "rows", "shards", "batches": [ids]}``.
+    """
+
+    template_fields: Sequence[str] = ("rows", "request", "key", "passthrough", "metadata", "storage", "conn_id")
+    ui_color = "#d9e8f6"
+
+    def __init__(
+        self,
+        *,
+        rows: Any,
+        request: RequestTemplate | None = None,
+        key: str | None = None,
+        passthrough: Sequence[str] | Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        storage: str | None = None,
+        conn_id: str = LLMBatchHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rows = rows
+        self.request = request
+        self.key = key
+        self.passthrough = passthrough
+        self.metadata = metadata
+        self.storage = storage
+        self.conn_id = conn_id
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        # Airflow renders nested objects in place; this one is shared by every run of the DAG object.
+        self.request = copy.deepcopy(self.request)
+        super().render_template_fields(context, jinja_env)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        from airflow_llm_batch.data.requests import RequestTemplate
+        from airflow_llm_batch.jobs.shards import RowSpec, passthrough_map
+        from airflow_llm_batch.jobs.store import JobStore, job_uri
+        from airflow_llm_batch.jobs.submission import plan, submit
+
+        if self.request is not None and not isinstance(self.request, RequestTemplate):
+            raise InputError(
+                f"request is a {type(self.request).__name__}; give ChatRequest, EmbeddingRequest or RawRequest. "
+                "Nothing was sent."
+            )
+        ti = context["ti"]
+        origin = {
+            "dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id,
+            "map_index": -1 if ti.map_index is None else ti.map_index,
+        }  # fmt: skip
+        hook = LLMBatchHook(self.conn_id)
+        hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
+        self._check_destinations(context)
+        metadata = {f"airflow_{name}": str(value)[:512] for name, value in origin.items() if name != "map_index"}
+        metadata |= {str(name): str(value) for name, value in (self.metadata or {}).items()}
+        store = JobStore(job_uri(self.storage, **origin))
+        spec = RowSpec(self.rows, self.request, self.key or None, passthrough_map(self.passthrough))
+        try:
+            job = plan(store, hook, spec, metadata, origin)
+            batches = submit(store, hook, job)
+        finally:
+            hook.close()
+        return JobHandle(store.uri, self.conn_id, job.provider, job.rows, len(job.shards), batches).to_xcom()
+
+    def _check_destinations(self, context: Context) -> None:
+        """Prove that what lies downstream can be written, before money is spent.
+
+        :raises ConfigurationError: names the destination.
+        """
+        from airflow_llm_batch.operators.fetch import FetchResultsOperator
+        from airflow_llm_batch.storage import check_writable, storage_path
+
+        for task in self.get_flat_relatives(upstream=False):
+            if not isinstance(task, FetchResultsOperator):
+                continue
+            try:
+                destination = self.render_template(task.destination, context)
+            except Exception as error:
+                self.log.info("The destination of %s is known only later (%s); not checked now.", task.task_id, error)
+                continue
+            if not destination or not isinstance(destination, str):
+                raise ConfigurationError(f"The destination of task {task.task_id!r} is empty. Nothing was sent.")
+            check_writable(storage_path(destination))

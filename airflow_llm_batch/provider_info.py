@@ -1,0 +1,66 @@
+"""What Airflow reads about this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def text(label: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": ["string", "null"], **schema}}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Entry point ``apache_airflow_provider``."""
+    return {
+        "package-name": "airflow-provider-llm-batch",
+        "name": "LLM Batch",
+        "description": "LLM work in bulk at the batch price: never billed twice, every row accounted for.",
+        "integrations": [{"integration-name": "LLM Batch", "tags": ["ai"]}],
+        "hooks": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.hooks"]}],
+        "operators": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.operators"]}],
+        "sensors": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.sensors"]}],
+        "triggers": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.triggers"]}],
+        "connection-types": [
+            {
+                "connection-type": "llmbatch",
+                "hook-class-name": "airflow_llm_batch.hooks.LLMBatchHook",
+                "hook-name": "LLM Batch",
+                "conn-fields": {
+                    "provider": text("Provider", "Whose batch API it is.", enum=["openai", "anthropic"]),
+                    "organization": text("Organization", "OpenAI organization id, where the key has several."),
+                    "project": text("Project", "OpenAI project id, where the key has several."),
+                    "anthropic_version": text("Anthropic version", "API version date, 2023-06-01 if empty."),
+                    "timeout": {
+                        "label": "Timeout",
+                        "description": "Seconds of silence allowed in a call, 120 if empty.",
+                        "schema": {"type": ["integer", "null"], "minimum": 1},
+                    },
+                },
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "port", "login"],
+                    "relabeling": {"host": "Base URL", "password": "API key"},
+                    "placeholders": {
+                        "host": "empty for the vendor's own address",
+                        "extra": '{"limits": {"requests": 10000}}',
+                    },
+                },
+            }
+        ],
+        "config": {
+            "llm_batch": {
+                "description": "LLM batch jobs.",
+                "options": {
+                    "storage": {
+                        "description": (
+                            "Object storage URI for job directories, reachable from every worker and triggerer. "
+                            "Empty means a directory below AIRFLOW_HOME, which only suits a single machine."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://aws_default@my-bucket/llm-batch",
+                        "default": None,
+                    },
+                },
+            }
+        },
+    }

@@ -1,0 +1,1 @@
+"""Vendors' batch protocols as flows without I/O."""

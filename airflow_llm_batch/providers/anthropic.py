@@ -1,0 +1,188 @@
+"""Anthropic's Message Batches API.
+
+Source: wire facts of Anthropic's SDK and platform documentation; the whole batch travels inside the create call.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+import httpx
+
+from airflow_llm_batch.exceptions import InputError
+from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Request, Result, RowStatus, Shard
+from airflow_llm_batch.providers.anthropic_chat import message_params
+from airflow_llm_batch.providers.base import Flow, Payload, Provider, repeatable
+
+ROW_OUTCOMES: dict[str, RowStatus] = {"canceled": "cancelled", "expired": "expired"}
+STOPPED: dict[str, RowStatus] = {
+    "max_tokens": "truncated",
+    "model_context_window_exceeded": "truncated",
+    "refusal": "refused",
+}
+HEAD, TAIL = b'{"requests":[', b"]}"
+
+
+class Anthropic(Provider):
+    name = "anthropic"
+    default_base_url = "https://api.anthropic.com"
+    default_limits: ClassVar[Limits] = Limits(requests=100_000, bytes=256_000_000 - len(HEAD + TAIL))
+    endpoints = frozenset({"/v1/chat/completions", "/v1/messages"})
+    one_model_per_batch = False
+    keeps_metadata = False
+    batch_price_factor = "0.5"
+    #: pages of 1,000 batches searched for a lost create
+    find_pages = 5
+
+    def normalize(self, base_url: str) -> str:
+        return base_url.removesuffix("/v1")
+
+    def headers(self, key: str) -> dict[str, str]:
+        # 2023-06-01 keeps temperature and its kin legal inside batches; newer versions refuse them row by row.
+        headers = {"x-api-key": key, "anthropic-version": str(self.options.get("anthropic_version") or "2023-06-01")}
+        if beta := self.options.get("anthropic_beta"):
+            headers["anthropic-beta"] = beta if isinstance(beta, str) else ",".join(beta)
+        return headers
+
+    def encode(self, request: Request, custom_id: str) -> dict[str, Any]:
+        self.check_endpoint(request.endpoint)
+        params = message_params(request.body) if request.endpoint == "/v1/chat/completions" else request.body
+        if not params.get("max_tokens"):
+            raise InputError(
+                "Anthropic requires max_tokens with every request and this one has none; set max_tokens. "
+                "Nothing was sent."
+            )
+        if params.get("stream"):
+            raise InputError("Anthropic cannot stream inside a batch; remove stream. Nothing was sent.")
+        return {"custom_id": custom_id, "params": params}
+
+    def group(self, request: Request) -> tuple[str, str]:
+        return "/v1/messages", ""
+
+    def upload(self, filename: str, content: Payload) -> Flow[str | None]:
+        return None
+        yield
+
+    def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
+        # The lines hold no raw newline, so each line end becomes a comma; the last one is covered by a space.
+        last = content.size - 1
+        body = Payload(lambda: commas(content, last), content.size).framed(HEAD, TAIL)
+        headers = {"content-type": "application/json", "content-length": str(body.size)}
+        response = yield httpx.Request("POST", self.url("v1", "messages", "batches"), headers=headers, stream=body)
+        return parse_batch(self.expect(response, "the creation of a batch"))
+
+    def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[list[Batch]]:
+        earliest = since - timedelta(minutes=5)
+        found, after = [], None
+        for _ in range(self.find_pages):
+            page = yield from self.list(after)
+            for batch in page.items:
+                if batch.created_at and batch.created_at < earliest:
+                    return found
+                if batch.total == shard.rows:
+                    found.append(batch)
+            if page.after is None:
+                break
+            after = page.after
+        return found
+
+    def get(self, batch_id: str) -> Flow[Batch]:
+        response = yield httpx.Request("GET", self.url("v1", "messages", "batches", batch_id))
+        return parse_batch(self.expect(response, f"a look at batch {batch_id}"))
+
+    def list(self, after: str | None = None, limit: int | None = None) -> Flow[Page]:
+        query = {"after_id": after, "limit": limit or 1000}
+        response = yield httpx.Request("GET", self.url("v1", "messages", "batches", query=query))
+        body = self.expect(response, "a listing of batches")
+        items = [parse_batch(item) for item in body.get("data") or []]
+        return Page(items, items[-1].id if items and body.get("has_more") else None)
+
+    def cancel(self, batch_id: str) -> Flow[Batch]:
+        response = yield repeatable(httpx.Request("POST", self.url("v1", "messages", "batches", batch_id, "cancel")))
+        if response.status_code in (400, 409):
+            return (yield from self.get(batch_id))
+        return parse_batch(self.expect(response, f"the cancellation of batch {batch_id}"))
+
+    def downloads(self, batch: Batch) -> list[httpx.Request]:
+        # Behind a gateway results_url names a host that our credentials must not go to; its path is documented.
+        ours = httpx.URL(self.base_url).host
+        own = self.url("v1", "messages", "batches", batch.id, "results")
+        return [httpx.Request("GET", url if httpx.URL(url).host == ours else own) for url in batch.files]
+
+    def decode(self, line: dict[str, Any]) -> Result:
+        told = line["result"]
+        result = Result(custom_id=str(line["custom_id"]), status="errored")
+        if told["type"] == "errored":
+            error = told.get("error") or {}
+            error = error.get("error") or error
+            result.error_code, result.error_message = error.get("type"), error.get("message")
+        elif told["type"] != "succeeded":
+            result.status = ROW_OUTCOMES.get(told["type"], "errored")
+            result.error_code = f"batch_{result.status}"
+        else:
+            read_message(told["message"], result)
+        return result
+
+
+def commas(content: Payload, last: int) -> Any:
+    """Lines as the members of a JSON array; ``last`` is the position of the final newline."""
+    position = 0
+    for chunk in content:
+        joined = chunk.replace(b"\n", b",")
+        if position <= last < position + len(chunk):
+            joined = joined[: last - position] + b" "
+        position += len(chunk)
+        yield joined
+
+
+def parse_batch(raw: dict[str, Any]) -> Batch:
+    counts = raw.get("request_counts") or {}
+    status = str(raw.get("processing_status") or "")
+    told = {name: int(counts.get(name) or 0) for name in ("processing", "succeeded", "errored", "canceled", "expired")}
+    total = sum(told.values())
+    ended = status == "ended"
+    url = raw.get("results_url")
+    return Batch(
+        id=str(raw["id"]),
+        status=status,
+        outcome=outcome_of(told, total) if ended else None,
+        total=total,
+        # The counters stay 0 until the whole batch has ended: no progress to tell before.
+        succeeded=told["succeeded"] if ended else None,
+        failed=told["errored"] if ended else None,
+        created_at=datetime.fromisoformat(raw["created_at"]) if raw.get("created_at") else None,
+        files=(url,) if url else (),
+        known=ended or status in ("in_progress", "canceling"),
+    )
+
+
+def outcome_of(counts: dict[str, int], total: int) -> Outcome:
+    """Anthropic only says ``ended``; the counters say how."""
+    if counts["canceled"]:
+        return "cancelled"
+    if counts["expired"]:
+        return "expired"
+    if counts["errored"]:
+        return "failed" if counts["errored"] == total else "partial"
+    return "completed"
+
+
+def read_message(message: dict[str, Any], result: Result) -> None:
+    texts, calls = [], []
+    for block in message.get("content") or ():
+        if block.get("type") == "text":
+            texts.append(block.get("text") or "")
+        elif block.get("type") == "tool_use":
+            calls.append({"id": block.get("id"), "name": block.get("name"), "arguments": block.get("input")})
+    result.text = "".join(texts) if texts else None
+    result.tool_calls = calls or None
+    result.model = message.get("model")
+    result.finish_reason = message.get("stop_reason")
+    result.status = STOPPED.get(result.finish_reason or "", "succeeded")
+    usage = message.get("usage") or {}
+    if "input_tokens" in usage:
+        result.cached_tokens = usage.get("cache_read_input_tokens") or 0
+        result.cache_write_tokens = usage.get("cache_creation_input_tokens") or 0
+        result.input_tokens = usage["input_tokens"] + result.cached_tokens + result.cache_write_tokens
+    result.output_tokens = usage.get("output_tokens")

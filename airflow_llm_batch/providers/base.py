@@ -1,0 +1,222 @@
+"""What a vendor must be able to say, and nothing of how it is sent.
+
+A flow is a generator: it yields an ``httpx.Request``, is sent the ``httpx.Response`` (already read), and returns a
+value. ``LLMBatchHook.run`` and ``.arun`` drive it; a test drives it with canned responses and no network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from airflow_llm_batch.exceptions import ConfigurationError, InputError, RequestRejected, VendorUnavailable
+from airflow_llm_batch.models import Batch, Limits, Page, Request, Result, Shard
+
+T = TypeVar("T")
+Flow = Generator[httpx.Request, httpx.Response, T]
+
+#: Request extension: True lets the driver send the request again after any transport failure or 5xx.
+REPEATABLE = "llm_batch.repeatable"
+
+
+class Payload(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A request body of known size, read anew each time it is sent, so a retry sends the whole of it.
+
+    :param chunks: opens the content; called once per sending.
+    :param size: its length in bytes.
+    """
+
+    def __init__(self, chunks: Callable[[], Iterable[bytes]], size: int) -> None:
+        self.chunks = chunks
+        self.size = size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.chunks())
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        iterator = iter(self)
+        while (chunk := await asyncio.to_thread(next, iterator, None)) is not None:
+            yield chunk
+
+    def framed(self, head: bytes, tail: bytes, change: Callable[[bytes], bytes] = lambda b: b) -> Payload:
+        """The same content between ``head`` and ``tail``, each chunk passed through a size-keeping ``change``."""
+
+        def chunks() -> Iterator[bytes]:
+            yield head
+            yield from (change(chunk) for chunk in self.chunks())
+            yield tail
+
+        return Payload(chunks, len(head) + self.size + len(tail))
+
+
+class Provider(ABC):
+    """One vendor's batch protocol.
+
+    :param base_url: overrides the vendor's own address.
+    :param options: the connection's extra, for what a vendor lets a user choose.
+    """
+
+    name: ClassVar[str]
+    default_base_url: ClassVar[str]
+    default_limits: ClassVar[Limits]
+    #: endpoints a request may name; "neutral" ones are translated, the rest is sent as it is
+    endpoints: ClassVar[frozenset[str]]
+    #: a batch may hold requests for one model only
+    one_model_per_batch: ClassVar[bool] = True
+    #: the vendor stores metadata with a batch and returns it in listings
+    keeps_metadata: ClassVar[bool] = True
+    #: what a batch costs relative to synchronous calls, where the price table has no batch price of its own
+    batch_price_factor: ClassVar[str | None] = None
+
+    def __init__(self, base_url: str | None = None, options: Mapping[str, Any] | None = None) -> None:
+        self.options = dict(options or {})
+        self.base_url = self.normalize((base_url or self.default_base_url).rstrip("/"))
+        try:
+            self.limits = self.default_limits.model_copy(
+                update=Limits.model_validate(
+                    {**self.default_limits.model_dump(), **(self.options.get("limits") or {})}
+                ).model_dump()
+            )
+        except ValueError as error:
+            raise ConfigurationError(
+                f"Connection extra 'limits' is not usable: {error}. Give any of requests, bytes, embedding_inputs "
+                "as whole numbers. Nothing was sent."
+            ) from None
+
+    def normalize(self, base_url: str) -> str:
+        """The base URL this protocol's paths hang on, from what people type as one."""
+        return base_url
+
+    @abstractmethod
+    def headers(self, key: str) -> dict[str, str]:
+        """Credentials and fixed headers; the hook sends them to the configured host only."""
+
+    @abstractmethod
+    def encode(self, request: Request, custom_id: str) -> dict[str, Any]:
+        """One request as the vendor's batch line.
+
+        :raises InputError: names what the vendor cannot express; nothing was sent.
+        """
+
+    @abstractmethod
+    def upload(self, filename: str, content: Payload) -> Flow[str | None]:
+        """Store an input file at the vendor; returns its reference, None where requests travel inside the create."""
+
+    @abstractmethod
+    def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
+        """Create the batch. Never repeated by the driver once it may have arrived."""
+
+    @abstractmethod
+    def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[list[Batch]]:
+        """Batches created after ``since`` that may be the shard's, newest first."""
+
+    @abstractmethod
+    def get(self, batch_id: str) -> Flow[Batch]:
+        """Read one batch."""
+
+    @abstractmethod
+    def list(self, after: str | None = None, limit: int | None = None) -> Flow[Page]:
+        """One page of batches, newest first."""
+
+    @abstractmethod
+    def cancel(self, batch_id: str) -> Flow[Batch]:
+        """Ask for cancellation; a batch that has already ended is returned as it is."""
+
+    @abstractmethod
+    def downloads(self, batch: Batch) -> list[httpx.Request]:
+        """Requests whose streamed bodies together are the batch's result lines; empty when there are none."""
+
+    @abstractmethod
+    def decode(self, line: dict[str, Any]) -> Result:
+        """One result line in the neutral shape.
+
+        :raises KeyError, TypeError, ValueError, AttributeError: for a line that is not a result line at all.
+        """
+
+    def group(self, request: Request) -> tuple[str, str]:
+        """Requests of one group may share a batch: ``(endpoint, model)``."""
+        return request.endpoint, request.model if self.one_model_per_batch else ""
+
+    def check_endpoint(self, endpoint: str) -> None:
+        """Refuse an endpoint this vendor cannot batch, by name."""
+        if endpoint not in self.endpoints:
+            raise InputError(
+                f"{self.name} cannot batch requests for {endpoint!r}; it takes {', '.join(sorted(self.endpoints))}. "
+                "Nothing was sent."
+            )
+
+    def check_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Refuse metadata the vendor would refuse; nothing to check where it keeps none.
+
+        :raises InputError: names the limit and the value.
+        """
+
+    def url(self, *parts: str, query: Mapping[str, Any] | None = None) -> httpx.URL:
+        """An address under the base URL; parts are percent-encoded (gateways hand out ids with ``/`` and ``=``)."""
+        url = httpx.URL("/".join([self.base_url, *(quote(part, safe="") for part in parts)]))
+        return url.copy_merge_params({k: v for k, v in query.items() if v is not None}) if query else url
+
+    def expect(self, response: httpx.Response, doing: str) -> dict[str, Any]:
+        """The JSON object of a 2xx response.
+
+        :raises RequestRejected: on 4xx.
+        :raises VendorUnavailable: on anything else, and on a body that is not a JSON object.
+        """
+        if response.is_success:
+            try:
+                body = response.json()
+            except ValueError:
+                body = None
+            if isinstance(body, dict):
+                return body
+            raise VendorUnavailable(
+                f"{self.name} answered {doing} with something other than a JSON object "
+                f"({response.text[:80]!r}). Is the base URL {self.base_url} right?",
+                status=response.status_code,
+            )
+        code, message = self.error_of(response)
+        text = f"{self.name} answered {doing} with HTTP {response.status_code}" + (f" {code}" if code else "")
+        text += f": {message}" if message else "."
+        if response.is_client_error:
+            raise RequestRejected(text, status=response.status_code, code=code)
+        raise VendorUnavailable(text, status=response.status_code)
+
+    @staticmethod
+    def error_of(response: httpx.Response) -> tuple[str, str]:
+        """``(code, message)`` of an error body in any of the usual shapes."""
+        try:
+            error = response.json().get("error")
+        except (ValueError, AttributeError):
+            return "", response.text[:300]
+        if isinstance(error, dict):
+            return str(error.get("code") or error.get("type") or ""), str(error.get("message") or "")[:1000]
+        return "", str(error or "")[:1000]
+
+
+def repeatable(request: httpx.Request) -> httpx.Request:
+    """Mark a POST that may be sent again after any failure without cost (an upload, a cancel)."""
+    request.extensions[REPEATABLE] = True
+    return request
+
+
+def encode_multipart(fields: Mapping[str, str], filename: str, content: Payload) -> tuple[dict[str, str], Payload]:
+    """Headers and body of a ``multipart/form-data`` upload of one streamed file, fields first."""
+    boundary = "llm-batch-7c1e54b09d3f4f6aa0b1"
+    head = b"".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields.items()
+    )
+    safe = filename.replace('"', "_").replace("\r", "_").replace("\n", "_")
+    head += (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{safe}"\r\n'
+        "Content-Type: application/jsonl\r\n\r\n"
+    ).encode()
+    body = content.framed(head, f"\r\n--{boundary}--\r\n".encode())
+    headers = {"content-type": f"multipart/form-data; boundary={boundary}", "content-length": str(body.size)}
+    return headers, body

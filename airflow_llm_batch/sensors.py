@@ -1,0 +1,128 @@
+"""The wait, as Airflow sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue
+
+from airflow_llm_batch.exceptions import ConfigurationError, WaitEnded
+from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.operators.handle import JobHandle
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_llm_batch.jobs.watch import Watch
+
+
+class BatchSensor(BaseSensorOperator):
+    """Waits until every batch of a job has ended, whatever it ended as; results are for ``FetchResultsOperator``.
+
+    Deferred by default: the wait takes no worker slot. Transient failures never end it. When watching ends early, at
+    ``deadline`` or because the vendor refuses the key, the batches are left in place and the task fails saying so;
+    clearing it waits on.
+
+    :param job: a Submit task's output, or the URI of a job directory.
+    :param batch_id: a vendor's batch id, to wait for a batch that no job of ours made; needs ``conn_id``.
+    :param conn_id: the ``llmbatch`` connection; the job's own by default.
+    :param deadline: how long after submission watching ends; None for never.
+    :param deferrable: False to look from a worker, as ``mode`` and ``poke_interval`` say.
+    :param max_poll_interval: seconds; a deferred wait looks every ``poke_interval`` seconds at first and less often
+        the longer it lasts, down to this.
+    :param cancel_on_kill: cancel what still runs when a user fails or clears the waiting task.
+    :return: the job handle it was given (XCom), for ``FetchResultsOperator``.
+    """
+
+    template_fields: Sequence[str] = ("job", "batch_id", "conn_id", "deadline")
+    ui_color = "#e4def5"
+
+    def __init__(
+        self,
+        *,
+        job: Mapping[str, Any] | str | None = None,
+        batch_id: str | None = None,
+        conn_id: str | None = None,
+        deadline: timedelta | float | None = timedelta(hours=48),
+        deferrable: bool = True,
+        max_poll_interval: float = 300.0,
+        cancel_on_kill: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("poke_interval", 15)
+        super().__init__(**kwargs)
+        self.job, self.batch_id, self.conn_id = job, batch_id, conn_id
+        self.deadline = deadline
+        self.deferrable = deferrable
+        self.max_poll_interval = max_poll_interval
+        self.cancel_on_kill = cancel_on_kill
+        self._watch: Watch | None = None
+        self._since = time.time()
+
+    def execute(self, context: Context) -> Any:
+        if not self.deferrable:
+            return super().execute(context)
+        from airflow_llm_batch.triggers import BatchTrigger
+
+        handle = self._handle()
+        if self._open().look():
+            return handle.to_xcom()
+        self.defer(
+            trigger=BatchTrigger(
+                job=handle.job,
+                conn_id=handle.conn_id,
+                batch_id=self.batch_id,
+                poll_interval=self.poke_interval,
+                max_poll_interval=self.max_poll_interval,
+                deadline=self._deadline(),
+                since=self._since,
+                cancel_on_kill=self.cancel_on_kill,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout),
+        )
+        return None
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        if event["status"] != "ended":
+            raise WaitEnded(event["message"])
+        return self._handle().to_xcom()
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        return PokeReturnValue(self._open().look(), self._handle().to_xcom())
+
+    def on_kill(self) -> None:
+        if self._watch is not None and self.cancel_on_kill:
+            self._watch.cancel()
+
+    def _handle(self) -> JobHandle:
+        if self.batch_id:
+            if not self.conn_id:
+                raise ConfigurationError("BatchSensor(batch_id=...) needs conn_id as well. Nothing was sent.")
+            return JobHandle(job=None, conn_id=self.conn_id, batches=[self.batch_id])
+        return JobHandle.of(self.job, self.conn_id)
+
+    def _open(self) -> Watch:
+        from airflow_llm_batch.jobs.store import JobStore
+        from airflow_llm_batch.jobs.watch import Watch
+
+        if self._watch is None:
+            handle = self._handle()
+            store = JobStore(handle.job) if handle.job else None
+            self._watch = Watch(
+                LLMBatchHook(handle.conn_id),
+                store,
+                self.log,
+                batch_id=self.batch_id,
+                deadline=self._deadline(),
+                since=self._since,
+            )
+        return self._watch
+
+    def _deadline(self) -> float | None:
+        if self.deadline is None or isinstance(self.deadline, timedelta):
+            return self.deadline.total_seconds() if self.deadline is not None else None
+        return float(self.deadline)

@@ -1,0 +1,173 @@
+"""Whole files in object storage: read in big blocks, written all or nothing, or created by exactly one writer.
+
+What holds where: local files, S3 and GCS write atomically (``autocommit=False``); adlfs (Azure) ignores that, so a file
+is written beside its place and moved. ``create_exclusive`` lets one of many writers win on local files, S3, GCS and
+Azure; a store that ignores preconditions lets all of them win, and the job directory then protects against retries
+and crashes but not against two attempts in the same instant.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow_llm_batch.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+BLOCK = 8 * 2**20
+CHUNK = 2**20
+#: these ignore autocommit=False and publish what was written when an exception closed the file
+COMMIT_ALWAYS = frozenset({"abfs", "abfss", "az", "adl", "wasb", "wasbs"})
+
+
+def storage_path(uri: str | ObjectStoragePath) -> ObjectStoragePath:
+    """An ``ObjectStoragePath`` from a URI (``s3://conn@bucket/key``) or a local path.
+
+    :raises ConfigurationError: when the scheme's file system is not installed.
+    """
+    from airflow.sdk import ObjectStoragePath
+
+    if isinstance(uri, ObjectStoragePath):
+        return uri
+    scheme = urlsplit(uri).scheme
+    try:
+        return ObjectStoragePath(uri if scheme else f"file://{uri}")
+    except (ValueError, ImportError) as error:
+        raise ConfigurationError(
+            f"Cannot use {uri!r}: {error}. Install the extra for it (s3, gcs, azure), "
+            "for example pip install 'airflow-provider-llm-batch[s3]'. Nothing was sent."
+        ) from None
+
+
+class BlockWriter:
+    """Gathers small writes into blocks: the store's own file object is slow per call.
+
+    :param sink: any binary file object.
+    """
+
+    def __init__(self, sink: Any) -> None:
+        self.sink = sink
+        self.buffer = bytearray()
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self.buffer += data
+        self.size += len(data)
+        if len(self.buffer) >= CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.buffer:
+            self.sink.write(bytes(self.buffer))
+            self.buffer.clear()
+
+
+class WholeFile:
+    """A file that appears at ``path`` when ``commit`` is called, and not at all otherwise."""
+
+    def __init__(self, path: ObjectStoragePath) -> None:
+        self.path = path
+        self.fs = path.fs
+        make_parent(path)
+        self.beside = path.protocol in COMMIT_ALWAYS
+        self.at = path.path + ".part" if self.beside else path.path
+        options = {} if self.beside else {"autocommit": False}
+        self.file = self.fs.open(self.at, "wb", block_size=BLOCK, **options)
+        self.writer = BlockWriter(self.file)
+        self.write = self.writer.write
+
+    @property
+    def size(self) -> int:
+        return self.writer.size
+
+    def commit(self) -> None:
+        self.writer.flush()
+        self.file.close()
+        if self.beside:
+            self.fs.mv(self.at, self.path.path)
+        else:
+            self.file.commit()
+
+    def discard(self) -> None:
+        with suppress(Exception):
+            self.file.close()
+        with suppress(Exception):
+            self.fs.rm(self.at) if self.beside else self.file.discard()
+
+
+@contextmanager
+def whole_file(path: ObjectStoragePath) -> Iterator[WholeFile]:
+    """A file that is published when the block ends well, and leaves no trace when it raises."""
+    file = WholeFile(path)
+    try:
+        yield file
+    except BaseException:
+        file.discard()
+        raise
+    file.commit()
+
+
+def write_whole(path: ObjectStoragePath, data: bytes) -> None:
+    """Write a small file, whole or not at all; an existing one is replaced."""
+    with whole_file(path) as file:
+        file.write(data)
+
+
+def create_exclusive(path: ObjectStoragePath, data: bytes) -> bool:
+    """Create a small file unless it exists; True for the one writer who did."""
+    make_parent(path)
+    try:
+        with path.fs.open(path.path, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def read_small(path: ObjectStoragePath) -> bytes | None:
+    """A small file's content, None when there is no such file."""
+    try:
+        data: bytes = path.fs.cat_file(path.path)
+    except FileNotFoundError:
+        return None
+    return data
+
+
+def open_blocks(path: ObjectStoragePath) -> io.BufferedReader:
+    """Open for reading in big blocks; iterating over it yields lines split at ``\\n`` only."""
+    return io.BufferedReader(path.fs.open(path.path, "rb", block_size=BLOCK), CHUNK)
+
+
+def read_chunks(path: ObjectStoragePath) -> Iterator[bytes]:
+    """A file's bytes in chunks of about 1 MB."""
+    with open_blocks(path) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def make_parent(path: ObjectStoragePath) -> None:
+    """Object stores have no directories; only a local file needs its own."""
+    if path.protocol in ("file", "local", ""):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(directory: ObjectStoragePath) -> None:
+    """Prove that files can be written below ``directory`` by writing one and removing it.
+
+    :raises ConfigurationError: names the directory and the store's own message.
+    """
+    probe = directory / "_llm_batch_write_check"
+    try:
+        write_whole(probe, b"")
+    except Exception as error:
+        raise ConfigurationError(
+            f"Cannot write to {directory}: {type(error).__name__}: {error}. Check that it exists and that the "
+            "connection in the URI may write there. Nothing was sent to the vendor."
+        ) from error
+    with suppress(Exception):  # a store may allow writing and not deleting; the empty file does no harm
+        probe.unlink()

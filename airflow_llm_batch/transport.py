@@ -1,0 +1,198 @@
+"""Drives provider flows over HTTP: what is safe to repeat is repeated, what may cost money twice is not."""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt, wait_random_exponential
+
+from airflow_llm_batch import __version__
+from airflow_llm_batch.exceptions import VendorUnavailable
+from airflow_llm_batch.providers.base import REPEATABLE, Payload
+from airflow_llm_batch.storage import read_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import ObjectStoragePath
+
+    from airflow_llm_batch.providers.base import Flow, Provider
+
+T = TypeVar("T")
+#: answers after which a safe call is repeated; 529 is Anthropic's "overloaded"
+BUSY = frozenset({408, 429, 500, 502, 503, 504, 529})
+#: failures before the request left this machine
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+LONGEST_PAUSE = 120.0
+
+
+class HostAuth(httpx.Auth):
+    """Adds credentials to requests for one origin (scheme, host, port) and to no other."""
+
+    def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
+        self.origin = origin(httpx.URL(base_url))
+        self.headers = dict(headers)
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
+        if origin(request.url) == self.origin:
+            request.headers.update(self.headers)
+        yield request
+
+
+class Transport:
+    """An HTTP connection to one vendor.
+
+    :param retries: how often a safe call is repeated.
+    :param timeout: seconds of silence allowed while reading or writing.
+    :param connect_timeout: seconds allowed for connecting.
+    """
+
+    def __init__(
+        self, provider: Provider, key: str, *, retries: float = 5, timeout: float = 120, connect_timeout: float = 15
+    ) -> None:
+        self.provider = provider
+        self.retries = int(retries)
+        self.options: dict[str, Any] = {
+            "auth": HostAuth(provider.base_url, provider.headers(key)),
+            "timeout": httpx.Timeout(timeout, connect=connect_timeout),
+            "follow_redirects": False,
+            "headers": {"user-agent": f"airflow-provider-llm-batch/{__version__}"},
+        }
+
+    @cached_property
+    def client(self) -> httpx.Client:
+        return httpx.Client(**self.options)
+
+    def close(self) -> None:
+        if client := self.__dict__.pop("client", None):
+            client.close()
+
+    def run(self, flow: Flow[T]) -> T:
+        """Drive a flow to its value.
+
+        :raises VendorUnavailable: when a request failed in transit, as often as it may be repeated.
+        """
+        try:
+            request = next(flow)
+            while True:
+                request = flow.send(self.send(request))
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    async def arun(self, flow: Flow[T], client: httpx.AsyncClient) -> T:
+        """``run`` on an event loop, over ``client`` (see ``session``)."""
+        try:
+            request = next(flow)
+            while True:
+                try:
+                    response = await AsyncRetrying(**self.policy(request))(client.send, request)
+                except httpx.TransportError as error:
+                    raise unavailable(request, error) from None
+                request = flow.send(response)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[httpx.AsyncClient]:
+        async with httpx.AsyncClient(**self.options) as client:
+            yield client
+
+    def send(self, request: httpx.Request, stream: bool = False) -> httpx.Response:
+        try:
+            response: httpx.Response = Retrying(**self.policy(request))(self.client.send, request, stream=stream)
+        except httpx.TransportError as error:
+            raise unavailable(request, error) from None
+        return response
+
+    @contextmanager
+    def stream(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
+        """The body of a download in chunks.
+
+        :raises VendorUnavailable: when it breaks off before its end.
+        """
+        response = self.send(request, stream=True)
+        try:
+            if not response.is_success:
+                response.read()
+                self.provider.expect(response, "a download of results")
+            yield response.iter_bytes(2**18)
+        except httpx.TransportError as error:
+            raise unavailable(request, error) from None
+        finally:
+            response.close()
+
+    def policy(self, request: httpx.Request) -> dict[str, Any]:
+        """tenacity's settings for one request."""
+
+        def again(state: RetryCallState) -> bool:
+            outcome = state.outcome
+            assert outcome is not None
+            if outcome.failed:
+                error = outcome.exception()
+                return isinstance(error, httpx.TransportError if is_repeatable(request) else NEVER_SENT)
+            status = outcome.result().status_code
+            return status in BUSY if is_repeatable(request) else status == 429
+
+        return {
+            "retry": again,
+            "stop": stop_after_attempt(self.retries + 1),
+            "wait": pause,
+            "before_sleep": drop_response,
+            "retry_error_callback": lambda state: state.outcome.result(),
+        }
+
+
+def stored_payload(path: ObjectStoragePath) -> Payload:
+    """A stored file as a request body, streamed in chunks of about 1 MB."""
+    return Payload(lambda: read_chunks(path), int(path.fs.size(path.path)))
+
+
+def is_repeatable(request: httpx.Request) -> bool:
+    return request.method in ("GET", "HEAD", "DELETE") or bool(request.extensions.get(REPEATABLE))
+
+
+def drop_response(state: RetryCallState) -> None:
+    """Free the connection of an answer that will be asked for again."""
+    assert state.outcome is not None
+    if not state.outcome.failed and not state.outcome.result().is_closed:
+        state.outcome.result().close()
+
+
+def pause(state: RetryCallState) -> float:
+    """Seconds until the next try: what the vendor asks for, else a growing random pause."""
+    assert state.outcome is not None
+    asked = None if state.outcome.failed else retry_after(state.outcome.result())
+    wait = wait_random_exponential(multiplier=0.5, max=20)(state) if asked is None else asked
+    return min(max(wait, 0.0), LONGEST_PAUSE)
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """The vendor's wish in seconds: ``retry-after-ms``, or ``retry-after`` as seconds or an HTTP date."""
+    try:
+        if ms := response.headers.get("retry-after-ms"):
+            return float(ms) / 1000
+        told = response.headers.get("retry-after")
+        if not told:
+            return None
+        if told.replace(".", "", 1).isdigit():
+            return float(told)
+        return (email.utils.parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def unavailable(request: httpx.Request, error: httpx.TransportError) -> VendorUnavailable:
+    kind = type(error).__name__
+    return VendorUnavailable(f"{request.method} {request.url.copy_with(query=None)} failed: {kind}: {error}")
+
+
+def origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port

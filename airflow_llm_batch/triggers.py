@@ -1,0 +1,76 @@
+"""The wait, in the triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_llm_batch.exceptions import LLMBatchError
+from airflow_llm_batch.hooks import LLMBatchHook
+
+
+class BatchTrigger(BaseTrigger):
+    """Fires once every batch of a job has ended, or when watching is over before that.
+
+    The event is ``{"status": "ended" | "error", "message": str}``. Its arguments, which Airflow stores in plain text,
+    are identifiers only.
+
+    :param job: URI of the job directory; None to watch ``batch_id`` alone.
+    :param conn_id: the ``llmbatch`` connection.
+    :param batch_id: a batch that no job of ours made.
+    :param poll_interval: seconds between looks at first; they grow to ``max_poll_interval``.
+    :param deadline: seconds after submission at which watching ends.
+    :param since: epoch seconds that ``deadline`` counts from when there is no job.
+    :param cancel_on_kill: cancel what still runs when a user fails or clears the waiting task.
+    """
+
+    def __init__(
+        self,
+        job: str | None,
+        conn_id: str,
+        batch_id: str | None = None,
+        poll_interval: float = 10.0,
+        max_poll_interval: float = 300.0,
+        deadline: float | None = None,
+        since: float | None = None,
+        cancel_on_kill: bool = True,
+    ) -> None:
+        super().__init__()
+        self.job, self.conn_id, self.batch_id = job, conn_id, batch_id
+        self.poll_interval, self.max_poll_interval = poll_interval, max_poll_interval
+        self.deadline, self.since, self.cancel_on_kill = deadline, since, cancel_on_kill
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        names = (
+            "job", "conn_id", "batch_id", "poll_interval", "max_poll_interval", "deadline", "since", "cancel_on_kill",
+        )  # fmt: skip
+        return "airflow_llm_batch.triggers.BatchTrigger", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        try:
+            async with LLMBatchHook(self.conn_id).session() as hook:
+                await (await self._watch(hook)).until_ended(self.poll_interval, self.max_poll_interval)
+        except LLMBatchError as error:
+            yield TriggerEvent({"status": "error", "message": str(error)})
+        else:
+            yield TriggerEvent({"status": "ended", "message": ""})
+
+    async def on_kill(self) -> None:
+        """A user failed or cleared the waiting task: cancel what still runs. A triggerer restart does not get here."""
+        if self.cancel_on_kill:
+            async with LLMBatchHook(self.conn_id).session() as hook:
+                await (await self._watch(hook)).acancel()
+
+    async def _watch(self, hook: LLMBatchHook) -> Any:
+        from airflow_llm_batch.jobs.store import JobStore
+        from airflow_llm_batch.jobs.watch import Watch
+
+        def open_watch() -> Watch:
+            store = JobStore(self.job) if self.job else None
+            return Watch(hook, store, self.log, batch_id=self.batch_id, deadline=self.deadline, since=self.since)
+
+        # Object storage is synchronous and looks its connection up by itself: never on the event loop.
+        return await asyncio.to_thread(open_watch)
