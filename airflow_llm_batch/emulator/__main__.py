@@ -1,0 +1,52 @@
+"""``python -m airflow_llm_batch.emulator --port 8089``"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import uvicorn
+
+from airflow_llm_batch.emulator.app import create_app
+from airflow_llm_batch.emulator.settings import Faults, Settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_llm_batch.emulator",
+        description="A local server that speaks the OpenAI and Anthropic batch APIs. Listens on 127.0.0.1.",
+    )
+    parser.add_argument("--port", type=int, default=8089)
+    parser.add_argument("--duration", type=float, default=5.0, help="seconds from a batch's creation to its end")
+    parser.add_argument("--api-key", help="the only key to accept; any by default")
+    parser.add_argument("--upstream", help="base URL of an OpenAI-compatible server that is to answer every request")
+    parser.add_argument("--upstream-key", default="none")
+    parser.add_argument("--upstream-concurrency", type=int, default=16)
+    parser.add_argument(
+        "--faults",
+        default="{}",
+        help='what goes wrong, as JSON: {"row_errors": 0.01, "shuffle": true, "http": [{"on": "POST /v1/batches", '
+        '"cut": "after"}]}; can be replaced while running with PUT /_emulator/faults',
+    )
+    given = parser.parse_args()
+    settings = Settings(
+        duration=given.duration,
+        api_key=given.api_key,
+        upstream=given.upstream,
+        upstream_key=given.upstream_key,
+        upstream_concurrency=given.upstream_concurrency,
+        faults=Faults.model_validate_json(given.faults),
+    )
+    sys.stderr.write(
+        f"OpenAI base URL http://127.0.0.1:{given.port}/v1, Anthropic base URL http://127.0.0.1:{given.port}; "
+        f"batches take {given.duration:g} s; any key does unless --api-key says otherwise.\n"
+    )
+    app = create_app(settings)
+    try:
+        uvicorn.run(app, host="127.0.0.1", port=given.port, log_level="warning")
+    finally:
+        app.state.vendor.close()
+
+
+if __name__ == "__main__":
+    main()

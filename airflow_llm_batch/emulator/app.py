@@ -1,0 +1,119 @@
+"""The emulator as one ASGI app: both vendors, faults, and a window into its state."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from airflow_llm_batch.emulator import anthropic, openai
+from airflow_llm_batch.emulator.batches import Vendor
+from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The app; ``app.state.vendor`` holds its files and batches."""
+    app = FastAPI(title="LLM batch emulator", docs_url=None, redoc_url=None)
+    app.state.vendor = Vendor(settings or Settings())
+    app.include_router(openai.router)
+    app.include_router(anthropic.router)
+    app.add_middleware(FaultMiddleware, vendor=app.state.vendor)
+
+    @app.exception_handler(openai.Refusal)
+    @app.exception_handler(anthropic.Refusal)
+    async def refuse(request: Request, error: Any) -> JSONResponse:
+        return JSONResponse(error.body, error.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        told = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
+        anthropics = request.url.path.startswith("/v1/messages")
+        refusal = anthropic.Refusal(400, told) if anthropics else openai.Refusal(400, told)
+        return JSONResponse(refusal.body, 400)
+
+    @app.get("/_emulator/stats")
+    def stats() -> dict[str, Any]:
+        found: dict[str, Any] = app.state.vendor.stats()
+        return found
+
+    @app.put("/_emulator/faults")
+    def set_faults(faults: Faults) -> Faults:
+        app.state.vendor.settings.faults = faults
+        return faults
+
+    return app
+
+
+class FaultMiddleware:
+    """Counts calls and makes the chosen ones fail."""
+
+    def __init__(self, app: ASGIApp, vendor: Vendor) -> None:
+        self.app, self.vendor = app, vendor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith("/_emulator"):
+            await self.app(scope, receive, send)
+            return
+        call = f"{scope['method']} {scope['path']}"
+        self.vendor.calls[call] += 1
+        fault = self.strike(call)
+        if fault is None:
+            await self.app(scope, receive, send)
+            return
+        await asyncio.sleep(fault.delay)
+        if fault.cut == "before":
+            await hang_up(send)
+        elif fault.cut == "after":
+            await self.app(scope, receive, swallow)
+            await hang_up(send)
+        elif fault.cut == "body":
+            await self.app(scope, receive, Cut(send, fault.cut_bytes))
+        elif fault.status is not None:
+            headers = {"retry-after": fault.retry_after} if fault.retry_after else None
+            anthropics = scope["path"].startswith("/v1/messages")
+            refusal: Any = (anthropic if anthropics else openai).Refusal(fault.status, "Injected failure.")
+            await JSONResponse(refusal.body, fault.status, headers)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def strike(self, call: str) -> HttpFault | None:
+        for fault in self.vendor.settings.faults.http:
+            if call == fault.on or (fault.on.endswith("*") and call.startswith(fault.on[:-1])):
+                if fault.skip > 0:
+                    fault.skip -= 1
+                elif fault.times > 0:
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+async def hang_up(send: Send) -> None:
+    """Promise a body and leave: the server closes the connection in the middle of it."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+    await send({"type": "http.response.body", "body": b"{", "more_body": True})
+
+
+async def swallow(message: Message) -> None:
+    """A reader who has left."""
+
+
+class Cut:
+    """Lets so many bytes of a body through and then none."""
+
+    def __init__(self, send: Send, left: int) -> None:
+        self.send, self.left = send, left
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            body = message.get("body", b"")[: max(self.left, 0)]
+            self.left -= len(message.get("body", b""))
+            if not body and self.left <= 0:
+                return
+            message = {**message, "body": body, "more_body": True}
+        await self.send(message)

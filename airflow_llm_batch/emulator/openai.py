@@ -1,0 +1,337 @@
+"""OpenAI's files, batches and synchronous endpoints."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+import uuid
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from airflow_llm_batch.emulator import answers, upstream
+from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
+
+ENDPOINTS = (
+    "/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/moderations",
+    "/v1/images/generations", "/v1/images/edits", "/v1/videos",
+)  # fmt: skip
+MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
+PHASES = {"running": "in_progress"}
+UNFINISHED = {
+    "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
+    "cancelled": ("batch_cancelled", "This request was cancelled."),
+}
+
+
+class Refusal(Exception):  # noqa: N818
+    """An error answer in OpenAI's shape."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
+        self.status, self.code = status, code
+        kind = {401: "invalid_request_error", 404: "invalid_request_error"}.get(status, "invalid_request_error")
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def vendor_of(request: Request) -> Vendor:
+    """Checks the key; every route asks for it."""
+    vendor: Vendor = request.app.state.vendor
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        key = request.headers.get("api-key", "")
+    if not key:
+        raise Refusal(401, "You didn't provide an API key. Use an Authorization header with Bearer auth.")
+    if vendor.settings.api_key not in (None, key.strip()):
+        raise Refusal(401, f"Incorrect API key provided: {key[:3]}***.", "invalid_api_key")
+    return vendor
+
+
+Held = Annotated[Vendor, Depends(vendor_of)]
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/files")
+async def upload(request: Request, vendor: Held) -> dict[str, Any]:
+    form = await request.form()
+    file, purpose = form.get("file"), form.get("purpose")
+    if not isinstance(file, UploadFile):
+        raise Refusal(400, "Missing required parameter: 'file'.", param="file")
+    if purpose not in ("batch", "assistants", "fine-tune", "vision", "user_data", "evals"):
+        raise Refusal(400, f"'{purpose}' is not one of the allowed purposes.", param="purpose")
+    if purpose == "batch" and (file.size or 0) > MOST_BYTES:
+        raise Refusal(400, f"File is too large: {file.size:,} bytes, the limit for batches is {MOST_BYTES:,}.")
+    stored = vendor.new_file(file.filename or "upload", str(purpose))
+    if seconds := form.get("expires_after[seconds]"):
+        stored.expires_at = stored.created_at + int(str(seconds))
+
+    def keep() -> None:
+        with stored.path.open("wb") as target:
+            shutil.copyfileobj(file.file, target, 2**20)
+
+    await run_in_threadpool(keep)
+    return file_object(stored)
+
+
+@router.get("/files")
+def list_files(vendor: Held, purpose: str | None = None) -> dict[str, Any]:
+    data = [file_object(f) for f in reversed(vendor.files.values()) if purpose in (None, f.purpose)]
+    return {"object": "list", "data": data, "has_more": False, **ends(data)}
+
+
+@router.get("/files/{file_id}")
+def get_file(file_id: str, vendor: Held) -> dict[str, Any]:
+    return file_object(file_of(vendor, file_id))
+
+
+@router.get("/files/{file_id}/content")
+def file_content(file_id: str, vendor: Held) -> Response:
+    return FileResponse(file_of(vendor, file_id).path, media_type="application/octet-stream")
+
+
+@router.delete("/files/{file_id}")
+def delete_file(file_id: str, vendor: Held) -> dict[str, Any]:
+    file_of(vendor, file_id)
+    del vendor.files[file_id]
+    return {"id": file_id, "object": "file", "deleted": True}
+
+
+@router.post("/batches")
+async def create(request: Request, vendor: Held) -> dict[str, Any]:
+    body = await json_body(request)
+    for name in ("input_file_id", "endpoint", "completion_window"):
+        if not body.get(name):
+            raise Refusal(400, f"Missing required parameter: '{name}'.", "missing_required_parameter", name)
+    if body["endpoint"] not in ENDPOINTS:
+        raise Refusal(400, f"Invalid value: '{body['endpoint']}'. Supported values are {ENDPOINTS}.", "invalid_value", "endpoint")
+    if body["completion_window"] != "24h":
+        raise Refusal(400, f"Invalid value: '{body['completion_window']}'. Value must be '24h'.", "invalid_value", "completion_window")
+    metadata = body.get("metadata")
+    if metadata is not None and (
+        len(metadata) > 16 or any(len(k) > 64 or not isinstance(v, str) or len(v) > 512 for k, v in metadata.items())
+    ):
+        raise Refusal(400, "Invalid 'metadata': at most 16 pairs of strings of up to 64 and 512 characters.", param="metadata")
+    stored = vendor.files.get(body["input_file_id"])
+    if stored is None:
+        raise Refusal(400, f"Invalid file id: {body['input_file_id']}.", "invalid_file_id", "input_file_id")
+    if stored.purpose != "batch":
+        raise Refusal(400, f"File {stored.id} has purpose '{stored.purpose}', not 'batch'.", param="input_file_id")
+    batch = EmulatedBatch(
+        id=f"batch_{uuid.uuid4().hex}",
+        dialect="openai",
+        # a copy: deleting the input file does not undo a batch
+        lines=vendor.directory / f"{uuid.uuid4().hex}.lines",
+        created_at=time.time(),
+        duration=vendor.settings.duration,
+        endpoint=body["endpoint"],
+        input_file_id=stored.id,
+        metadata=metadata,
+    )
+    await run_in_threadpool(validate, vendor, batch, stored.path)
+    vendor.add_batch(batch)
+    if vendor.settings.upstream and not batch.problems:
+        upstream.start(vendor, batch, partial(upstream.openai_line, vendor.settings))
+    return batch_object(vendor, batch)
+
+
+@router.get("/batches")
+def list_batches(
+    vendor: Held, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> dict[str, Any]:
+    page, more = vendor.newest("openai", after, limit)
+    data = [batch_object(vendor, batch) for batch in page]
+    return {"object": "list", "data": data, "has_more": more, **ends(data)}
+
+
+@router.get("/batches/{batch_id}")
+def get_batch(batch_id: str, vendor: Held) -> dict[str, Any]:
+    return batch_object(vendor, batch_of(vendor, batch_id))
+
+
+@router.post("/batches/{batch_id}/cancel")
+def cancel(batch_id: str, vendor: Held) -> dict[str, Any]:
+    batch = batch_of(vendor, batch_id)
+    view = batch.view(time.time())
+    if view.ended_at is not None:
+        raise Refusal(409, f"Cannot cancel a batch with status '{view.phase}'.")
+    if batch.cancelled_at is None:
+        batch.cancelled_at = time.time()
+    return batch_object(vendor, batch)
+
+
+@router.get("/models")
+def models(vendor: Held) -> dict[str, Any]:
+    names = ("gpt-5-mini", "gpt-4o-mini", "text-embedding-3-small")
+    return {"object": "list", "data": [{"id": n, "object": "model", "created": 0, "owned_by": "emulator"} for n in names]}
+
+
+@router.post("/chat/completions")
+@router.post("/responses")
+@router.post("/embeddings")
+@router.post("/completions")
+@router.post("/moderations")
+async def synchronous(request: Request, vendor: Held) -> Response:
+    body = await json_body(request)
+    if body.get("stream"):
+        raise Refusal(400, "The emulator does not stream.", "unsupported_value", "stream")
+    if vendor.settings.upstream:
+        status, answer = await upstream.forward(vendor.settings, request.url.path, body)
+        return JSONResponse(answer, status)
+    said = answers.ENDPOINTS[request.url.path](body, int(time.time()))
+    if isinstance(said, answers.Bad):
+        raise Refusal(said.status, said.message, param=said.param)
+    return JSONResponse(said)
+
+
+def validate(vendor: Vendor, batch: EmulatedBatch, source: Path) -> None:
+    """Copy the input lines, noting what is wrong with them as OpenAI does after a create that succeeded."""
+    seen: set[str] = set()
+
+    def problem(code: str, message: str, line: int | None = None, param: str | None = None) -> None:
+        batch.problems.append({"code": code, "message": message, "line": line, "param": param})
+
+    with source.open("rb") as lines, batch.lines.open("wb") as kept:
+        for number, raw in enumerate(lines, 1):
+            if not raw.strip():
+                continue
+            try:
+                line = msgspec.json.decode(raw)
+                body = line["body"]
+                custom_id, url, method = line["custom_id"], line["url"], line["method"]
+                model = body.get("model")
+            except (ValueError, KeyError, TypeError, AttributeError):
+                problem("invalid_json_line", f"This line is not parseable as valid JSON or lacks a field: {raw[:60]!r}", number)
+                continue
+            if custom_id in seen:
+                problem("duplicate_custom_id", f"The custom_id '{custom_id}' was used before.", number, "custom_id")
+            if url != batch.endpoint:
+                problem("url_mismatch", f"The URL '{url}' does not match the batch's '{batch.endpoint}'.", number, "url")
+            if method != "POST":
+                problem("invalid_method", f"The method '{method}' is not POST.", number, "method")
+            if body.get("stream"):
+                problem("invalid_request", "Streaming is not supported in batches.", number, "body.stream")
+            if batch.model not in (None, model):
+                problem("model_mismatch", f"The model '{model}' differs from '{batch.model}'.", number, "body.model")
+            seen.add(custom_id)
+            batch.model = batch.model or model
+            text = raw.split(b'"body"', 1)[-1].decode("utf-8", "replace")
+            batch.fates.append(vendor.fate(text))
+            batch.prompt_tokens += answers.tokens(text)
+            kept.write(raw.strip() + b"\n")
+            if len(batch.problems) >= 100:
+                break
+    if not batch.fates and not batch.problems:
+        problem("empty_file", "The input file is empty. Please ensure that the batch contains at least one request.")
+    if batch.total > MOST_REQUESTS:
+        problem("too_many_tasks", f"The file holds {batch.total:,} requests; the limit is {MOST_REQUESTS:,}.")
+
+
+def answer_line(line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str, Any]]:
+    request_id = f"batch_req_{answers.digest(line['custom_id'])[:32]}"
+    told: dict[str, Any] = {"id": request_id, "custom_id": line["custom_id"], "response": None, "error": None}
+    if unfinished in UNFINISHED:
+        code, text = UNFINISHED[unfinished]
+        return False, {**told, "error": {"code": code, "message": text}}
+    if unfinished:
+        said: Any = answers.Bad(500, "server_error", "The server had an error while processing your request.")
+    else:
+        said = answers.ENDPOINTS[line["url"]](line["body"], int(time.time()))
+    if isinstance(said, answers.Bad):
+        return False, response_line(line["custom_id"], said.status, error_body(said))
+    return True, response_line(line["custom_id"], 200, said)
+
+
+def error_body(said: answers.Bad) -> dict[str, Any]:
+    return {"error": {"message": said.message, "type": said.kind, "param": said.param, "code": None}}
+
+
+def response_line(custom_id: str, status: int, body: Any) -> dict[str, Any]:
+    key = answers.digest(custom_id)[:32]
+    response = {"status_code": status, "request_id": key, "body": body}
+    return {"id": f"batch_req_{key}", "custom_id": custom_id, "response": response, "error": None}
+
+
+def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
+    now = time.time()
+    vendor.settle(batch, answer_line)
+    view = batch.view(now)
+    status = PHASES.get(view.phase, view.phase)
+    if view.phase == "running" and vendor.settings.faults.unknown_status:
+        status = vendor.settings.faults.unknown_status
+    ended = int(view.ended_at) if view.ended_at else None
+    validated = now >= batch.validated_at and not batch.problems
+    problems = view.phase == "failed" and batch.problems
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "model": batch.model,
+        "errors": {"object": "list", "data": batch.problems} if problems else None,
+        "input_file_id": batch.input_file_id,
+        "completion_window": "24h",
+        "status": status,
+        "output_file_id": batch.output.id if batch.output else None,
+        "error_file_id": batch.errors.id if batch.errors else None,
+        "created_at": int(batch.created_at),
+        "in_progress_at": int(batch.validated_at) if validated else None,
+        "expires_at": int(batch.created_at) + 86400,
+        "finalizing_at": int(batch.finalizing_at) if validated and now >= batch.finalizing_at else None,
+        "completed_at": ended if view.phase == "completed" else None,
+        "failed_at": ended if view.phase == "failed" else None,
+        "expired_at": ended if view.phase == "expired" else None,
+        "cancelling_at": int(batch.cancelled_at) if batch.cancelled_at else None,
+        "cancelled_at": ended if view.phase == "cancelled" else None,
+        "request_counts": {
+            "total": batch.total if validated else 0,
+            "completed": view.done - view.failed,
+            "failed": view.failed + (batch.total - view.done if view.phase in UNFINISHED else 0),
+        },
+        "metadata": batch.metadata,
+    }
+
+
+def file_object(stored: StoredFile) -> dict[str, Any]:
+    return {
+        "id": stored.id,
+        "object": "file",
+        "bytes": stored.path.stat().st_size,
+        "created_at": int(stored.created_at),
+        "expires_at": int(stored.expires_at) if stored.expires_at else None,
+        "filename": stored.filename,
+        "purpose": stored.purpose,
+        "status": "processed",
+        "status_details": None,
+    }
+
+
+def file_of(vendor: Vendor, file_id: str) -> StoredFile:
+    if file_id not in vendor.files:
+        raise Refusal(404, f"No such File object: {file_id}", param="id")
+    return vendor.files[file_id]
+
+
+def batch_of(vendor: Vendor, batch_id: str) -> EmulatedBatch:
+    batch = vendor.batches.get(batch_id)
+    if batch is None or batch.dialect != "openai":
+        raise Refusal(404, f"No batch found with id '{batch_id}'.")
+    return batch
+
+
+def ends(data: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    try:
+        body = msgspec.json.decode(await request.body())
+    except ValueError as error:
+        raise Refusal(400, f"We could not parse the JSON body of your request: {re.sub('[{}]', '', str(error))}") from None
+    if not isinstance(body, dict):
+        raise Refusal(400, "The request body must be a JSON object.")
+    return body

@@ -1,0 +1,62 @@
+"""An emulator that runs beside the program that started it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+import uvicorn
+
+from airflow_llm_batch.emulator.app import create_app
+from airflow_llm_batch.emulator.batches import Vendor
+from airflow_llm_batch.emulator.settings import Faults, Settings
+
+
+class Emulator:
+    """A running emulator on 127.0.0.1, in a thread of this process.
+
+        with Emulator(duration=1) as emulator:
+            client = openai.OpenAI(base_url=emulator.openai_url, api_key="any")
+
+    :param port: 0 takes a free one.
+    :param settings: fields of ``Settings``.
+    """
+
+    def __init__(self, port: int = 0, **settings: Any) -> None:
+        self.app = create_app(Settings(**settings))
+        self.vendor: Vendor = self.app.state.vendor
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(("127.0.0.1", port))
+        config = uvicorn.Config(self.app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+
+    @property
+    def openai_url(self) -> str:
+        return f"{self.url}/v1"
+
+    def faults(self, **faults: Any) -> None:
+        """From now on, do these things wrong; no arguments mend everything."""
+        self.vendor.settings.faults = Faults(**faults)
+
+    def __enter__(self) -> Emulator:
+        self.thread.start()
+        for _ in range(1000):
+            if self.server.started:
+                return self
+            time.sleep(0.01)
+        raise RuntimeError("the emulator did not start within 10 seconds")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+        self.socket.close()
+        self.vendor.close()

@@ -1,0 +1,79 @@
+"""What an emulator can be told to be and to do wrong."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class HttpFault(BaseModel):
+    """Something that goes wrong with an HTTP call.
+
+    :param on: the calls it strikes: ``POST /v1/batches``; a ``*`` at the end stands for any rest.
+    :param times: how many of them; ``skip`` lets so many pass first.
+    :param status: answer with this status instead of doing the work.
+    :param cut: close the connection ``before`` the work is done, ``after`` it without an answer, or in the ``body``
+        after ``cut_bytes`` of it.
+    :param delay: seconds of silence before anything else.
+    :param retry_after: value of the header of that name.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    on: str
+    times: int = 1
+    skip: int = 0
+    status: int | None = None
+    cut: Literal["before", "after", "body"] | None = None
+    cut_bytes: int = 1000
+    delay: float = 0
+    retry_after: str | None = None
+
+
+class Faults(BaseModel):
+    """What goes wrong with rows and batches.
+
+    :param row_errors: share of rows that fail on the vendor's side; which ones follows from their text.
+    :param expire: batches expire with this share of their rows done, None for not.
+    :param fail: batches fail validation with this code.
+    :param shuffle: result lines come in another order.
+    :param duplicates: that many result lines come twice.
+    :param garbage: that many lines are not results at all.
+    :param foreign: that many lines belong to somebody else's rows.
+    :param missing: that many result lines never come.
+    :param enqueued_tokens: prompt tokens per model that may wait or run at once; a batch beyond it fails.
+    :param unknown_status: the status told while a batch runs.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    row_errors: float = Field(default=0, ge=0, le=1)
+    expire: float | None = Field(default=None, ge=0, le=1)
+    fail: str | None = None
+    shuffle: bool = False
+    duplicates: int = 0
+    garbage: int = 0
+    foreign: int = 0
+    missing: int = 0
+    enqueued_tokens: int | None = None
+    unknown_status: str | None = None
+    http: list[HttpFault] = []
+
+
+class Settings(BaseModel):
+    """How an emulator behaves when nothing goes wrong.
+
+    :param duration: seconds from a batch's creation to its end.
+    :param api_key: the only key accepted; any key is when None.
+    :param upstream: base URL of an OpenAI-compatible server that answers every request instead of the emulator.
+    :param upstream_key: its key.
+    :param upstream_concurrency: calls to it at once.
+    """
+
+    duration: float = Field(default=5.0, ge=0)
+    api_key: str | None = None
+    upstream: str | None = None
+    upstream_key: str = "none"
+    upstream_concurrency: int = 16
+    faults: Faults = Faults()
