@@ -1,15 +1,15 @@
 """Every error this package raises, in one tree.
 
-    LLMBatchError
-    ├── NothingBilled                   refused before anything was sent, or by the vendor at the door
-    │   ├── InputError                  a row, a source line or a request is unusable
-    │   ├── ConfigurationError          a connection, an argument or a storage location is unusable
-    │   └── RequestRejected             the vendor answered 4xx: status, code and its own message
-    ├── SomethingBilled                 a batch exists or may exist at the vendor
-    │   ├── SubmissionUnconfirmed       a create was sent and its fate is not known
-    │   ├── WaitEnded                   we stopped watching; the batch was left in place or cancelled, as it says
-    │   └── ResultsUnusable             what came back cannot be landed, or too much of it failed
-    └── VendorUnavailable               the vendor could not be reached or answered 5xx, for longer than we retry
+LLMBatchError
+├── NothingBilled                   refused before anything was sent, or by the vendor at the door
+│   ├── InputError                  a row, a source line or a request is unusable
+│   ├── ConfigurationError          a connection, an argument or a storage location is unusable
+│   └── RequestRejected             the vendor answered 4xx: status, code and its own message
+├── SomethingBilled                 a batch exists or may exist at the vendor
+│   ├── SubmissionUnconfirmed       a create was sent and its fate is not known
+│   ├── WaitEnded                   we stopped watching; the batch was left in place or cancelled, as it says
+│   └── ResultsUnusable             what came back cannot be landed, or too much of it failed
+└── VendorUnavailable               the vendor could not be reached or answered 5xx, for longer than we retry
 """
 
 from __future__ import annotations

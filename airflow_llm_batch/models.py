@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003  (pydantic reads the annotation)
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import msgspec

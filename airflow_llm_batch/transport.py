@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import email.utils
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -39,7 +39,7 @@ class HostAuth(httpx.Auth):
         self.origin = origin(httpx.URL(base_url))
         self.headers = dict(headers)
 
-    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         if origin(request.url) == self.origin:
             request.headers.update(self.headers)
         yield request
@@ -92,7 +92,7 @@ class Transport:
             request = next(flow)
             while True:
                 try:
-                    response = await AsyncRetrying(**self.policy(request))(client.send, request)
+                    response: httpx.Response = await AsyncRetrying(**self.policy(request))(client.send, request)
                 except httpx.TransportError as error:
                     raise unavailable(request, error) from None
                 request = flow.send(response)

@@ -38,7 +38,7 @@ class BatchTrigger(BaseTrigger):
         since: float | None = None,
         cancel_on_kill: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.job, self.conn_id, self.batch_id = job, conn_id, batch_id
         self.poll_interval, self.max_poll_interval = poll_interval, max_poll_interval
         self.deadline, self.since, self.cancel_on_kill = deadline, since, cancel_on_kill
@@ -54,9 +54,9 @@ class BatchTrigger(BaseTrigger):
             async with LLMBatchHook(self.conn_id).session() as hook:
                 await (await self._watch(hook)).until_ended(self.poll_interval, self.max_poll_interval)
         except LLMBatchError as error:
-            yield TriggerEvent({"status": "error", "message": str(error)})
+            yield TriggerEvent({"status": "error", "message": str(error)})  # type: ignore[no-untyped-call]
         else:
-            yield TriggerEvent({"status": "ended", "message": ""})
+            yield TriggerEvent({"status": "ended", "message": ""})  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """A user failed or cleared the waiting task: cancel what still runs. A triggerer restart does not get here."""

@@ -225,10 +225,9 @@ def json_schema(output: Any) -> dict[str, Any] | None:
     if output is None or isinstance(output, dict):
         return output
     if hasattr(output, "model_json_schema"):
-        return strict_objects(output.model_json_schema())
-    raise InputError(
-        f"output is {output!r}; give a Pydantic model class or a JSON schema as a dict. Nothing was sent."
-    )
+        schema: dict[str, Any] = strict_objects(output.model_json_schema())
+        return schema
+    raise InputError(f"output is {output!r}; give a Pydantic model class or a JSON schema as a dict. Nothing was sent.")
 
 
 def strict_objects(schema: Any) -> Any:

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -113,7 +113,7 @@ def read_file(path: ObjectStoragePath) -> Located:
     try:
         with open_blocks(path) as raw:
             if name.endswith(".gz"):
-                with io.BufferedReader(gzip.GzipFile(fileobj=raw), CHUNK) as plain:  # type: ignore[type-var,unused-ignore]
+                with io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw)), CHUNK) as plain:
                     yield from reader(plain, name)
             else:
                 yield from reader(raw, name)
@@ -182,7 +182,7 @@ def read_csv(file: io.BufferedReader, name: str) -> Located:
             where = f"{name} line {reader.line_num}"
             if None in row or None in row.values():
                 wanted = len(reader.fieldnames or ())
-                got = sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())  # type: ignore[call-overload]
+                got = sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())
                 raise InputError(f"{where} has {got} fields where the header has {wanted}. Nothing was sent.")
             yield where, row
     except (csv.Error, UnicodeDecodeError) as error:

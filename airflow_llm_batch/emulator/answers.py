@@ -45,11 +45,11 @@ def text_of(content: Any) -> str:
     """The text of a message's content, string or parts; images are named."""
     if isinstance(content, str):
         return content
-    parts = []
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict):
-            parts.append(part.get("text") or ("[image]" if "image" in str(part.get("type")) else text_of(part.get("content"))))
-    return "\n".join(parts)
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return "\n".join(
+        part.get("text") or ("[image]" if "image" in str(part.get("type")) else text_of(part.get("content")))
+        for part in parts
+    )
 
 
 def reply(
@@ -78,7 +78,11 @@ def chat(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     if not isinstance(messages, list) or not messages:
         return Bad(400, "invalid_request_error", "Missing required parameter: 'messages'.", "messages")
     wanted = body.get("response_format") or {}
-    tools = [(t["function"]["name"], t["function"].get("parameters") or {}) for t in body.get("tools") or () if "function" in t]
+    tools = [
+        (t["function"]["name"], t["function"].get("parameters") or {})
+        for t in body.get("tools") or ()
+        if "function" in t
+    ]
     answered = any(m.get("role") == "tool" for m in messages) or body.get("tool_choice") == "none"
     prompt = text_of(messages[-1].get("content"))
     said = reply(
@@ -108,7 +112,10 @@ def chat(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
             "total_tokens": said.input_tokens + said.output_tokens,
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {
-                "reasoning_tokens": 0, "audio_tokens": 0, "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
+                "reasoning_tokens": 0,
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
             },
         },
         "service_tier": "default",
@@ -147,7 +154,9 @@ def responses(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     if said.text is not None:
         content = [{"type": "output_text", "text": said.text, "annotations": [], "logprobs": []}]
         status = "incomplete" if cut else "completed"
-        output.append({"type": "message", "id": f"msg_{key[:24]}", "role": "assistant", "status": status, "content": content})
+        output.append(
+            {"type": "message", "id": f"msg_{key[:24]}", "role": "assistant", "status": status, "content": content}
+        )
     return {
         "id": f"resp_{key[:48]}",
         "object": "response",
@@ -206,7 +215,9 @@ def completions(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     """A completion of the old kind."""
     if not body.get("model"):
         return Bad(400, "invalid_request_error", "you must provide a model parameter", "model")
-    said = reply(str(body.get("prompt") or ""), str(body.get("prompt") or ""), None, [], body.get("max_tokens", 16), False)
+    said = reply(
+        str(body.get("prompt") or ""), str(body.get("prompt") or ""), None, [], body.get("max_tokens", 16), False
+    )
     return {
         "id": f"cmpl-{digest(str(body))[:29]}",
         "object": "text_completion",
@@ -232,7 +243,11 @@ def moderations(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
         "category_applied_input_types": {name: ["text"] for name in names},
     }  # fmt: skip
     results = [verdict for _ in (given if isinstance(given, list) else [given])]
-    return {"id": f"modr-{digest(str(given))[:24]}", "model": body.get("model", "omni-moderation-latest"), "results": results}
+    return {
+        "id": f"modr-{digest(str(given))[:24]}",
+        "model": body.get("model", "omni-moderation-latest"),
+        "results": results,
+    }
 
 
 def message(params: dict[str, Any], tier: str = "standard") -> dict[str, Any] | Bad:
@@ -244,7 +259,8 @@ def message(params: dict[str, Any], tier: str = "standard") -> dict[str, Any] | 
     tools = [(t["name"], t["input_schema"]) for t in params.get("tools") or () if "input_schema" in t]
     messages = params["messages"]
     answered = any(
-        isinstance(m.get("content"), list) and any(b.get("type") == "tool_result" for b in m["content"]) for m in messages
+        isinstance(m.get("content"), list) and any(b.get("type") == "tool_result" for b in m["content"])
+        for m in messages
     )
     if (params.get("tool_choice") or {}).get("type") == "none" or answered:
         tools = []

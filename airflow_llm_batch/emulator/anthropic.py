@@ -25,7 +25,7 @@ KINDS = {
 }  # fmt: skip
 
 
-class Refusal(Exception):  # noqa: N818
+class Refusal(Exception):
     """An error answer in Anthropic's shape."""
 
     def __init__(self, status: int, message: str) -> None:

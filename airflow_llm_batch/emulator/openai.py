@@ -31,7 +31,7 @@ UNFINISHED = {
 }
 
 
-class Refusal(Exception):  # noqa: N818
+class Refusal(Exception):
     """An error answer in OpenAI's shape."""
 
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
@@ -109,14 +109,23 @@ async def create(request: Request, vendor: Held) -> dict[str, Any]:
         if not body.get(name):
             raise Refusal(400, f"Missing required parameter: '{name}'.", "missing_required_parameter", name)
     if body["endpoint"] not in ENDPOINTS:
-        raise Refusal(400, f"Invalid value: '{body['endpoint']}'. Supported values are {ENDPOINTS}.", "invalid_value", "endpoint")
+        raise Refusal(
+            400, f"Invalid value: '{body['endpoint']}'. Supported values are {ENDPOINTS}.", "invalid_value", "endpoint"
+        )
     if body["completion_window"] != "24h":
-        raise Refusal(400, f"Invalid value: '{body['completion_window']}'. Value must be '24h'.", "invalid_value", "completion_window")
+        raise Refusal(
+            400,
+            f"Invalid value: '{body['completion_window']}'. Value must be '24h'.",
+            "invalid_value",
+            "completion_window",
+        )
     metadata = body.get("metadata")
     if metadata is not None and (
         len(metadata) > 16 or any(len(k) > 64 or not isinstance(v, str) or len(v) > 512 for k, v in metadata.items())
     ):
-        raise Refusal(400, "Invalid 'metadata': at most 16 pairs of strings of up to 64 and 512 characters.", param="metadata")
+        raise Refusal(
+            400, "Invalid 'metadata': at most 16 pairs of strings of up to 64 and 512 characters.", param="metadata"
+        )
     stored = vendor.files.get(body["input_file_id"])
     if stored is None:
         raise Refusal(400, f"Invalid file id: {body['input_file_id']}.", "invalid_file_id", "input_file_id")
@@ -168,7 +177,10 @@ def cancel(batch_id: str, vendor: Held) -> dict[str, Any]:
 @router.get("/models")
 def models(vendor: Held) -> dict[str, Any]:
     names = ("gpt-5-mini", "gpt-4o-mini", "text-embedding-3-small")
-    return {"object": "list", "data": [{"id": n, "object": "model", "created": 0, "owned_by": "emulator"} for n in names]}
+    return {
+        "object": "list",
+        "data": [{"id": n, "object": "model", "created": 0, "owned_by": "emulator"} for n in names],
+    }
 
 
 @router.post("/chat/completions")
@@ -206,12 +218,18 @@ def validate(vendor: Vendor, batch: EmulatedBatch, source: Path) -> None:
                 custom_id, url, method = line["custom_id"], line["url"], line["method"]
                 model = body.get("model")
             except (ValueError, KeyError, TypeError, AttributeError):
-                problem("invalid_json_line", f"This line is not parseable as valid JSON or lacks a field: {raw[:60]!r}", number)
+                problem(
+                    "invalid_json_line",
+                    f"This line is not parseable as valid JSON or lacks a field: {raw[:60]!r}",
+                    number,
+                )
                 continue
             if custom_id in seen:
                 problem("duplicate_custom_id", f"The custom_id '{custom_id}' was used before.", number, "custom_id")
             if url != batch.endpoint:
-                problem("url_mismatch", f"The URL '{url}' does not match the batch's '{batch.endpoint}'.", number, "url")
+                problem(
+                    "url_mismatch", f"The URL '{url}' does not match the batch's '{batch.endpoint}'.", number, "url"
+                )
             if method != "POST":
                 problem("invalid_method", f"The method '{method}' is not POST.", number, "method")
             if body.get("stream"):
@@ -331,7 +349,9 @@ async def json_body(request: Request) -> dict[str, Any]:
     try:
         body = msgspec.json.decode(await request.body())
     except ValueError as error:
-        raise Refusal(400, f"We could not parse the JSON body of your request: {re.sub('[{}]', '', str(error))}") from None
+        raise Refusal(
+            400, f"We could not parse the JSON body of your request: {re.sub('[{}]', '', str(error))}"
+        ) from None
     if not isinstance(body, dict):
         raise Refusal(400, "The request body must be a JSON object.")
     return body

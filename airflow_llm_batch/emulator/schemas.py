@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-import re._constants as sre
-import re._parser as sre_parser
+import re._constants as sre  # type: ignore[import-not-found]
+import re._parser as sre_parser  # type: ignore[import-not-found]
 from typing import Any
 
 FORMATS = {
@@ -48,11 +48,19 @@ class Filler:
             merged: dict[str, Any] = {k: v for k, v in schema.items() if k != "allOf"}
             for part in schema["allOf"]:
                 part = self.resolve(part["$ref"]) if "$ref" in part else part
-                merged = {**merged, **part, "properties": {**merged.get("properties", {}), **part.get("properties", {})}}
+                merged = {
+                    **merged,
+                    **part,
+                    "properties": {**merged.get("properties", {}), **part.get("properties", {})},
+                }
             return self.value(merged, depth)
-        kind = schema.get("type") or ("object" if "properties" in schema else "array" if "items" in schema else "string")
+        kind = schema.get("type") or (
+            "object" if "properties" in schema else "array" if "items" in schema else "string"
+        )
         if isinstance(kind, list):
-            kind = next((k for k in kind if k != "null"), "null") if depth < 6 else ("null" if "null" in kind else kind[0])
+            kind = (
+                next((k for k in kind if k != "null"), "null") if depth < 6 else ("null" if "null" in kind else kind[0])
+            )
         return getattr(self, f"{kind}_value", lambda schema, depth: None)(schema, depth)
 
     def choose(self, choices: list[Any], depth: int) -> Any:
@@ -157,12 +165,12 @@ def matches(option: Any, character: str) -> bool:
 
 
 def bounds(schema: dict[str, Any], nudge: float) -> tuple[float, float]:
-    low = schema.get("minimum", schema.get("exclusiveMinimum", None))
-    high = schema.get("maximum", schema.get("exclusiveMaximum", None))
-    if "exclusiveMinimum" in schema and "minimum" not in schema:
-        low += nudge
-    if "exclusiveMaximum" in schema and "maximum" not in schema:
-        high -= nudge
+    low: float | None = schema.get("minimum")
+    high: float | None = schema.get("maximum")
+    if low is None and "exclusiveMinimum" in schema:
+        low = schema["exclusiveMinimum"] + nudge
+    if high is None and "exclusiveMaximum" in schema:
+        high = schema["exclusiveMaximum"] - nudge
     if low is None:
         low = 0 if high is None or high >= 0 else high - 100
     return low, low + 100 if high is None else high

@@ -58,7 +58,9 @@ async def forward(
             return await forward(settings, path, body, own)
     base = str(settings.upstream).rstrip("/").removesuffix("/v1")
     try:
-        response = await client.post(base + path, json=body, headers={"authorization": f"Bearer {settings.upstream_key}"})
+        response = await client.post(
+            base + path, json=body, headers={"authorization": f"Bearer {settings.upstream_key}"}
+        )
         return response.status_code, response.json()
     except (httpx.TransportError, ValueError) as error:
         message = f"upstream failed: {type(error).__name__}: {error}"
@@ -96,7 +98,7 @@ async def message(
 
 
 def to_chat(params: dict[str, Any]) -> dict[str, Any]:
-    body = {k: params[k] for k in ("model", "temperature", "top_p", "max_tokens") if k in params}
+    body: dict[str, Any] = {k: params[k] for k in ("model", "temperature", "top_p", "max_tokens") if k in params}
     messages: list[dict[str, Any]] = []
     if params.get("system"):
         messages.append({"role": "system", "content": flat(params["system"])})
@@ -104,7 +106,9 @@ def to_chat(params: dict[str, Any]) -> dict[str, Any]:
         content = turn.get("content")
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for block in [b for b in blocks if b.get("type") == "tool_result"]:
-            messages.append({"role": "tool", "tool_call_id": block["tool_use_id"], "content": flat(block.get("content"))})
+            messages.append(
+                {"role": "tool", "tool_call_id": block["tool_use_id"], "content": flat(block.get("content"))}
+            )
         calls = [
             {"id": b["id"], "type": "function", "function": {"name": b["name"], "arguments": json.dumps(b["input"])}}
             for b in blocks
@@ -121,7 +125,11 @@ def to_chat(params: dict[str, Any]) -> dict[str, Any]:
         body["tools"] = [
             {
                 "type": "function",
-                "function": {"name": t["name"], "description": t.get("description", ""), "parameters": t["input_schema"]},
+                "function": {
+                    "name": t["name"],
+                    "description": t.get("description", ""),
+                    "parameters": t["input_schema"],
+                },
             }
             for t in tools
             if "input_schema" in t
@@ -152,7 +160,12 @@ def from_chat(body: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
     for call in said.get("tool_calls") or ():
         function = call["function"]
         content.append(
-            {"type": "tool_use", "id": call["id"], "name": function["name"], "input": json.loads(function["arguments"] or "{}")}
+            {
+                "type": "tool_use",
+                "id": call["id"],
+                "name": function["name"],
+                "input": json.loads(function["arguments"] or "{}"),
+            }
         )
     stops = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
     return {

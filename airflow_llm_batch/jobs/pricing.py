@@ -65,7 +65,10 @@ class Prices:
             ).total_price
             return Cost(batch if batch != sync or self.factor is None else sync * self.factor, sync)
 
-        probe = {kind: Result("", "succeeded", input_tokens=0, output_tokens=0) for kind in ("input", "cached", "write", "output")}
+        probe = {
+            kind: Result("", "succeeded", input_tokens=0, output_tokens=0)
+            for kind in ("input", "cached", "write", "output")
+        }
         probe["input"].input_tokens = probe["cached"].input_tokens = probe["write"].input_tokens = 1000
         probe["cached"].cached_tokens = probe["write"].cache_write_tokens = probe["output"].output_tokens = 1000
         try:

@@ -18,7 +18,7 @@ from airflow_llm_batch.models import ROW_STATUSES, Batch, Job, Manifest, Result,
 from airflow_llm_batch.storage import WholeFile, open_blocks, storage_path
 
 if TYPE_CHECKING:
-    import logging
+    from airflow.sdk.types import Logger
 
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.store import JobStore
@@ -36,7 +36,9 @@ class Reconciler:
     :param aside: takes lines that cannot be read.
     """
 
-    def __init__(self, job_id: str, entries: dict[int, bytes], provider: Provider, aside: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, job_id: str, entries: dict[int, bytes], provider: Provider, aside: Callable[[bytes], None]
+    ) -> None:
         self.prefix = f"{job_id}-"
         self.open = entries
         self.answered: set[int] = set()
@@ -87,7 +89,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
     except ValueError:
         parsed = legal(json.loads(line))
     if not isinstance(parsed, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004
+        raise ValueError("not a JSON object")
     return parsed
 
 
@@ -134,13 +136,13 @@ class RowNumber(msgspec.Struct):
 class Landing:
     """Lands one job's results, a file per shard, and sums up what was landed."""
 
-    def __init__(self, store: JobStore, job: Job, hook: LLMBatchHook, destination: str, format: str, log: logging.Logger) -> None:  # noqa: A002
+    def __init__(self, store: JobStore, job: Job, hook: LLMBatchHook, destination: str, fmt: str, log: Logger) -> None:
         self.store, self.job, self.hook, self.log = store, job, hook, log
         self.directory = storage_path(destination)
-        self.sink: type[JsonlSink] = sink_class(format)
+        self.sink: type[JsonlSink] = sink_class(fmt)
         provider = hook.provider
         self.prices = Prices(provider.name, provider.batch_price_factor)
-        self.counts: Counter[str] = Counter({status: 0 for status in ROW_STATUSES})
+        self.counts: Counter[str] = Counter(dict.fromkeys(ROW_STATUSES, 0))
         self.dropped: Counter[str] = Counter({"duplicate": 0, "foreign": 0, "garbage": 0})
         self.tokens: Counter[str] = Counter()
         self.cost: tuple[Decimal, Decimal] | None = (Decimal(0), Decimal(0))
@@ -185,7 +187,9 @@ class Landing:
         # A broken download starts over with a fresh file and fresh sums.
         for attempt in range(1, DOWNLOAD_TRIES + 1):
             kept = Counter(self.counts), Counter(self.tokens), self.cost
-            reconciler = Reconciler(self.job.id, dict(entries), self.hook.provider, bytearray_line(garbage := bytearray()))
+            reconciler = Reconciler(
+                self.job.id, dict(entries), self.hook.provider, bytearray_line(garbage := bytearray())
+            )
             sink = self.sink(self.directory, f"results-{self.job.id}-{shard.index:05d}")
             try:
                 for entry, result in self.answers(reconciler, batch):

@@ -86,7 +86,9 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str) -> Iterator[Line
                 ) from None
             except InputError as error:
                 text = str(error)
-                raise InputError(f"{where}: {text}" + ("" if text.endswith("sent.") else ". Nothing was sent.")) from None
+                raise InputError(
+                    f"{where}: {text}" + ("" if text.endswith("sent.") else ". Nothing was sent.")
+                ) from None
             except (TypeError, ValueError) as error:  # what the JSON encoder raises for values JSON has no form for
                 raise InputError(
                     f"{where} cannot be written as JSON: {error}. Clean or convert the value. Nothing was sent."
@@ -99,9 +101,7 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str) -> Iterator[Line
         raise InputError("There are no rows: the input is empty. Nothing was sent.")
 
 
-def row_encoder(
-    spec: RowSpec, provider: Provider, job_id: str
-) -> Callable[[int, Mapping[str, Any]], tuple[Line, Any]]:
+def row_encoder(spec: RowSpec, provider: Provider, job_id: str) -> Callable[[int, Mapping[str, Any]], tuple[Line, Any]]:
     """A function from a row to its line and its key, None for a key that is the row number."""
     render = (spec.request or BatchLines()).compile()
     encode = msgspec.json.Encoder().encode

@@ -1,12 +1,12 @@
 """The job directory: every fact about a job as a write-once file in object storage.
 
-    job.json                          the plan, the last file of planning
-    shards/00000/requests.jsonl       the bytes that are sent
-    shards/00000/rows.jsonl           row number, key and pass-through columns, a line per request
-    shards/00000/uploaded.json        the vendor's input file
-    shards/00000/try-1/intent.json    before the create   created.json  the vendor's id   ended.json  the end as told
-    progress.json                     the one mutable file
-    manifest.json                     what was landed
+job.json                          the plan, the last file of planning
+shards/00000/requests.jsonl       the bytes that are sent
+shards/00000/rows.jsonl           row number, key and pass-through columns, a line per request
+shards/00000/uploaded.json        the vendor's input file
+shards/00000/try-1/intent.json    before the create   created.json  the vendor's id   ended.json  the end as told
+progress.json                     the one mutable file
+manifest.json                     what was landed
 """
 
 from __future__ import annotations

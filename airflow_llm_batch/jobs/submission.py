@@ -28,7 +28,9 @@ LOOKS, BETWEEN_LOOKS = 4, 2.0
 REPORT_ROWS = 50_000
 
 
-def plan(store: JobStore, hook: LLMBatchHook, spec: RowSpec, metadata: Mapping[str, str], origin: dict[str, Any]) -> Job:
+def plan(
+    store: JobStore, hook: LLMBatchHook, spec: RowSpec, metadata: Mapping[str, str], origin: dict[str, Any]
+) -> Job:
     """Write the shards and the plan, or take up the plan that lies in the directory.
 
     :param metadata: kept by the vendor with each batch.

@@ -11,7 +11,7 @@ from airflow_llm_batch.exceptions import LLMBatchError, WaitEnded
 from airflow_llm_batch.jobs.polling import Wait, describe, interval
 
 if TYPE_CHECKING:
-    import logging
+    from airflow.sdk.types import Logger
 
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.store import JobStore
@@ -29,7 +29,7 @@ class Watch:
         self,
         hook: LLMBatchHook,
         store: JobStore | None,
-        log: logging.Logger,
+        log: Logger,
         *,
         batch_id: str | None = None,
         deadline: float | None = None,
@@ -77,7 +77,9 @@ class Watch:
         """``look`` on an event loop, inside ``hook.session``."""
         pending = list(self.wait.pending.items())
         flows = [self.hook.arun(self.hook.provider.get(batch_id)) for _, batch_id in pending]
-        for (index, batch_id), reading in zip(pending, await asyncio.gather(*flows, return_exceptions=True), strict=True):
+        for (index, batch_id), reading in zip(
+            pending, await asyncio.gather(*flows, return_exceptions=True), strict=True
+        ):
             if isinstance(reading, BaseException) and not isinstance(reading, LLMBatchError):
                 raise reading
             await asyncio.to_thread(self.note, index, batch_id, reading)

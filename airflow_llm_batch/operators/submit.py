@@ -79,7 +79,7 @@ class SubmitBatchOperator(BaseOperator):
                 "Nothing was sent."
             )
         ti = context["ti"]
-        origin = {
+        origin: dict[str, Any] = {
             "dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id,
             "map_index": -1 if ti.map_index is None else ti.map_index,
         }  # fmt: skip

@@ -13,7 +13,7 @@ import httpx
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Request, Result, RowStatus, Shard
 from airflow_llm_batch.providers.anthropic_chat import message_params
-from airflow_llm_batch.providers.base import Flow, Payload, Provider, repeatable
+from airflow_llm_batch.providers.base import Batches, Flow, Payload, Provider, Requests, repeatable, streamed
 
 ROW_OUTCOMES: dict[str, RowStatus] = {"canceled": "cancelled", "expired": "expired"}
 STOPPED: dict[str, RowStatus] = {
@@ -68,13 +68,14 @@ class Anthropic(Provider):
         # The lines hold no raw newline, so each line end becomes a comma; the last one is covered by a space.
         last = content.size - 1
         body = Payload(lambda: commas(content, last), content.size).framed(HEAD, TAIL)
-        headers = {"content-type": "application/json", "content-length": str(body.size)}
-        response = yield httpx.Request("POST", self.url("v1", "messages", "batches"), headers=headers, stream=body)
+        url = self.url("v1", "messages", "batches")
+        response = yield streamed("POST", url, {"content-type": "application/json"}, body)
         return parse_batch(self.expect(response, "the creation of a batch"))
 
-    def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[list[Batch]]:
+    def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
         earliest = since - timedelta(minutes=5)
-        found, after = [], None
+        found: Batches = []
+        after = None
         for _ in range(self.find_pages):
             page = yield from self.list(after)
             for batch in page.items:
@@ -104,7 +105,7 @@ class Anthropic(Provider):
             return (yield from self.get(batch_id))
         return parse_batch(self.expect(response, f"the cancellation of batch {batch_id}"))
 
-    def downloads(self, batch: Batch) -> list[httpx.Request]:
+    def downloads(self, batch: Batch) -> Requests:
         # Behind a gateway results_url names a host that our credentials must not go to; its path is documented.
         ours = httpx.URL(self.base_url).host
         own = self.url("v1", "messages", "batches", batch.id, "results")

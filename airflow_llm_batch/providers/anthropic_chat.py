@@ -5,6 +5,7 @@ What has no counterpart is refused by name, never dropped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgspec
@@ -185,7 +186,7 @@ def output_config(value: dict[str, Any], params: dict[str, Any]) -> None:
     params.setdefault("output_config", {}).update(value)
 
 
-TRANSLATE = {
+TRANSLATE: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "messages": messages,
     "max_tokens": max_tokens,
     "max_completion_tokens": max_tokens,

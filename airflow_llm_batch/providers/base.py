@@ -20,6 +20,9 @@ from airflow_llm_batch.models import Batch, Limits, Page, Request, Result, Shard
 
 T = TypeVar("T")
 Flow = Generator[httpx.Request, httpx.Response, T]
+# Providers have a method called list, which hides the builtin in their annotations.
+Batches = list[Batch]
+Requests = list[httpx.Request]
 
 #: Request extension: True lets the driver send the request again after any transport failure or 5xx.
 REPEATABLE = "llm_batch.repeatable"
@@ -113,7 +116,7 @@ class Provider(ABC):
         """Create the batch. Never repeated by the driver once it may have arrived."""
 
     @abstractmethod
-    def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[list[Batch]]:
+    def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
         """Batches created after ``since`` that may be the shard's, newest first."""
 
     @abstractmethod
@@ -129,7 +132,7 @@ class Provider(ABC):
         """Ask for cancellation; a batch that has already ended is returned as it is."""
 
     @abstractmethod
-    def downloads(self, batch: Batch) -> list[httpx.Request]:
+    def downloads(self, batch: Batch) -> Requests:
         """Requests whose streamed bodies together are the batch's result lines; empty when there are none."""
 
     @abstractmethod
@@ -205,8 +208,14 @@ def repeatable(request: httpx.Request) -> httpx.Request:
     return request
 
 
+def streamed(method: str, url: httpx.URL, headers: Mapping[str, str], body: Payload) -> httpx.Request:
+    """A request with a streamed body of known length; httpx adds no headers of its own to such a one."""
+    fixed = {"host": url.netloc.decode("ascii"), "content-length": str(body.size)}
+    return httpx.Request(method, url, headers={**fixed, **headers}, stream=body)
+
+
 def encode_multipart(fields: Mapping[str, str], filename: str, content: Payload) -> tuple[dict[str, str], Payload]:
-    """Headers and body of a ``multipart/form-data`` upload of one streamed file, fields first."""
+    """Content type and body of a ``multipart/form-data`` upload of one streamed file, fields first."""
     boundary = "llm-batch-7c1e54b09d3f4f6aa0b1"
     head = b"".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
@@ -218,5 +227,4 @@ def encode_multipart(fields: Mapping[str, str], filename: str, content: Payload)
         "Content-Type: application/jsonl\r\n\r\n"
     ).encode()
     body = content.framed(head, f"\r\n--{boundary}--\r\n".encode())
-    headers = {"content-type": f"multipart/form-data; boundary={boundary}", "content-length": str(body.size)}
-    return headers, body
+    return {"content-type": f"multipart/form-data; boundary={boundary}"}, body

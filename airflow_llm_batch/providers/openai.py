@@ -14,7 +14,16 @@ import msgspec
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Request, Result, RowStatus, Shard
-from airflow_llm_batch.providers.base import Flow, Payload, Provider, encode_multipart, repeatable
+from airflow_llm_batch.providers.base import (
+    Batches,
+    Flow,
+    Payload,
+    Provider,
+    Requests,
+    encode_multipart,
+    repeatable,
+    streamed,
+)
 
 OUTCOMES: dict[str, Outcome] = {
     "completed": "completed",
@@ -37,7 +46,7 @@ class OpenAI(Provider):
         {"/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/completions", "/v1/moderations"}
     )
     batch_price_factor = "0.5"
-    #: OpenAI sends a listing's first 100 batches; more pages than this are not searched for a lost create
+    #: pages of 100 batches searched for a lost create
     find_pages = 20
 
     def normalize(self, base_url: str) -> str:
@@ -67,8 +76,7 @@ class OpenAI(Provider):
 
     def upload(self, filename: str, content: Payload) -> Flow[str | None]:
         headers, body = encode_multipart({"purpose": "batch"}, filename, content)
-        request = httpx.Request("POST", self.url("files"), headers=headers, stream=body)
-        response = yield repeatable(request)
+        response = yield repeatable(streamed("POST", self.url("files"), headers, body))
         return str(self.expect(response, "the upload of an input file")["id"])
 
     def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
@@ -81,10 +89,11 @@ class OpenAI(Provider):
         response = yield httpx.Request("POST", self.url("batches"), json=body)
         return parse_batch(self.expect(response, "the creation of a batch"))
 
-    def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[list[Batch]]:
+    def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
         # Created-at has whole seconds and the vendor's clock is not ours.
         earliest = since - timedelta(minutes=10)
-        found, after = [], None
+        found: Batches = []
+        after = None
         for _ in range(self.find_pages):
             page = yield from self.list(after)
             found += [b for b in page.items if b.metadata.get(KEY) == shard.key or (ref and b.input_ref == ref)]
@@ -111,7 +120,7 @@ class OpenAI(Provider):
             return (yield from self.get(batch_id))
         return parse_batch(self.expect(response, f"the cancellation of batch {batch_id}"))
 
-    def downloads(self, batch: Batch) -> list[httpx.Request]:
+    def downloads(self, batch: Batch) -> Requests:
         return [self.download(file_id) for file_id in batch.files]
 
     def download(self, file_id: str) -> httpx.Request:
@@ -130,8 +139,9 @@ class OpenAI(Provider):
             raise KeyError("response")
         body = (response or {}).get("body") or {}
         status = (response or {}).get("status_code") or 0
-        if not 200 <= status < 300 or not body or "error" in body and body["error"]:
-            inner = body.get("error") if isinstance(body.get("error"), dict) else {}
+        if not 200 <= status < 300 or not body or body.get("error"):
+            told = body.get("error")
+            inner = told if isinstance(told, dict) else {}
             result.error_code = str(inner.get("code") or inner.get("type") or f"http_{status}")
             result.error_message = inner.get("message") or f"The vendor reported HTTP {status} for this row."
             return result

@@ -1,0 +1,317 @@
+"""The example DAG ``nightly_review_labels`` on the local emulator, through Airflow itself.
+
+python -m airflow_llm_batch.demo                 one run, deferral included, and a table of what it landed
+python -m airflow_llm_batch.demo --ui            the same in a running Airflow with its UI
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+DAG_ID = "nightly_review_labels"
+MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
+START_SECONDS, RUN_SECONDS = 300, 900
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m airflow_llm_batch.demo", description=__doc__)
+    parser.add_argument("--provider", choices=sorted(MODELS), default="openai")
+    parser.add_argument("--rows", type=int, default=1200)
+    parser.add_argument("--duration", type=float, default=8.0, help="seconds an emulated batch takes")
+    parser.add_argument("--home", type=Path, default=Path(".demo"), help="where everything of the run lies")
+    parser.add_argument("--ui", action="store_true", help="run in a whole Airflow and leave its UI running")
+    parser.add_argument("--exit", action="store_true", help="with --ui: stop Airflow when the run is over")
+    given = parser.parse_args()
+    home = given.home.resolve()
+    if given.ui and home.exists():
+        shutil.rmtree(home / "jobs", ignore_errors=True)
+    home.mkdir(parents=True, exist_ok=True)
+    emulator_port = free_port()
+    environment = airflow_environment(home, given.provider, emulator_port)
+    conf = {"reviews": given.rows, "model": MODELS[given.provider], "data": f"file://{home}/data"}
+    with emulator(emulator_port, given.duration, home / "emulator.log", environment):
+        say(f"Emulator of the {given.provider} batch API on http://127.0.0.1:{emulator_port}")
+        run = run_in_ui if given.ui else run_once
+        sys.exit(run(home, environment, conf, given.exit))
+
+
+def airflow_environment(home: Path, provider: str, emulator_port: int) -> dict[str, str]:
+    """The process environment of an Airflow that lives in ``home`` and sees one connection."""
+    url = f"http://127.0.0.1:{emulator_port}" + ("/v1" if provider == "openai" else "")
+    # Batches of 500 show several shards at work; real limits are far higher and need no setting.
+    extra = {"provider": provider, "limits": {"requests": 500}}
+    connection = {"conn_type": "llmbatch", "host": url, "password": "emulator-key", "extra": extra}
+    settings = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(example_dags()),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        "AIRFLOW__LLM_BATCH__STORAGE": f"file://{home}/jobs",
+        "AIRFLOW_CONN_LLM_BATCH_DEFAULT": json.dumps(connection),
+    }
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | settings
+
+
+def example_dags() -> Path:
+    """The example DAGs: of the clone this runs in, or of the installed package."""
+    here = Path(__file__).resolve().parent
+    clone = here.parent / "dags_examples"
+    return clone if clone.is_dir() else here / "dags_examples"
+
+
+def run_once(home: Path, environment: dict[str, str], conf: dict[str, Any], leave: bool) -> int:
+    """``airflow dags test``: Airflow's own task runner, deferral and trigger, without scheduler and UI."""
+    log = home / "run.log"
+    airflow = [sys.executable, "-m", "airflow"]
+    say("Preparing Airflow's database ...")
+    with log.open("wb") as output:
+        subprocess.run([*airflow, "db", "migrate"], env=environment, stdout=output, stderr=output, check=True)
+        command = [*airflow, "dags", "test", DAG_ID, "--conf", json.dumps(conf)]
+        say(f"Running the DAG {DAG_ID} (log: {log})")
+        started = time.time()
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        follow(home, started, process.poll)
+    finally:
+        stop(process)
+    manifest = newest(home, "manifest.json", started)
+    if process.returncode != 0 or manifest is None:
+        tail = log.read_text(errors="replace").splitlines()[-30:]
+        say("The run failed. The end of its log:\n" + "\n".join(tail))
+        return 1
+    show(manifest)
+    return 0
+
+
+def run_in_ui(home: Path, environment: dict[str, str], conf: dict[str, Any], leave: bool) -> int:
+    """``airflow standalone``: api-server, scheduler, triggerer and dag-processor."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment |= {
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+    }
+    log = home / "standalone.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "standalone"], env=environment, stdout=output, stderr=output
+        )
+    try:
+        say(f"Starting Airflow, about a minute (log: {log})")
+        api = Api(url, home, process)
+        api.wait_until_ready()
+        say(f"Airflow runs at {url}   user: {api.user}   password: {api.password}")
+        started = time.time()
+        run_id = api.trigger(conf)
+        say(f"Triggered: {url}/dags/{DAG_ID}/runs/{run_id}")
+        follow(home, started, lambda: {"success": 0, "failed": 1}.get(api.state(run_id)))
+        state = api.state(run_id)
+        if manifest := newest(home, "manifest.json", started):
+            show(manifest)
+        say(f"The run ended: {state}.")
+        if not leave:
+            say("Airflow goes on running; stop it with Ctrl+C.")
+            process.wait()
+        return 0 if state == "success" else 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        stop(process)
+
+
+class Api:
+    """What the demo needs of Airflow's REST API."""
+
+    def __init__(self, url: str, home: Path, process: subprocess.Popen[bytes]) -> None:
+        import httpx
+
+        self.http = httpx.Client(base_url=url, timeout=30)
+        self.home, self.process = home, process
+        self.user = self.password = ""
+
+    def wait_until_ready(self) -> None:
+        """Until the DAG is known to the API; logs in on the way."""
+        import httpx
+
+        for _ in range(START_SECONDS):
+            if self.process.poll() is not None:
+                raise SystemExit("airflow standalone ended; see standalone.log")
+            try:
+                if self._log_in() and self.http.get(f"/api/v2/dags/{DAG_ID}").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(1)
+        raise SystemExit(f"Airflow was not ready within {START_SECONDS} seconds; see standalone.log")
+
+    def _log_in(self) -> bool:
+        passwords = self.home / "simple_auth_manager_passwords.json.generated"
+        if not passwords.exists() or not passwords.read_text().strip():
+            return False
+        self.user, self.password = next(iter(json.loads(passwords.read_text()).items()))
+        token = self.http.post("/auth/token", json={"username": self.user, "password": self.password})
+        if token.status_code >= 300:
+            return False
+        self.http.headers["authorization"] = f"Bearer {token.json()['access_token']}"
+        return True
+
+    def trigger(self, conf: dict[str, Any]) -> str:
+        self.http.patch(f"/api/v2/dags/{DAG_ID}", json={"is_paused": False}).raise_for_status()
+        run = self.http.post(f"/api/v2/dags/{DAG_ID}/dagRuns", json={"logical_date": None, "conf": conf})
+        run.raise_for_status()
+        return str(run.json()["dag_run_id"])
+
+    def state(self, run_id: str) -> str:
+        response = self.http.get(f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}")
+        return str(response.json().get("state"))
+
+
+def follow(home: Path, started: float, ended: Any) -> None:
+    """Show how far the job is until ``ended()`` is not None."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:<44}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows"),
+    )
+    with Progress(*columns, TimeElapsedColumn()) as progress:
+        bar = progress.add_task("starting", total=1)
+        told = ""
+        for _ in range(RUN_SECONDS * 2):
+            told = tell(progress, bar, home, started, told)
+            if ended() is not None:
+                tell(progress, bar, home, started, told)
+                return
+            time.sleep(0.5)
+    raise SystemExit(f"The run was not over within {RUN_SECONDS} seconds.")
+
+
+def tell(progress: Progress, bar: Any, home: Path, started: float, told: str) -> str:
+    """Read the job directory, move the bar; a new step is also printed as a line, for logs and pipes."""
+    job = newest(home, "job.json", started)
+    if job is None:
+        return told
+    seen = newest(home, "progress.json", started) or {"shards": {}}
+    shards = seen["shards"].values()
+    done = sum((s["succeeded"] or 0) + (s["failed"] or 0) for s in shards)
+    states = sorted({s["status"] for s in shards}) or ["submitting"]
+    text = f"{len(job['shards'])} batches {', '.join(states)}"
+    if newest(home, "manifest.json", started):
+        text, done = "landed", job["rows"]
+    progress.update(bar, description=text, completed=done, total=job["rows"])
+    line = f"{text}: {done:,} of {job['rows']:,} rows"
+    if line != told and not progress.console.is_terminal:
+        say(line)
+    return line
+
+
+def newest(home: Path, name: str, since: float) -> dict[str, Any] | None:
+    """The newest file of that name in any job directory, written after ``since``."""
+    found = [(path.stat().st_mtime, path) for path in (home / "jobs").rglob(name)]
+    found = [item for item in found if item[0] >= since]
+    if not found:
+        return None
+    content: dict[str, Any] = json.loads(max(found)[1].read_bytes())
+    return content
+
+
+def show(manifest: dict[str, Any]) -> None:
+    """The table a run ends with."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    sample = Table(title="First results", title_justify="left")
+    for column in ("key", "status", "review", "output"):
+        sample.add_column(column, overflow="fold")
+    for row in first_rows(Path(manifest["files"][0].removeprefix("file://")), 5):
+        sample.add_row(row["key"], row["status"], str(row.get("review")), json.dumps(row["output"]))
+    console.print(sample)
+    totals = Table(title="Landed", title_justify="left", show_header=False)
+    counts = ", ".join(f"{n:,} {status}" for status, n in manifest["counts"].items() if n)
+    totals.add_row("rows", f"{manifest['rows']:,}: {counts}")
+    totals.add_row("model", f"{', '.join(manifest['models'])} at {manifest['provider']}")
+    totals.add_row("tokens", f"{manifest['input_tokens']:,} in, {manifest['output_tokens']:,} out")
+    cost, sync = manifest["cost_usd"], manifest["sync_cost_usd"]
+    dollars = "unknown" if cost is None else f"${cost:.4f} in batches; ${sync:.4f} at the synchronous price"
+    totals.add_row("dollars", dollars)
+    totals.add_row("batches", "\n".join(manifest["batches"]))
+    totals.add_row("files", "\n".join(manifest["files"]))
+    console.print(totals)
+
+
+def first_rows(path: Path, count: int) -> list[dict[str, Any]]:
+    with path.open("rb") as lines:
+        return [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
+
+
+@contextmanager
+def emulator(port: int, duration: float, log: Path, environment: dict[str, str]) -> Iterator[None]:
+    command = [sys.executable, "-m", "airflow_llm_batch.emulator", "--port", str(port), "--duration", str(duration)]
+    command += ["--faults", json.dumps({"row_errors": 0.005})]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        wait_for_port(port, process, log)
+        yield
+    finally:
+        stop(process)
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            raise SystemExit(f"The emulator ended: {log.read_text(errors='replace')[-2000:]}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise SystemExit("The emulator did not start within 60 seconds.")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process that this one started, politely first."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def say(text: str, to: IO[str] = sys.stdout) -> None:
+    print(text, file=to, flush=True)
+
+
+if __name__ == "__main__":
+    main()
