@@ -62,7 +62,6 @@ def airflow_environment(home: Path, provider: str, emulator_port: int) -> dict[s
         "AIRFLOW__CORE__DAGS_FOLDER": str(example_dags()),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__LLM_BATCH__STORAGE": f"file://{home}/jobs",
         "AIRFLOW_CONN_LLM_BATCH_DEFAULT": json.dumps(connection),

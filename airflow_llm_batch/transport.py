@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import logging
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -30,6 +31,10 @@ BUSY = frozenset({408, 429, 500, 502, 503, 504, 529})
 #: failures before the request left this machine
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 LONGEST_PAUSE = 120.0
+
+# httpx tells of every call at INFO: a day's wait would fill the task log with them.
+if logging.getLogger("httpx").level == logging.NOTSET:
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class HostAuth(httpx.Auth):

@@ -1,0 +1,93 @@
+"""A throw-away Airflow, set up before anything imports it, and an emulator per test."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+HOME = Path(tempfile.mkdtemp(prefix="llm-batch-tests-"))
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ |= {
+    "AIRFLOW_HOME": str(HOME),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(HERE.parent / "dags_examples"),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs",
+}
+
+from airflow_llm_batch.emulator import Emulator  # noqa: E402
+from airflow_llm_batch.hooks import LLMBatchHook  # noqa: E402
+
+MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
+SECRET = "sk-planted-secret-4711"
+
+
+@pytest.fixture
+def emulator():
+    """A fast emulator; tests ask for slower ones themselves."""
+    with Emulator(duration=0) as running:
+        yield running
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+def provider(request):
+    """Every test that asks for it runs once per vendor."""
+    return request.param
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Define an ``llmbatch`` connection; returns its id."""
+
+    def define(url: str, provider: str = "openai", conn_id: str = "llm_test", key: str | None = SECRET, **extra):
+        connection = {"conn_type": "llmbatch", "host": url, "extra": {"provider": provider, "retries": 2, **extra}}
+        if key:
+            connection["password"] = key
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+        return conn_id
+
+    return define
+
+
+@pytest.fixture
+def hook(emulator, provider, connect):
+    """A hook on the emulator, for each vendor."""
+    made = LLMBatchHook(connect(emulator.url, provider))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def context(tmp_path):
+    """As much of a task's context as operators read; every test has a run of its own."""
+    ti = SimpleNamespace(dag_id="dag", run_id=f"run-{tmp_path.name}", task_id="submit", map_index=-1)
+    return {"ti": ti}
+
+
+@pytest.fixture(scope="session")
+def airflow_db():
+    """Airflow's database, for tests that run DAGs."""
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Real data that lies beside the clone where there is any."""
+    data = HERE.parent.parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("the real sample data is not beside this clone")
+    return data
+
+
+def read_jsonl(uri: str | Path) -> list[dict]:
+    """The records of a JSON lines file, split at newlines only."""
+    raw = Path(str(uri).removeprefix("file://")).read_bytes()
+    return [json.loads(line) for line in raw.split(b"\n") if line]
