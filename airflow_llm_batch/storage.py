@@ -9,6 +9,7 @@ and crashes but not against two attempts in the same instant.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ CHUNK = 2**20
 COMMIT_ALWAYS = frozenset({"abfs", "abfss", "az", "adl", "wasb", "wasbs"})
 
 
-def storage_path(uri: str | ObjectStoragePath) -> ObjectStoragePath:
+def storage_path(uri: str | os.PathLike[str] | ObjectStoragePath) -> ObjectStoragePath:
     """An ``ObjectStoragePath`` from a URI (``s3://conn@bucket/key``) or a local path.
 
     :raises ConfigurationError: when the scheme's file system is not installed.
@@ -34,12 +35,12 @@ def storage_path(uri: str | ObjectStoragePath) -> ObjectStoragePath:
 
     if isinstance(uri, ObjectStoragePath):
         return uri
-    scheme = urlsplit(uri).scheme
+    text = os.fspath(uri)
     try:
-        return ObjectStoragePath(uri if scheme else f"file://{uri}")
+        return ObjectStoragePath(text if urlsplit(text).scheme else f"file://{os.path.abspath(text)}")
     except (ValueError, ImportError) as error:
         raise ConfigurationError(
-            f"Cannot use {uri!r}: {error}. Install the extra for it (s3, gcs, azure), "
+            f"Cannot use {text!r}: {error}. Install the extra for it (s3, gcs, azure), "
             "for example pip install 'airflow-provider-llm-batch[s3]'. Nothing was sent."
         ) from None
 
