@@ -76,7 +76,7 @@ def test_globs_directories_lists_and_upstream_outputs_name_many_files(tmp_path):
 def test_lists_of_texts_and_of_objects_are_rows():
     """A text has one column, text."""
     assert rows_of(["hi", "s3 is great"]) == [{"text": "hi"}, {"text": "s3 is great"}]
-    assert rows_of(({"a": n} for n in range(2))) == [{"a": 0}, {"a": 1}]
+    assert rows_of({"a": n} for n in range(2)) == [{"a": 0}, {"a": 1}]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_unreadable_files_are_refused(tmp_path):
 
 def test_a_long_json_array_is_read_piece_by_piece(tmp_path):
     """Items that straddle the read buffer come out whole."""
-    rows = [{"n": n, "text": "é\\\"}]" * 2000} for n in range(300)]
+    rows = [{"n": n, "text": 'é\\"}]' * 2000} for n in range(300)]
     assert rows_of(write(tmp_path / "a.json", json.dumps(rows, ensure_ascii=False))) == rows
 
 
@@ -212,7 +212,10 @@ def test_embeddings_and_raw_bodies():
 def test_existing_batch_lines_are_requests():
     """OpenAI's lines with and without /v1, Anthropic's; anything else is refused with the remedy."""
     render = BatchLines().compile()
-    assert render({"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"x": 1}}) == ("/v1/embeddings", {"x": 1})
+    assert render({"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"x": 1}}) == (
+        "/v1/embeddings",
+        {"x": 1},
+    )
     assert render({"custom_id": "a", "url": "/chat/completions", "body": {}}).endpoint == "/v1/chat/completions"
     assert render({"custom_id": "a", "params": {"m": 1}}) == ("/v1/messages", {"m": 1})
     with pytest.raises(InputError, match="request=ChatRequest"):

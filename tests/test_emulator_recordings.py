@@ -62,10 +62,14 @@ def test_recorded_traffic_replays(shared, vendor):
         for method, path, sent, kind, answer in recorded(shared / "samples" / f"recording_{vendor}.yaml"):
             for theirs, ours in ids.items():
                 path, sent = path.replace(theirs, ours), sent.replace(theirs, ours)
-            told = [json.loads(line) for line in ([answer] if b"\n}" in answer else answer.split(b"\n")) if line.strip()]
+            told = [
+                json.loads(line) for line in ([answer] if b"\n}" in answer else answer.split(b"\n")) if line.strip()
+            ]
             wanted = told[0].get("status") or told[0].get("processing_status")
             for _ in range(300):
-                response = http.request(method, path, content=sent.encode(), headers={"content-type": kind} if kind else {})
+                response = http.request(
+                    method, path, content=sent.encode(), headers={"content-type": kind} if kind else {}
+                )
                 assert response.status_code == 200, response.text
                 lines = [json.loads(line) for line in response.text.split("\n") if line.strip()]
                 if (lines[0].get("status") or lines[0].get("processing_status")) == wanted:

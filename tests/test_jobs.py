@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from conftest import MODELS, read_jsonl
@@ -271,7 +272,7 @@ def test_every_row_is_accounted_for(hook, provider, store, emulator, tmp_path, f
         assert row["status"] == "succeeded" or row["error_code"]
     if fault == "disorder":
         assert manifest.dropped == {"duplicate": 5, "foreign": 3, "garbage": 4}
-        assert len(open(manifest.aside.removeprefix("file://"), "rb").read().splitlines()) == 4
+        assert Path(manifest.aside.removeprefix("file://")).read_bytes().count(b"\n") == 4
 
 
 def test_garbage_inside_answers_does_not_sink_a_batch(hook, provider, store, emulator, tmp_path, monkeypatch):
@@ -326,7 +327,9 @@ def test_a_wait_survives_what_is_transient_and_ends_at_its_deadline(provider, co
         hook = LLMBatchHook(connect(emulator.url, provider, retries=0.5))
         submit(store, hook, spec(texts(3), chat(provider)))
         reads = "GET /v1/batches/*" if provider == "openai" else "GET /v1/messages/batches/*"
-        emulator.faults(http=[{"on": reads, "status": 503}, {"on": reads, "cut": "before"}, {"on": reads, "status": 429}])
+        emulator.faults(
+            http=[{"on": reads, "status": 503}, {"on": reads, "cut": "before"}, {"on": reads, "status": 429}]
+        )
         watch = Watch(hook, store, log)
         assert [watch.look() for _ in range(4)] == [False] * 4
         assert emulator.vendor.settings.faults.http[2].times == 0
@@ -358,7 +361,9 @@ def test_planning_crashes_leave_no_plan(hook, provider, store, monkeypatch):
 def test_prices_are_the_batch_prices_and_unknown_is_none():
     """Half of the synchronous price; cached tokens at their own; a model nobody knows costs None."""
     prices = Prices("openai", "0.5")
-    used = Result("a", "succeeded", model="gpt-5-mini", input_tokens=1_000_000, cached_tokens=400_000, output_tokens=100_000)
+    used = Result(
+        "a", "succeeded", model="gpt-5-mini", input_tokens=1_000_000, cached_tokens=400_000, output_tokens=100_000
+    )
     # gpt-5-mini: $0.25 in, $0.025 cached, $2.00 out per million tokens; half of that in a batch
     batch = (600_000 * 0.25 + 400_000 * 0.025 + 100_000 * 2.0) / 1e6 / 2
     assert float(prices.cost(used, "gpt-5-mini").batch) == pytest.approx(batch)

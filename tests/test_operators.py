@@ -30,7 +30,9 @@ def run(context, conn_id, tmp_path, *, fetch=None, **submit):
     return summary, [row for file in summary["files"] for row in read_jsonl(file)]
 
 
-def test_a_thousand_real_reviews_are_labelled_each_with_its_own_text(emulator, provider, connect, context, tmp_path, shared):
+def test_a_thousand_real_reviews_are_labelled_each_with_its_own_text(
+    emulator, provider, connect, context, tmp_path, shared
+):
     """Real texts, both vendors: every one landed once, beside its own text."""
     path = shared / "restaurant_reviews.tsv"
     with path.open(encoding="utf-8", newline="") as file:
@@ -59,7 +61,15 @@ def test_an_existing_openai_batch_file_runs_as_it_is(emulator, connect, context,
     assert all(row["text"].startswith(sent[row["key"]]["messages"][-1]["content"][:40]) for row in rows)
 
 
-@pytest.mark.parametrize("name", ["langbatch_chat_completion_batch", "langbatch_chat_completion_batch_bedrock", "langbatch_embedding_batch", "groq_batch_input"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "langbatch_chat_completion_batch",
+        "langbatch_chat_completion_batch_bedrock",
+        "langbatch_embedding_batch",
+        "groq_batch_input",
+    ],
+)
 def test_other_peoples_batch_files_run_too(emulator, connect, context, tmp_path, shared, name):
     """Chat with tools and JSON mode, embeddings, several models: one result per line."""
     path = shared / "samples" / f"{name}.jsonl"
@@ -134,11 +144,20 @@ def test_a_destination_that_cannot_be_written_stops_the_submission(emulator, con
 
 @pytest.mark.parametrize(
     ("extra", "named"),
-    [({"provider": "opneai"}, "Unknown provider 'opneai'"), ({"provider": ""}, "names no provider"), ({"limits": {"rows": 1}}, "limits")],
+    [
+        ({"provider": "opneai"}, "Unknown provider 'opneai'"),
+        ({"provider": ""}, "names no provider"),
+        ({"limits": {"rows": 1}}, "limits"),
+    ],
 )
 def test_unusable_connections_are_refused(emulator, monkeypatch, context, extra, named):
     """Told before the rows are read."""
-    connection = {"conn_type": "llmbatch", "host": emulator.url, "password": "k", "extra": {"provider": "openai", **extra}}
+    connection = {
+        "conn_type": "llmbatch",
+        "host": emulator.url,
+        "password": "k",
+        "extra": {"provider": "openai", **extra},
+    }
     monkeypatch.setenv("AIRFLOW_CONN_BAD", json.dumps(connection))
     with pytest.raises(ConfigurationError, match=named):
         SubmitBatchOperator(task_id="s", conn_id="bad", rows="file:///none.jsonl").execute(context)
@@ -153,7 +172,9 @@ def test_a_vendors_own_address_needs_a_key(connect, context):
 def test_a_request_of_another_kind_is_refused(connect, context):
     """A dict where a ChatRequest belongs."""
     with pytest.raises(InputError, match="request is a dict"):
-        SubmitBatchOperator(task_id="s", conn_id=connect("http://x"), rows=["x"], request={"model": "m"}).execute(context)
+        SubmitBatchOperator(task_id="s", conn_id=connect("http://x"), rows=["x"], request={"model": "m"}).execute(
+            context
+        )
 
 
 def test_the_sensor_defers_and_its_trigger_fires(provider, connect, context):

@@ -38,8 +38,19 @@ def test_airflow_offers_the_connection_type_and_its_form():
 
 def test_every_module_imports_alone():
     """No import order is needed: each module loads in a process of its own... of two dozen, those users name."""
-    for name in ("hooks", "operators", "sensors", "triggers", "data", "emulator", "providers.openai", "jobs.submission"):
-        done = subprocess.run([sys.executable, "-c", f"import airflow_llm_batch.{name}"], capture_output=True, text=True)
+    for name in (
+        "hooks",
+        "operators",
+        "sensors",
+        "triggers",
+        "data",
+        "emulator",
+        "providers.openai",
+        "jobs.submission",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import airflow_llm_batch.{name}"], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
 
 
@@ -72,7 +83,12 @@ def test_the_wheel_carries_the_example_dags():
         {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         {"type": "integer", "multipleOf": 7, "minimum": 50},
         {"anyOf": [{"type": "null"}, {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}]},
-        {"$defs": {"n": {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}}}}, "$ref": "#/$defs/n"},
+        {
+            "$defs": {
+                "n": {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}}}
+            },
+            "$ref": "#/$defs/n",
+        },
         {"allOf": [{"type": "object", "properties": {"a": {"type": "boolean"}}}, {"required": ["a"]}]},
         {"type": ["string", "null"], "minLength": 40},
         {"enum": [1, "two", None]},

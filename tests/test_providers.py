@@ -118,7 +118,9 @@ class TestOpenAI(Contract):
     def test_batches_of_its_kin_are_read_leniently(self):
         """Capitals, nulls, empty error files, counts that disagree."""
         raw = {"id": "b", "status": "Completed", "request_counts": None, "output_file_id": "o", "error_file_id": ""}
-        batch = drive(self.made.get("b"), {**raw, "endpoint": None, "metadata": None, "created_at": "2026-01-01T00:00:00Z"})[1]
+        batch = drive(
+            self.made.get("b"), {**raw, "endpoint": None, "metadata": None, "created_at": "2026-01-01T00:00:00Z"}
+        )[1]
         assert (batch.outcome, batch.files, batch.total, batch.created_at) == ("completed", ("o",), None, None)
         partly = self.raw("b", "completed") | {"request_counts": {"total": 2, "completed": 1, "failed": 1}}
         assert drive(self.made.get("b"), partly)[1].outcome == "partial"
@@ -153,7 +155,9 @@ class TestOpenAI(Contract):
             response = None if body is None else {"status_code": status, "body": body}
             return self.made.decode({"custom_id": "a-1", "response": response, "error": error})
 
-        result = told(chat({"content": "hi"}, prompt_tokens=9, completion_tokens=2, prompt_tokens_details={"cached_tokens": 4}))
+        result = told(
+            chat({"content": "hi"}, prompt_tokens=9, completion_tokens=2, prompt_tokens_details={"cached_tokens": 4})
+        )
         assert (result.status, result.text, result.input_tokens, result.cached_tokens, result.output_tokens) == (
             "succeeded", "hi", 9, 4, 2,
         )  # fmt: skip
@@ -167,7 +171,12 @@ class TestOpenAI(Contract):
         assert told(chat({"content": "x"}, "content_filter")).status == "refused"
         assert told(chat({"content": "x"}, "length")).status == "truncated"
         message = {"type": "message", "content": [{"type": "output_text", "text": "yes"}]}
-        answer = {"object": "response", "status": "completed", "output": [message], "usage": {"input_tokens": 3, "output_tokens": 1}}
+        answer = {
+            "object": "response",
+            "status": "completed",
+            "output": [message],
+            "usage": {"input_tokens": 3, "output_tokens": 1},
+        }
         assert (told(answer).text, told(answer).input_tokens) == ("yes", 3)
         cut = {**answer, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
         assert (told(cut).status, told(cut).finish_reason) == ("truncated", "max_output_tokens")
@@ -178,7 +187,11 @@ class TestOpenAI(Contract):
         bad = told({"error": {"message": "no such model", "type": "invalid", "code": "model_not_found"}}, 404)
         assert (bad.status, bad.error_code, bad.error_message) == ("errored", "model_not_found", "no such model")
         assert told({}, 0).error_code == "http_0"
-        for garbage in ({}, {"custom_id": "a"}, {"custom_id": "a", "response": {"status_code": 200, "body": {"choices": []}}}):
+        for garbage in (
+            {},
+            {"custom_id": "a"},
+            {"custom_id": "a", "response": {"status_code": 200, "body": {"choices": []}}},
+        ):
             with pytest.raises((KeyError, IndexError, TypeError)):
                 self.made.decode(garbage)
 
@@ -205,9 +218,17 @@ class TestAnthropic(Contract):
 
     def raw(self, batch_id, status, at=NOW, rows=2, **more):
         counts = {"processing": 0, "succeeded": rows, "errored": 0, "canceled": 0, "expired": 0}
-        return {"id": batch_id, "processing_status": status, "created_at": at.isoformat(), "request_counts": counts, **more}
+        return {
+            "id": batch_id,
+            "processing_status": status,
+            "created_at": at.isoformat(),
+            "request_counts": counts,
+            **more,
+        }
 
-    @pytest.mark.parametrize("chunks", [[b'{"a":1}\n{"b":2}\n'], [b'{"a":1}', b'\n{"b":2}', b"\n"], [b'{"a":1}\n', b'{"b":2}\n']])
+    @pytest.mark.parametrize(
+        "chunks", [[b'{"a":1}\n{"b":2}\n'], [b'{"a":1}', b'\n{"b":2}', b"\n"], [b'{"a":1}\n', b'{"b":2}\n']]
+    )
     def test_create_carries_the_lines_as_an_array(self, chunks):
         """Whatever the chunking: valid JSON, exactly as long as announced."""
         content = Payload(lambda: iter(chunks), sum(map(len, chunks)))
@@ -246,7 +267,10 @@ class TestAnthropic(Contract):
 
     def test_results_are_asked_of_the_configured_host(self):
         """A results_url of another host (a gateway's upstream) is replaced: credentials stay."""
-        for url in ("http://h/v1/messages/batches/b/results", "https://api.anthropic.com/v1/messages/batches/b/results"):
+        for url in (
+            "http://h/v1/messages/batches/b/results",
+            "https://api.anthropic.com/v1/messages/batches/b/results",
+        ):
             batch = drive(self.made.get("b"), self.raw("b", "ended", results_url=url))[1]
             assert str(self.made.downloads(batch)[0].url) == "http://h/v1/messages/batches/b/results"
 
@@ -257,12 +281,19 @@ class TestAnthropic(Contract):
             message = {"content": list(content), "stop_reason": stop, "model": "m", "usage": usage}
             return self.made.decode({"custom_id": "a", "result": {"type": "succeeded", "message": message}})
 
-        usage = {"input_tokens": 5, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20, "output_tokens": 3}
+        usage = {
+            "input_tokens": 5,
+            "cache_read_input_tokens": 100,
+            "cache_creation_input_tokens": 20,
+            "output_tokens": 3,
+        }
         result = told(**usage)
         assert (result.status, result.text, result.input_tokens, result.cached_tokens) == ("succeeded", "hi", 125, 100)
         assert told("max_tokens").status == "truncated"
         assert told("refusal").status == "refused"
-        assert told(content=[{"type": "tool_use", "id": "t", "name": "f", "input": {"x": 1}}]).tool_calls[0]["name"] == "f"
+        assert (
+            told(content=[{"type": "tool_use", "id": "t", "name": "f", "input": {"x": 1}}]).tool_calls[0]["name"] == "f"
+        )
         error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
         errored = self.made.decode({"custom_id": "a", "result": {"type": "errored", "error": error}})
         assert (errored.status, errored.error_code, errored.error_message) == ("errored", "overloaded_error", "busy")

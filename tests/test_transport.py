@@ -56,7 +56,9 @@ def ok(**body):
 BATCH = {"id": "b1", "status": "in_progress"}
 
 
-@pytest.mark.parametrize("trouble", [httpx.Response(s) for s in (408, 429, 500, 502, 503, 504, 529)] + [httpx.ReadError("cut")])
+@pytest.mark.parametrize(
+    "trouble", [httpx.Response(s) for s in (408, 429, 500, 502, 503, 504, 529)] + [httpx.ReadError("cut")]
+)
 def test_reading_is_repeated(trouble):
     """A GET survives every transient answer and a cut connection."""
     vendor = Vendor(trouble, ok(**BATCH))
@@ -73,7 +75,9 @@ def test_a_create_that_may_have_arrived_is_sent_once(trouble):
     assert len(vendor.requests) == 1
 
 
-@pytest.mark.parametrize("trouble", [httpx.Response(429), httpx.ConnectError("refused"), httpx.ConnectTimeout("no route")])
+@pytest.mark.parametrize(
+    "trouble", [httpx.Response(429), httpx.ConnectError("refused"), httpx.ConnectTimeout("no route")]
+)
 def test_a_create_that_was_not_taken_is_sent_again(trouble):
     """A 429 and a connection that never stood are safe to repeat."""
     vendor = Vendor(trouble, ok(**BATCH))
@@ -111,7 +115,10 @@ def test_a_rejection_carries_the_vendors_own_words():
 
 def test_credentials_go_to_the_configured_origin_only():
     """Another host, port or scheme gets none, and a redirect is not followed."""
-    provider, vendor = OpenAI(BASE), Vendor(*[ok() for _ in range(4)], httpx.Response(302, headers={"location": "http://x"}))
+    provider, vendor = (
+        OpenAI(BASE),
+        Vendor(*[ok() for _ in range(4)], httpx.Response(302, headers={"location": "http://x"})),
+    )
     sender = on(vendor)
     for url in (f"{BASE}/a", "http://other.test/v1/a", "http://vendor.test:81/v1/a", "https://vendor.test/v1/a"):
         sender.send(httpx.Request("GET", url))
@@ -142,7 +149,13 @@ def test_retry_after_is_read_in_every_form():
     later = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     told = [
         retry_after(httpx.Response(429, headers=headers))
-        for headers in ({"retry-after-ms": "1500"}, {"retry-after": "7"}, {"retry-after": later}, {"retry-after": "soon"}, {})
+        for headers in (
+            {"retry-after-ms": "1500"},
+            {"retry-after": "7"},
+            {"retry-after": later},
+            {"retry-after": "soon"},
+            {},
+        )
     ]
     assert told[:2] == [1.5, 7.0]
     assert 25 < told[2] <= 30
