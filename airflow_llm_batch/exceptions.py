@@ -4,6 +4,7 @@ LLMBatchError
 ├── NothingBilled                   refused before anything was sent, or by the vendor at the door
 │   ├── InputError                  a row, a source line or a request is unusable
 │   ├── ConfigurationError          a connection, an argument or a storage location is unusable
+│   ├── BudgetExceeded              the estimate is above max_cost, or cannot be made
 │   └── RequestRejected             the vendor answered 4xx: status, code and its own message
 ├── SomethingBilled                 a batch exists or may exist at the vendor
 │   ├── SubmissionUnconfirmed       a create was sent and its fate is not known
@@ -29,6 +30,10 @@ class InputError(NothingBilled):
 
 class ConfigurationError(NothingBilled):
     """A connection, an argument or a storage location cannot be used."""
+
+
+class BudgetExceeded(NothingBilled):
+    """The job is estimated to cost more than it may, or its cost cannot be estimated."""
 
 
 class RequestRejected(NothingBilled):

@@ -170,7 +170,7 @@ class LLMBatchHook(BaseHook):
             )
         extra = self.connection.extra_dejson
         chosen = {name: float(extra[name]) for name in ("retries", "timeout", "connect_timeout") if extra.get(name)}
-        return Transport(provider, key or "none", **chosen)
+        return Transport(provider, key, **chosen)
 
     def run(self, flow: Flow[T]) -> T:
         """Drive a provider's flow to its value."""

@@ -99,12 +99,28 @@ class Shard(BaseModel):
     metadata: dict[str, str] = {}
 
 
+class Estimate(BaseModel):
+    """What one model's requests are expected to use, made before anything is sent.
+
+    :param input_tokens: from the length of what is sent.
+    :param output_tokens: the sum of the requests' token caps, None when one of them has none.
+    :param cost_usd: batch price of both, None when the price or the output is not known.
+    """
+
+    requests: int
+    input_tokens: int
+    output_tokens: int | None
+    cost_usd: float | None = None
+
+
 class Job(BaseModel):
     """The plan of a job, kept as ``job.json``. Written once; holds no secret.
 
     :param id: 8 hex digits derived from the job directory; the prefix of every ``custom_id``.
     :param fingerprint: sha256 over everything that would be sent, keys and pass-through columns included.
     :param request: the request template as planned, for people to read.
+    :param estimate: by model.
+    :param adopted: the batch was made elsewhere; its ``custom_id``s are not ours.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -119,6 +135,8 @@ class Job(BaseModel):
     shards: tuple[Shard, ...]
     request: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
+    estimate: dict[str, Estimate] = {}
+    adopted: bool = False
     dag_id: str | None = None
     run_id: str | None = None
     task_id: str | None = None
@@ -126,18 +144,39 @@ class Job(BaseModel):
 
 
 class Intent(BaseModel):
-    """Written before a create is sent: from here on the batch may exist."""
+    """Written before a create is sent: from here on the batch may exist.
+
+    :param owner: the process that sends it, ``{"host", "pid", "started"}``.
+    """
 
     at: datetime
     input_ref: str | None = None
+    owner: dict[str, Any] | None = None
 
 
 class Created(BaseModel):
-    """The vendor's id for a shard; ``adopted`` when it was found or given and not answered to our create."""
+    """The vendor's id for a shard.
+
+    :param adopted: it was found or given, and not the answer to our create.
+    :param provisional: it was found by time and size alone; its results have to show that it is ours.
+    """
 
     batch_id: str
     at: datetime
     adopted: bool = False
+    provisional: bool = False
+
+
+class Void(BaseModel):
+    """The end of a try that made no batch of ours.
+
+    :param reason: ``rejected`` by the vendor, ``never created``, or ``stranger``: what was adopted is not ours.
+    :param strangers: batch ids that are known not to be ours.
+    """
+
+    reason: str
+    at: datetime
+    strangers: list[str] = []
 
 
 class Result(msgspec.Struct, omit_defaults=False):

@@ -30,6 +30,8 @@ class BatchSensor(BaseSensorOperator):
     :param batch_id: a vendor's batch id, to wait for a batch that no job of ours made; needs ``conn_id``.
     :param conn_id: the ``llmbatch`` connection; the job's own by default.
     :param deadline: how long after submission watching ends; None for never.
+    :param on_deadline: ``leave`` what runs then and fail, or ``cancel`` it, wait for the cancellation and succeed with
+        what was finished.
     :param deferrable: False to look from a worker, as ``mode`` and ``poke_interval`` say.
     :param max_poll_interval: seconds; a deferred wait looks every ``poke_interval`` seconds at first and less often
         the longer it lasts, down to this.
@@ -47,6 +49,7 @@ class BatchSensor(BaseSensorOperator):
         batch_id: str | None = None,
         conn_id: str | None = None,
         deadline: timedelta | float | None = timedelta(hours=48),
+        on_deadline: str = "leave",
         deferrable: bool = True,
         max_poll_interval: float = 300.0,
         cancel_on_kill: bool = True,
@@ -56,6 +59,9 @@ class BatchSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         self.job, self.batch_id, self.conn_id = job, batch_id, conn_id
         self.deadline = deadline
+        if on_deadline not in ("leave", "cancel"):
+            raise ValueError(f"on_deadline is {on_deadline!r}; give 'leave' or 'cancel'.")
+        self.on_deadline = on_deadline
         self.deferrable = deferrable
         self.max_poll_interval = max_poll_interval
         self.cancel_on_kill = cancel_on_kill
@@ -79,6 +85,7 @@ class BatchSensor(BaseSensorOperator):
                 max_poll_interval=self.max_poll_interval,
                 deadline=self._deadline(),
                 since=self._since,
+                on_deadline=self.on_deadline,
                 cancel_on_kill=self.cancel_on_kill,
             ),
             method_name="execute_complete",
@@ -119,6 +126,7 @@ class BatchSensor(BaseSensorOperator):
                 batch_id=self.batch_id,
                 deadline=self._deadline(),
                 since=self._since,
+                on_deadline=self.on_deadline,
             )
         return self._watch
 

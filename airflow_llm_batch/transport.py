@@ -14,7 +14,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt, wait_random_exponential
 
 from airflow_llm_batch import __version__
-from airflow_llm_batch.exceptions import VendorUnavailable
+from airflow_llm_batch.exceptions import LLMBatchError, VendorUnavailable
 from airflow_llm_batch.providers.base import REPEATABLE, Payload
 from airflow_llm_batch.storage import read_chunks
 
@@ -63,8 +63,9 @@ class Transport:
     ) -> None:
         self.provider = provider
         self.retries = int(retries)
+        self.key = key
         self.options: dict[str, Any] = {
-            "auth": HostAuth(provider.base_url, provider.headers(key)),
+            "auth": HostAuth(provider.base_url, provider.headers(key or "none")),
             "timeout": httpx.Timeout(timeout, connect=connect_timeout),
             "follow_redirects": False,
             "headers": {"user-agent": f"airflow-provider-llm-batch/{__version__}"},
@@ -90,6 +91,14 @@ class Transport:
         except StopIteration as stop:
             value: T = stop.value
             return value
+        except LLMBatchError as error:
+            raise self.redacted(error) from None
+
+    def redacted(self, error: LLMBatchError) -> LLMBatchError:
+        """The error without the key, which some vendors quote when they refuse it."""
+        if self.key:
+            error.args = tuple(str(arg).replace(self.key, "***") for arg in error.args)
+        return error
 
     async def arun(self, flow: Flow[T], client: httpx.AsyncClient) -> T:
         """``run`` on an event loop, over ``client`` (see ``session``)."""
@@ -104,6 +113,8 @@ class Transport:
         except StopIteration as stop:
             value: T = stop.value
             return value
+        except LLMBatchError as error:
+            raise self.redacted(error) from None
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -131,6 +142,8 @@ class Transport:
             yield response.iter_bytes(2**18)
         except httpx.TransportError as error:
             raise unavailable(request, error) from None
+        except LLMBatchError as error:
+            raise self.redacted(error) from None
         finally:
             response.close()
 

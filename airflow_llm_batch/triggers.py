@@ -24,6 +24,7 @@ class BatchTrigger(BaseTrigger):
     :param poll_interval: seconds between looks at first; they grow to ``max_poll_interval``.
     :param deadline: seconds after submission at which watching ends.
     :param since: epoch seconds that ``deadline`` counts from when there is no job.
+    :param on_deadline: ``leave`` what runs then and fail, or ``cancel`` it and take what it has finished.
     :param cancel_on_kill: cancel what still runs when a user fails or clears the waiting task.
     """
 
@@ -36,16 +37,19 @@ class BatchTrigger(BaseTrigger):
         max_poll_interval: float = 300.0,
         deadline: float | None = None,
         since: float | None = None,
+        on_deadline: str = "leave",
         cancel_on_kill: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job, self.conn_id, self.batch_id = job, conn_id, batch_id
         self.poll_interval, self.max_poll_interval = poll_interval, max_poll_interval
-        self.deadline, self.since, self.cancel_on_kill = deadline, since, cancel_on_kill
+        self.deadline, self.since, self.on_deadline = deadline, since, on_deadline
+        self.cancel_on_kill = cancel_on_kill
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = (
-            "job", "conn_id", "batch_id", "poll_interval", "max_poll_interval", "deadline", "since", "cancel_on_kill",
+            "job", "conn_id", "batch_id", "poll_interval", "max_poll_interval", "deadline", "since", "on_deadline",
+            "cancel_on_kill",
         )  # fmt: skip
         return "airflow_llm_batch.triggers.BatchTrigger", {name: getattr(self, name) for name in names}
 
@@ -62,7 +66,7 @@ class BatchTrigger(BaseTrigger):
         """A user failed or cleared the waiting task: cancel what still runs. A triggerer restart does not get here."""
         if self.cancel_on_kill:
             async with LLMBatchHook(self.conn_id).session() as hook:
-                await (await self._watch(hook)).acancel()
+                await asyncio.to_thread((await self._watch(hook)).cancel)
 
     async def _watch(self, hook: LLMBatchHook) -> Any:
         from airflow_llm_batch.jobs.store import JobStore
@@ -70,7 +74,15 @@ class BatchTrigger(BaseTrigger):
 
         def open_watch() -> Watch:
             store = JobStore(self.job) if self.job else None
-            return Watch(hook, store, self.log, batch_id=self.batch_id, deadline=self.deadline, since=self.since)
+            return Watch(
+                hook,
+                store,
+                self.log,
+                batch_id=self.batch_id,
+                deadline=self.deadline,
+                since=self.since,
+                on_deadline=self.on_deadline,
+            )
 
         # Object storage is synchronous and looks its connection up by itself: never on the event loop.
         return await asyncio.to_thread(open_watch)

@@ -25,6 +25,8 @@ from airflow_llm_batch.emulator import Emulator  # noqa: E402
 from airflow_llm_batch.hooks import LLMBatchHook  # noqa: E402
 
 MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
+#: a vendor's listing does not lag here, and nobody creates anything from another machine
+QUICK = {"retries": 2, "settle_seconds": 0.1, "create_seconds": 0.3}
 SECRET = "sk-planted-secret-4711"
 
 
@@ -46,7 +48,7 @@ def connect(monkeypatch):
     """Define an ``llmbatch`` connection; returns its id."""
 
     def define(url: str, provider: str = "openai", conn_id: str = "llm_test", key: str | None = SECRET, **extra):
-        connection = {"conn_type": "llmbatch", "host": url, "extra": {"provider": provider, "retries": 2, **extra}}
+        connection = {"conn_type": "llmbatch", "host": url, "extra": {"provider": provider, **QUICK, **extra}}
         if key:
             connection["password"] = key
         monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))

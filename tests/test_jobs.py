@@ -13,9 +13,15 @@ from conftest import MODELS, read_jsonl
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.exceptions import ConfigurationError, InputError, SubmissionUnconfirmed, WaitEnded
+from airflow_llm_batch.exceptions import (
+    ConfigurationError,
+    InputError,
+    RequestRejected,
+    SubmissionUnconfirmed,
+    WaitEnded,
+)
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs import submission
+from airflow_llm_batch.jobs import planning, submission
 from airflow_llm_batch.jobs.keys import BATCH, UniqueKeys
 from airflow_llm_batch.jobs.pricing import Prices
 from airflow_llm_batch.jobs.results import Landing
@@ -40,7 +46,7 @@ def texts(count):
 
 
 def submit(store, hook, what):
-    job = submission.plan(store, hook, what, {"team": "tests"}, {})
+    _, job = planning.plan(store, hook, what, {"team": "tests"}, {})
     return job, submission.submit(store, hook, job)
 
 
@@ -142,7 +148,7 @@ def test_bad_input_is_refused_before_anything_is_sent(emulator, provider, connec
     """Each names the limit, the value and the place; the vendor has seen no call."""
     hook = LLMBatchHook(connect(emulator.url, provider, limits={"bytes": 2000}))
     with pytest.raises(InputError, match=named) as caught:
-        submission.plan(store, hook, what(provider), {}, {})
+        planning.plan(store, hook, what(provider), {}, {})
     assert "Nothing was sent" in str(caught.value)
     assert sum(emulator.vendor.calls.values()) == 0
     assert store.load_job() is None
@@ -154,7 +160,7 @@ def test_what_a_vendor_cannot_express_is_refused(emulator, connect, store):
     hook = LLMBatchHook(connect(emulator.url, "anthropic"))
     for request in (EmbeddingRequest("e"), chat("anthropic", params={"logit_bias": {}})):
         with pytest.raises(InputError, match=r"row 0: .*(/v1/embeddings|logit_bias)"):
-            submission.plan(store, hook, spec(["x"], request), {}, {})
+            planning.plan(store, hook, spec(["x"], request), {}, {})
 
 
 def test_result_fields_cannot_be_overwritten():
@@ -188,7 +194,7 @@ def test_changed_input_is_not_taken_for_the_same_job(hook, provider, store):
     """Another prompt in the same directory: refused, with what to do."""
     submit(store, hook, spec(texts(5), chat(provider)))
     with pytest.raises(ConfigurationError, match="other input"):
-        submission.plan(store, hook, spec(texts(6), chat(provider)), {}, {})
+        planning.plan(store, hook, spec(texts(6), chat(provider)), {}, {}, "fail")
 
 
 def creates(provider):
@@ -196,9 +202,8 @@ def creates(provider):
 
 
 @pytest.mark.parametrize("fault", [{"cut": "after"}, {"cut": "before"}, {"status": 500}, {"status": 529}])
-def test_a_create_without_an_answer_makes_one_batch(hook, provider, store, emulator, monkeypatch, fault, tmp_path):
+def test_a_create_without_an_answer_makes_one_batch(hook, provider, store, emulator, fault, tmp_path):
     """Cut off before or after the work, or a 5xx: the vendor is asked, and one batch exists in the end."""
-    monkeypatch.setattr(submission, "BETWEEN_LOOKS", 0.01)
     emulator.faults(http=[{"on": creates(provider), **fault}])
     job, ids = submit(store, hook, spec(texts(5), chat(provider)))
     assert len(emulator.vendor.batches) == 1
@@ -208,7 +213,6 @@ def test_a_create_without_an_answer_makes_one_batch(hook, provider, store, emula
 
 def test_a_try_that_died_after_its_create_is_taken_up(hook, provider, store, emulator, monkeypatch):
     """The id was never written down: the retry finds the batch and adopts it."""
-    monkeypatch.setattr(submission, "BETWEEN_LOOKS", 0.01)
     with monkeypatch.context() as dying:
         dying.setattr(JobStore, "save_created", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -218,22 +222,115 @@ def test_a_try_that_died_after_its_create_is_taken_up(hook, provider, store, emu
     assert store.created(0).adopted
 
 
-def test_two_candidates_are_not_guessed_between(emulator, connect, store, monkeypatch):
-    """Anthropic keeps no metadata: two batches of the same size in the same minute stop the task, both named."""
-    monkeypatch.setattr(submission, "BETWEEN_LOOKS", 0.01)
+def in_doubt(emulator, store, connect):
+    """A shard of ours in doubt beside another job's batch of the same size, at a vendor that keeps no metadata."""
     hook = LLMBatchHook(connect(emulator.url, "anthropic"))
-    other = JobStore(f"{store.uri}-other")
-    submit(other, hook, spec(texts(5), chat("anthropic")))
+    submit(JobStore(f"{store.uri}-other"), hook, spec(texts(5), chat("anthropic")))
     emulator.faults(http=[{"on": creates("anthropic"), "cut": "after"}])
-    with pytest.raises(SubmissionUnconfirmed) as caught:
-        submit(store, hook, spec(texts(5), chat("anthropic")))
-    assert all(batch_id in str(caught.value) for batch_id in emulator.vendor.batches)
-    assert len(emulator.vendor.batches) == 2
+    return hook, spec(texts(5), chat("anthropic"))
+
+
+def test_two_candidates_are_not_guessed_between(connect, store, tmp_path):
+    """While both run nothing tells them apart: the task stops, both named; the user's word decides, unpaid."""
+    with Emulator(duration=1.5) as emulator:
+        hook, what = in_doubt(emulator, store, connect)
+        with pytest.raises(SubmissionUnconfirmed) as caught:
+            submit(store, hook, what)
+        assert all(batch_id in str(caught.value) for batch_id in emulator.vendor.batches)
+        job, mine = store.job(), list(emulator.vendor.batches)[1]
+        submission.adopt(store, hook, job, {0: mine})
+        assert submission.submit(store, hook, job) == [mine]
+        assert land(store, hook, job, tmp_path / "out")[0].counts["succeeded"] == 5
+        assert len(emulator.vendor.batches) == 2
+
+
+def test_candidates_that_have_ended_are_told_apart_by_their_results(emulator, connect, store):
+    """A stranger's ended batch is no candidate."""
+    hook, what = in_doubt(emulator, store, connect)
+    assert submit(store, hook, what)[1] == [list(emulator.vendor.batches)[1]]
+
+
+def test_a_strangers_batch_is_let_go_and_the_search_resumes(connect, store, tmp_path):
+    """Adopted by time and size, its results show other ids: ours is found and landed, nothing is sent again."""
+    with Emulator(duration=0.8) as emulator:
+        hook, what = in_doubt(emulator, store, connect)
+        with pytest.raises(SubmissionUnconfirmed):
+            submit(store, hook, what)
+        job, (other, mine) = store.job(), list(emulator.vendor.batches)
+        submission.adopt(store, hook, job, {0: other})
+        manifest, rows = land(store, hook, job, tmp_path / "out")
+        assert manifest.batches == [mine]
+        assert sorted(r["text"] for r in rows) == [f"text {n}" for n in range(5)]
+        assert store.strangers(0) == {other}
+        assert len(emulator.vendor.batches) == 2
+
+
+def test_when_only_a_stranger_fits_nothing_is_sent_without_a_word(emulator, connect, store, tmp_path):
+    """The create never arrived and another's batch was taken for it: the choice is the user's."""
+    hook = LLMBatchHook(connect(emulator.url, "anthropic"))
+    _, (other,) = submit(JobStore(f"{store.uri}-other"), hook, spec(texts(5), chat("anthropic")))
+    _, job = planning.plan(store, hook, spec(texts(5), chat("anthropic")), {}, {})
+    submission.adopt(store, hook, job, {0: other})
+    with pytest.raises(SubmissionUnconfirmed, match=f"{other}.*Nothing was sent again"):
+        land(store, hook, job, tmp_path / "out")
+    with pytest.raises(SubmissionUnconfirmed, match="on_doubt='resubmit'"):
+        submission.submit(store, hook, job)
+    assert len(emulator.vendor.batches) == 1
+    [new] = submission.submit(store, hook, job, "resubmit")
+    assert list(emulator.vendor.batches) == [other, new]
+    assert land(store, hook, job, tmp_path / "out")[0].counts["succeeded"] == 5
+
+
+def test_a_claim_that_may_still_be_at_work_is_waited_for(hook, provider, store, emulator):
+    """A second attempt does not create beside a first one it cannot see; when the first's time is over, it does."""
+    _, job = planning.plan(store, hook, spec(texts(3), chat(provider)), {}, {})
+    elsewhere = {"host": "another-machine", "boot": "x", "pid": 1, "started": "1"}
+    began = datetime.now(UTC)
+    store.begin(0, Intent(at=began, owner=elsewhere))
+    assert len(submission.submit(store, hook, job)) == 1
+    assert (datetime.now(UTC) - began).total_seconds() > 0.3
+    assert store.last_try(0) == 2
+    assert len(emulator.vendor.batches) == 1
+
+
+def test_a_claim_cut_off_while_written_is_a_claim(hook, provider, store, emulator):
+    """An empty intent.json, as a crash leaves it on a local disk, stops a blind create."""
+    _, job = planning.plan(store, hook, spec(texts(3), chat(provider)), {}, {})
+    store.attempt(0, 1, "intent.json").parent.mkdir(parents=True)
+    store.attempt(0, 1, "intent.json").write_bytes(b"")
+    assert len(submission.submit(store, hook, job)) == 1
+    assert store.last_try(0) == 2
+
+
+def test_a_refused_create_is_tried_anew_at_once(hook, provider, store, emulator):
+    """4xx: nothing was created, the next try needs no search."""
+    emulator.faults(http=[{"on": creates(provider), "status": 403}])
+    with pytest.raises(RequestRejected, match="403"):
+        submit(store, hook, spec(texts(3), chat(provider)))
+    lists = "GET /v1/batches" if provider == "openai" else "GET /v1/messages/batches"
+    assert len(submit(store, hook, spec(texts(3), chat(provider)))[1]) == 1
+    assert emulator.vendor.calls[lists] == 0
+
+
+def test_changed_input_cancels_what_runs_and_starts_anew(provider, connect, store, tmp_path):
+    """A cleared task with another prompt: a directory of its own, the old batch cancelled, both kept."""
+    with Emulator(duration=1.0) as emulator:
+        hook = LLMBatchHook(connect(emulator.url, provider))
+        first, job = planning.plan(store, hook, spec(texts(4), chat(provider)), {}, {})
+        [old] = submission.submit(first, hook, job)
+        for _ in range(2):
+            second, job = planning.plan(store, hook, spec(texts(5), chat(provider)), {}, {})
+            [new] = submission.submit(second, hook, job)
+        assert (first.uri, second.uri) == (store.uri, f"{store.uri}.2")
+        assert [s.uri for s in second.previous_generations()] == [first.uri]
+        assert list(emulator.vendor.batches) == [old, new]
+        assert [b.cancelled_at is not None for b in emulator.vendor.batches.values()] == [True, False]
+        assert land(second, hook, job, tmp_path / "out")[0].counts["succeeded"] == 5
 
 
 def test_a_changed_shard_file_is_not_sent(hook, provider, store):
     """Bytes that differ from the plan's stop the upload."""
-    job = submission.plan(store, hook, spec(texts(3), chat(provider)), {}, {})
+    _, job = planning.plan(store, hook, spec(texts(3), chat(provider)), {}, {})
     store.shard(0, "requests.jsonl").write_bytes(b"{}\n")
     with pytest.raises(ConfigurationError, match="sha256"):
         submission.submit(store, hook, job)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_llm_batch.jobs.results import Reconciler, parse_line, split_lines
+from airflow_llm_batch.jobs.lines import parse_line, split_lines
+from airflow_llm_batch.jobs.results import Reconciler
 from airflow_llm_batch.models import Batch
 from airflow_llm_batch.providers.openai import OpenAI
 

@@ -10,12 +10,15 @@ from airflow_llm_batch.models import Batch
 
 #: a wait that has failed to read anything for this long is no blip; in seconds
 PERSISTENT = 6 * 3600.0
+#: vendors take up to 10 minutes to cancel; in seconds
+CANCELLING = 3600.0
 
 
 class Next(NamedTuple):
-    """``wait`` and look again, ``ended`` with every batch, or ``give_up`` for ``reason``; batches are left in place."""
+    """``wait`` and look again, ``ended`` with every batch, ``cancel`` what runs and wait on for what it has finished,
+    or ``give_up`` for ``reason``; batches are left in place."""
 
-    action: Literal["wait", "ended", "give_up"]
+    action: Literal["wait", "ended", "cancel", "give_up"]
     reason: str = ""
 
 
@@ -25,10 +28,12 @@ class Wait:
 
     :param pending: shard index -> batch id, of what has not ended.
     :param deadline: epoch seconds after which watching ends, None for never.
+    :param on_deadline: ``leave`` the batches running, or ``cancel`` them and take what they have finished.
     """
 
     pending: dict[int, str]
     deadline: float | None = None
+    on_deadline: str = "leave"
     seen: dict[int, Batch] = field(default_factory=dict)
     failing_since: float | None = None
     unknown: set[str] = field(default_factory=set)
@@ -58,6 +63,9 @@ class Wait:
             return Next("ended")
         left = ", ".join(self.pending.values())
         if self.deadline is not None and now >= self.deadline:
+            if self.on_deadline == "cancel":
+                self.deadline, self.on_deadline = now + CANCELLING, "leave"
+                return Next("cancel", f"The deadline has passed; cancelling {left}. What has finished is kept.")
             return Next(
                 "give_up",
                 f"The deadline has passed and these batches still run: {left}. They were left in place and are billed "

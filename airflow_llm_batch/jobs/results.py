@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_llm_batch.data.sinks import JsonlSink, sink_class
-from airflow_llm_batch.exceptions import ResultsUnusable, VendorUnavailable
+from airflow_llm_batch.exceptions import ResultsUnusable, VendorUnavailable, WaitEnded
+from airflow_llm_batch.jobs.lines import UNREADABLE, batch_lines, parse_line, shows_ids
 from airflow_llm_batch.jobs.pricing import Prices
+from airflow_llm_batch.jobs.submission import release, search_again
 from airflow_llm_batch.models import ROW_STATUSES, Batch, Job, Manifest, Result, RowStatus, Shard
 from airflow_llm_batch.storage import WholeFile, open_blocks, storage_path
 
@@ -34,12 +35,19 @@ class Reconciler:
 
     :param entries: row number -> its line of ``rows.jsonl``; the largest thing held.
     :param aside: takes lines that cannot be read.
+    :param ids: ``custom_id`` -> row number, for a batch whose ids are not ours.
     """
 
     def __init__(
-        self, job_id: str, entries: dict[int, bytes], provider: Provider, aside: Callable[[bytes], None]
+        self,
+        job_id: str,
+        entries: dict[int, bytes],
+        provider: Provider,
+        aside: Callable[[bytes], None],
+        ids: dict[str, int] | None = None,
     ) -> None:
         self.prefix = f"{job_id}-"
+        self.ids = ids
         self.open = entries
         self.answered: set[int] = set()
         self.provider = provider
@@ -51,7 +59,7 @@ class Reconciler:
         for line in lines:
             try:
                 result = self.provider.decode(parse_line(line))
-            except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+            except UNREADABLE:
                 self.dropped["garbage"] += 1
                 self.aside(line)
                 continue
@@ -70,50 +78,20 @@ class Reconciler:
         if status == "missing":
             code, message = "missing", f"Batch {batch.id} ended as {batch.status!r} without a result for this row."
         for row, entry in self.open.items():
-            yield entry, Result(f"{self.prefix}{row}", status, error_code=code, error_message=message)
+            yield entry, Result(self.custom_id(row), status, error_code=code, error_message=message)
         self.open = {}
 
+    def custom_id(self, row: int) -> str:
+        if self.ids is None:
+            return f"{self.prefix}{row}"
+        return next(custom_id for custom_id, number in self.ids.items() if number == row)
+
     def row_of(self, custom_id: str) -> int | None:
+        if self.ids is not None:
+            return self.ids.get(custom_id)
         number = custom_id.removeprefix(self.prefix)
         ours = custom_id.startswith(self.prefix) and len(number) < 16 and number.isascii() and number.isdigit()
         return int(number) if ours and custom_id == f"{self.prefix}{int(number)}" else None
-
-
-def parse_line(line: bytes) -> dict[str, Any]:
-    """A result line as a dict. What strict JSON refuses, NaN and lone surrogates, models do write: it is made legal.
-
-    :raises ValueError: for a line that is not a JSON object.
-    """
-    try:
-        parsed = msgspec.json.decode(line)
-    except ValueError:
-        parsed = legal(json.loads(line))
-    if not isinstance(parsed, dict):
-        raise ValueError("not a JSON object")
-    return parsed
-
-
-def legal(value: Any) -> Any:
-    """``value`` without lone surrogates (U+FFFD instead) and without NaN and infinities (null instead)."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {legal(key): legal(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [legal(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
-
-
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines split at ``\\n`` and nothing else: results contain raw U+2028 and U+0085."""
-    rest = b""
-    for chunk in chunks:
-        lines = (rest + chunk).split(b"\n")
-        rest = lines.pop()
-        yield from lines
-    yield rest
 
 
 def load_entries(store: JobStore, shard: Shard) -> dict[int, bytes]:
@@ -154,6 +132,7 @@ class Landing:
         aside = WholeFile(self.store.path("aside.jsonl"))
         try:
             for shard in self.job.shards:
+                batches[shard.index] = self.confirm(shard, batches[shard.index])
                 self.land_shard(shard, batches[shard.index], aside)
                 landed = sum(self.counts.values())
                 self.log.info("%s of %s rows landed.", f"{landed:,}", f"{self.job.rows:,}")
@@ -182,14 +161,33 @@ class Landing:
             landed_at=datetime.now(UTC),
         )
 
+    def confirm(self, shard: Shard, batch: Batch) -> Batch:
+        """The shard's batch for certain: one that was found by time and size has to show our ids.
+
+        :raises SubmissionUnconfirmed: when it is a stranger's and no other batch fits.
+        """
+        created = self.store.created(shard.index)
+        prefix = f"{self.job.id}-"
+        while created is not None and created.provisional and shows_ids(self.hook, batch, prefix) is False:
+            self.log.warning("Batch %s, taken for shard %d, is a stranger's; letting it go.", batch.id, shard.index)
+            release(self.store, shard.index, batch.id)
+            batch = search_again(self.store, self.hook, self.job, shard)
+            if batch.outcome is None:
+                raise WaitEnded(f"Shard {shard.index} is batch {batch.id}, which still runs; clear the waiting task.")
+            self.store.save_ended(shard.index, batch)
+            created = self.store.created(shard.index)
+        return batch
+
     def land_shard(self, shard: Shard, batch: Batch, aside: WholeFile) -> None:
         entries = load_entries(self.store, shard)
+        ids = None
+        if self.job.adopted:
+            ids = {msgspec.json.decode(entry)["custom_id"]: row for row, entry in entries.items()}
         # A broken download starts over with a fresh file and fresh sums.
         for attempt in range(1, DOWNLOAD_TRIES + 1):
             kept = Counter(self.counts), Counter(self.tokens), self.cost
-            reconciler = Reconciler(
-                self.job.id, dict(entries), self.hook.provider, bytearray_line(garbage := bytearray())
-            )
+            garbage = bytearray()
+            reconciler = Reconciler(self.job.id, dict(entries), self.hook.provider, keep_lines(garbage), ids)
             sink = self.sink(self.directory, f"results-{self.job.id}-{shard.index:05d}")
             try:
                 for entry, result in self.answers(reconciler, batch):
@@ -207,9 +205,7 @@ class Landing:
         self.files.append(sink.uri)
 
     def answers(self, reconciler: Reconciler, batch: Batch) -> Iterator[tuple[bytes, Result]]:
-        for request in self.hook.provider.downloads(batch):
-            with self.hook.stream(request) as chunks:
-                yield from reconciler.take(line for line in split_lines(chunks) if line.strip())
+        yield from reconciler.take(batch_lines(self.hook, batch))
         yield from reconciler.rest(batch)
 
     def record(self, entry: bytes, result: Result, shard: Shard) -> dict[str, Any]:
@@ -249,7 +245,7 @@ class Landing:
         }
 
 
-def bytearray_line(kept: bytearray) -> Callable[[bytes], None]:
+def keep_lines(kept: bytearray) -> Callable[[bytes], None]:
     def keep(line: bytes) -> None:
         kept.extend(line + b"\n")
 

@@ -12,7 +12,7 @@ from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batc
 from airflow_llm_batch.data.sources import read_rows
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.keys import UniqueKeys
-from airflow_llm_batch.models import Request, Shard
+from airflow_llm_batch.models import Estimate, Request, Shard
 from airflow_llm_batch.storage import WholeFile
 
 if TYPE_CHECKING:
@@ -44,12 +44,28 @@ class RowSpec(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One encoded row: ``group`` is what may share a batch, ``entry`` its line of ``rows.jsonl``."""
+    """One encoded row.
+
+    :param entry: its line of ``rows.jsonl``.
+    :param group: what may share a batch.
+    :param inputs: texts to embed, 1 for other requests.
+    :param cap: the most tokens the answer may have, None for any number.
+    """
 
     request: bytes
     entry: bytes
     group: tuple[str, str]
     inputs: int
+    model: str
+    cap: int | None
+
+
+class Written(NamedTuple):
+    """The shard files of a job: the shards in order, the fingerprint of all that would be sent, the expected use."""
+
+    shards: list[Shard]
+    fingerprint: str
+    use: dict[str, Estimate]
 
 
 def passthrough_map(columns: Any) -> dict[str, str]:
@@ -123,7 +139,8 @@ def row_encoder(spec: RowSpec, provider: Provider, job_id: str) -> Callable[[int
         entry: dict[str, Any] = {"row": number, "key": number if key is None else key}
         if columns:
             entry["columns"] = {name: row[column] for name, column in columns}
-        return Line(line, encode(entry), provider.group(request), count_inputs(request)), key
+        inputs, cap = count_inputs(request), token_cap(request)
+        return Line(line, encode(entry), provider.group(request), inputs, request.model, cap), key
 
     return encode_row
 
@@ -131,6 +148,40 @@ def row_encoder(spec: RowSpec, provider: Provider, job_id: str) -> Callable[[int
 def count_inputs(request: Request) -> int:
     value = request.body.get("input")
     return len(value) if isinstance(value, list) else 1
+
+
+def token_cap(request: Request) -> int | None:
+    if request.endpoint == "/v1/embeddings":
+        return 0
+    body = request.body
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        if isinstance(body.get(name), int):
+            return int(body[name]) * (body["n"] if isinstance(body.get("n"), int) else 1)
+    return None
+
+
+def count_tokens(line: bytes) -> int:
+    """Prompt tokens of a request line: four ASCII characters a token, one of any other script."""
+    if line.isascii():
+        return -(-len(line) // 4)
+    characters = len(line.decode("utf-8", "replace"))
+    other = (len(line) - characters) // 2  # the others take two to four bytes each, mostly three
+    return -(-(characters - other) // 4) + other
+
+
+class Use:
+    """What is expected to be used, summed by model."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, Estimate] = {}
+
+    def add(self, line: Line) -> None:
+        use = self.models.get(line.model)
+        if use is None:
+            use = self.models[line.model] = Estimate(requests=0, input_tokens=0, output_tokens=0)
+        use.requests += 1
+        use.input_tokens += count_tokens(line.request)
+        use.output_tokens = None if use.output_tokens is None or line.cap is None else use.output_tokens + line.cap
 
 
 class ShardFile:
@@ -188,17 +239,16 @@ def write_shards(
     store: JobStore,
     metadata: Mapping[str, str],
     report: Callable[[int], None] = lambda rows: None,
-) -> tuple[list[Shard], str]:
+) -> Written:
     """Write the job's shard files.
 
     :param metadata: what the vendor is to keep with every batch.
     :param report: told the number of rows after each.
-    :return: the shards in order, and the fingerprint of all that would be sent.
     """
     finished: list[Shard] = []
     opened: dict[tuple[str, str], ShardFile] = {}
     fingerprint = hashlib.sha256(provider.name.encode())
-    count = 0
+    use = Use()
     try:
         for count, line in enumerate(encode_rows(spec, provider, store.job_id), 1):
             file = opened.get(line.group)
@@ -208,6 +258,7 @@ def write_shards(
             if file is None:
                 file = opened[line.group] = ShardFile(store, len(finished) + len(opened), line.group)
             file.add(line)
+            use.add(line)
             fingerprint.update(line.request)
             fingerprint.update(line.entry)
             report(count)
@@ -217,7 +268,8 @@ def write_shards(
         for file in opened.values():
             file.discard()
         raise
-    return sorted(finished, key=lambda shard: shard.index), fingerprint.hexdigest()
+    shards = sorted(finished, key=lambda shard: shard.index)
+    return Written(shards, fingerprint.hexdigest(), use.models)
 
 
 def fingerprint_of(spec: RowSpec, provider: Provider, job_id: str) -> str:

@@ -12,13 +12,14 @@ manifest.json                     what was landed
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.models import Batch, Created, Intent, Job, Manifest
+from airflow_llm_batch.models import Batch, Created, Intent, Job, Manifest, Void
 from airflow_llm_batch.storage import create_exclusive, read_small, storage_path, write_whole
 
 if TYPE_CHECKING:
@@ -60,8 +61,21 @@ class JobStore:
     def shard(self, index: int, *parts: str) -> ObjectStoragePath:
         return self.path("shards", f"{index:05d}", *parts)
 
-    def attempt(self, index: int, name: str, number: int = 1) -> ObjectStoragePath:
+    def attempt(self, index: int, number: int, name: str) -> ObjectStoragePath:
         return self.shard(index, f"try-{number}", name)
+
+    def next_generation(self) -> JobStore:
+        """Where the job goes that replaces this one in the same task instance: ``...`` then ``....2``, ``....3``."""
+        base, _, number = self.uri.rpartition("/")
+        instance, _, generation = number.partition(".")
+        return JobStore(f"{base}/{instance}.{int(generation or 1) + 1}")
+
+    def previous_generations(self) -> list[JobStore]:
+        """The jobs that this one replaced, oldest first."""
+        base, _, number = self.uri.rpartition("/")
+        instance, _, generation = number.partition(".")
+        names = [instance, *(f"{instance}.{n}" for n in range(2, int(generation or 1)))] if generation else []
+        return [JobStore(f"{base}/{name}") for name in names]
 
     def load_job(self) -> Job | None:
         """The plan, None before planning has finished."""
@@ -90,29 +104,57 @@ class JobStore:
     def save_uploaded(self, index: int, ref: str) -> None:
         write_whole(self.shard(index, "uploaded.json"), msgspec.json.encode({"ref": ref}))
 
-    def begin(self, index: int, intent: Intent) -> bool:
-        """Claim the create of a shard; True for exactly one caller, ever."""
-        return create_exclusive(self.attempt(index, "intent.json"), dump(intent))
+    def last_try(self, index: int) -> int:
+        """The number of the newest create that was claimed for a shard, 0 for none."""
+        number = 0
+        while read_small(self.attempt(index, number + 1, "intent.json")) is not None:
+            number += 1
+        return number
 
-    def intent(self, index: int) -> Intent | None:
-        """The claim on a shard's create. A claim cut off while it was written still is one, of unknown time."""
-        path = self.attempt(index, "intent.json")
+    def is_begun(self, job: Job) -> bool:
+        """Whether a create of any shard was ever claimed."""
+        return any(self.last_try(shard.index) for shard in job.shards)
+
+    def begin(self, index: int, intent: Intent, number: int = 1) -> bool:
+        """Claim a create of a shard; True for exactly one caller, ever."""
+        return create_exclusive(self.attempt(index, number, "intent.json"), dump(intent))
+
+    def intent(self, index: int, number: int) -> Intent:
+        """A claim. One that was cut off while it was written still is one, of unknown owner, at the file's time."""
+        path = self.attempt(index, number, "intent.json")
         try:
-            return self._read(path, Intent)
+            if intent := self._read(path, Intent):
+                return intent
         except ConfigurationError:
-            return Intent(at=self.job().created_at)
+            pass
+        return Intent(at=modified_at(path) or self.job().created_at)
 
     def created(self, index: int) -> Created | None:
-        return self._read(self.attempt(index, "created.json"), Created)
+        """The shard's batch, None while it has none."""
+        number = self.last_try(index)
+        if not number or self.void(index, number) is not None:
+            return None
+        return self._read(self.attempt(index, number, "created.json"), Created)
 
-    def save_created(self, index: int, created: Created) -> None:
-        write_whole(self.attempt(index, "created.json"), dump(created))
+    def save_created(self, index: int, created: Created, number: int) -> None:
+        write_whole(self.attempt(index, number, "created.json"), dump(created))
+
+    def void(self, index: int, number: int) -> Void | None:
+        return self._read(self.attempt(index, number, "void.json"), Void)
+
+    def save_void(self, index: int, number: int, void: Void) -> None:
+        write_whole(self.attempt(index, number, "void.json"), dump(void))
+
+    def strangers(self, index: int) -> set[str]:
+        """Batches that were taken for the shard's and are known not to be."""
+        tries = (self.void(index, number) for number in range(1, self.last_try(index) + 1))
+        return {batch_id for void in tries if void for batch_id in void.strangers}
 
     def ended(self, index: int) -> Batch | None:
-        return self._read(self.attempt(index, "ended.json"), Batch)
+        return self._read(self.attempt(index, self.last_try(index), "ended.json"), Batch)
 
     def save_ended(self, index: int, batch: Batch) -> None:
-        write_whole(self.attempt(index, "ended.json"), dump(batch))
+        write_whole(self.attempt(index, self.last_try(index), "ended.json"), dump(batch))
 
     def save_progress(self, progress: dict[str, Any]) -> None:
         write_whole(self.path("progress.json"), msgspec.json.encode(progress))
@@ -144,3 +186,12 @@ class JobStore:
 
 def dump(model: BaseModel) -> bytes:
     return model.model_dump_json(indent=1).encode()
+
+
+def modified_at(path: ObjectStoragePath) -> datetime | None:
+    """When a file was last written, as far as its store tells."""
+    try:
+        told: datetime = path.fs.modified(path.path)
+    except (OSError, NotImplementedError):
+        return None
+    return told if told.tzinfo else told.replace(tzinfo=UTC)

@@ -1,7 +1,8 @@
 """planned -> creating -> running, exactly once.
 
 The order of facts decides: the input file's id, then the intent, then the create, then the batch's id, each in the job
-directory before the next step is taken. Whoever finds an intent without an id asks the vendor what became of it.
+directory before the next step is taken. Whoever finds an intent without an outcome asks the vendor what became of it,
+and creates again, under the next try's intent, only when it is certain that nothing was created and nobody still may.
 """
 
 from __future__ import annotations
@@ -9,138 +10,205 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_llm_batch.exceptions import ConfigurationError, SubmissionUnconfirmed, VendorUnavailable
-from airflow_llm_batch.jobs.shards import RowSpec, fingerprint_of, write_shards
+from airflow_llm_batch.exceptions import (
+    ConfigurationError,
+    RequestRejected,
+    SubmissionUnconfirmed,
+    VendorUnavailable,
+)
+from airflow_llm_batch.jobs.lines import shows_ids
+from airflow_llm_batch.jobs.owner import is_gone, is_this_process, this_process
 from airflow_llm_batch.jobs.store import JobStore
-from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard
+from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 from airflow_llm_batch.transport import stored_payload
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
 
 log = logging.getLogger(__name__)
-#: a listing may lag behind a create; how often and how long apart it is asked before "not there" is believed
-LOOKS, BETWEEN_LOOKS = 4, 2.0
-REPORT_ROWS = 50_000
+#: a shard's create is claimed at most this often in one run of the task
+MOST_CLAIMS = 4
+#: bytes a second that an upload inside a create is granted, at the least
+SLOWEST_UPLOAD = 500_000
 
 
-def plan(
-    store: JobStore, hook: LLMBatchHook, spec: RowSpec, metadata: Mapping[str, str], origin: dict[str, Any]
-) -> Job:
-    """Write the shards and the plan, or take up the plan that lies in the directory.
+class Patience(NamedTuple):
+    """How long to look before "not there" is believed; seconds.
 
-    :param metadata: kept by the vendor with each batch.
-    :param origin: ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the task instance.
-    :raises ConfigurationError: when the directory holds a job made from other input.
+    :param settle: a vendor's listing may lag behind a create by this much.
+    :param create: a create by a process that cannot be seen from here is over after this much.
     """
-    provider = hook.provider
-    if job := store.load_job():
-        if job.fingerprint == fingerprint_of(spec, provider, job.id):
-            log.info("Job %s is planned already (%d rows, %d shards); taking it up.", job.id, job.rows, len(job.shards))
-            return job
-        raise ConfigurationError(
-            f"The job at {store.uri} was made from other input than this try's (rows, request, key or pass-through "
-            "columns changed). Its batches are left as they are. Trigger a new DAG run, or remove the job directory, "
-            "to submit the changed input."
-        )
-    provider.check_metadata(metadata)
-    shards, fingerprint = write_shards(spec, provider, store, metadata, report_rows)
-    job = Job(
-        id=store.job_id,
-        fingerprint=fingerprint,
-        provider=provider.name,
-        conn_id=hook.conn_id,
-        created_at=datetime.now(UTC),
-        rows=sum(shard.rows for shard in shards),
-        shards=tuple(shards),
-        request=spec.request.serialize() if spec.request else None,
-        output_schema=spec.request.schema() if spec.request else None,
-        **origin,
-    )
-    if not store.save_job(job):
-        # Another attempt planned at the same time; what it published is what gets sent.
-        return plan(store, hook, spec, metadata, origin)
-    log.info("Job %s: %d rows in %d shard(s) at %s", job.id, job.rows, len(shards), store.uri)
-    return job
+
+    settle: float = 15.0
+    create: float = 180.0
+
+    @classmethod
+    def of(cls, hook: LLMBatchHook) -> Patience:
+        extra = hook.connection.extra_dejson
+        return cls(**{name: float(extra[f"{name}_seconds"]) for name in cls._fields if extra.get(f"{name}_seconds")})
 
 
-def report_rows(count: int) -> None:
-    if count % REPORT_ROWS == 0:
-        log.info("%d rows encoded.", count)
+def submit(store: JobStore, hook: LLMBatchHook, job: Job, on_doubt: str = "fail") -> list[str]:
+    """Bring every shard to ``running``; returns the vendor's batch ids in shard order.
 
-
-def submit(store: JobStore, hook: LLMBatchHook, job: Job) -> list[str]:
-    """Bring every shard to ``running``; returns the vendor's batch ids in shard order."""
+    :param on_doubt: what to do when it cannot be decided whether a batch exists: ``fail``, or ``resubmit`` and perhaps
+        pay twice.
+    :raises SubmissionUnconfirmed: see ``on_doubt``.
+    :raises RequestRejected: when the vendor refuses a shard; it is tried anew by the next run of the task.
+    """
     ids = []
     for shard in job.shards:
-        created = store.created(shard.index) or submit_shard(store, hook, shard)
+        created = Submission(store, hook, job, shard, on_doubt).run()
         ids.append(created.batch_id)
         log.info(
-            "Shard %d of %d: %d rows, %.1f MB -> batch %s",
-            shard.index + 1, len(job.shards), shard.rows, shard.bytes / 1e6, created.batch_id,
-        )  # fmt: skip
+            "Shard %d of %d: %s rows, %.1f MB -> batch %s%s",
+            shard.index + 1,
+            len(job.shards),
+            f"{shard.rows:,}",
+            shard.bytes / 1e6,
+            created.batch_id,
+            " (found at the vendor)" if created.adopted else "",
+        )
     return ids
 
 
-def submit_shard(store: JobStore, hook: LLMBatchHook, shard: Shard) -> Created:
-    """Create one shard's batch, or find the one that an earlier attempt created."""
-    content = stored_payload(store.shard(shard.index, "requests.jsonl"))
-    ref = store.uploaded(shard.index)
-    if ref is None:
-        verify(store, shard)
-        ref = hook.run(hook.provider.upload(f"{shard.key}.jsonl", content))
-        if ref is not None:
-            store.save_uploaded(shard.index, ref)
-    intent = Intent(at=datetime.now(UTC), input_ref=ref)
-    if store.begin(shard.index, intent):
-        try:
-            batch = hook.run(hook.provider.create(shard, ref, content))
-        except VendorUnavailable as error:
-            log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", shard.index, error)
-            batch = settle(store, hook, shard, intent)
-        return record(store, shard, batch, adopted=False)
-    # The intent is an earlier attempt's: it may have died before, during or after its create.
-    batch = settle(store, hook, shard, store.intent(shard.index) or intent)
-    return record(store, shard, batch, adopted=True)
+class Submission:
+    """One shard on its way to the vendor."""
 
+    def __init__(self, store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard, on_doubt: str) -> None:
+        self.store, self.hook, self.job, self.shard, self.on_doubt = store, hook, job, shard, on_doubt
+        self.index = shard.index
+        self.patience = Patience.of(hook)
+        self.content = stored_payload(store.shard(shard.index, "requests.jsonl"))
 
-def settle(store: JobStore, hook: LLMBatchHook, shard: Shard, intent: Intent) -> Batch:
-    """Find out whether a create went through, and create once more only when it certainly did not.
-
-    :raises SubmissionUnconfirmed: when more than one batch may be the one.
-    """
-    for look in range(LOOKS):
-        if look:
-            time.sleep(BETWEEN_LOOKS)
-        found = hook.run(hook.provider.find(shard, intent.at, intent.input_ref))
-        if len(found) == 1:
-            log.info("Batch %s is the one; nothing is sent again.", found[0].id)
-            return found[0]
-        if found:
-            raise SubmissionUnconfirmed(
-                f"Shard {shard.index} may be any of the batches {', '.join(b.id for b in found)}: they were created "
-                "in the same moment with the same number of rows. Nothing was sent again. Cancel the ones that are "
-                f"not yours, or clear {store.attempt(shard.index, 'intent.json')} to submit once more."
-            )
-    log.info("The vendor knows no batch for shard %d; creating it.", shard.index)
-    content = stored_payload(store.shard(shard.index, "requests.jsonl"))
-    try:
-        return hook.run(hook.provider.create(shard, intent.input_ref, content))
-    except VendorUnavailable as error:
+    def run(self) -> Created:
+        """The shard's batch: recorded already, found at the vendor, or created now."""
+        for _ in range(MOST_CLAIMS):
+            number = self.store.last_try(self.index)
+            if number and (created := self.store.created(self.index)):
+                return created
+            if number and not self._is_void(number):
+                if batch := self.settle(number):
+                    return self._record(number, batch, adopted=True)
+                self._void(number, "never created")
+            if created := self._create(number + 1):
+                return created
         raise SubmissionUnconfirmed(
-            f"Creating shard {shard.index} failed twice without a clear answer ({error}). It may have been billed "
-            "once; a retry of this task asks the vendor again before it sends anything."
-        ) from error
+            f"Shard {self.index} could not be created: {MOST_CLAIMS} creates in a row got no answer and left no batch "
+            "at the vendor. Nothing was billed as far as the vendor tells; retry later."
+        )
 
+    def look(self) -> Batch | None:
+        """The batch of a create that is in doubt, None when there is neither doubt nor batch; creates nothing."""
+        number = self.store.last_try(self.index)
+        if not number or self.store.void(self.index, number) is not None:
+            return None
+        return self.settle(number)
 
-def record(store: JobStore, shard: Shard, batch: Batch, *, adopted: bool) -> Created:
-    created = Created(batch_id=batch.id, at=datetime.now(UTC), adopted=adopted)
-    store.save_created(shard.index, created)
-    return created
+    def _create(self, number: int) -> Created | None:
+        """Claim a try and create; None when somebody else holds the claim, or when nothing came of it."""
+        ref = self._upload()
+        intent = Intent(at=datetime.now(UTC), input_ref=ref, owner=this_process())
+        if not self.store.begin(self.index, intent, number):
+            return None
+        try:
+            batch = self.hook.run(self.hook.provider.create(self.shard, ref, self.content))
+        except RequestRejected:
+            self._void(number, "rejected")
+            raise
+        except VendorUnavailable as error:
+            log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
+            return None
+        return self._record(number, batch, adopted=False)
+
+    def _upload(self) -> str | None:
+        ref = self.store.uploaded(self.index)
+        if ref is None:
+            verify(self.store, self.shard)
+            ref = self.hook.run(self.hook.provider.upload(f"{self.shard.key}.jsonl", self.content))
+            if ref is not None:
+                self.store.save_uploaded(self.index, ref)
+        return ref
+
+    def settle(self, number: int) -> Batch | None:
+        """What became of a try: its batch, or None when it certainly made none.
+
+        :raises SubmissionUnconfirmed: when more than one batch may be the one, unless told to ``resubmit``.
+        """
+        intent = self.store.intent(self.index, number)
+        deadline = time.time() + self.patience.settle
+        last_word = self._latest_end(intent)
+        if last_word > deadline:
+            log.info(
+                "An earlier try (%s) claimed shard %d at %s and may still be creating it; waiting up to %.0f s for it.",
+                intent.owner, self.index, intent.at, last_word - time.time(),
+            )  # fmt: skip
+            deadline = last_word
+        pause = min(1.0, self.patience.settle / 4)
+        while True:
+            if created := self.store.created(self.index):
+                return self.hook.get_batch(created.batch_id)
+            over = time.time() >= deadline or (last_word == deadline and is_gone(intent.owner))
+            found = self._candidates(intent)
+            if len(found) == 1:
+                return found[0]
+            if found and self.on_doubt == "fail":
+                raise SubmissionUnconfirmed(
+                    f"Shard {self.index} may be any of the batches {', '.join(b.id for b in found)}: each was created "
+                    f"in the same minutes with {self.shard.rows:,} rows, and {self.hook.provider.name} keeps nothing "
+                    "else to tell them apart before they end. Nothing was sent again. Say which with "
+                    f"recovery=Recovery(batch_ids={{{self.index}: '...'}}), or send the shard once more and perhaps "
+                    "pay twice with Recovery(on_doubt='resubmit')."
+                )
+            if found or over:
+                return None
+            time.sleep(pause)
+            pause = min(pause * 2, max(self.patience.settle / 4, 0.01))
+
+    def _latest_end(self, intent: Intent) -> float:
+        """Epoch seconds at which a create of this intent is certainly over."""
+        if is_this_process(intent.owner) or is_gone(intent.owner):
+            return 0.0
+        allowance = self.patience.create + self.shard.bytes / SLOWEST_UPLOAD
+        return (intent.at + timedelta(seconds=allowance)).timestamp()
+
+    def _candidates(self, intent: Intent) -> list[Batch]:
+        """Batches that may be this shard's, without those that are known to be another's."""
+        taken = {c.batch_id for s in self.job.shards if s.index != self.index and (c := self.store.created(s.index))}
+        taken |= self.store.strangers(self.index)
+        found = self.hook.run(self.hook.provider.find(self.shard, intent.at, intent.input_ref))
+        found = [batch for batch in found if batch.id not in taken]
+        if self.hook.provider.keeps_metadata:
+            return found
+        # Found by time and size alone. Of a batch that has ended, the results tell whose it is.
+        prefix = f"{self.job.id}-"
+        return [b for b in found if b.outcome is None or shows_ids(self.hook, b, prefix) is not False]
+
+    def _is_void(self, number: int) -> bool:
+        """Whether a try is known to have made nothing.
+
+        :raises SubmissionUnconfirmed: when what it made turned out to be a stranger's, unless told to ``resubmit``.
+        """
+        void = self.store.void(self.index, number)
+        if void is not None and void.reason == "stranger" and self.on_doubt == "fail":
+            raise SubmissionUnconfirmed(
+                f"Shard {self.index} was taken for batch {', '.join(void.strangers)}, whose results are not ours, and "
+                "no other batch fits. Nothing was sent again. If the vendor's console shows none of "
+                f"{self.shard.rows:,} rows either, send it once more with recovery=Recovery(on_doubt='resubmit')."
+            )
+        return void is not None
+
+    def _void(self, number: int, reason: str) -> None:
+        self.store.save_void(self.index, number, Void(reason=reason, at=datetime.now(UTC)))
+
+    def _record(self, number: int, batch: Batch, *, adopted: bool) -> Created:
+        provisional = adopted and not self.hook.provider.keeps_metadata
+        created = Created(batch_id=batch.id, at=datetime.now(UTC), adopted=adopted, provisional=provisional)
+        self.store.save_created(self.index, created, number)
+        return created
 
 
 def verify(store: JobStore, shard: Shard) -> None:
@@ -156,3 +224,56 @@ def verify(store: JobStore, shard: Shard) -> None:
             f"{store.shard(shard.index, 'requests.jsonl')} is not what was planned (sha256 differs). Nothing of this "
             "shard was sent. Remove the job directory to plan anew."
         )
+
+
+def adopt(store: JobStore, hook: LLMBatchHook, job: Job, batch_ids: dict[int, str]) -> None:
+    """Take batches that a user names for shards; each is read first, and its results must show that they are ours.
+
+    :raises ConfigurationError: for a shard that does not exist, or that has another batch already.
+    """
+    for index, batch_id in batch_ids.items():
+        if index not in range(len(job.shards)):
+            raise ConfigurationError(f"batch_ids names shard {index}; the job has {len(job.shards)}. Nothing was sent.")
+        created = store.created(index)
+        if created is not None and created.batch_id != batch_id:
+            raise ConfigurationError(
+                f"batch_ids gives {batch_id} for shard {index}, which is batch {created.batch_id} already. "
+                "Nothing was sent."
+            )
+        if created is None:
+            batch = hook.get_batch(batch_id)
+            number = store.last_try(index)
+            if not number or store.void(index, number) is not None:
+                number += 1
+            taken = Created(batch_id=batch.id, at=datetime.now(UTC), adopted=True, provisional=True)
+            store.begin(index, Intent(at=datetime.now(UTC), owner=this_process()), number)
+            store.save_created(index, taken, number)
+
+
+def search_again(store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard) -> Batch:
+    """Look for a shard's batch after an adopted one turned out to be a stranger's; creates nothing.
+
+    :raises SubmissionUnconfirmed: when none fits, or more than one does.
+    """
+    submission = Submission(store, hook, job, shard, "fail")
+    number = store.last_try(shard.index)
+    intent = store.intent(shard.index, number)
+    found = submission._candidates(intent)
+    if len(found) == 1:
+        store.begin(shard.index, intent, number + 1)
+        submission._record(number + 1, found[0], adopted=True)
+        return found[0]
+    strangers = ", ".join(sorted(store.strangers(shard.index)))
+    others = f"may be any of {', '.join(b.id for b in found)}" if found else "fits no other batch at the vendor"
+    raise SubmissionUnconfirmed(
+        f"Shard {shard.index} was taken for batch {strangers}, whose results are not ours, and {others}. Nothing was "
+        "sent again. Name its batch with recovery=Recovery(batch_ids=...) on the submitting task and clear it, or send "
+        "it once more, and perhaps pay twice, with Recovery(on_doubt='resubmit')."
+    )
+
+
+def release(store: JobStore, index: int, batch_id: str) -> None:
+    """Let an adopted batch go whose results are not ours."""
+    number = store.last_try(index)
+    known = store.strangers(index) | {batch_id}
+    store.save_void(index, number, Void(reason="stranger", at=datetime.now(UTC), strangers=sorted(known)))

@@ -34,6 +34,7 @@ class Watch:
         batch_id: str | None = None,
         deadline: float | None = None,
         since: float | None = None,
+        on_deadline: str = "leave",
     ) -> None:
         self.hook, self.store, self.log = hook, store, log
         self.rows: int | None = None
@@ -56,7 +57,7 @@ class Watch:
                         f"Shard {shard.index} of the job at {store.uri} was never submitted; clear the submitting "
                         "task first. What was submitted is left in place."
                     )
-        self.wait = Wait(pending, None if deadline is None else start + deadline)
+        self.wait = Wait(pending, None if deadline is None else start + deadline, on_deadline)
         self.wait.seen.update(ended)
 
     def look(self) -> bool:
@@ -74,12 +75,11 @@ class Watch:
         return self.conclude()
 
     async def alook(self) -> bool:
-        """``look`` on an event loop, inside ``hook.session``."""
+        """``look`` on an event loop, inside ``hook.session``: the calls share the loop, files are written off it."""
         pending = list(self.wait.pending.items())
         flows = [self.hook.arun(self.hook.provider.get(batch_id)) for _, batch_id in pending]
-        for (index, batch_id), reading in zip(
-            pending, await asyncio.gather(*flows, return_exceptions=True), strict=True
-        ):
+        readings = await asyncio.gather(*flows, return_exceptions=True)
+        for (index, batch_id), reading in zip(pending, readings, strict=True):
             if isinstance(reading, BaseException) and not isinstance(reading, LLMBatchError):
                 raise reading
             await asyncio.to_thread(self.note, index, batch_id, reading)
@@ -117,6 +117,9 @@ class Watch:
             if self.store is not None:
                 self.store.save_progress(progress)
         step = self.wait.decide(time.time())
+        if step.action == "cancel":
+            self.log.warning("%s", step.reason)
+            self.cancel()
         if step.action == "give_up":
             raise WaitEnded(step.reason)
         return step.action == "ended"
@@ -124,16 +127,6 @@ class Watch:
     def cancel(self) -> None:
         """Ask for the cancellation of what still runs."""
         for batch_id in self.wait.pending.values():
-            batch = self.hook.run(self.hook.provider.get(batch_id))
-            if batch.outcome is None:
-                self.hook.run(self.hook.provider.cancel(batch_id))
-                self.log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch_id)
-
-    async def acancel(self) -> None:
-        """``cancel`` on an event loop, inside ``hook.session``."""
-        provider = self.hook.provider
-        for batch_id in self.wait.pending.values():
-            batch = await self.hook.arun(provider.get(batch_id))
-            if batch.outcome is None:
-                await self.hook.arun(provider.cancel(batch_id))
+            if self.hook.get_batch(batch_id).outcome is None:
+                self.hook.cancel_batch(batch_id)
                 self.log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch_id)

@@ -61,12 +61,12 @@ class FetchResultsOperator(BaseOperator):
 
         share = failing_share(self.fail_on)
         handle = JobHandle.of(self.job, self.conn_id)
+        hook = LLMBatchHook(handle.conn_id)
         if handle.job is None:
-            raise ConfigurationError(
-                "This handle is of a batch that no job of ours made; download it with LLMBatchHook.download."
-            )
-        store, hook = JobStore(handle.job), LLMBatchHook(handle.conn_id)
-        job = store.job()
+            store, job = self._adopt(hook, handle.batches[0], context)
+        else:
+            store = JobStore(handle.job)
+            job = store.job()
         if hook.provider.name != job.provider:
             raise ConfigurationError(
                 f"The job was submitted to {job.provider}; connection {handle.conn_id!r} is for {hook.provider.name}."
@@ -78,6 +78,7 @@ class FetchResultsOperator(BaseOperator):
             hook.close()
         uri = store.save_manifest(manifest)
         self._report(manifest)
+        self._remove_superseded(store, manifest)
         failed = manifest.rows - manifest.counts["succeeded"]
         if share is not None and failed and failed >= share * manifest.rows:
             raise ResultsUnusable(
@@ -85,6 +86,26 @@ class FetchResultsOperator(BaseOperator):
                 f"{self.fail_on!r} does not accept. Everything was landed: {uri}"
             )
         return manifest.summary(uri)
+
+    def _adopt(self, hook: LLMBatchHook, batch_id: str, context: Context) -> tuple[JobStore, Job]:
+        """A job directory, this task's own, for a batch that was made elsewhere."""
+        from airflow_llm_batch.jobs.adoption import adopted_job
+        from airflow_llm_batch.jobs.store import JobStore, job_uri
+
+        ti = context["ti"]
+        map_index = -1 if ti.map_index is None else ti.map_index
+        store = JobStore(job_uri(None, ti.dag_id, ti.run_id, ti.task_id, map_index) + f"/{batch_id}")
+        return store, adopted_job(store, hook, ended(hook.get_batch(batch_id)))
+
+    def _remove_superseded(self, store: JobStore, manifest: Manifest) -> None:
+        """Take away what jobs that this one replaced had landed in the same place: rows must not be there twice."""
+        from airflow_llm_batch.storage import storage_path
+
+        for previous in store.previous_generations():
+            landed = previous.manifest()
+            for file in landed.files if landed and landed.destination == manifest.destination else ():
+                storage_path(file).unlink(missing_ok=True)
+                self.log.info("Removed %s, landed by the job that this one replaced.", file)
 
     def _report(self, manifest: Manifest) -> None:
         cost = "unknown" if manifest.cost_usd is None else f"${manifest.cost_usd:,.6f}"
@@ -133,11 +154,16 @@ def ended_batches(store: JobStore, hook: LLMBatchHook, job: Job) -> dict[int, Ba
                 raise ConfigurationError(
                     f"Shard {shard.index} of {store.uri} was never submitted; clear the submitting task."
                 )
-            batch = hook.get_batch(created.batch_id)
-            if batch.outcome is None:
-                raise ConfigurationError(
-                    f"Batch {batch.id} is still {batch.status!r}; put a BatchSensor between submitting and fetching."
-                )
+            batch = ended(hook.get_batch(created.batch_id))
             store.save_ended(shard.index, batch)
         batches[shard.index] = batch
     return batches
+
+
+def ended(batch: Batch) -> Batch:
+    """:raises ConfigurationError: when the batch still runs."""
+    if batch.outcome is None:
+        raise ConfigurationError(
+            f"Batch {batch.id} is still {batch.status!r}; put a BatchSensor between submitting and fetching."
+        )
+    return batch

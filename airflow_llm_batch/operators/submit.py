@@ -6,11 +6,12 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.operators.handle import JobHandle
+from airflow_llm_batch.operators.recovery import Recovery
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -33,22 +34,34 @@ class SubmitBatchOperator(BaseOperator):
         ``custom_id`` of existing batch lines.
     :param passthrough: columns to carry into the results, as a list or as ``{name in the results: column}``.
     :param metadata: kept with the batches by vendors that keep it; DAG, run and task ids are added.
+    :param max_cost: dollars; a job that is estimated to cost more is refused before the first upload. Needs a token cap
+        on every request and a known price.
+    :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.
+    :param batch_id: a vendor's batch that exists already: waited for and fetched like any other, keyed by its
+        ``custom_id``s; leave out ``rows`` then.
+    :param recovery: what to do with changed input and with batches in doubt, see ``Recovery``.
     :param storage: object storage URI for job directories; ``[llm_batch] storage`` by default.
     :param conn_id: the ``llmbatch`` connection.
     :return: the job handle (XCom): ``{"job": URI, "conn_id", "provider", "rows", "shards", "batches": [ids]}``.
     """
 
-    template_fields: Sequence[str] = ("rows", "request", "key", "passthrough", "metadata", "storage", "conn_id")
+    template_fields: Sequence[str] = (
+        "rows", "request", "key", "passthrough", "metadata", "max_cost", "batch_id", "recovery", "storage", "conn_id",
+    )  # fmt: skip
     ui_color = "#d9e8f6"
 
     def __init__(
         self,
         *,
-        rows: Any,
+        rows: Any = None,
         request: RequestTemplate | None = None,
         key: str | None = None,
         passthrough: Sequence[str] | Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
+        max_cost: float | str | None = None,
+        dry_run: bool = False,
+        batch_id: str | None = None,
+        recovery: Recovery | None = None,
         storage: str | None = None,
         conn_id: str = LLMBatchHook.default_conn_name,
         **kwargs: Any,
@@ -59,42 +72,66 @@ class SubmitBatchOperator(BaseOperator):
         self.key = key
         self.passthrough = passthrough
         self.metadata = metadata
+        self.max_cost = max_cost
+        self.only_plan = dry_run
+        self.batch_id = batch_id
+        self.recovery = recovery
         self.storage = storage
         self.conn_id = conn_id
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        # Airflow renders nested objects in place; this one is shared by every run of the DAG object.
-        self.request = copy.deepcopy(self.request)
+        # Airflow renders nested objects in place; these are shared by every run of the DAG object.
+        self.request, self.recovery = copy.deepcopy(self.request), copy.deepcopy(self.recovery)
         super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_llm_batch.data.requests import RequestTemplate
-        from airflow_llm_batch.jobs.shards import RowSpec, passthrough_map
-        from airflow_llm_batch.jobs.store import JobStore, job_uri
-        from airflow_llm_batch.jobs.submission import plan, submit
 
         if self.request is not None and not isinstance(self.request, RequestTemplate):
             raise InputError(
                 f"request is a {type(self.request).__name__}; give ChatRequest, EmbeddingRequest or RawRequest. "
                 "Nothing was sent."
             )
+        if (self.rows is None) == (self.batch_id is None):
+            raise ConfigurationError("Give either rows, or the batch_id of a batch that exists. Nothing was sent.")
+        hook = LLMBatchHook(self.conn_id)
+        hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
+        self._check_destinations(context)
+        try:
+            return (self._take if self.batch_id else self._submit)(hook, context)
+        finally:
+            hook.close()
+
+    def _take(self, hook: LLMBatchHook, context: Context) -> dict[str, Any]:
+        """A batch that was made elsewhere."""
+        batch = hook.get_batch(str(self.batch_id))
+        self.log.info("Batch %s is %s.", batch.id, batch.status)
+        return JobHandle(None, self.conn_id, hook.provider.name, batch.total, 1, [batch.id]).to_xcom()
+
+    def _submit(self, hook: LLMBatchHook, context: Context) -> dict[str, Any]:
+        from airflow_llm_batch.jobs.planning import check_budget, describe, plan
+        from airflow_llm_batch.jobs.shards import RowSpec, passthrough_map
+        from airflow_llm_batch.jobs.store import JobStore, job_uri
+        from airflow_llm_batch.jobs.submission import adopt, submit
+
+        recovery = self.recovery or Recovery()
+        recovery.check()
         ti = context["ti"]
         origin: dict[str, Any] = {
             "dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id,
             "map_index": -1 if ti.map_index is None else ti.map_index,
         }  # fmt: skip
-        hook = LLMBatchHook(self.conn_id)
-        hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
-        self._check_destinations(context)
         metadata = {f"airflow_{name}": str(value)[:512] for name, value in origin.items() if name != "map_index"}
         metadata |= {str(name): str(value) for name, value in (self.metadata or {}).items()}
-        store = JobStore(job_uri(self.storage, **origin))
         spec = RowSpec(self.rows, self.request, self.key or None, passthrough_map(self.passthrough))
-        try:
-            job = plan(store, hook, spec, metadata, origin)
-            batches = submit(store, hook, job)
-        finally:
-            hook.close()
+        store, job = plan(JobStore(job_uri(self.storage, **origin)), hook, spec, metadata, origin, recovery.on_change)
+        if self.max_cost is not None and not store.is_begun(job):
+            check_budget(job, float(self.max_cost))
+        if self.only_plan:
+            ti.xcom_push(key="estimate", value={name: e.model_dump() for name, e in job.estimate.items()})
+            raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {len(job.shards)} batches. {describe(job)}")
+        adopt(store, hook, job, {int(index): str(batch_id) for index, batch_id in (recovery.batch_ids or {}).items()})
+        batches = submit(store, hook, job, recovery.on_doubt)
         return JobHandle(store.uri, self.conn_id, job.provider, job.rows, len(job.shards), batches).to_xcom()
 
     def _check_destinations(self, context: Context) -> None:

@@ -135,6 +135,10 @@ class Provider(ABC):
     def downloads(self, batch: Batch) -> Requests:
         """Requests whose streamed bodies together are the batch's result lines; empty when there are none."""
 
+    def inputs(self, batch: Batch) -> Requests:
+        """Requests for the lines a batch was made of; empty where the vendor does not give them back."""
+        return []
+
     @abstractmethod
     def decode(self, line: dict[str, Any]) -> Result:
         """One result line in the neutral shape.

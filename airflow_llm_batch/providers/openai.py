@@ -123,6 +123,9 @@ class OpenAI(Provider):
     def downloads(self, batch: Batch) -> Requests:
         return [self.download(file_id) for file_id in batch.files]
 
+    def inputs(self, batch: Batch) -> Requests:
+        return [self.download(batch.input_ref)] if batch.input_ref else []
+
     def download(self, file_id: str) -> httpx.Request:
         """The request for one stored file's content."""
         return httpx.Request("GET", self.url("files", file_id, "content"))

@@ -1,0 +1,72 @@
+"""A batch that was made elsewhere, as a job directory: its rows are what the vendor says was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airflow_llm_batch.exceptions import RequestRejected, ResultsUnusable
+from airflow_llm_batch.jobs.lines import UNREADABLE, batch_lines, parse_line, split_lines
+from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard
+from airflow_llm_batch.storage import whole_file
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.hooks import LLMBatchHook
+
+
+def adopted_job(store: JobStore, hook: LLMBatchHook, batch: Batch) -> Job:
+    """The job of an ended batch of unknown origin: one shard, each row's key its ``custom_id``.
+
+    The rows are read from the batch's input file where the vendor still has it, else from the results themselves.
+    """
+    if job := store.load_job():
+        return job
+    rows = 0
+    with whole_file(store.shard(0, "rows.jsonl")) as file:
+        for rows, custom_id in enumerate(custom_ids(hook, batch), 1):
+            entry = {"row": rows - 1, "key": custom_id, "custom_id": custom_id}
+            file.write(msgspec.json.encode(entry) + b"\n")
+    if not rows:
+        reasons = "; ".join(f"{code}: {message}" for code, message in batch.errors) or batch.status
+        raise ResultsUnusable(f"Batch {batch.id} has neither an input file nor results to land ({reasons}).")
+    now = datetime.now(UTC)
+    store.begin(0, Intent(at=batch.created_at or now), 1)
+    store.save_created(0, Created(batch_id=batch.id, at=now, adopted=True), 1)
+    job = Job(
+        id=store.job_id,
+        fingerprint="",
+        provider=hook.provider.name,
+        conn_id=hook.conn_id,
+        created_at=batch.created_at or now,
+        rows=rows,
+        shards=(Shard(endpoint="", rows=rows),),
+        adopted=True,
+    )
+    store.save_job(job)
+    return job
+
+
+def custom_ids(hook: LLMBatchHook, batch: Batch) -> Iterator[str]:
+    """Every ``custom_id`` of a batch, once."""
+    requests = hook.provider.inputs(batch)
+    if requests:
+        try:
+            for request in requests:
+                with hook.stream(request) as chunks:
+                    yield from (str(parse_line(line)["custom_id"]) for line in split_lines(chunks) if line.strip())
+            return
+        except RequestRejected:
+            pass  # deleted or expired: before the first line, so nothing was yielded yet
+    seen: set[str] = set()
+    for line in batch_lines(hook, batch):
+        try:
+            custom_id = str(parse_line(line)["custom_id"])
+        except UNREADABLE:
+            continue
+        if custom_id not in seen:
+            seen.add(custom_id)
+            yield custom_id

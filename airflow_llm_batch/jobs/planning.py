@@ -1,0 +1,141 @@
+"""Rows to a plan: the shard files, what they will cost at most, and ``job.json`` last."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
+from airflow_llm_batch.jobs.pricing import Prices
+from airflow_llm_batch.jobs.shards import RowSpec, fingerprint_of, write_shards
+from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.submission import Submission
+from airflow_llm_batch.models import Estimate, Job, Result
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.hooks import LLMBatchHook
+
+log = logging.getLogger(__name__)
+REPORT_ROWS = 50_000
+
+
+def plan(
+    store: JobStore,
+    hook: LLMBatchHook,
+    spec: RowSpec,
+    metadata: Mapping[str, str],
+    origin: dict[str, Any],
+    on_change: str = "restart",
+) -> tuple[JobStore, Job]:
+    """Write the shards and the plan, or take up the plan that lies in the directory.
+
+    A directory whose job was made from other input is left as it is, what still runs of it is cancelled, and the
+    changed input gets a directory of its own beside it.
+
+    :param metadata: kept by the vendor with each batch.
+    :param origin: ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the task instance.
+    :param on_change: ``fail`` refuses changed input instead.
+    :return: the job's directory, and the job.
+    """
+    provider = hook.provider
+    provider.check_metadata(metadata)
+    while job := store.load_job():
+        if job.provider == provider.name and job.fingerprint == fingerprint_of(spec, provider, job.id):
+            log.info("Job %s is planned already (%d rows, %d shards); taking it up.", job.id, job.rows, len(job.shards))
+            return store, job
+        if on_change == "fail":
+            raise ConfigurationError(
+                f"The job at {store.uri} was made from other input than this try's (rows, request, key, pass-through "
+                "columns or provider changed), and on_change='fail'. Its batches are left as they are. "
+                "Nothing was sent."
+            )
+        following = store.next_generation()
+        if following.load_job() is None:
+            log.warning("The input has changed since %s was planned; starting anew at %s.", store.uri, following.uri)
+            cancel_running(store, hook, job)
+        store = following
+    shards, fingerprint, use = write_shards(spec, provider, store, metadata, report_rows)
+    prices = Prices(provider.name, provider.batch_price_factor)
+    job = Job(
+        id=store.job_id,
+        fingerprint=fingerprint,
+        provider=provider.name,
+        conn_id=hook.conn_id,
+        created_at=datetime.now(UTC),
+        rows=sum(shard.rows for shard in shards),
+        shards=tuple(shards),
+        request=spec.request.serialize() if spec.request else None,
+        output_schema=spec.request.schema() if spec.request else None,
+        estimate={model: priced(model, estimate, prices) for model, estimate in use.items()},
+        **origin,
+    )
+    if not store.save_job(job):
+        # Another attempt planned at the same time; what it published is what gets sent.
+        return plan(store, hook, spec, metadata, origin, on_change)
+    log.info("Job %s: %s rows in %d shard(s) at %s", job.id, f"{job.rows:,}", len(shards), store.uri)
+    log.info("%s", describe(job))
+    return store, job
+
+
+def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
+    """Ask for the cancellation of what still runs of a superseded job; what it finished stays billed."""
+    if job.provider != hook.provider.name:
+        log.warning("The superseded job ran at %s; its batches are left as they are.", job.provider)
+        return
+    for shard in job.shards:
+        created = store.created(shard.index)
+        if created is None:
+            # A create may be in doubt: a batch nobody knows of would go on being billed.
+            batch = Submission(store, hook, job, shard, "fail").look()
+        else:
+            batch = None if store.ended(shard.index) else hook.get_batch(created.batch_id)
+        if batch is not None and batch.outcome is None:
+            hook.cancel_batch(batch.id)
+            log.info("Superseded batch %s: cancellation asked for; finished rows stay billed.", batch.id)
+
+
+def priced(model: str, estimate: Estimate, prices: Prices) -> Estimate:
+    """The estimate with its batch price."""
+    if estimate.output_tokens is None:
+        return estimate
+    used = Result("", "succeeded", input_tokens=estimate.input_tokens, output_tokens=estimate.output_tokens)
+    cost = prices.cost(used, model)
+    return estimate.model_copy(update={"cost_usd": float(cost.batch) if cost else None})
+
+
+def check_budget(job: Job, max_cost: float) -> None:
+    """Refuse a job that may cost more than ``max_cost`` dollars.
+
+    :raises BudgetExceeded: with the estimate by model; also when it cannot be made.
+    """
+    unknown = [model for model, estimate in job.estimate.items() if estimate.cost_usd is None]
+    if unknown:
+        uncapped = [model for model in unknown if job.estimate[model].output_tokens is None]
+        why = "requests without max_tokens have no upper bound" if uncapped else "the price is not known"
+        raise BudgetExceeded(
+            f"max_cost=${max_cost:,.2f} cannot be held for {', '.join(uncapped or unknown)}: {why}. "
+            f"{'Set max_tokens' if uncapped else 'Remove max_cost'}. Nothing was sent. {describe(job)}"
+        )
+    total = sum(estimate.cost_usd or 0 for estimate in job.estimate.values())
+    if total > max_cost:
+        raise BudgetExceeded(
+            f"The job is estimated at ${total:,.4f}, above max_cost=${max_cost:,.4f}. Raise max_cost, lower max_tokens "
+            f"or send fewer rows. Nothing was sent. {describe(job)}"
+        )
+
+
+def describe(job: Job) -> str:
+    """The estimate in words: ``gpt-5-mini: 1,200 requests, 31,668 tokens in, at most 240,000 out, $0.2440``."""
+    told = []
+    for model, e in job.estimate.items():
+        out = "an unknown number" if e.output_tokens is None else f"at most {e.output_tokens:,}"
+        cost = "cost unknown" if e.cost_usd is None else f"${e.cost_usd:,.4f}"
+        told.append(f"{model}: {e.requests:,} requests, about {e.input_tokens:,} tokens in, {out} out, {cost}")
+    return "Estimate by model: " + "; ".join(told) + "."
+
+
+def report_rows(count: int) -> None:
+    if count % REPORT_ROWS == 0:
+        log.info("%s rows encoded.", f"{count:,}")

@@ -1,0 +1,36 @@
+"""What a Submit task does when it does not start from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from airflow_llm_batch.exceptions import ConfigurationError
+
+
+@dataclass
+class Recovery:
+    """Rarely needed choices of ``SubmitBatchOperator``; the defaults never pay twice.
+
+    :param on_change: when the task is cleared and its input has changed: ``restart`` cancels what still runs and
+        submits the new input, ``fail`` refuses.
+    :param on_doubt: when it cannot be decided whether a batch exists at the vendor: ``fail`` names the candidates,
+        ``resubmit`` sends the shard again and perhaps pays twice.
+    :param batch_ids: shard -> vendor's batch id, to say which batch is the one after such a failure.
+    """
+
+    on_change: str = "restart"
+    on_doubt: str = "fail"
+    batch_ids: Mapping[Any, str] | None = None
+
+    template_fields: ClassVar[tuple[str, ...]] = ("on_change", "on_doubt", "batch_ids")
+
+    def check(self) -> None:
+        """:raises ConfigurationError: for a choice that does not exist."""
+        for name, known in (("on_change", ("restart", "fail")), ("on_doubt", ("fail", "resubmit"))):
+            if getattr(self, name) not in known:
+                raise ConfigurationError(f"Recovery.{name} is {getattr(self, name)!r}; give one of {', '.join(known)}.")
+
+    def serialize(self) -> dict[str, Any]:
+        return {"on_change": self.on_change, "on_doubt": self.on_doubt, "batch_ids": dict(self.batch_ids or {})}
