@@ -47,6 +47,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.vendor.settings.faults = faults
         return faults
 
+    @app.post("/_emulator/reset")
+    def reset() -> None:
+        """Forget every file, batch, call and fault."""
+        vendor = app.state.vendor
+        for held in (vendor.files, vendor.batches, vendor.calls):
+            held.clear()
+        vendor.settings.faults = Faults()
+
     return app
 
 

@@ -1,0 +1,223 @@
+"""Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
+
+    python tests/killing/harness.py openai anthropic
+
+Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
+is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
+request, its connection cut), then the same task again in a new process until it is done. Prints a table, exits non-zero
+unless every line of it is exact.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+
+HOME = Path(tempfile.mkdtemp(prefix="llm-batch-killing-"))
+os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs"}
+
+from airflow_llm_batch import storage, transport  # noqa: E402
+from airflow_llm_batch.data import ChatRequest  # noqa: E402
+from airflow_llm_batch.jobs import adoption, lines, owner, planning, results, watch  # noqa: E402, F401
+from airflow_llm_batch.jobs import store as store_module  # noqa: E402
+from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator  # noqa: E402
+from airflow_llm_batch.providers import anthropic, openai  # noqa: E402, F401
+from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
+
+ROWS, SHARDS, MOST_TRIES = 10, 2, 4
+MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
+TASKS = ("submit", "wait", "fetch")
+PLANNED = "planned.json"
+
+
+class Points:
+    """Counts the moments a task passes and acts at a chosen one.
+
+    :param stop_at: the number of the moment, None to only count.
+    :param how: ``kill`` the process, or ``cut`` the connection where the moment is a request's.
+    """
+
+    def __init__(self, stop_at: int | None, how: str) -> None:
+        self.stop_at, self.how, self.seen = stop_at, how, []
+
+    def pass_by(self, name: str, request: bool = False) -> None:
+        self.seen.append([name, request])
+        if len(self.seen) - 1 != self.stop_at:
+            return
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if request:
+            raise httpx.ReadError("the connection was cut")
+
+    def around(self, call: Callable, name: Callable[..., str], request: bool = False) -> Callable:
+        def wrapped(*args, **kwargs):
+            label = name(*args, **kwargs)
+            self.pass_by(f"before {label}", request)
+            value = call(*args, **kwargs)
+            self.pass_by(f"after {label}", request)
+            return value
+
+        return wrapped
+
+    def install(self) -> None:
+        """Every published file and every request of this process passes by."""
+
+        def file_name(path, *args):
+            return f"{path.parent.name}/{path.name}"
+
+        def call_name(client, request, **kwargs):
+            return f"{request.method} {request.url.path.rpartition('/v1/')[2].partition('/')[0]}"
+
+        storage.WholeFile.commit = self.around(storage.WholeFile.commit, lambda file: file_name(file.path))
+        exclusive = self.around(storage.create_exclusive, file_name)
+        storage.create_exclusive = store_module.create_exclusive = exclusive
+        httpx.Client.send = self.around(httpx.Client.send, call_name, request=True)
+        # A cut connection of a safe call is mended inside the same process; that must not take long here.
+        transport.pause = lambda state: 0
+
+
+def run_task(name: str, provider: str, directory: Path, stop_at: int | None, how: str) -> str:
+    """One try of one task in a process of its own: ``done``, ``failed`` or ``killed``."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            points = Points(stop_at, how)
+            points.install()
+            value = execute(name, provider, directory)
+            (directory / f"{name}.xcom").write_text(json.dumps(value))
+            (directory / f"{name}.points").write_text(json.dumps(points.seen))
+            status = 0
+        except BaseException:
+            (directory / f"{name}.error").write_text(traceback.format_exc())
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    return "killed" if os.WIFSIGNALED(status) else "failed" if os.WEXITSTATUS(status) else "done"
+
+
+def execute(name: str, provider: str, directory: Path) -> object:
+    ti = SimpleNamespace(dag_id="dag", run_id=directory.name, task_id=name, map_index=-1)
+    context = {"ti": ti}
+    if name == "submit":
+        rows = [{"id": f"k{n}", "text": f"text {n}"} for n in range(ROWS)]
+        request = ChatRequest(model=MODELS[provider], user="{text}", max_tokens=50)
+        operator = SubmitBatchOperator(task_id=name, rows=rows, key="id", request=request, conn_id=provider)
+        return operator.execute(context)
+    if name == "wait":
+        job = json.loads((directory / "submit.xcom").read_text())
+        return BatchSensor(task_id=name, job=job, deferrable=False, poke_interval=0.01).execute(context)
+    job = json.loads((directory / "wait.xcom").read_text())
+    return FetchResultsOperator(task_id=name, job=job, destination=f"file://{directory}/out").execute(context)
+
+
+def run_job(provider: str, task: str | None, stop_at: int | None, how: str, number: int) -> dict:
+    """A whole job whose ``task`` is struck at one point in its first try; what it cost and what it landed."""
+    VENDOR.post("/_emulator/reset").raise_for_status()
+    directory = HOME / f"{provider}-{task}-{how}-{number}"
+    directory.mkdir()
+    tries = Counter()
+    for name in TASKS:
+        for _ in range(MOST_TRIES):
+            struck = name == task and not tries[name]
+            tries[name] += 1
+            if run_task(name, provider, directory, stop_at if struck else None, how) == "done":
+                break
+        else:
+            raise SystemExit(f"{directory.name}: {name} never ended\n{(directory / f'{name}.error').read_text()}")
+    stats = VENDOR.get("/_emulator/stats").json()
+    landed = [
+        json.loads(line)["key"]
+        for path in (directory / "out").iterdir()
+        for line in path.read_bytes().split(b"\n")
+        if line
+    ]
+    points = {name: json.loads((directory / f"{name}.points").read_text()) for name in TASKS}
+    times = Counter(landed)
+    outcome = {
+        "tries": tries[task],
+        "batches": len(stats["batches"]),
+        "billed": stats["billed_rows"],
+        "landed": len(landed),
+        "exact": len(stats["batches"]) == SHARDS
+        and stats["billed_rows"] == ROWS
+        and set(times) == {f"k{n}" for n in range(ROWS)}
+        and set(times.values()) == {1},
+        "points": points,
+    }
+    shutil.rmtree(directory)
+    return outcome
+
+
+def main(providers: list[str]) -> int:
+    wrong = 0
+    print(
+        f"{'provider':<10} {'task':<7} {'fault':<5} {'point':<42} {'tries':>5} {'batches':>7} {'billed':>6} {'landed':>6}"
+    )
+    struck = Counter()
+    for provider in providers:
+        undisturbed = run_job(provider, None, None, "none", 0)
+        for task in TASKS:
+            for number, (point, request) in enumerate(undisturbed["points"][task]):
+                for how in ("kill", "cut") if request else ("kill",):
+                    outcome = run_job(provider, task, number, how, number)
+                    struck[provider, how] += 1
+                    wrong += not outcome["exact"]
+                    told = [outcome[k] for k in ("tries", "batches", "billed", "landed")]
+                    print(
+                        f"{provider:<10} {task:<7} {how:<5} {point:<42} {told[0]:>5} {told[1]:>7} {told[2]:>6} {told[3]:>6}"
+                        + ("" if outcome["exact"] else "   <- WRONG"),
+                        flush=True,
+                    )
+    counted = ", ".join(f"{provider} {n} {how}" for (provider, how), n in sorted(struck.items()))
+    print(
+        f"{sum(struck.values())} points struck ({counted}); {wrong} not exact; wanted {SHARDS} batches, {ROWS} rows billed, {ROWS} landed"
+    )
+    return 1 if wrong or not struck else 0
+
+
+def start_emulator() -> tuple[subprocess.Popen, httpx.Client]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "airflow_llm_batch.emulator", "--port", str(port), "--duration", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+    for _ in range(300):
+        try:
+            client.get("/_emulator/stats")
+            break
+        except httpx.TransportError:
+            time.sleep(0.1)
+    extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
+    for provider in MODELS:
+        connection = {"conn_type": "llmbatch", "host": str(client.base_url), "password": "k"}
+        os.environ[f"AIRFLOW_CONN_{provider.upper()}"] = json.dumps(
+            {**connection, "extra": {**extra, "provider": provider}}
+        )
+    return process, client
+
+
+if __name__ == "__main__":
+    EMULATOR, VENDOR = start_emulator()
+    try:
+        status = main(sys.argv[1:] or sorted(MODELS))
+    finally:
+        EMULATOR.terminate()
+        EMULATOR.wait()
+        shutil.rmtree(HOME, ignore_errors=True)
+    sys.exit(status)
