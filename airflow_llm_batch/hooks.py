@@ -106,11 +106,11 @@ class LLMBatchHook(BaseHook):
         from airflow_llm_batch.models import Shard
         from airflow_llm_batch.providers.base import Payload
         from airflow_llm_batch.storage import storage_path
-        from airflow_llm_batch.transport import stored_payload
+        from airflow_llm_batch.transport import line_payload
 
         if (input_file_id is None) == (requests is None):
             raise ConfigurationError("Give create_batch either input_file_id or requests. Nothing was sent.")
-        content = Payload(tuple, 0) if requests is None else stored_payload(storage_path(requests))
+        content = Payload(tuple, 0) if requests is None else line_payload(storage_path(requests))
         shard = Shard(endpoint=endpoint, metadata=dict(metadata or {}), bytes=content.size)
         return self.run(self.provider.create(shard, input_file_id, content))
 
@@ -169,7 +169,8 @@ class LLMBatchHook(BaseHook):
                 "Nothing was sent."
             )
         extra = self.connection.extra_dejson
-        chosen = {name: float(extra[name]) for name in ("retries", "timeout", "connect_timeout") if extra.get(name)}
+        given = {name: extra.get(name) for name in ("retries", "timeout", "connect_timeout")}
+        chosen = {name: float(value) for name, value in given.items() if value is not None}
         return Transport(provider, key, **chosen)
 
     def run(self, flow: Flow[T]) -> T:
@@ -212,6 +213,10 @@ def base_url(connection: Connection) -> str | None:
     host = (connection.host or "").strip()
     if not host:
         return None
+    if "@" in host.partition("://")[2].partition("/")[0]:
+        raise ConfigurationError(
+            "The connection's host holds credentials; put the key into the password. Nothing was sent."
+        )
     if "://" in host:
         return host
     scheme = connection.schema or ("http" if host in ("localhost", "127.0.0.1") else "https")

@@ -84,7 +84,8 @@ class Shard(BaseModel):
     """One vendor batch's worth of a job, as planned.
 
     :param bytes: size of ``requests.jsonl``, newlines included; ``sha256`` is of the same bytes.
-    :param key: what marks the batch as ours where the vendor keeps metadata: ``{job8}-{index}``.
+    :param key: what marks the batch as ours where the vendor keeps metadata: job, index and content.
+    :param token: part of the names of its files; each attempt at planning has its own, so none can touch another's.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -96,6 +97,7 @@ class Shard(BaseModel):
     rows: int = 0
     bytes: int = 0
     sha256: str = ""
+    token: str = ""
     metadata: dict[str, str] = {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -66,7 +65,6 @@ class BatchSensor(BaseSensorOperator):
         self.max_poll_interval = max_poll_interval
         self.cancel_on_kill = cancel_on_kill
         self._watch: Watch | None = None
-        self._since = time.time()
 
     def execute(self, context: Context) -> Any:
         if not self.deferrable:
@@ -84,7 +82,6 @@ class BatchSensor(BaseSensorOperator):
                 poll_interval=self.poke_interval,
                 max_poll_interval=self.max_poll_interval,
                 deadline=self._deadline(),
-                since=self._since,
                 on_deadline=self.on_deadline,
                 cancel_on_kill=self.cancel_on_kill,
             ),
@@ -125,7 +122,6 @@ class BatchSensor(BaseSensorOperator):
                 self.log,
                 batch_id=self.batch_id,
                 deadline=self._deadline(),
-                since=self._since,
                 on_deadline=self.on_deadline,
             )
         return self._watch

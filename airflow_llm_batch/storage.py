@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -69,16 +70,26 @@ class BlockWriter:
 
 
 class WholeFile:
-    """A file that appears at ``path`` when ``commit`` is called, and not at all otherwise."""
+    """A file that appears at ``path`` when ``commit`` is called, and not at all otherwise.
+
+    Local files are written beside their place and renamed; S3 and GCS publish on commit; on Azure, which publishes
+    whatever was written, the file is uploaded beside its place and moved.
+    """
 
     def __init__(self, path: ObjectStoragePath) -> None:
         self.path = path
         self.fs = path.fs
         make_parent(path)
-        self.beside = path.protocol in COMMIT_ALWAYS
-        self.at = path.path + ".part" if self.beside else path.path
-        options = {} if self.beside else {"autocommit": False}
-        self.file = self.fs.open(self.at, "wb", block_size=BLOCK, **options)
+        self.local = is_local(path)
+        self.beside = self.local or path.protocol in COMMIT_ALWAYS
+        folder, _, name = path.path.rpartition("/")
+        self.at = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part" if self.beside else path.path
+        self.file: Any
+        if self.local:
+            self.file = open(self.at, "wb", buffering=0)  # noqa: SIM115
+        else:
+            options = {} if self.beside else {"autocommit": False}
+            self.file = self.fs.open(self.at, "wb", block_size=BLOCK, **options)
         self.writer = BlockWriter(self.file)
         self.write = self.writer.write
 
@@ -88,8 +99,12 @@ class WholeFile:
 
     def commit(self) -> None:
         self.writer.flush()
+        if self.local:
+            os.fsync(self.file.fileno())
         self.file.close()
-        if self.beside:
+        if self.local:
+            os.replace(self.at, self.path.path)
+        elif self.beside:
             self.fs.mv(self.at, self.path.path)
         else:
             self.file.commit()
@@ -98,7 +113,12 @@ class WholeFile:
         with suppress(Exception):
             self.file.close()
         with suppress(Exception):
-            self.fs.rm(self.at) if self.beside else self.file.discard()
+            if self.local:
+                os.unlink(self.at)
+            elif self.beside:
+                self.fs.rm(self.at)
+            else:
+                self.file.discard()
 
 
 @contextmanager
@@ -123,11 +143,30 @@ def create_exclusive(path: ObjectStoragePath, data: bytes) -> bool:
     """Create a small file unless it exists; True for the one writer who did."""
     make_parent(path)
     try:
-        with path.fs.open(path.path, "xb") as file:
-            file.write(data)
+        if is_local(path):
+            create_linked(path.path, data)
+        else:
+            with path.fs.open(path.path, "xb") as file:
+                file.write(data)
     except FileExistsError:
         return False
     return True
+
+
+def create_linked(path: str, data: bytes) -> None:
+    """Exclusive and whole at once on a local disk: a link to a finished file.
+
+    :raises FileExistsError: when there is one already.
+    """
+    part = f"{path}.{uuid.uuid4().hex[:8]}.part"
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(part, path)
+    finally:
+        os.unlink(part)
 
 
 def read_small(path: ObjectStoragePath) -> bytes | None:
@@ -141,6 +180,7 @@ def read_small(path: ObjectStoragePath) -> bytes | None:
 
 def open_blocks(path: ObjectStoragePath) -> io.BufferedReader:
     """Open for reading in big blocks; iterating over it yields lines split at ``\\n`` only."""
+    fresh(path)
     return io.BufferedReader(path.fs.open(path.path, "rb", block_size=BLOCK), CHUNK)
 
 
@@ -153,8 +193,23 @@ def read_chunks(path: ObjectStoragePath) -> Iterator[bytes]:
 
 def make_parent(path: ObjectStoragePath) -> None:
     """Object stores have no directories; only a local file needs its own."""
-    if path.protocol in ("file", "local", ""):
+    if is_local(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def is_local(path: ObjectStoragePath) -> bool:
+    return path.protocol in ("file", "local", "")
+
+
+def fresh(path: ObjectStoragePath) -> ObjectStoragePath:
+    """The path, with what its file system remembers of it forgotten: another process may have written since."""
+    path.fs.invalidate_cache()
+    return path
+
+
+def file_size(path: ObjectStoragePath) -> int:
+    """Bytes in a file, as of now."""
+    return int(fresh(path).fs.size(path.path))
 
 
 def check_writable(directory: ObjectStoragePath) -> None:

@@ -15,8 +15,8 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt
 
 from airflow_llm_batch import __version__
 from airflow_llm_batch.exceptions import LLMBatchError, VendorUnavailable
-from airflow_llm_batch.providers.base import REPEATABLE, Payload
-from airflow_llm_batch.storage import read_chunks
+from airflow_llm_batch.providers.base import REPEATABLE, Payload, same_origin
+from airflow_llm_batch.storage import file_size, open_blocks, read_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,11 +41,11 @@ class HostAuth(httpx.Auth):
     """Adds credentials to requests for one origin (scheme, host, port) and to no other."""
 
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
-        self.origin = origin(httpx.URL(base_url))
+        self.origin = httpx.URL(base_url)
         self.headers = dict(headers)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if origin(request.url) == self.origin:
+        if same_origin(request.url, self.origin):
             request.headers.update(self.headers)
         yield request
 
@@ -107,7 +107,7 @@ class Transport:
             while True:
                 try:
                     response: httpx.Response = await AsyncRetrying(**self.policy(request))(client.send, request)
-                except httpx.TransportError as error:
+                except httpx.RequestError as error:
                     raise unavailable(request, error) from None
                 request = flow.send(response)
         except StopIteration as stop:
@@ -124,7 +124,7 @@ class Transport:
     def send(self, request: httpx.Request, stream: bool = False) -> httpx.Response:
         try:
             response: httpx.Response = Retrying(**self.policy(request))(self.client.send, request, stream=stream)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise unavailable(request, error) from None
         return response
 
@@ -140,7 +140,7 @@ class Transport:
                 response.read()
                 self.provider.expect(response, "a download of results")
             yield response.iter_bytes(2**18)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise unavailable(request, error) from None
         except LLMBatchError as error:
             raise self.redacted(error) from None
@@ -155,7 +155,7 @@ class Transport:
             assert outcome is not None
             if outcome.failed:
                 error = outcome.exception()
-                return isinstance(error, httpx.TransportError if is_repeatable(request) else NEVER_SENT)
+                return isinstance(error, httpx.RequestError if is_repeatable(request) else NEVER_SENT)
             status = outcome.result().status_code
             return status in BUSY if is_repeatable(request) else status == 429
 
@@ -170,7 +170,17 @@ class Transport:
 
 def stored_payload(path: ObjectStoragePath) -> Payload:
     """A stored file as a request body, streamed in chunks of about 1 MB."""
-    return Payload(lambda: read_chunks(path), int(path.fs.size(path.path)))
+    return Payload(lambda: read_chunks(path), file_size(path))
+
+
+def line_payload(path: ObjectStoragePath) -> Payload:
+    """A stored file of lines as a request body: blank lines left out, the last one ended. Read twice."""
+
+    def lines() -> Iterator[bytes]:
+        with open_blocks(path) as file:
+            yield from (line.rstrip(b"\r\n") + b"\n" for line in file if line.strip())
+
+    return Payload(lines, sum(map(len, lines())))
 
 
 def is_repeatable(request: httpx.Request) -> bool:
@@ -207,10 +217,6 @@ def retry_after(response: httpx.Response) -> float | None:
         return None
 
 
-def unavailable(request: httpx.Request, error: httpx.TransportError) -> VendorUnavailable:
+def unavailable(request: httpx.Request, error: httpx.RequestError) -> VendorUnavailable:
     kind = type(error).__name__
     return VendorUnavailable(f"{request.method} {request.url.copy_with(query=None)} failed: {kind}: {error}")
-
-
-def origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port

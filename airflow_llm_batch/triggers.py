@@ -23,7 +23,6 @@ class BatchTrigger(BaseTrigger):
     :param batch_id: a batch that no job of ours made.
     :param poll_interval: seconds between looks at first; they grow to ``max_poll_interval``.
     :param deadline: seconds after submission at which watching ends.
-    :param since: epoch seconds that ``deadline`` counts from when there is no job.
     :param on_deadline: ``leave`` what runs then and fail, or ``cancel`` it and take what it has finished.
     :param cancel_on_kill: cancel what still runs when a user fails or clears the waiting task.
     """
@@ -36,19 +35,18 @@ class BatchTrigger(BaseTrigger):
         poll_interval: float = 10.0,
         max_poll_interval: float = 300.0,
         deadline: float | None = None,
-        since: float | None = None,
         on_deadline: str = "leave",
         cancel_on_kill: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job, self.conn_id, self.batch_id = job, conn_id, batch_id
         self.poll_interval, self.max_poll_interval = poll_interval, max_poll_interval
-        self.deadline, self.since, self.on_deadline = deadline, since, on_deadline
+        self.deadline, self.on_deadline = deadline, on_deadline
         self.cancel_on_kill = cancel_on_kill
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = (
-            "job", "conn_id", "batch_id", "poll_interval", "max_poll_interval", "deadline", "since", "on_deadline",
+            "job", "conn_id", "batch_id", "poll_interval", "max_poll_interval", "deadline", "on_deadline",
             "cancel_on_kill",
         )  # fmt: skip
         return "airflow_llm_batch.triggers.BatchTrigger", {name: getattr(self, name) for name in names}
@@ -80,7 +78,6 @@ class BatchTrigger(BaseTrigger):
                 self.log,
                 batch_id=self.batch_id,
                 deadline=self.deadline,
-                since=self.since,
                 on_deadline=self.on_deadline,
             )
 

@@ -87,13 +87,13 @@ def test_shards_are_cut_at_the_limits_and_sent_as_stored(emulator, provider, con
     assert len(job.shards) == len(ids) > 6
     assert sum(s.rows for s in job.shards) == 40
     for shard in job.shards:
-        data = store.shard(shard.index, "requests.jsonl").read_bytes()
+        data = store.requests(shard.index, shard.token).read_bytes()
         assert shard.rows <= 7
         assert len(data) == shard.bytes <= 900
         assert data.count(b"\n") == shard.rows
     if provider == "openai":
         kept = {emulator.vendor.files[b.input_file_id].path.read_bytes() for b in emulator.vendor.batches.values()}
-        assert kept == {store.shard(s.index, "requests.jsonl").read_bytes() for s in job.shards}
+        assert kept == {store.requests(s.index, s.token).read_bytes() for s in job.shards}
     manifest, rows = land(store, hook, job, tmp_path / "out")
     assert sorted(r["row"] for r in rows) == list(range(40))
     assert len(manifest.files) == len(job.shards)
@@ -331,7 +331,7 @@ def test_changed_input_cancels_what_runs_and_starts_anew(provider, connect, stor
 def test_a_changed_shard_file_is_not_sent(hook, provider, store):
     """Bytes that differ from the plan's stop the upload."""
     _, job = planning.plan(store, hook, spec(texts(3), chat(provider)), {}, {})
-    store.shard(0, "requests.jsonl").write_bytes(b"{}\n")
+    store.requests(0, job.shards[0].token).write_bytes(b"{}\n")
     with pytest.raises(ConfigurationError, match="sha256"):
         submission.submit(store, hook, job)
 

@@ -12,12 +12,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.storage import CHUNK, open_blocks, storage_path
+from airflow_llm_batch.storage import CHUNK, fresh, open_blocks, storage_path
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Located = Iterator[tuple[str, Row]]
 IS_URI = re.compile(r"^[a-z][a-z0-9+.-]*://\S+$")
-BETWEEN_ITEMS = re.compile(r"[ \t\r\n,]*")
+SPACE = re.compile(r"[ \t\r\n]*")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -47,13 +48,17 @@ def read_rows(rows: Any) -> Located:
     elif hasattr(rows, "protocol") and hasattr(rows, "path"):
         yield from read_files([rows])
     elif isinstance(rows, Iterable) and not isinstance(rows, Mapping | bytes):
-        items = list(rows) if isinstance(rows, tuple | list) else rows
-        if isinstance(items, list) and items and all(isinstance(r, str) and IS_URI.match(r) for r in items):
-            yield from read_files(items)
-        else:
-            for number, item in enumerate(items):
-                where = f"row {number}"
-                yield where, as_row(item, where)
+        # The first item tells; a mapped task's output is a sequence that is read as it is walked.
+        items = iter(rows)
+        first = next(items, None)
+        if first is None:
+            return
+        if isinstance(first, str) and IS_URI.match(first):
+            yield from read_files(chain([first], items))
+            return
+        for number, item in enumerate(chain([first], items)):
+            where = f"row {number}"
+            yield where, as_row(item, where)
     else:
         raise InputError(f"rows is a {type(rows).__name__}; give a URI, a path or a list. Nothing was sent.")
 
@@ -79,16 +84,15 @@ def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
     """
     uri = str(path)
     try:
+        fresh(path)
         if any(c in uri for c in "*?["):
             names = path.fs.glob(path.path)
-        elif uri.endswith("/") or (path.protocol in ("file", "local", "") and path.fs.isdir(path.path)):
-            names = [
-                name
-                for name in path.fs.ls(path.path, detail=False)
-                if reader_of(name) and name.rpartition("/")[2][0] not in "._"
-            ]
+        elif reader_of(uri) is None and path.fs.isdir(path.path):
+            names = [name for name in path.fs.ls(path.path, detail=False) if reader_of(name)]
         else:
             return [path]
+        # Markers and half-written files of other tools: _SUCCESS, _temporary, .part
+        names = [name for name in names if name.rpartition("/")[2][:1] not in ("", ".", "_")]
     except Exception as error:
         raise InputError(f"Cannot list {uri}: {type(error).__name__}: {error}. Nothing was sent.") from error
     if not names:
@@ -117,7 +121,7 @@ def read_file(path: ObjectStoragePath) -> Located:
                     yield from reader(plain, name)
             else:
                 yield from reader(raw, name)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {name}: {type(error).__name__}: {error}. Nothing was sent.") from error
 
 
@@ -152,12 +156,20 @@ def read_json(file: io.BufferedReader, name: str) -> Located:
     decoder = json.JSONDecoder()
     buffer, position, number = text.read(CHUNK), 0, 0
     position = buffer.index("[") + 1
+    comma = False
     while True:
-        position = BETWEEN_ITEMS.match(buffer, position).end()  # type: ignore[union-attr]
-        if buffer.startswith("]", position):
-            return
         where = f"{name} item {number}"
         try:
+            position = SPACE.match(buffer, position).end()  # type: ignore[union-attr]
+            if buffer.startswith("]", position) and not (comma and number):
+                rest = buffer[position + 1 :] + text.read(CHUNK)
+                if rest.strip():
+                    raise InputError(f"{name}: something follows the array: {rest.strip()[:40]!r}. Nothing was sent.")
+                return
+            if number and not comma:
+                if not buffer.startswith(",", position):
+                    raise json.JSONDecodeError("expected a comma", buffer, position)
+                comma, position = True, SPACE.match(buffer, position + 1).end()  # type: ignore[union-attr]
             item, position = decoder.raw_decode(buffer, position)
         except json.JSONDecodeError as error:
             more = text.read(max(CHUNK, len(buffer) - position))
@@ -166,7 +178,7 @@ def read_json(file: io.BufferedReader, name: str) -> Located:
             buffer, position = buffer[position:] + more, 0
             continue
         yield where, as_row(item, where)
-        number += 1
+        number, comma = number + 1, False
 
 
 def read_csv(file: io.BufferedReader, name: str) -> Located:
@@ -178,6 +190,9 @@ def read_csv(file: io.BufferedReader, name: str) -> Located:
         text, delimiter="\t" if tabs else ",", strict=True, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     )
     try:
+        names = list(reader.fieldnames or ())
+        if twice := {column for column in names if names.count(column) > 1}:
+            raise InputError(f"{name}: the header names {', '.join(sorted(twice))} more than once. Nothing was sent.")
         for row in reader:
             where = f"{name} line {reader.line_num}"
             if None in row or None in row.values():

@@ -33,7 +33,7 @@ def value_template(template: Any) -> Fill:
     if isinstance(template, str):
         whole = PLACEHOLDER.fullmatch(template)
         if whole and (column := whole[2]):
-            return lambda row: row[column]
+            return lambda row: in_order(row[column])
         return text_template(template)
     if isinstance(template, Mapping):
         fills = {key: value_template(value) for key, value in template.items()}
@@ -75,10 +75,21 @@ def text_template(template: str) -> Fill:
     return fill
 
 
+def in_order(value: Any) -> Any:
+    """The value, sets as sorted lists: the same rows must make the same bytes in every process."""
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else value
+
+
 def as_text(value: Any) -> str:
-    """A column's value inside a prompt: nulls are empty, lists and objects are JSON."""
+    """A column's value inside a prompt: nulls are empty, lists and objects are JSON.
+
+    :raises TypeError: for bytes, whose encoding nobody told.
+    """
+    value = in_order(value)
     if value is None:
         return ""
+    if isinstance(value, bytes):
+        raise TypeError("a column of bytes; decode it first")
     if isinstance(value, dict | list | tuple | bool):
         return msgspec.json.encode(value).decode()
     return str(value)

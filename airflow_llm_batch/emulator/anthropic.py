@@ -98,7 +98,10 @@ def list_batches(
     before_id: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> dict[str, Any]:
-    page, more = vendor.newest("anthropic", after_id, limit)
+    try:
+        page, more = vendor.newest("anthropic", after_id, limit)
+    except ValueError:
+        raise Refusal(400, f"after_id: no batch {after_id}") from None
     if before_id is not None:
         newer = []
         for batch in vendor.newest("anthropic", None, 10**9)[0]:
@@ -151,7 +154,7 @@ def keep(vendor: Vendor, batch: EmulatedBatch, requests: list[Any]) -> None:
             if not isinstance(line, dict) or not isinstance(line.get("params"), dict):
                 raise Refusal(400, f"requests.{index}.params: Field required")
             custom_id = line.get("custom_id")
-            if not isinstance(custom_id, str) or not CUSTOM_ID.match(custom_id):
+            if not isinstance(custom_id, str) or not CUSTOM_ID.fullmatch(custom_id):
                 raise Refusal(400, f"requests.{index}.custom_id: String should match pattern '{CUSTOM_ID.pattern}'")
             if custom_id in seen:
                 raise Refusal(400, f"requests.{index}.custom_id: duplicate custom_id '{custom_id}'")

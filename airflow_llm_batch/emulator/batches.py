@@ -156,11 +156,13 @@ class Vendor:
         return int(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32 < share)
 
     def newest(self, dialect: Dialect, after: str | None, limit: int) -> tuple[list[EmulatedBatch], bool]:
-        """A page of batches, newest first, and whether more follow."""
+        """A page of batches, newest first, and whether more follow.
+
+        :raises ValueError: when there is no batch ``after``.
+        """
         ours = [b for b in reversed(self.batches.values()) if b.dialect == dialect]
         if after is not None:
-            places = [index for index, batch in enumerate(ours) if batch.id == after]
-            ours = ours[places[0] + 1 :] if places else []
+            ours = ours[[batch.id for batch in ours].index(after) + 1 :]
         return ours[:limit], len(ours) > limit
 
     def settle(self, batch: EmulatedBatch, answer: Answer) -> None:

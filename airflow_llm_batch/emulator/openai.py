@@ -153,7 +153,10 @@ async def create(request: Request, vendor: Held) -> dict[str, Any]:
 def list_batches(
     vendor: Held, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> dict[str, Any]:
-    page, more = vendor.newest("openai", after, limit)
+    try:
+        page, more = vendor.newest("openai", after, limit)
+    except ValueError:
+        raise Refusal(400, f"No batch found with id '{after}'.", param="after") from None
     data = [batch_object(vendor, batch) for batch in page]
     return {"object": "list", "data": data, "has_more": more, **ends(data)}
 

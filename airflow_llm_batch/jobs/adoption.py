@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
 
 
+PLAN = "adopted"
+
+
 def adopted_job(store: JobStore, hook: LLMBatchHook, batch: Batch) -> Job:
     """The job of an ended batch of unknown origin: one shard, each row's key its ``custom_id``.
 
@@ -26,7 +29,7 @@ def adopted_job(store: JobStore, hook: LLMBatchHook, batch: Batch) -> Job:
     if job := store.load_job():
         return job
     rows = 0
-    with whole_file(store.shard(0, "rows.jsonl")) as file:
+    with whole_file(store.rows(0, PLAN)) as file:
         for rows, custom_id in enumerate(custom_ids(hook, batch), 1):
             entry = {"row": rows - 1, "key": custom_id, "custom_id": custom_id}
             file.write(msgspec.json.encode(entry) + b"\n")
@@ -43,7 +46,7 @@ def adopted_job(store: JobStore, hook: LLMBatchHook, batch: Batch) -> Job:
         conn_id=hook.conn_id,
         created_at=batch.created_at or now,
         rows=rows,
-        shards=(Shard(endpoint="", rows=rows),),
+        shards=(Shard(endpoint="", rows=rows, token=PLAN),),
         adopted=True,
     )
     store.save_job(job)

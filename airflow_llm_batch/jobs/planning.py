@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
 from airflow_llm_batch.jobs.pricing import Prices
-from airflow_llm_batch.jobs.shards import RowSpec, fingerprint_of, write_shards
+from airflow_llm_batch.jobs.shards import RowSpec, fingerprint_of, remove_files, write_shards
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.jobs.submission import Submission
 from airflow_llm_batch.models import Estimate, Job, Result
@@ -41,7 +41,9 @@ def plan(
     """
     provider = hook.provider
     provider.check_metadata(metadata)
-    while job := store.load_job():
+    while store.next_generation().load_job() is not None:
+        store = store.next_generation()
+    if job := store.load_job():
         if job.provider == provider.name and job.fingerprint == fingerprint_of(spec, provider, job.id):
             log.info("Job %s is planned already (%d rows, %d shards); taking it up.", job.id, job.rows, len(job.shards))
             return store, job
@@ -52,9 +54,8 @@ def plan(
                 "Nothing was sent."
             )
         following = store.next_generation()
-        if following.load_job() is None:
-            log.warning("The input has changed since %s was planned; starting anew at %s.", store.uri, following.uri)
-            cancel_running(store, hook, job)
+        log.warning("The input has changed since %s was planned; starting anew at %s.", store.uri, following.uri)
+        cancel_running(store, hook, job)
         store = following
     shards, fingerprint, use = write_shards(spec, provider, store, metadata, report_rows)
     prices = Prices(provider.name, provider.batch_price_factor)
@@ -72,6 +73,7 @@ def plan(
         **origin,
     )
     if not store.save_job(job):
+        remove_files(store, shards)
         # Another attempt planned at the same time; what it published is what gets sent.
         return plan(store, hook, spec, metadata, origin, on_change)
     log.info("Job %s: %s rows in %d shard(s) at %s", job.id, f"{job.rows:,}", len(shards), store.uri)
@@ -86,11 +88,17 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
         return
     for shard in job.shards:
         created = store.created(shard.index)
-        if created is None:
-            # A create may be in doubt: a batch nobody knows of would go on being billed.
-            batch = Submission(store, hook, job, shard, "fail").look()
-        else:
-            batch = None if store.ended(shard.index) else hook.get_batch(created.batch_id)
+        if store.ended(shard.index) is not None:
+            continue
+        if not hook.provider.keeps_metadata and (created is None or created.provisional):
+            if store.last_try(shard.index):
+                log.warning(
+                    "Shard %d of the superseded job may run at the vendor as %s; it is not cancelled, for it may be "
+                    "somebody else's.", shard.index, created.batch_id if created else "a batch we have no answer of",
+                )  # fmt: skip
+            continue
+        # A create may be in doubt: a batch nobody knows of would go on being billed.
+        batch = hook.get_batch(created.batch_id) if created else Submission(store, hook, job, shard, "fail").look()
         if batch is not None and batch.outcome is None:
             hook.cancel_batch(batch.id)
             log.info("Superseded batch %s: cancellation asked for; finished rows stay billed.", batch.id)

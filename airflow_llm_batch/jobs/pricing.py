@@ -39,7 +39,8 @@ class Prices:
         :param model: the model asked for, used when the result names none.
         """
         if result.input_tokens is None:
-            return None if result.status in ("succeeded", "truncated") else Cost(Decimal(0), Decimal(0))
+            # A row the vendor lost may have been worked on.
+            return None if result.status in ("succeeded", "truncated", "missing") else Cost(Decimal(0), Decimal(0))
         name = result.model or model
         if name not in self.models:
             self.models[name] = self._price_of(name) or self._price_of(model) or (lambda result: None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
@@ -77,14 +78,10 @@ class Reconciler:
         code, message = next(iter(batch.errors), (f"batch_{batch.status}", None))
         if status == "missing":
             code, message = "missing", f"Batch {batch.id} ended as {batch.status!r} without a result for this row."
+        names = {row: custom_id for custom_id, row in (self.ids or {}).items()}
         for row, entry in self.open.items():
-            yield entry, Result(self.custom_id(row), status, error_code=code, error_message=message)
+            yield entry, Result(names.get(row) or f"{self.prefix}{row}", status, error_code=code, error_message=message)
         self.open = {}
-
-    def custom_id(self, row: int) -> str:
-        if self.ids is None:
-            return f"{self.prefix}{row}"
-        return next(custom_id for custom_id, number in self.ids.items() if number == row)
 
     def row_of(self, custom_id: str) -> int | None:
         if self.ids is not None:
@@ -96,12 +93,12 @@ class Reconciler:
 
 def load_entries(store: JobStore, shard: Shard) -> dict[int, bytes]:
     entries: dict[int, bytes] = {}
-    with open_blocks(store.shard(shard.index, "rows.jsonl")) as file:
+    with open_blocks(store.rows(shard.index, shard.token)) as file:
         for line in file:
             entries[msgspec.json.decode(line, type=RowNumber).row] = line.rstrip(b"\n")
     if len(entries) != shard.rows:
         raise ResultsUnusable(
-            f"{store.shard(shard.index, 'rows.jsonl')} has {len(entries)} rows where the plan has {shard.rows}. "
+            f"{store.rows(shard.index, shard.token)} has {len(entries)} rows where the plan has {shard.rows}. "
             "Nothing was landed of this shard; its results remain at the vendor."
         )
     return entries
@@ -186,11 +183,14 @@ class Landing:
         # A broken download starts over with a fresh file and fresh sums.
         for attempt in range(1, DOWNLOAD_TRIES + 1):
             kept = Counter(self.counts), Counter(self.tokens), self.cost
-            garbage = bytearray()
+            garbage = tempfile.SpooledTemporaryFile(2**20)  # noqa: SIM115  (lives until the next try)
             reconciler = Reconciler(self.job.id, dict(entries), self.hook.provider, keep_lines(garbage), ids)
             sink = self.sink(self.directory, f"results-{self.job.id}-{shard.index:05d}")
             try:
-                for entry, result in self.answers(reconciler, batch):
+                for entry, result in reconciler.take(batch_lines(self.hook, batch)):
+                    sink.write(self.record(entry, result, shard))
+                self.check_whole(reconciler, batch, last=attempt == DOWNLOAD_TRIES)
+                for entry, result in reconciler.rest(batch):
                     sink.write(self.record(entry, result, shard))
                 sink.commit()
                 break
@@ -200,18 +200,27 @@ class Landing:
                 if not isinstance(error, VendorUnavailable) or attempt == DOWNLOAD_TRIES:
                     raise
                 self.log.warning("Downloading batch %s broke off (%s); starting it over.", batch.id, error)
-        aside.write(bytes(garbage))
+        garbage.seek(0)
+        while chunk := garbage.read(2**20):
+            aside.write(chunk)
         self.dropped.update(reconciler.dropped)
         self.files.append(sink.uri)
 
-    def answers(self, reconciler: Reconciler, batch: Batch) -> Iterator[tuple[bytes, Result]]:
-        yield from reconciler.take(batch_lines(self.hook, batch))
-        yield from reconciler.rest(batch)
+    def check_whole(self, reconciler: Reconciler, batch: Batch, *, last: bool) -> None:
+        """Not every connection tells that it broke off: fewer answers than the vendor counts is taken for that.
+
+        :raises VendorUnavailable: to download once more; the last time, the vendor's count is taken to be wrong.
+        """
+        short = (batch.succeeded or 0) - len(reconciler.answered)
+        if short > 0 and last:
+            self.log.warning("Batch %s is short of %d rows that the vendor counts as done.", batch.id, short)
+        elif short > 0:
+            raise VendorUnavailable(f"{short:,} of {batch.succeeded:,} finished rows are not in the download")
 
     def record(self, entry: bytes, result: Result, shard: Shard) -> dict[str, Any]:
         """One landed row."""
         told = msgspec.json.decode(entry)
-        if self.job.output_schema is not None and result.status == "succeeded" and result.output is None:
+        if self.job.output_schema is not None and result.status == "succeeded" and not result.tool_calls:
             result.output = parse_output(result)
         cost = self.prices.cost(result, shard.model)
         self.counts[result.status] += 1
@@ -245,9 +254,9 @@ class Landing:
         }
 
 
-def keep_lines(kept: bytearray) -> Callable[[bytes], None]:
+def keep_lines(kept: IO[bytes]) -> Callable[[bytes], None]:
     def keep(line: bytes) -> None:
-        kept.extend(line + b"\n")
+        kept.write(line + b"\n")
 
     return keep
 
@@ -256,7 +265,7 @@ def parse_output(result: Result) -> Any:
     """The answer to a request with a schema, parsed; one that is no JSON makes the row ``invalid``."""
     try:
         return msgspec.json.decode(result.text or "")
-    except (ValueError, UnicodeEncodeError) as error:
+    except (ValueError, RecursionError) as error:
         result.status, result.error_code = "invalid", "not_json"
         result.error_message = f"The answer is not JSON: {error}"
         return None

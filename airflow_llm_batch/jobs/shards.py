@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -121,12 +123,15 @@ def row_encoder(spec: RowSpec, provider: Provider, job_id: str) -> Callable[[int
     """A function from a row to its line and its key, None for a key that is the row number."""
     render = (spec.request or BatchLines()).compile()
     encode = msgspec.json.Encoder().encode
+    encode_entry = msgspec.json.Encoder(order="deterministic").encode
     columns = list(spec.passthrough.items())
 
     def encode_row(number: int, row: Mapping[str, Any]) -> tuple[Line, Any]:
         key = None
         if spec.key is not None:
             key = row[spec.key]
+            if key is None or key != key:
+                raise InputError(f"its key {spec.key!r} is {key!r}; every row needs a key of its own")
         elif spec.request is None and is_batch_line(row):
             key = row["custom_id"]
         request = render(row)
@@ -140,7 +145,7 @@ def row_encoder(spec: RowSpec, provider: Provider, job_id: str) -> Callable[[int
         if columns:
             entry["columns"] = {name: row[column] for name, column in columns}
         inputs, cap = count_inputs(request), token_cap(request)
-        return Line(line, encode(entry), provider.group(request), inputs, request.model, cap), key
+        return Line(line, encode_entry(entry), provider.group(request), inputs, request.model, cap), key
 
     return encode_row
 
@@ -187,10 +192,10 @@ class Use:
 class ShardFile:
     """A shard while it is being written."""
 
-    def __init__(self, store: JobStore, index: int, group: tuple[str, str]) -> None:
-        self.index, self.group = index, group
-        self.requests = WholeFile(store.shard(index, "requests.jsonl"))
-        self.entries = WholeFile(store.shard(index, "rows.jsonl"))
+    def __init__(self, store: JobStore, index: int, group: tuple[str, str], token: str) -> None:
+        self.index, self.group, self.token = index, group, token
+        self.requests = WholeFile(store.requests(index, token))
+        self.entries = WholeFile(store.rows(index, token))
         self.sha = hashlib.sha256()
         self.rows = self.inputs = 0
 
@@ -219,7 +224,8 @@ class ShardFile:
         self.entries.commit()
         return Shard(
             index=self.index,
-            key=f"{job_id}-{self.index}",
+            key=f"{job_id}-{self.index}-{self.sha.hexdigest()[:8]}",
+            token=self.token,
             endpoint=self.group[0],
             model=self.group[1],
             rows=self.rows,
@@ -247,6 +253,7 @@ def write_shards(
     """
     finished: list[Shard] = []
     opened: dict[tuple[str, str], ShardFile] = {}
+    token = uuid.uuid4().hex[:8]
     fingerprint = hashlib.sha256(provider.name.encode())
     use = Use()
     try:
@@ -256,7 +263,7 @@ def write_shards(
                 finished.append(opened.pop(line.group).finish(store.job_id, metadata))
                 file = None
             if file is None:
-                file = opened[line.group] = ShardFile(store, len(finished) + len(opened), line.group)
+                file = opened[line.group] = ShardFile(store, len(finished) + len(opened), line.group, token)
             file.add(line)
             use.add(line)
             fingerprint.update(line.request)
@@ -267,9 +274,18 @@ def write_shards(
     except BaseException:
         for file in opened.values():
             file.discard()
+        remove_files(store, finished)
         raise
     shards = sorted(finished, key=lambda shard: shard.index)
     return Written(shards, fingerprint.hexdigest(), use.models)
+
+
+def remove_files(store: JobStore, shards: list[Shard]) -> None:
+    """Take away the files of a plan that was not published."""
+    for shard in shards:
+        for path in (store.requests(shard.index, shard.token), store.rows(shard.index, shard.token)):
+            with suppress(OSError):
+                path.unlink()
 
 
 def fingerprint_of(spec: RowSpec, provider: Provider, job_id: str) -> str:

@@ -1,8 +1,8 @@
 """The job directory: every fact about a job as a write-once file in object storage.
 
 job.json                          the plan, the last file of planning
-shards/00000/requests.jsonl       the bytes that are sent
-shards/00000/rows.jsonl           row number, key and pass-through columns, a line per request
+shards/00000/requests-{plan}.jsonl  the bytes that are sent
+shards/00000/rows-{plan}.jsonl      row number, key and pass-through columns, a line per request
 shards/00000/uploaded.json        the vendor's input file
 shards/00000/try-1/intent.json    before the create   created.json  the vendor's id   ended.json  the end as told
 progress.json                     the one mutable file
@@ -60,6 +60,12 @@ class JobStore:
 
     def shard(self, index: int, *parts: str) -> ObjectStoragePath:
         return self.path("shards", f"{index:05d}", *parts)
+
+    def requests(self, index: int, token: str) -> ObjectStoragePath:
+        return self.shard(index, f"requests-{token}.jsonl")
+
+    def rows(self, index: int, token: str) -> ObjectStoragePath:
+        return self.shard(index, f"rows-{token}.jsonl")
 
     def attempt(self, index: int, number: int, name: str) -> ObjectStoragePath:
         return self.shard(index, f"try-{number}", name)

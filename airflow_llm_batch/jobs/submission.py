@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 MOST_CLAIMS = 4
 #: bytes a second that an upload inside a create is granted, at the least
 SLOWEST_UPLOAD = 500_000
+#: bytes a second that a vendor takes in, at the least
+SLOWEST_INTAKE = 2_000_000
+#: seconds by which the vendor's clock may be ahead of ours
+CLOCKS_DIFFER = 600
 
 
 class Patience(NamedTuple):
@@ -82,7 +86,7 @@ class Submission:
         self.store, self.hook, self.job, self.shard, self.on_doubt = store, hook, job, shard, on_doubt
         self.index = shard.index
         self.patience = Patience.of(hook)
-        self.content = stored_payload(store.shard(shard.index, "requests.jsonl"))
+        self.content = stored_payload(store.requests(shard.index, shard.token))
 
     def run(self) -> Created:
         """The shard's batch: recorded already, found at the vendor, or created now."""
@@ -139,7 +143,9 @@ class Submission:
         :raises SubmissionUnconfirmed: when more than one batch may be the one, unless told to ``resubmit``.
         """
         intent = self.store.intent(self.index, number)
-        deadline = time.time() + self.patience.settle
+        # Where the requests travel inside the create, the vendor has all of them to take in before it lists the batch.
+        inline = self.shard.bytes / SLOWEST_INTAKE if intent.input_ref is None else 0.0
+        deadline = time.time() + self.patience.settle + inline
         last_word = self._latest_end(intent)
         if last_word > deadline:
             log.info(
@@ -172,15 +178,19 @@ class Submission:
         """Epoch seconds at which a create of this intent is certainly over."""
         if is_this_process(intent.owner) or is_gone(intent.owner):
             return 0.0
-        allowance = self.patience.create + self.shard.bytes / SLOWEST_UPLOAD
-        return (intent.at + timedelta(seconds=allowance)).timestamp()
+        return (intent.at + timedelta(seconds=self._allowance())).timestamp()
+
+    def _allowance(self) -> float:
+        """Seconds that a create of this shard may take."""
+        return self.patience.create + self.shard.bytes / SLOWEST_UPLOAD
 
     def _candidates(self, intent: Intent) -> list[Batch]:
         """Batches that may be this shard's, without those that are known to be another's."""
         taken = {c.batch_id for s in self.job.shards if s.index != self.index and (c := self.store.created(s.index))}
         taken |= self.store.strangers(self.index)
         found = self.hook.run(self.hook.provider.find(self.shard, intent.at, intent.input_ref))
-        found = [batch for batch in found if batch.id not in taken]
+        latest = intent.at + timedelta(seconds=self._allowance() + CLOCKS_DIFFER)
+        found = [b for b in found if b.id not in taken and (b.created_at is None or b.created_at <= latest)]
         if self.hook.provider.keeps_metadata:
             return found
         # Found by time and size alone. Of a batch that has ended, the results tell whose it is.
@@ -217,11 +227,11 @@ def verify(store: JobStore, shard: Shard) -> None:
     :raises ConfigurationError: when its bytes have changed.
     """
     sha = hashlib.sha256()
-    for chunk in stored_payload(store.shard(shard.index, "requests.jsonl")):
+    for chunk in stored_payload(store.requests(shard.index, shard.token)):
         sha.update(chunk)
     if sha.hexdigest() != shard.sha256:
         raise ConfigurationError(
-            f"{store.shard(shard.index, 'requests.jsonl')} is not what was planned (sha256 differs). Nothing of this "
+            f"{store.requests(shard.index, shard.token)} is not what was planned (sha256 differs). Nothing of this "
             "shard was sent. Remove the job directory to plan anew."
         )
 

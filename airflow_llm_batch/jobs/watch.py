@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import LLMBatchError, WaitEnded
@@ -22,7 +23,7 @@ class Watch:
     """One job's batches, or one batch that no job of ours made.
 
     :param store: the job directory, None when only ``batch_id`` is known.
-    :param deadline: seconds after submission at which watching ends, None for never.
+    :param deadline: seconds after submission, or the batch's creation, at which watching ends, None for never.
     """
 
     def __init__(
@@ -33,7 +34,6 @@ class Watch:
         *,
         batch_id: str | None = None,
         deadline: float | None = None,
-        since: float | None = None,
         on_deadline: str = "leave",
     ) -> None:
         self.hook, self.store, self.log = hook, store, log
@@ -41,7 +41,8 @@ class Watch:
         self.told = ""
         pending: dict[int, str] = {}
         ended: dict[int, Batch] = {}
-        start = since if since is not None else time.time()
+        start = None
+        self.allowed = deadline
         if store is None:
             pending[0] = batch_id or ""
         else:
@@ -57,7 +58,7 @@ class Watch:
                         f"Shard {shard.index} of the job at {store.uri} was never submitted; clear the submitting "
                         "task first. What was submitted is left in place."
                     )
-        self.wait = Wait(pending, None if deadline is None else start + deadline, on_deadline)
+        self.wait = Wait(pending, None if deadline is None or start is None else start + deadline, on_deadline)
         self.wait.seen.update(ended)
 
     def look(self) -> bool:
@@ -96,11 +97,12 @@ class Watch:
             self.wait.failed(reading, time.time())
             self.log.warning("Could not read batch %s, will look again: %s", batch_id, reading)
             return
+        if self.store is None and self.allowed is not None and reading.created_at and self.wait.deadline is None:
+            self.wait.deadline = reading.created_at.timestamp() + self.allowed
         if warning := self.wait.saw(index, reading):
             self.log.warning("%s", warning)
         if reading.outcome is not None:
-            if self.store is not None:
-                self.store.save_ended(index, reading)
+            self._keep(lambda store: store.save_ended(index, reading))
             reasons = "; ".join(f"{code}: {message}" for code, message in reading.errors)
             self.log.info("Batch %s ended: %s%s", batch_id, reading.outcome, f" ({reasons})" if reasons else "")
 
@@ -114,8 +116,7 @@ class Watch:
         if told != self.told:
             self.told = told
             self.log.info("%s", told)
-            if self.store is not None:
-                self.store.save_progress(progress)
+            self._keep(lambda store: store.save_progress(progress))
         step = self.wait.decide(time.time())
         if step.action == "cancel":
             self.log.warning("%s", step.reason)
@@ -125,8 +126,24 @@ class Watch:
         return step.action == "ended"
 
     def cancel(self) -> None:
-        """Ask for the cancellation of what still runs."""
-        for batch_id in self.wait.pending.values():
-            if self.hook.get_batch(batch_id).outcome is None:
-                self.hook.cancel_batch(batch_id)
-                self.log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch_id)
+        """Ask for the cancellation of what still runs and is certainly ours; a failure at one batch spares no other."""
+        for index, batch_id in self.wait.pending.items():
+            created = self.store.created(index) if self.store is not None else None
+            if created is not None and created.provisional:
+                self.log.warning("Batch %s is not cancelled: whether it is ours shows when it has ended.", batch_id)
+                continue
+            try:
+                if self.hook.get_batch(batch_id).outcome is None:
+                    self.hook.cancel_batch(batch_id)
+                    self.log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch_id)
+            except LLMBatchError as error:
+                self.log.warning("Batch %s could not be cancelled: %s", batch_id, error)
+
+    def _keep(self, write: Callable[[JobStore], None]) -> None:
+        """Write to the job directory; what is lost here is read from the vendor again when it is needed."""
+        if self.store is None:
+            return
+        try:
+            write(self.store)
+        except Exception as error:
+            self.log.warning("Could not write to %s: %s: %s", self.store.uri, type(error).__name__, error)

@@ -68,7 +68,8 @@ class SubmitBatchOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.rows = rows
-        self.request = request
+        # Mapped tasks are made from one set of arguments, and each renders its own.
+        self.request = copy.copy(request)
         self.key = key
         self.passthrough = passthrough
         self.metadata = metadata
@@ -81,7 +82,7 @@ class SubmitBatchOperator(BaseOperator):
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         # Airflow renders nested objects in place; these are shared by every run of the DAG object.
-        self.request, self.recovery = copy.deepcopy(self.request), copy.deepcopy(self.recovery)
+        self.request, self.recovery = copy.copy(self.request), copy.copy(self.recovery)
         super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class SubmitBatchOperator(BaseOperator):
         from airflow_llm_batch.storage import check_writable, storage_path
 
         for task in self.get_flat_relatives(upstream=False):
-            if not isinstance(task, FetchResultsOperator):
+            if not isinstance(task, FetchResultsOperator) or "xcom" in str(task.destination):
                 continue
             try:
                 destination = self.render_template(task.destination, context)

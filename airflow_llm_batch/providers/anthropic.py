@@ -13,7 +13,17 @@ import httpx
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Request, Result, RowStatus, Shard
 from airflow_llm_batch.providers.anthropic_chat import message_params
-from airflow_llm_batch.providers.base import Batches, Flow, Payload, Provider, Requests, repeatable, streamed
+from airflow_llm_batch.providers.base import (
+    Batches,
+    Flow,
+    Payload,
+    Provider,
+    Requests,
+    repeatable,
+    same_origin,
+    streamed,
+    whole,
+)
 
 ROW_OUTCOMES: dict[str, RowStatus] = {"canceled": "cancelled", "expired": "expired"}
 STOPPED: dict[str, RowStatus] = {
@@ -107,9 +117,9 @@ class Anthropic(Provider):
 
     def downloads(self, batch: Batch) -> Requests:
         # Behind a gateway results_url names a host that our credentials must not go to; its path is documented.
-        ours = httpx.URL(self.base_url).host
+        ours = httpx.URL(self.base_url)
         own = self.url("v1", "messages", "batches", batch.id, "results")
-        return [httpx.Request("GET", url if httpx.URL(url).host == ours else own) for url in batch.files]
+        return [httpx.Request("GET", url if same_origin(httpx.URL(url), ours) else own) for url in batch.files]
 
     def decode(self, line: dict[str, Any]) -> Result:
         told = line["result"]
@@ -182,8 +192,9 @@ def read_message(message: dict[str, Any], result: Result) -> None:
     result.finish_reason = message.get("stop_reason")
     result.status = STOPPED.get(result.finish_reason or "", "succeeded")
     usage = message.get("usage") or {}
-    if "input_tokens" in usage:
-        result.cached_tokens = usage.get("cache_read_input_tokens") or 0
-        result.cache_write_tokens = usage.get("cache_creation_input_tokens") or 0
-        result.input_tokens = usage["input_tokens"] + result.cached_tokens + result.cache_write_tokens
-    result.output_tokens = usage.get("output_tokens")
+    fresh = whole(usage.get("input_tokens"))
+    if fresh is not None:
+        result.cached_tokens = whole(usage.get("cache_read_input_tokens")) or 0
+        result.cache_write_tokens = whole(usage.get("cache_creation_input_tokens")) or 0
+        result.input_tokens = fresh + result.cached_tokens + result.cache_write_tokens
+    result.output_tokens = whole(usage.get("output_tokens"))

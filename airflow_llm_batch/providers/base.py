@@ -206,6 +206,18 @@ class Provider(ABC):
         return "", str(error or "")[:1000]
 
 
+def whole(count: Any) -> int | None:
+    """A token count as vendors and gateways spell it; None for anything that is not one."""
+    try:
+        return None if count is None or isinstance(count, bool) else int(count)
+    except (TypeError, ValueError):
+        return None
+
+
+def same_origin(one: httpx.URL, other: httpx.URL) -> bool:
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+
+
 def repeatable(request: httpx.Request) -> httpx.Request:
     """Mark a POST that may be sent again after any failure without cost (an upload, a cancel)."""
     request.extensions[REPEATABLE] = True

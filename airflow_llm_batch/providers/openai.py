@@ -23,6 +23,7 @@ from airflow_llm_batch.providers.base import (
     encode_multipart,
     repeatable,
     streamed,
+    whole,
 )
 
 OUTCOMES: dict[str, Outcome] = {
@@ -96,7 +97,8 @@ class OpenAI(Provider):
         after = None
         for _ in range(self.find_pages):
             page = yield from self.list(after)
-            found += [b for b in page.items if b.metadata.get(KEY) == shard.key or (ref and b.input_ref == ref)]
+            recent = [b for b in page.items if b.created_at is None or b.created_at >= earliest]
+            found += [b for b in recent if b.metadata.get(KEY) == shard.key or (ref and b.input_ref == ref)]
             oldest = page.items[-1].created_at if page.items else None
             if page.after is None or (oldest and oldest < earliest):
                 break
@@ -189,14 +191,14 @@ def parse_batch(raw: dict[str, Any]) -> Batch:
 
 
 def read_usage(usage: dict[str, Any], result: Result) -> None:
-    result.input_tokens = usage.get("prompt_tokens", usage.get("input_tokens"))
+    result.input_tokens = whole(usage.get("prompt_tokens", usage.get("input_tokens")))
     # Embeddings report no output tokens at all: their output is nothing, not unknown.
-    spent = usage.get("completion_tokens", usage.get("output_tokens"))
+    spent = whole(usage.get("completion_tokens", usage.get("output_tokens")))
     result.output_tokens = 0 if spent is None and usage else spent
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    result.cached_tokens = details.get("cached_tokens")
+    result.cached_tokens = whole(details.get("cached_tokens"))
     details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
-    result.reasoning_tokens = details.get("reasoning_tokens")
+    result.reasoning_tokens = whole(details.get("reasoning_tokens"))
 
 
 def read_chat(choice: dict[str, Any], result: Result) -> None:

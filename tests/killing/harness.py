@@ -77,7 +77,8 @@ class Points:
         """Every published file and every request of this process passes by."""
 
         def file_name(path, *args):
-            return f"{path.parent.name}/{path.name}"
+            stem, _, kind = path.name.partition(".")
+            return f"{path.parent.name}/{stem.partition('-')[0]}.{kind}"
 
         def call_name(client, request, **kwargs):
             return f"{request.method} {request.url.path.rpartition('/v1/')[2].partition('/')[0]}"
@@ -165,9 +166,8 @@ def run_job(provider: str, task: str | None, stop_at: int | None, how: str, numb
 
 def main(providers: list[str]) -> int:
     wrong = 0
-    print(
-        f"{'provider':<10} {'task':<7} {'fault':<5} {'point':<42} {'tries':>5} {'batches':>7} {'billed':>6} {'landed':>6}"
-    )
+    table = "{:<10} {:<7} {:<5} {:<42} {:>5} {:>7} {:>6} {:>6}"
+    print(table.format("provider", "task", "fault", "point", "tries", "batches", "billed", "landed"))
     struck = Counter()
     for provider in providers:
         undisturbed = run_job(provider, None, None, "none", 0)
@@ -178,15 +178,11 @@ def main(providers: list[str]) -> int:
                     struck[provider, how] += 1
                     wrong += not outcome["exact"]
                     told = [outcome[k] for k in ("tries", "batches", "billed", "landed")]
-                    print(
-                        f"{provider:<10} {task:<7} {how:<5} {point:<42} {told[0]:>5} {told[1]:>7} {told[2]:>6} {told[3]:>6}"
-                        + ("" if outcome["exact"] else "   <- WRONG"),
-                        flush=True,
-                    )
+                    line = table.format(provider, task, how, point, *told)
+                    print(line if outcome["exact"] else f"{line}   <- WRONG", flush=True)
     counted = ", ".join(f"{provider} {n} {how}" for (provider, how), n in sorted(struck.items()))
-    print(
-        f"{sum(struck.values())} points struck ({counted}); {wrong} not exact; wanted {SHARDS} batches, {ROWS} rows billed, {ROWS} landed"
-    )
+    print(f"Wanted everywhere: {SHARDS} batches, {ROWS} rows billed, {ROWS} rows landed once each under its own key.")
+    print(f"{sum(struck.values())} points struck ({counted}); {wrong} not exact")
     return 1 if wrong or not struck else 0
 
 
