@@ -29,9 +29,14 @@ START_SECONDS, RUN_SECONDS = 300, 900
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m airflow_llm_batch.demo", description=__doc__)
-    parser.add_argument("--provider", choices=sorted(MODELS), default="openai")
-    parser.add_argument("--rows", type=int, default=1200)
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_llm_batch.demo",
+        description="Runs the example DAG nightly_review_labels on a local emulator, through Airflow itself.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--provider", choices=sorted(MODELS), default="openai", help="whose batch API to speak")
+    rows: dict[str, Any] = {"type": int, "default": 1200, "choices": range(1, 10_001), "metavar": "N"}
+    parser.add_argument("--rows", help="reviews to label, at most 10000", **rows)
     parser.add_argument("--duration", type=float, default=8.0, help="seconds an emulated batch takes")
     parser.add_argument("--home", type=Path, default=Path(".demo"), help="where everything of the run lies")
     parser.add_argument("--ui", action="store_true", help="run in a whole Airflow and leave its UI running")
@@ -45,7 +50,10 @@ def main() -> None:
     environment = airflow_environment(home, given.provider, emulator_port)
     conf = {"reviews": given.rows, "model": MODELS[given.provider], "data": f"file://{home}/data"}
     with emulator(emulator_port, given.duration, home / "emulator.log", environment):
-        say(f"Emulator of the {given.provider} batch API on http://127.0.0.1:{emulator_port}")
+        say(
+            f"Emulator of the {given.provider} batch API on http://127.0.0.1:{emulator_port}. Its answers fit the "
+            "asked schema and mean nothing; 1 row in 200 fails on purpose; batches hold 500 rows here."
+        )
         run = run_in_ui if given.ui else run_once
         sys.exit(run(home, environment, conf, given.exit))
 
@@ -108,6 +116,8 @@ def run_in_ui(home: Path, environment: dict[str, str], conf: dict[str, Any], lea
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
     }
     log = home / "standalone.log"
@@ -241,13 +251,16 @@ def show(manifest: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    sample = Table(title="First results", title_justify="left")
+    sample = Table(title="Some results", title_justify="left")
     for column in ("key", "status", "review", "output"):
         sample.add_column(column, overflow="fold")
-    for row in first_rows(Path(manifest["files"][0].removeprefix("file://")), 5):
-        sample.add_row(row["key"], row["status"], str(row.get("review")), json.dumps(row["output"]))
+    for row in some_rows(manifest["files"]):
+        said = row["error_message"] if row["output"] is None else json.dumps(row["output"])
+        sample.add_row(row["key"], row["status"], str(row.get("review")), said)
     console.print(sample)
     totals = Table(title="Landed", title_justify="left", show_header=False)
+    totals.add_column()
+    totals.add_column(overflow="fold")
     counts = ", ".join(f"{n:,} {status}" for status, n in manifest["counts"].items() if n)
     totals.add_row("rows", f"{manifest['rows']:,}: {counts}")
     totals.add_row("model", f"{', '.join(manifest['models'])} at {manifest['provider']}")
@@ -256,13 +269,19 @@ def show(manifest: dict[str, Any]) -> None:
     dollars = "unknown" if cost is None else f"${cost:.4f} in batches; ${sync:.4f} at the synchronous price"
     totals.add_row("dollars", dollars)
     totals.add_row("batches", "\n".join(manifest["batches"]))
-    totals.add_row("files", "\n".join(manifest["files"]))
+    for reason in manifest["reasons"]:
+        totals.add_row("not succeeded", f"{reason['rows']:,} x {reason['code']}: {reason['message']}")
+    directory = manifest["destination"].removeprefix("file://")
+    totals.add_row("files", "\n".join([directory + "/", *(name.rpartition("/")[2] for name in manifest["files"])]))
     console.print(totals)
 
 
-def first_rows(path: Path, count: int) -> list[dict[str, Any]]:
-    with path.open("rb") as lines:
-        return [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
+def some_rows(files: list[str], count: int = 5) -> list[dict[str, Any]]:
+    """A few rows from all over the files, one that did not succeed among them if there is any."""
+    landed = b"".join(Path(name.removeprefix("file://")).read_bytes() for name in files)
+    rows = [json.loads(line) for line in landed.split(b"\n") if line]
+    failed = [row for row in rows if row["status"] != "succeeded"][:1]
+    return rows[:: max(1, len(rows) // (count - len(failed)))][: count - len(failed)] + failed
 
 
 @contextmanager

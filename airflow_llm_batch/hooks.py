@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_llm_batch.exceptions import ConfigurationError, LLMBatchError
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from airflow_llm_batch.transport import Transport
 
 T = TypeVar("T")
+KNOWN_EXTRA = frozenset(
+    {"provider", "organization", "project", "anthropic_version", "anthropic_beta", "completion_window", "limits"}
+    | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds"}
+)
 
 
 class LLMBatchHook(BaseHook):
@@ -28,7 +33,8 @@ class LLMBatchHook(BaseHook):
     The connection has type ``llmbatch``: the key as password, the base URL as host (none for the vendor's own), and
     an extra with ``provider`` (``openai``, ``anthropic``) and, optionally, ``organization``, ``project``,
     ``anthropic_version``, ``anthropic_beta``, ``completion_window``, ``limits``, ``timeout`` (seconds of silence
-    allowed while reading, default 120), ``retries`` (default 5).
+    allowed while reading, default 120), ``connect_timeout`` (15), ``retries`` (5), ``settle_seconds`` (15: how long a
+    vendor's listing may lag behind a create) and ``create_seconds`` (180: how long another machine's create may take).
 
     Calls that cannot be repeated without cost (creating a batch) are sent once: only a refused connection or a 429,
     which both mean that nothing was taken, is followed by another try. Everything else is retried with growing pauses
@@ -62,6 +68,11 @@ class LLMBatchHook(BaseHook):
         from airflow_llm_batch.providers.registry import provider_class
 
         extra = self.connection.extra_dejson
+        if unknown := sorted(extra.keys() - KNOWN_EXTRA):
+            self.log.warning(
+                "Connection %r: the extra's %s mean nothing here; known are %s.",
+                self.conn_id, ", ".join(map(repr, unknown)), ", ".join(sorted(KNOWN_EXTRA)),
+            )  # fmt: skip
         name = extra.get("provider")
         if not name:
             raise ConfigurationError(
@@ -137,9 +148,11 @@ class LLMBatchHook(BaseHook):
         """
         from airflow_llm_batch.storage import storage_path, whole_file
 
-        target = storage_path(destination)
+        target, batch = storage_path(destination), self.get_batch(batch_id)
+        if batch.outcome is None:
+            raise ConfigurationError(f"Batch {batch_id} is still {batch.status!r}; it has no results to download yet.")
         with whole_file(target) as file:
-            for request in self.provider.downloads(self.get_batch(batch_id)):
+            for request in self.provider.downloads(batch):
                 with self.stream(request) as chunks:
                     for chunk in chunks:
                         file.write(chunk)
@@ -183,8 +196,14 @@ class LLMBatchHook(BaseHook):
         from airflow.providers.common.compat.connection import get_async_connection
 
         if self._connection is None:
-            self._connection = await get_async_connection(self.conn_id)
-        async with self.transport.session() as client:
+            try:
+                self._connection = await get_async_connection(self.conn_id)
+            except AirflowNotFoundException:
+                # Under `airflow dags test` the asynchronous lookup sees environment variables only.
+                self._connection = await asyncio.to_thread(self.get_connection, self.conn_id)
+        # Importing and loading certificates takes a tenth of a second: not on the loop that other triggers share.
+        transport = await asyncio.to_thread(lambda: self.transport)
+        async with transport.session() as client:
             self._async_client = client
             yield self
 

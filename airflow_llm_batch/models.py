@@ -205,11 +205,21 @@ class Result(msgspec.Struct, omit_defaults=False):
     reasoning_tokens: int | None = None
 
 
+class Reason(BaseModel):
+    """Why some rows did not succeed, and how many."""
+
+    status: str
+    code: str | None
+    message: str | None
+    rows: int
+
+
 class Manifest(BaseModel):
     """What a Fetch landed.
 
     :param counts: rows per status; the sum is ``rows``.
     :param dropped: lines that were not landed, by reason: ``duplicate``, ``foreign`` (another job's ids), ``garbage``.
+    :param reasons: the most frequent ones of rows that did not succeed.
     :param aside: file with the garbage lines as they came, None where there were none.
     :param cost_usd: None when the price of any billed row is unknown; ``sync_cost_usd`` is the same work's price
         outside of batches.
@@ -222,6 +232,7 @@ class Manifest(BaseModel):
     counts: dict[str, int]
     dropped: dict[str, int]
     aside: str | None = None
+    reasons: list[Reason] = []
     input_tokens: int
     cached_tokens: int
     output_tokens: int

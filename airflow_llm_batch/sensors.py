@@ -58,6 +58,8 @@ class BatchSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         self.job, self.batch_id, self.conn_id = job, batch_id, conn_id
         self.deadline = deadline
+        if job is None and batch_id is None:
+            raise ValueError("BatchSensor needs job, a Submit task's output, or batch_id, a batch made elsewhere.")
         if on_deadline not in ("leave", "cancel"):
             raise ValueError(f"on_deadline is {on_deadline!r}; give 'leave' or 'cancel'.")
         self.on_deadline = on_deadline
@@ -78,7 +80,7 @@ class BatchSensor(BaseSensorOperator):
             trigger=BatchTrigger(
                 job=handle.job,
                 conn_id=handle.conn_id,
-                batch_id=self.batch_id,
+                batch_id=handle.stranger,
                 poll_interval=self.poke_interval,
                 max_poll_interval=self.max_poll_interval,
                 deadline=self._deadline(),
@@ -120,7 +122,7 @@ class BatchSensor(BaseSensorOperator):
                 LLMBatchHook(handle.conn_id),
                 store,
                 self.log,
-                batch_id=self.batch_id,
+                batch_id=handle.stranger,
                 deadline=self._deadline(),
                 on_deadline=self.on_deadline,
             )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BLOCK = 8 * 2**20
 CHUNK = 2**20
 #: these ignore autocommit=False and publish what was written when an exception closed the file
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 COMMIT_ALWAYS = frozenset({"abfs", "abfss", "az", "adl", "wasb", "wasbs"})
 
 
@@ -37,13 +38,20 @@ def storage_path(uri: str | os.PathLike[str] | ObjectStoragePath) -> ObjectStora
     if isinstance(uri, ObjectStoragePath):
         return uri
     text = os.fspath(uri)
-    try:
-        return ObjectStoragePath(text if urlsplit(text).scheme else f"file://{os.path.abspath(text)}")
-    except (ValueError, ImportError) as error:
+    scheme = urlsplit(text).scheme
+    if not scheme and not os.path.isabs(text):
         raise ConfigurationError(
-            f"Cannot use {text!r}: {error}. Install the extra for it (s3, gcs, azure), "
-            "for example pip install 'airflow-provider-llm-batch[s3]'. Nothing was sent."
-        ) from None
+            f"{text!r} is a relative path, which means another place on every worker; give a URI (s3://..., "
+            "file:///...) or an absolute path. Nothing was sent."
+        )
+    try:
+        path = ObjectStoragePath(text if scheme else f"file://{text}")
+        path.fs  # noqa: B018  (a file system that is not installed shows here)
+    except (ValueError, ImportError) as error:
+        extra = EXTRAS.get(scheme)
+        remedy = f"pip install 'airflow-provider-llm-batch[{extra}]'" if extra else "use file, s3, gs or abfs"
+        raise ConfigurationError(f"Cannot use {text!r}: {error}. Remedy: {remedy}. Nothing was sent.") from None
+    return path
 
 
 class BlockWriter:
@@ -222,8 +230,8 @@ def check_writable(directory: ObjectStoragePath) -> None:
         write_whole(probe, b"")
     except Exception as error:
         raise ConfigurationError(
-            f"Cannot write to {directory}: {type(error).__name__}: {error}. Check that it exists and that the "
-            "connection in the URI may write there. Nothing was sent to the vendor."
-        ) from error
+            f"Cannot write to {directory}: {type(error).__name__}: {error}. Check that it is a directory or bucket "
+            "that exists and that the connection in the URI may write there. Nothing was sent."
+        ) from None
     with suppress(Exception):  # a store may allow writing and not deleting; the empty file does no harm
         probe.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import logging
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -118,7 +119,7 @@ class Transport:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[httpx.AsyncClient]:
-        async with httpx.AsyncClient(**self.options) as client:
+        async with await asyncio.to_thread(httpx.AsyncClient, **self.options) as client:
             yield client
 
     def send(self, request: httpx.Request, stream: bool = False) -> httpx.Response:

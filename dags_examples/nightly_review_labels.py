@@ -46,25 +46,19 @@ with DAG(
     @task
     def collect_reviews(params: dict, run_id: str) -> str:
         """Write sample reviews as JSON lines; returns the file's URI, which is all that travels through XCom."""
-        openings = ["Honestly,", "After two weeks:", "Bought it for my sister.", "Second order.", "Well."]
+        openings = ["Two weeks in:", "A gift for my sister.", "Second order.", "Well.", "Bought on a whim."]
         things = ["The kettle", "This backpack", "The desk lamp", "My new keyboard", "The blender", "The tent"]
         verdicts = [
-            "works better than I hoped",
-            "broke on the third day",
-            "is exactly as described",
-            "arrived a week late",
-            "feels cheap for what it costs",
-            "is worth every cent",
-            "came without its manual, please send one",
-            "is fine, nothing more",
+            "works better than I hoped.",
+            "broke on the third day.",
+            "is exactly as described.",
+            "arrived a week late.",
+            "feels cheap for what it costs.",
+            "is worth every cent.",
+            "came without its manual, please send one.",
+            "is fine, nothing more.",
         ]
-        closings = [
-            "Would buy again.",
-            "Never again.",
-            "Support was kind about it.",
-            "The box was dented.",
-            "Stars: 3.",
-        ]
+        closings = ["Thanks.", "The box was dented.", "Support was quick.", "I paid full price.", "Three stars."]
         texts = (" ".join(words) for words in product(openings, things, verdicts, closings))
         path = ObjectStoragePath(params["data"]) / "reviews" / run_id / "reviews.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)

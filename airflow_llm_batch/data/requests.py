@@ -85,6 +85,7 @@ class ChatRequest(RequestTemplate):
     def compile(self) -> Render:
         from airflow_llm_batch.data.templates import compile_template
 
+        check_model(self.model)
         turns = self.messages
         if turns is None:
             turns = [{"role": "system", "content": self.system}] if self.system else []
@@ -127,6 +128,7 @@ class EmbeddingRequest(RequestTemplate):
     def compile(self) -> Render:
         from airflow_llm_batch.data.templates import compile_template
 
+        check_model(self.model)
         fill = compile_template(self.input)
         rest = dict(self.params)
         if self.dimensions is not None:
@@ -192,6 +194,12 @@ def line_request(row: Mapping[str, Any]) -> Request:
 
 def is_batch_line(row: Mapping[str, Any]) -> bool:
     return "custom_id" in row and (isinstance(row.get("body"), dict) or isinstance(row.get("params"), dict))
+
+
+def check_model(model: Any) -> None:
+    """:raises InputError: for an empty name, which a template that renders to nothing leaves behind."""
+    if not isinstance(model, str) or not model.strip():
+        raise InputError(f"model is {model!r}; name the vendor's model. Nothing was sent.")
 
 
 def text_or_parts(turn: dict[str, Any], compile_template: Callable[[Any], Callable[[Any], Any]]) -> Any:

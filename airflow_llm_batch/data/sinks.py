@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.storage import WholeFile
 
 if TYPE_CHECKING:
@@ -40,12 +41,11 @@ class JsonlSink:
         self.file.write(self.encode(record) + b"\n")
 
 
-FORMATS: dict[str, type[JsonlSink]] = {"jsonl": JsonlSink}
-
-
 def sink_class(name: str) -> type[JsonlSink]:
-    """:raises ConfigurationError: for an unknown format; lists the known ones."""
-    try:
-        return FORMATS[name]
-    except KeyError:
-        raise ConfigurationError(f"Unknown format {name!r}; known are {', '.join(sorted(FORMATS))}.") from None
+    """The sink that writes a format.
+
+    :raises ConfigurationError: for an unknown one.
+    """
+    module, _, attribute = check_format(name).rpartition(".")
+    found: type[JsonlSink] = getattr(import_module(module), attribute)
+    return found

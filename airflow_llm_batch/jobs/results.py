@@ -16,7 +16,7 @@ from airflow_llm_batch.exceptions import ResultsUnusable, VendorUnavailable, Wai
 from airflow_llm_batch.jobs.lines import UNREADABLE, batch_lines, parse_line, shows_ids
 from airflow_llm_batch.jobs.pricing import Prices
 from airflow_llm_batch.jobs.submission import release, search_again
-from airflow_llm_batch.models import ROW_STATUSES, Batch, Job, Manifest, Result, RowStatus, Shard
+from airflow_llm_batch.models import ROW_STATUSES, Batch, Job, Manifest, Reason, Result, RowStatus, Shard
 from airflow_llm_batch.storage import WholeFile, open_blocks, storage_path
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ class Landing:
         self.tokens: Counter[str] = Counter()
         self.cost: tuple[Decimal, Decimal] | None = (Decimal(0), Decimal(0))
         self.models: set[str] = set()
+        self.reasons: Counter[tuple[str, str | None, str | None]] = Counter()
         self.files: list[str] = []
 
     def land(self, batches: dict[int, Batch]) -> Manifest:
@@ -147,6 +148,10 @@ class Landing:
             counts=dict(self.counts),
             dropped=dict(self.dropped),
             aside=str(aside.path) if garbage else None,
+            reasons=[
+                Reason(status=status, code=code, message=message, rows=rows)
+                for (status, code, message), rows in self.reasons.most_common(5)
+            ],
             input_tokens=self.tokens["input"],
             cached_tokens=self.tokens["cached"],
             output_tokens=self.tokens["output"],
@@ -182,7 +187,7 @@ class Landing:
             ids = {msgspec.json.decode(entry)["custom_id"]: row for row, entry in entries.items()}
         # A broken download starts over with a fresh file and fresh sums.
         for attempt in range(1, DOWNLOAD_TRIES + 1):
-            kept = Counter(self.counts), Counter(self.tokens), self.cost
+            kept = Counter(self.counts), Counter(self.tokens), self.cost, Counter(self.reasons)
             garbage = tempfile.SpooledTemporaryFile(2**20)  # noqa: SIM115  (lives until the next try)
             reconciler = Reconciler(self.job.id, dict(entries), self.hook.provider, keep_lines(garbage), ids)
             sink = self.sink(self.directory, f"results-{self.job.id}-{shard.index:05d}")
@@ -196,7 +201,7 @@ class Landing:
                 break
             except BaseException as error:
                 sink.discard()
-                self.counts, self.tokens, self.cost = kept
+                self.counts, self.tokens, self.cost, self.reasons = kept
                 if not isinstance(error, VendorUnavailable) or attempt == DOWNLOAD_TRIES:
                     raise
                 self.log.warning("Downloading batch %s broke off (%s); starting it over.", batch.id, error)
@@ -230,6 +235,12 @@ class Landing:
         self.cost = (self.cost[0] + cost.batch, self.cost[1] + cost.sync) if self.cost and cost else None
         if result.model:
             self.models.add(result.model)
+        if result.status != "succeeded":
+            message = result.error_message[:200] if result.error_message else None
+            reason = (result.status, result.error_code, message)
+            # Messages may differ row by row; only so many are told apart.
+            known = reason in self.reasons or len(self.reasons) < 100
+            self.reasons[reason if known else (result.status, None, None)] += 1
         return {
             "key": told["key"],
             "row": told["row"],

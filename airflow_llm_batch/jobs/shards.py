@@ -75,6 +75,8 @@ def passthrough_map(columns: Any) -> dict[str, str]:
 
     :raises InputError: for a name that result rows already use.
     """
+    if isinstance(columns, str):
+        raise InputError(f"passthrough is the text {columns!r}; give a list: [{columns!r}]. Nothing was sent.")
     named = dict(columns) if isinstance(columns, Mapping) else {c: c for c in columns or ()}
     for name, column in named.items():
         if name in RESULT_FIELDS:

@@ -68,11 +68,11 @@ def submit(store: JobStore, hook: LLMBatchHook, job: Job, on_doubt: str = "fail"
         created = Submission(store, hook, job, shard, on_doubt).run()
         ids.append(created.batch_id)
         log.info(
-            "Shard %d of %d: %s rows, %.1f MB -> batch %s%s",
+            "Shard %d of %d: %s rows, %s bytes -> batch %s%s",
             shard.index + 1,
             len(job.shards),
             f"{shard.rows:,}",
-            shard.bytes / 1e6,
+            f"{shard.bytes:,}",
             created.batch_id,
             " (found at the vendor)" if created.adopted else "",
         )

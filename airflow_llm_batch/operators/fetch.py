@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.operators.handle import JobHandle
@@ -49,6 +50,11 @@ class FetchResultsOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # A typo found here is found before anything is paid for.
+        if "{" not in str(fail_on):
+            failing_share(fail_on)
+        if "{" not in format:
+            check_format(format)
         self.job = job
         self.destination = destination
         self.format = format
@@ -83,7 +89,7 @@ class FetchResultsOperator(BaseOperator):
         if share is not None and failed and failed >= share * manifest.rows:
             raise ResultsUnusable(
                 f"{failed:,} of {manifest.rows:,} rows did not succeed ({told_counts(manifest)}), which fail_on="
-                f"{self.fail_on!r} does not accept. Everything was landed: {uri}"
+                f"{self.fail_on!r} does not accept. {told_reasons(manifest)}Everything was landed: {uri}"
             )
         return manifest.summary(uri)
 
@@ -110,10 +116,12 @@ class FetchResultsOperator(BaseOperator):
     def _report(self, manifest: Manifest) -> None:
         cost = "unknown" if manifest.cost_usd is None else f"${manifest.cost_usd:,.6f}"
         self.log.info(
-            "Landed %s rows (%s); %s input and %s output tokens; cost %s. Files: %s",
+            "Landed %s rows (%s); %s input and %s output tokens; cost %s. In %s",
             f"{manifest.rows:,}", told_counts(manifest), f"{manifest.input_tokens:,}", f"{manifest.output_tokens:,}",
-            cost, ", ".join(manifest.files),
+            cost, manifest.destination,
         )  # fmt: skip
+        if reasons := told_reasons(manifest):
+            self.log.warning("%s", reasons)
         dropped = {reason: n for reason, n in manifest.dropped.items() if n}
         if dropped:
             self.log.warning("Lines that were not landed: %s; unreadable ones are kept in %s.", dropped, manifest.aside)
@@ -121,6 +129,12 @@ class FetchResultsOperator(BaseOperator):
 
 def told_counts(manifest: Manifest) -> str:
     return ", ".join(f"{n:,} {status}" for status, n in manifest.counts.items() if n)
+
+
+def told_reasons(manifest: Manifest) -> str:
+    """The most frequent reasons in words, empty when there are none."""
+    told = "; ".join(f"{r.rows:,} x {r.code or r.status}: {r.message or 'no message'}" for r in manifest.reasons)
+    return f"Reasons: {told}. " if told else ""
 
 
 def failing_share(fail_on: Any) -> float | None:

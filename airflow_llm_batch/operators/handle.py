@@ -24,6 +24,11 @@ class JobHandle:
     shards: int | None = None
     batches: list[str] = field(default_factory=list)
 
+    @property
+    def stranger(self) -> str | None:
+        """The batch, when no job of ours made it."""
+        return self.batches[0] if self.job is None and self.batches else None
+
     def to_xcom(self) -> dict[str, Any]:
         return asdict(self)
 

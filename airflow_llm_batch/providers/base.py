@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, RequestRejected, VendorUnavailable
 from airflow_llm_batch.models import Batch, Limits, Page, Request, Result, Shard
@@ -86,10 +87,11 @@ class Provider(ABC):
                     {**self.default_limits.model_dump(), **(self.options.get("limits") or {})}
                 ).model_dump()
             )
-        except ValueError as error:
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise ConfigurationError(
-                f"Connection extra 'limits' is not usable: {error}. Give any of requests, bytes, embedding_inputs "
-                "as whole numbers. Nothing was sent."
+                f"The connection's extra 'limits' is not usable: {wrong}. Give any of requests, bytes, "
+                "embedding_inputs as whole numbers. Nothing was sent."
             ) from None
 
     def normalize(self, base_url: str) -> str:
@@ -191,6 +193,7 @@ class Provider(ABC):
         text = f"{self.name} answered {doing} with HTTP {response.status_code}" + (f" {code}" if code else "")
         text += f": {message}" if message else "."
         if response.is_client_error:
+            text += " That call was not billed."
             raise RequestRejected(text, status=response.status_code, code=code)
         raise VendorUnavailable(text, status=response.status_code)
 
