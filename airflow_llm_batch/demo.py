@@ -77,6 +77,19 @@ def airflow_environment(home: Path, provider: str, emulator_port: int) -> dict[s
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | settings
 
 
+def api_environment(port: int) -> dict[str, str]:
+    """What a second Airflow on one machine needs to set."""
+    url = f"http://127.0.0.1:{port}"
+    return {
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+    }
+
+
 def example_dags() -> Path:
     """The example DAGs: of the clone this runs in, or of the installed package."""
     here = Path(__file__).resolve().parent
@@ -112,14 +125,7 @@ def run_in_ui(home: Path, environment: dict[str, str], conf: dict[str, Any], lea
     """``airflow standalone``: api-server, scheduler, triggerer and dag-processor."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    environment |= {
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__API__BASE_URL": url,
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-    }
+    environment |= api_environment(port)
     log = home / "standalone.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

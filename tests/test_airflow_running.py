@@ -1,0 +1,137 @@
+"""A whole Airflow, its triggerer killed and restarted, a waiting task failed and cleared over the REST API."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import read_jsonl
+
+from airflow_llm_batch import demo
+from airflow_llm_batch.emulator import Emulator
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+
+
+class Running:
+    """The components, each a process group of its own, and what a test asks of them."""
+
+    def __init__(self, home: Path, environment: dict[str, str], emulator: Emulator) -> None:
+        self.home, self.environment, self.emulator = home, environment, emulator
+        self.processes: dict[str, subprocess.Popen] = {}
+
+    def start(self, component: str) -> None:
+        with (self.home / f"{component}.log").open("ab") as log:
+            self.processes[component] = subprocess.Popen(
+                [sys.executable, "-m", "airflow", component],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, component: str) -> None:
+        process = self.processes.pop(component)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def run_until_waiting(self, name: str) -> str:
+        """Trigger the DAG and wait until its sensor is deferred and the triggerer has looked at the batches."""
+        data = f"file://{self.home}/{name}"
+        run_id = self.api.trigger({"reviews": 40, "model": "gpt-5-mini", "data": data})
+        self.until(lambda: self.task_state(run_id, "wait") == "deferred", "the sensor to be deferred")
+        seen = self.reads(run_id)
+        self.until(lambda: self.reads(run_id) > seen, "the triggerer to look")
+        return run_id
+
+    def batches(self, run_id: str) -> list:
+        """The vendor's batches of one run; unpausing the DAG starts its nightly run as well."""
+        known = list(self.emulator.vendor.batches.values())
+        return [batch for batch in known if (batch.metadata or {}).get("airflow_run_id") == run_id]
+
+    def reads(self, run_id: str) -> int:
+        return sum(self.emulator.vendor.calls[f"GET /v1/batches/{batch.id}"] for batch in self.batches(run_id))
+
+    def task_state(self, run_id: str, task_id: str) -> str | None:
+        path = f"/api/v2/dags/{demo.DAG_ID}/dagRuns/{run_id}/taskInstances/{task_id}"
+        return self.api.http.get(path).json().get("state")
+
+    def until(self, holds, what: str, seconds: int = 150) -> None:
+        for _ in range(seconds * 2):
+            if holds():
+                return
+            time.sleep(0.5)
+        logs = "".join((self.home / f"{name}.log").read_text(errors="replace")[-1500:] for name in COMPONENTS)
+        raise AssertionError(f"waited {seconds} s for {what}\n{logs}")
+
+    def landed(self, name: str) -> list[dict]:
+        return [row for path in (self.home / name).rglob("results-*.jsonl") for row in read_jsonl(path)]
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory):
+    home = tmp_path_factory.mktemp("airflow")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
+    with Emulator(duration=15) as emulator:
+        port = demo.free_port()
+        made = demo.airflow_environment(home, "openai", int(emulator.url.rpartition(":")[2]))
+        environment = clean | made | demo.api_environment(port)
+        running = Running(home, environment, emulator)
+        subprocess.run(
+            [sys.executable, "-m", "airflow", "db", "migrate"], env=environment, check=True, capture_output=True
+        )
+        for component in COMPONENTS:
+            running.start(component)
+        try:
+            process = SimpleNamespace(poll=running.processes["api-server"].poll)
+            running.api = demo.Api(f"http://127.0.0.1:{port}", home, process)
+            running.api.wait_until_ready()
+            yield running
+        finally:
+            for component in list(running.processes):
+                running.kill(component)
+
+
+def test_a_wait_outlives_its_triggerer(airflow):
+    """SIGKILL for the triggerer while a job waits; another one takes over; nothing is cancelled or sent again."""
+    run_id = airflow.run_until_waiting("outlives")
+    airflow.kill("triggerer")
+    airflow.start("triggerer")
+    airflow.until(lambda: airflow.api.state(run_id) in ("success", "failed"), "the run to end", 200)
+    assert airflow.api.state(run_id) == "success"
+    assert [batch.cancelled_at for batch in airflow.batches(run_id)] == [None]
+    assert len(airflow.batches(run_id)) == 1
+    assert sorted(row["row"] for row in airflow.landed("outlives")) == list(range(40))
+
+
+def test_failing_a_waiting_task_by_hand_cancels_what_runs(airflow):
+    """PATCH new_state=failed on the deferred sensor: the vendor's batch is cancelled."""
+    airflow.emulator.vendor.settings.duration = 120
+    run_id = airflow.run_until_waiting("failed")
+    path = f"/api/v2/dags/{demo.DAG_ID}/dagRuns/{run_id}/taskInstances/wait"
+    airflow.api.http.patch(path, json={"new_state": "failed"}).raise_for_status()
+    airflow.until(lambda: all(b.cancelled_at for b in airflow.batches(run_id)), "the cancellation", 60)
+    assert len(airflow.batches(run_id)) == 1
+
+
+def test_clearing_a_waiting_task_cancels_and_then_harvests(airflow):
+    """Cleared while deferred: the batch is cancelled, the sensor waits again, what was finished lands."""
+    airflow.emulator.vendor.settings.duration = 60
+    run_id = airflow.run_until_waiting("cleared")
+    airflow.until(lambda: airflow.batches(run_id)[0].view(time.time()).done > 0, "a row to be done")
+    body = {"dry_run": False, "task_ids": ["wait"], "dag_run_id": run_id, "only_failed": False}
+    airflow.api.http.post(f"/api/v2/dags/{demo.DAG_ID}/clearTaskInstances", json=body).raise_for_status()
+    airflow.until(lambda: all(b.cancelled_at for b in airflow.batches(run_id)), "the cancellation", 60)
+    airflow.until(lambda: airflow.api.state(run_id) in ("success", "failed"), "the run to end", 120)
+    assert airflow.api.state(run_id) == "success"
+    assert len(airflow.batches(run_id)) == 1
+    rows = airflow.landed("cleared")
+    assert sorted(row["row"] for row in rows) == list(range(40))
+    assert {row["status"] for row in rows} == {"succeeded", "cancelled"}
