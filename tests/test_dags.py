@@ -50,8 +50,8 @@ def test_nightly_review_labels_lands_every_review(provider, connect, tmp_path):
     assert 900 < sum(row["status"] == "succeeded" for row in landed) < 1000
 
 
-def test_nothing_secret_lies_in_airflows_database(connect, tmp_path):
-    """Rendered fields, XComs, trigger rows: the planted key is in none of them."""
+def test_nothing_secret_lies_in_airflows_database_and_logs(connect, tmp_path, capfd):
+    """Rendered fields, XComs, trigger rows, logs, job files, results: the planted key is in none of them."""
     from airflow.sdk import timezone
     from airflow.utils.session import create_session
     from sqlalchemy import text
@@ -60,6 +60,13 @@ def test_nothing_secret_lies_in_airflows_database(connect, tmp_path):
         conf = {"conn_id": connect(emulator.url), "reviews": 5, "data": f"file://{tmp_path}"}
         run = example("nightly_review_labels").test(logical_date=timezone.utcnow(), run_conf=conf)
         assert str(run.state) == "success"
+    told = capfd.readouterr()
+    assert "Landed 5 rows" in told.out + told.err
+    assert SECRET not in told.out + told.err
+    for root in (tmp_path, Path(os.environ["AIRFLOW_HOME"])):
+        for path in root.rglob("*"):
+            if path.is_file() and path.suffix not in (".db", ".cfg"):
+                assert SECRET.encode() not in path.read_bytes(), path
     with create_session() as session:
         for table in ("rendered_task_instance_fields", "xcom", "trigger", "serialized_dag", "dag_run"):
             for row in session.execute(text(f"select * from {table}")):

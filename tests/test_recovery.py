@@ -375,6 +375,39 @@ def test_lines_of_a_users_own_file_are_sent_whole(emulator, connect, tmp_path):
     assert hook.create_batch(requests=str(tmp_path / "in.jsonl")).total == 3
 
 
+def test_two_attempts_at_once_create_once(provider, connect, store):
+    """A zombie and its retry: the second waits for the first one's create and takes its batch up."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with Emulator(duration=0, faults={"http": [{"on": creates(provider), "delay": 0.5, "times": 2}]}) as emulator:
+        extra = {"create_seconds": 20, "limits": {"requests": 3}}
+
+        def attempt(number):
+            return submit(JobStore(store.uri), LLMBatchHook(connect(emulator.url, provider, **extra)), what)[1]
+
+        what = spec(texts(6), chat(provider))
+        with ThreadPoolExecutor(4) as attempts:
+            told = list(attempts.map(attempt, range(4)))
+        assert len(emulator.vendor.batches) == 2
+        assert told == [list(emulator.vendor.batches)] * 4
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+def test_a_killed_submit_leaves_its_batches_unless_told_otherwise(connect, context, cancel):
+    """on_kill: a moved worker kills tasks too, so cancelling is a choice."""
+    with Emulator(duration=60) as emulator:
+        task = SubmitBatchOperator(
+            task_id="s",
+            conn_id=connect(emulator.url),
+            rows=["x"],
+            request=ChatRequest("gpt-5-mini"),
+            recovery=Recovery(cancel_on_kill=cancel),
+        )
+        task.execute(context)
+        task.on_kill()
+        assert [b.cancelled_at is not None for b in emulator.vendor.batches.values()] == [cancel]
+
+
 FAULT_KINDS = (
     {"cut": "before"},
     {"cut": "after"},

@@ -21,10 +21,6 @@ def is_gone(owner: dict[str, Any] | None) -> bool:
     return started is None or started != owner.get("started")
 
 
-def is_this_process(owner: dict[str, Any] | None) -> bool:
-    return owner == this_process()
-
-
 def boot_id() -> str | None:
     """Tells this kernel, and inside a container this pid namespace, from others of the same host name."""
     try:

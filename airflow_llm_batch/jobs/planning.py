@@ -82,9 +82,9 @@ def plan(
 
 
 def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
-    """Ask for the cancellation of what still runs of a superseded job; what it finished stays billed."""
+    """Ask for the cancellation of what still runs of a job that is not wanted any more, and is certainly ours."""
     if job.provider != hook.provider.name:
-        log.warning("The superseded job ran at %s; its batches are left as they are.", job.provider)
+        log.warning("The unwanted job ran at %s; its batches are left as they are.", job.provider)
         return
     for shard in job.shards:
         created = store.created(shard.index)
@@ -93,7 +93,7 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
         if not hook.provider.keeps_metadata and (created is None or created.provisional):
             if store.last_try(shard.index):
                 log.warning(
-                    "Shard %d of the superseded job may run at the vendor as %s; it is not cancelled, for it may be "
+                    "Shard %d of the unwanted job may run at the vendor as %s; it is not cancelled, for it may be "
                     "somebody else's.", shard.index, created.batch_id if created else "a batch we have no answer of",
                 )  # fmt: skip
             continue
@@ -101,7 +101,7 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
         batch = hook.get_batch(created.batch_id) if created else Submission(store, hook, job, shard, "fail").look()
         if batch is not None and batch.outcome is None:
             hook.cancel_batch(batch.id)
-            log.info("Superseded batch %s: cancellation asked for; finished rows stay billed.", batch.id)
+            log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch.id)
 
 
 def priced(model: str, estimate: Estimate, prices: Prices) -> Estimate:

@@ -20,7 +20,7 @@ from airflow_llm_batch.exceptions import (
     VendorUnavailable,
 )
 from airflow_llm_batch.jobs.lines import shows_ids
-from airflow_llm_batch.jobs.owner import is_gone, is_this_process, this_process
+from airflow_llm_batch.jobs.owner import is_gone, this_process
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 from airflow_llm_batch.transport import stored_payload
@@ -86,6 +86,8 @@ class Submission:
         self.store, self.hook, self.job, self.shard, self.on_doubt = store, hook, job, shard, on_doubt
         self.index = shard.index
         self.patience = Patience.of(hook)
+        #: tries whose create this object has sent, and seen the end of
+        self.own: set[int] = set()
         self.content = stored_payload(store.requests(shard.index, shard.token))
 
     def run(self) -> Created:
@@ -118,6 +120,7 @@ class Submission:
         intent = Intent(at=datetime.now(UTC), input_ref=ref, owner=this_process())
         if not self.store.begin(self.index, intent, number):
             return None
+        self.own.add(number)
         try:
             batch = self.hook.run(self.hook.provider.create(self.shard, ref, self.content))
         except RequestRejected:
@@ -146,7 +149,7 @@ class Submission:
         # Where the requests travel inside the create, the vendor has all of them to take in before it lists the batch.
         inline = self.shard.bytes / SLOWEST_INTAKE if intent.input_ref is None else 0.0
         deadline = time.time() + self.patience.settle + inline
-        last_word = self._latest_end(intent)
+        last_word = self._latest_end(intent, number)
         if last_word > deadline:
             log.info(
                 "An earlier try (%s) claimed shard %d at %s and may still be creating it; waiting up to %.0f s for it.",
@@ -174,9 +177,9 @@ class Submission:
             time.sleep(pause)
             pause = min(pause * 2, max(self.patience.settle / 4, 0.01))
 
-    def _latest_end(self, intent: Intent) -> float:
+    def _latest_end(self, intent: Intent, number: int) -> float:
         """Epoch seconds at which a create of this intent is certainly over."""
-        if is_this_process(intent.owner) or is_gone(intent.owner):
+        if number in self.own or is_gone(intent.owner):
             return 0.0
         return (intent.at + timedelta(seconds=self._allowance())).timestamp()
 

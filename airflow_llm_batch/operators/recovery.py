@@ -17,12 +17,15 @@ class Recovery:
         submits the new input, ``fail`` refuses.
     :param on_doubt: when it cannot be decided whether a batch exists at the vendor: ``fail`` names the candidates,
         ``resubmit`` sends the shard again and perhaps pays twice.
+    :param cancel_on_kill: cancel what was created when the task is killed half-way. Off, since workers that are moved
+        or shut down kill tasks too, and a retry goes on where this try stopped.
     :param batch_ids: shard -> vendor's batch id, to say which batch is the one after such a failure.
     """
 
     on_change: str = "restart"
     on_doubt: str = "fail"
     batch_ids: Mapping[Any, str] | None = None
+    cancel_on_kill: bool = False
 
     template_fields: ClassVar[tuple[str, ...]] = ("on_change", "on_doubt", "batch_ids")
 
@@ -33,4 +36,5 @@ class Recovery:
                 raise ConfigurationError(f"Recovery.{name} is {getattr(self, name)!r}; give one of {', '.join(known)}.")
 
     def serialize(self) -> dict[str, Any]:
-        return {"on_change": self.on_change, "on_doubt": self.on_doubt, "batch_ids": dict(self.batch_ids or {})}
+        told = {"on_change": self.on_change, "on_doubt": self.on_doubt, "batch_ids": dict(self.batch_ids or {})}
+        return {**told, "cancel_on_kill": self.cancel_on_kill}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_llm_batch.data.requests import RequestTemplate
+    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.models import Job
 
 
 class SubmitBatchOperator(BaseOperator):
@@ -79,6 +81,14 @@ class SubmitBatchOperator(BaseOperator):
         self.recovery = recovery
         self.storage = storage
         self.conn_id = conn_id
+        self._submitting: tuple[JobStore, LLMBatchHook, Job] | None = None
+
+    def on_kill(self) -> None:
+        """Killed half-way: the batches are left for a retry, or cancelled, as ``Recovery.cancel_on_kill`` says."""
+        if self._submitting is not None and self.recovery is not None and self.recovery.cancel_on_kill:
+            from airflow_llm_batch.jobs.planning import cancel_running
+
+            cancel_running(*self._submitting)
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         # Airflow renders nested objects in place; these are shared by every run of the DAG object.
@@ -131,6 +141,7 @@ class SubmitBatchOperator(BaseOperator):
         if self.only_plan:
             ti.xcom_push(key="estimate", value={name: e.model_dump() for name, e in job.estimate.items()})
             raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {len(job.shards)} batches. {describe(job)}")
+        self._submitting = store, hook, job
         adopt(store, hook, job, {int(index): str(batch_id) for index, batch_id in (recovery.batch_ids or {}).items()})
         batches = submit(store, hook, job, recovery.on_doubt)
         return JobHandle(store.uri, self.conn_id, job.provider, job.rows, len(job.shards), batches).to_xcom()
