@@ -109,10 +109,10 @@ def run_once(home: Path, environment: dict[str, str], conf: dict[str, Any], leav
         started = time.time()
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
-        follow(home, started, process.poll)
+        follow(home / "jobs", started, process.poll)
     finally:
         stop(process)
-    manifest = newest(home, "manifest.json", started)
+    manifest = newest(home / "jobs", "manifest.json", started)
     if process.returncode != 0 or manifest is None:
         tail = log.read_text(errors="replace").splitlines()[-30:]
         say("The run failed. The end of its log:\n" + "\n".join(tail))
@@ -139,9 +139,10 @@ def run_in_ui(home: Path, environment: dict[str, str], conf: dict[str, Any], lea
         started = time.time()
         run_id = api.trigger(conf)
         say(f"Triggered: {url}/dags/{DAG_ID}/runs/{run_id}")
-        follow(home, started, lambda: {"success": 0, "failed": 1}.get(api.state(run_id)))
+        jobs = home / "jobs" / DAG_ID / run_id
+        follow(jobs, started, lambda: {"success": 0, "failed": 1}.get(api.state(run_id)))
         state = api.state(run_id)
-        if manifest := newest(home, "manifest.json", started):
+        if manifest := newest(jobs, "manifest.json", started):
             show(manifest)
         say(f"The run ended: {state}.")
         if not leave:
@@ -201,7 +202,7 @@ class Api:
         return str(response.json().get("state"))
 
 
-def follow(home: Path, started: float, ended: Any) -> None:
+def follow(jobs: Path, started: float, ended: Any) -> None:
     """Show how far the job is until ``ended()`` is not None."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -214,25 +215,25 @@ def follow(home: Path, started: float, ended: Any) -> None:
         bar = progress.add_task("starting", total=1)
         told = ""
         for _ in range(RUN_SECONDS * 2):
-            told = tell(progress, bar, home, started, told)
+            told = tell(progress, bar, jobs, started, told)
             if ended() is not None:
-                tell(progress, bar, home, started, told)
+                tell(progress, bar, jobs, started, told)
                 return
             time.sleep(0.5)
     raise SystemExit(f"The run was not over within {RUN_SECONDS} seconds.")
 
 
-def tell(progress: Progress, bar: Any, home: Path, started: float, told: str) -> str:
+def tell(progress: Progress, bar: Any, jobs: Path, started: float, told: str) -> str:
     """Read the job directory, move the bar; a new step is also printed as a line, for logs and pipes."""
-    job = newest(home, "job.json", started)
+    job = newest(jobs, "job.json", started)
     if job is None:
         return told
-    seen = newest(home, "progress.json", started) or {"shards": {}}
+    seen = newest(jobs, "progress.json", started) or {"shards": {}}
     shards = seen["shards"].values()
     done = sum((s["succeeded"] or 0) + (s["failed"] or 0) for s in shards)
     states = sorted({s["status"] for s in shards}) or ["submitting"]
     text = f"{len(job['shards'])} batches {', '.join(states)}"
-    if newest(home, "manifest.json", started):
+    if newest(jobs, "manifest.json", started):
         text, done = "landed", job["rows"]
     progress.update(bar, description=text, completed=done, total=job["rows"])
     line = f"{text}: {done:,} of {job['rows']:,} rows"
@@ -241,9 +242,9 @@ def tell(progress: Progress, bar: Any, home: Path, started: float, told: str) ->
     return line
 
 
-def newest(home: Path, name: str, since: float) -> dict[str, Any] | None:
-    """The newest file of that name in any job directory, written after ``since``."""
-    found = [(path.stat().st_mtime, path) for path in (home / "jobs").rglob(name)]
+def newest(jobs: Path, name: str, since: float) -> dict[str, Any] | None:
+    """The newest file of that name in the job directories below ``jobs``, written after ``since``."""
+    found = [(path.stat().st_mtime, path) for path in jobs.rglob(name)]
     found = [item for item in found if item[0] >= since]
     if not found:
         return None

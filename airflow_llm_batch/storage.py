@@ -94,7 +94,7 @@ class WholeFile:
         self.at = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part" if self.beside else path.path
         self.file: Any
         if self.local:
-            self.file = open(self.at, "wb", buffering=0)  # noqa: SIM115
+            self.file = open(self.at, "wb")  # noqa: SIM115
         else:
             options = {} if self.beside else {"autocommit": False}
             self.file = self.fs.open(self.at, "wb", block_size=BLOCK, **options)
@@ -108,6 +108,7 @@ class WholeFile:
     def commit(self) -> None:
         self.writer.flush()
         if self.local:
+            self.file.flush()
             os.fsync(self.file.fileno())
         self.file.close()
         if self.local:
@@ -173,6 +174,11 @@ def create_linked(path: str, data: bytes) -> None:
         os.fsync(file.fileno())
     try:
         os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a mount without hard links: exclusive still, whole but for a crash in this very moment
+        with open(path, "xb") as file:
+            file.write(data)
     finally:
         os.unlink(part)
 

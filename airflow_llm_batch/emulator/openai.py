@@ -7,7 +7,6 @@ import shutil
 import time
 import uuid
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -18,17 +17,14 @@ from starlette.datastructures import UploadFile
 
 from airflow_llm_batch.emulator import answers, upstream
 from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
+from airflow_llm_batch.emulator.openai_lines import UNFINISHED, answer_line, validate
 
 ENDPOINTS = (
     "/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/moderations",
     "/v1/images/generations", "/v1/images/edits", "/v1/videos",
 )  # fmt: skip
-MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
+MOST_BYTES = 200_000_000
 PHASES = {"running": "in_progress"}
-UNFINISHED = {
-    "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
-    "cancelled": ("batch_cancelled", "This request was cancelled."),
-}
 
 
 class Refusal(Exception):
@@ -202,80 +198,6 @@ async def synchronous(request: Request, vendor: Held) -> Response:
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message, param=said.param)
     return JSONResponse(said)
-
-
-def validate(vendor: Vendor, batch: EmulatedBatch, source: Path) -> None:
-    """Copy the input lines, noting what is wrong with them as OpenAI does after a create that succeeded."""
-    seen: set[str] = set()
-
-    def problem(code: str, message: str, line: int | None = None, param: str | None = None) -> None:
-        batch.problems.append({"code": code, "message": message, "line": line, "param": param})
-
-    with source.open("rb") as lines, batch.lines.open("wb") as kept:
-        for number, raw in enumerate(lines, 1):
-            if not raw.strip():
-                continue
-            try:
-                line = msgspec.json.decode(raw)
-                body = line["body"]
-                custom_id, url, method = line["custom_id"], line["url"], line["method"]
-                model = body.get("model")
-            except (ValueError, KeyError, TypeError, AttributeError):
-                problem(
-                    "invalid_json_line",
-                    f"This line is not parseable as valid JSON or lacks a field: {raw[:60]!r}",
-                    number,
-                )
-                continue
-            if custom_id in seen:
-                problem("duplicate_custom_id", f"The custom_id '{custom_id}' was used before.", number, "custom_id")
-            if url != batch.endpoint:
-                problem(
-                    "url_mismatch", f"The URL '{url}' does not match the batch's '{batch.endpoint}'.", number, "url"
-                )
-            if method != "POST":
-                problem("invalid_method", f"The method '{method}' is not POST.", number, "method")
-            if body.get("stream"):
-                problem("invalid_request", "Streaming is not supported in batches.", number, "body.stream")
-            if batch.model not in (None, model):
-                problem("model_mismatch", f"The model '{model}' differs from '{batch.model}'.", number, "body.model")
-            seen.add(custom_id)
-            batch.model = batch.model or model
-            text = raw.split(b'"body"', 1)[-1].decode("utf-8", "replace")
-            batch.fates.append(vendor.fate(text))
-            batch.prompt_tokens += answers.tokens(text)
-            kept.write(raw.strip() + b"\n")
-            if len(batch.problems) >= 100:
-                break
-    if not batch.fates and not batch.problems:
-        problem("empty_file", "The input file is empty. Please ensure that the batch contains at least one request.")
-    if batch.total > MOST_REQUESTS:
-        problem("too_many_tasks", f"The file holds {batch.total:,} requests; the limit is {MOST_REQUESTS:,}.")
-
-
-def answer_line(line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str, Any]]:
-    request_id = f"batch_req_{answers.digest(line['custom_id'])[:32]}"
-    told: dict[str, Any] = {"id": request_id, "custom_id": line["custom_id"], "response": None, "error": None}
-    if unfinished in UNFINISHED:
-        code, text = UNFINISHED[unfinished]
-        return False, {**told, "error": {"code": code, "message": text}}
-    if unfinished:
-        said: Any = answers.Bad(500, "server_error", "The server had an error while processing your request.")
-    else:
-        said = answers.ENDPOINTS[line["url"]](line["body"], int(time.time()))
-    if isinstance(said, answers.Bad):
-        return False, response_line(line["custom_id"], said.status, error_body(said))
-    return True, response_line(line["custom_id"], 200, said)
-
-
-def error_body(said: answers.Bad) -> dict[str, Any]:
-    return {"error": {"message": said.message, "type": said.kind, "param": said.param, "code": None}}
-
-
-def response_line(custom_id: str, status: int, body: Any) -> dict[str, Any]:
-    key = answers.digest(custom_id)[:32]
-    response = {"status_code": status, "request_id": key, "body": body}
-    return {"id": f"batch_req_{key}", "custom_id": custom_id, "response": response, "error": None}
 
 
 def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:

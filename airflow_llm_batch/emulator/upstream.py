@@ -70,7 +70,7 @@ async def forward(
 async def openai_line(
     settings: Settings, line: dict[str, Any], client: httpx.AsyncClient
 ) -> tuple[bool, dict[str, Any]]:
-    from airflow_llm_batch.emulator.openai import response_line
+    from airflow_llm_batch.emulator.openai_lines import response_line
 
     status, body = await forward(settings, line["url"], line["body"], client)
     return status < 300, response_line(line["custom_id"], status, body)
