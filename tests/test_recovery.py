@@ -392,6 +392,18 @@ def test_two_attempts_at_once_create_once(provider, connect, store):
         assert told == [list(emulator.vendor.batches)] * 4
 
 
+def test_a_retry_in_the_same_process_does_not_wait_for_itself(provider, connect, store, emulator):
+    """The create was cut and the vendor could not be asked: the next try knows that nothing is under way."""
+    hook = LLMBatchHook(connect(emulator.url, provider, create_seconds=600, retries=0))
+    lists = "GET /v1/batches" if provider == "openai" else "GET /v1/messages/batches"
+    emulator.faults(http=[{"on": creates(provider), "cut": "after"}, {"on": lists, "status": 503}])
+    with pytest.raises(LLMBatchError, match="503"):
+        submit(store, hook, spec(texts(2), chat(provider)))
+    began = time.time()
+    assert submit(store, hook, spec(texts(2), chat(provider)))[1] == list(emulator.vendor.batches)
+    assert time.time() - began < 60
+
+
 @pytest.mark.parametrize("cancel", [True, False])
 def test_a_killed_submit_leaves_its_batches_unless_told_otherwise(connect, context, cancel):
     """on_kill: a moved worker kills tasks too, so cancelling is a choice."""

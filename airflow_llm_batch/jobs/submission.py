@@ -10,7 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_llm_batch.exceptions import (
@@ -79,6 +83,25 @@ def submit(store: JobStore, hook: LLMBatchHook, job: Job, on_doubt: str = "fail"
     return ids
 
 
+#: claims whose create this process is sending right now
+IN_FLIGHT: Counter[str] = Counter()
+LOCK = Lock()
+
+
+@contextmanager
+def in_flight(claim: str) -> Iterator[None]:
+    """Other threads of this process can tell a create that is under way from one that is over."""
+    with LOCK:
+        IN_FLIGHT[claim] += 1
+    try:
+        yield
+    finally:
+        with LOCK:
+            IN_FLIGHT[claim] -= 1
+            if not IN_FLIGHT[claim]:
+                del IN_FLIGHT[claim]
+
+
 class Submission:
     """One shard on its way to the vendor."""
 
@@ -86,8 +109,6 @@ class Submission:
         self.store, self.hook, self.job, self.shard, self.on_doubt = store, hook, job, shard, on_doubt
         self.index = shard.index
         self.patience = Patience.of(hook)
-        #: tries whose create this object has sent, and seen the end of
-        self.own: set[int] = set()
         self.content = stored_payload(store.requests(shard.index, shard.token))
 
     def run(self) -> Created:
@@ -118,17 +139,17 @@ class Submission:
         """Claim a try and create; None when somebody else holds the claim, or when nothing came of it."""
         ref = self._upload()
         intent = Intent(at=datetime.now(UTC), input_ref=ref, owner=this_process())
-        if not self.store.begin(self.index, intent, number):
-            return None
-        self.own.add(number)
-        try:
-            batch = self.hook.run(self.hook.provider.create(self.shard, ref, self.content))
-        except RequestRejected:
-            self._void(number, "rejected")
-            raise
-        except VendorUnavailable as error:
-            log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
-            return None
+        with in_flight(self._claim(number)):
+            if not self.store.begin(self.index, intent, number):
+                return None
+            try:
+                batch = self.hook.run(self.hook.provider.create(self.shard, ref, self.content))
+            except RequestRejected:
+                self._void(number, "rejected")
+                raise
+            except VendorUnavailable as error:
+                log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
+                return None
         return self._record(number, batch, adopted=False)
 
     def _upload(self) -> str | None:
@@ -179,9 +200,13 @@ class Submission:
 
     def _latest_end(self, intent: Intent, number: int) -> float:
         """Epoch seconds at which a create of this intent is certainly over."""
-        if number in self.own or is_gone(intent.owner):
+        over = self._claim(number) not in IN_FLIGHT if intent.owner == this_process() else is_gone(intent.owner)
+        if over:
             return 0.0
         return (intent.at + timedelta(seconds=self._allowance())).timestamp()
+
+    def _claim(self, number: int) -> str:
+        return str(self.store.attempt(self.index, number, "intent.json"))
 
     def _allowance(self) -> float:
         """Seconds that a create of this shard may take."""
