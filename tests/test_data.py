@@ -170,7 +170,6 @@ def test_chat_requests_render_system_user_schema_and_params():
     assert (schema["name"], schema["strict"]) == ("Label", True)
     assert schema["schema"]["required"] == ["mood", "score"]
     assert schema["schema"]["additionalProperties"] is False
-    assert request.columns() == {"tone", "text"}
     json.dumps(request.serialize())
 
 

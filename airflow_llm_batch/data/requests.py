@@ -28,12 +28,6 @@ class RequestTemplate:
         """
         raise NotImplementedError
 
-    def columns(self) -> set[str]:
-        """The columns the template is filled from."""
-        from airflow_llm_batch.data.templates import columns_of
-
-        return set().union(*(columns_of(getattr(self, name)) for name in self.template_fields))
-
     def schema(self) -> dict[str, Any] | None:
         """The JSON schema answers must fit, None for free text."""
         return None
@@ -75,9 +69,6 @@ class ChatRequest(RequestTemplate):
     def __post_init__(self) -> None:
         if self.messages is not None and (self.user is not None or self.system is not None):
             raise InputError("ChatRequest takes either messages, or system and user; it was given both.")
-
-    def columns(self) -> set[str]:
-        return super().columns() | ({"text"} if self.user is None and self.messages is None else set())
 
     def schema(self) -> dict[str, Any] | None:
         return json_schema(self.output)
