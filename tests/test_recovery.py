@@ -404,6 +404,27 @@ def test_a_retry_in_the_same_process_does_not_wait_for_itself(provider, connect,
     assert time.time() - began < 60
 
 
+def test_a_create_that_comes_too_late_is_cancelled(provider, connect, store, monkeypatch):
+    """Given up by another attempt while it was under way: its batch, certainly ours, does not run beside the other."""
+    from datetime import UTC, datetime
+
+    from airflow_llm_batch.models import Void
+
+    with Emulator(duration=60) as emulator:
+        hook = LLMBatchHook(connect(emulator.url, provider))
+        create, slow = type(hook.provider).create, []
+
+        def given_up(self, *arguments):
+            if not slow:
+                slow.append(store.save_void(0, 1, Void(reason="never created", at=datetime.now(UTC))))
+            return create(self, *arguments)
+
+        monkeypatch.setattr(type(hook.provider), "create", given_up)
+        _, ids = submit(store, hook, spec(texts(2), chat(provider)))
+        late, kept = emulator.vendor.batches.values()
+        assert (late.cancelled_at is not None, kept.cancelled_at, [kept.id]) == (True, None, ids)
+
+
 @pytest.mark.parametrize("cancel", [True, False])
 def test_a_killed_submit_leaves_its_batches_unless_told_otherwise(connect, context, cancel):
     """on_kill: a moved worker kills tasks too, so cancelling is a choice."""

@@ -150,6 +150,13 @@ class Submission:
             except VendorUnavailable as error:
                 log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
                 return None
+        if self.store.void(self.index, number) is not None:
+            # This create took longer than any should, and another attempt has given it up and sends the shard itself.
+            log.warning(
+                "Batch %s came too late and is cancelled; another attempt holds shard %d.", batch.id, self.index
+            )
+            self.hook.cancel_batch(batch.id)
+            return None
         return self._record(number, batch, adopted=False)
 
     def _upload(self) -> str | None:
