@@ -37,6 +37,7 @@ class Limits(BaseModel):
     :param requests: requests in one batch.
     :param bytes: bytes of one batch's input.
     :param embedding_inputs: inputs over all embedding requests of one batch, None where the vendor has no such limit.
+    :param tokens: prompt tokens in one batch, as we estimate them, None for any number.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class Limits(BaseModel):
     requests: int
     bytes: int
     embedding_inputs: int | None = None
+    tokens: int | None = None
 
 
 class Batch(BaseModel):
@@ -85,6 +87,7 @@ class Shard(BaseModel):
 
     :param bytes: size of ``requests.jsonl``, newlines included; ``sha256`` is of the same bytes.
     :param key: what marks the batch as ours where the vendor keeps metadata: job, index and content.
+    :param tokens: of all its prompts, estimated.
     :param token: part of the names of its files; each attempt at planning has its own, so none can touch another's.
     """
 
@@ -96,6 +99,7 @@ class Shard(BaseModel):
     model: str = ""
     rows: int = 0
     bytes: int = 0
+    tokens: int = 0
     sha256: str = ""
     token: str = ""
     metadata: dict[str, str] = {}
@@ -181,28 +185,38 @@ class Void(BaseModel):
     strangers: list[str] = []
 
 
-class Result(msgspec.Struct, omit_defaults=False):
-    """What a vendor said about one request, in the neutral shape.
+class Result(msgspec.Struct):
+    """What became of one request, in the neutral shape: a provider fills in what the vendor said, landing the rest.
 
+    The fields are those of a landed record, in order; the pass-through columns follow.
+
+    :param key: the user's name of the row, as JSON; with ``row``, ``provider``, ``cost_usd`` and ``shard`` filled in on
+        landing.
+    :param embedding: a list of floats, or of such lists; perhaps still as JSON.
     :param input_tokens: all prompt tokens, cached ones and cache writes included; None where usage is not told.
     :param cache_write_tokens: prompt tokens that were written to a cache, part of ``input_tokens``.
     """
 
-    custom_id: str
-    status: RowStatus
+    key: Any = None
+    row: int = -1
+    custom_id: str = ""
+    status: RowStatus = "errored"
     text: str | None = None
     output: Any = None
     tool_calls: list[dict[str, Any]] | None = None
-    embedding: list[float] | list[list[float]] | None = None
+    embedding: Any = None
     finish_reason: str | None = None
     error_code: str | None = None
     error_message: str | None = None
     model: str | None = None
+    provider: str | None = None
     input_tokens: int | None = None
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cost_usd: float | None = None
+    shard: int | None = None
 
 
 class Reason(BaseModel):

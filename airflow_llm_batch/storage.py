@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -21,10 +22,14 @@ from airflow_llm_batch.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-BLOCK = 8 * 2**20
+#: bytes of a part that is uploaded; S3 takes none smaller
+PART = 5 * 2**20
+#: bytes asked of a remote store at once
+FETCH = 4 * 2**20
 CHUNK = 2**20
 #: these ignore autocommit=False and publish what was written when an exception closed the file
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+LOCAL = frozenset({"", "file", "local"})
 COMMIT_ALWAYS = frozenset({"abfs", "abfss", "az", "adl", "wasb", "wasbs"})
 
 
@@ -44,6 +49,8 @@ def storage_path(uri: str | os.PathLike[str] | ObjectStoragePath) -> ObjectStora
             f"{text!r} is a relative path, which means another place on every worker; give a URI (s3://..., "
             "file:///...) or an absolute path. Nothing was sent."
         )
+    if scheme in LOCAL:
+        attach_local(scheme or "file")
     try:
         path = ObjectStoragePath(text if scheme else f"file://{text}")
         path.fs  # noqa: B018  (a file system that is not installed shows here)
@@ -52,6 +59,15 @@ def storage_path(uri: str | os.PathLike[str] | ObjectStoragePath) -> ObjectStora
         remedy = f"pip install 'airflow-provider-llm-batch[{extra}]'" if extra else "use file, s3, gs or abfs"
         raise ConfigurationError(f"Cannot use {text!r}: {error}. Remedy: {remedy}. Nothing was sent.") from None
     return path
+
+
+@cache
+def attach_local(scheme: str) -> None:
+    """Tell Airflow the local file system it would find by itself, after importing those of all installed providers."""
+    from airflow.sdk.io import attach
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+    attach(scheme, fs=LocalFileSystem())
 
 
 class BlockWriter:
@@ -65,15 +81,18 @@ class BlockWriter:
         self.buffer = bytearray()
         self.size = 0
 
-    def write(self, data: bytes) -> None:
-        self.buffer += data
+    def write(self, data: bytes | bytearray) -> None:
         self.size += len(data)
+        if not self.buffer and len(data) >= CHUNK:
+            self.sink.write(data)
+            return
+        self.buffer += data
         if len(self.buffer) >= CHUNK:
             self.flush()
 
     def flush(self) -> None:
         if self.buffer:
-            self.sink.write(bytes(self.buffer))
+            self.sink.write(self.buffer)
             self.buffer.clear()
 
 
@@ -97,7 +116,7 @@ class WholeFile:
             self.file = open(self.at, "wb")  # noqa: SIM115
         else:
             options = {} if self.beside else {"autocommit": False}
-            self.file = self.fs.open(self.at, "wb", block_size=BLOCK, **options)
+            self.file = self.fs.open(self.at, "wb", block_size=PART, **options)
         self.writer = BlockWriter(self.file)
         self.write = self.writer.write
 
@@ -194,8 +213,10 @@ def read_small(path: ObjectStoragePath) -> bytes | None:
 
 def open_blocks(path: ObjectStoragePath) -> io.BufferedReader:
     """Open for reading in big blocks; iterating over it yields lines split at ``\\n`` only."""
+    if is_local(path):
+        return io.BufferedReader(io.FileIO(path.path), CHUNK)
     fresh(path)
-    return io.BufferedReader(path.fs.open(path.path, "rb", block_size=BLOCK), CHUNK)
+    return io.BufferedReader(path.fs.open(path.path, "rb", cache_type="none"), FETCH)
 
 
 def read_chunks(path: ObjectStoragePath) -> Iterator[bytes]:
@@ -212,7 +233,7 @@ def make_parent(path: ObjectStoragePath) -> None:
 
 
 def is_local(path: ObjectStoragePath) -> bool:
-    return path.protocol in ("file", "local", "")
+    return path.protocol in LOCAL
 
 
 def fresh(path: ObjectStoragePath) -> ObjectStoragePath:

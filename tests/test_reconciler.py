@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_llm_batch.jobs.lines import parse_line, split_lines
-from airflow_llm_batch.jobs.results import Reconciler
+from airflow_llm_batch.jobs.lines import split_lines
+from airflow_llm_batch.jobs.reconciling import Entries, Reconciler
 from airflow_llm_batch.models import Batch
+from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai import OpenAI
 
 JOB = "0a1b2c3d"
@@ -23,7 +24,9 @@ def good(row, text="x"):
 
 def reconcile(rows, lines):
     kept = []
-    made = Reconciler(JOB, {n: str(n).encode() for n in range(rows)}, OpenAI("http://h"), kept.append)
+    made = Reconciler(
+        JOB, Entries(b'{"row":%d,"key":%d}\n' % (n, n) for n in range(rows)), OpenAI("http://h"), kept.append
+    )
     results = [*made.take(lines), *made.rest(ENDED)]
     return results, made.dropped, kept
 
@@ -45,8 +48,8 @@ def test_one_result_per_row(rows, data):
     strangers = data.draw(st.lists(foreign, max_size=3))
     lines = data.draw(st.permutations([*map(good, answered), *noise, *strangers]))
     results, dropped, kept = reconcile(rows, lines)
-    assert sorted(int(entry) for entry, _ in results) == list(range(rows))
-    by_row = {int(entry): result for entry, result in results}
+    assert sorted(entry.row for entry, _ in results) == list(range(rows))
+    by_row = {entry.row: result for entry, result in results}
     for row in range(rows):
         assert by_row[row].status == ("succeeded" if row in answered else "missing")
         assert by_row[row].custom_id == f"{JOB}-{row}"

@@ -101,7 +101,8 @@ def test_the_same_rows_have_the_same_fingerprint_in_every_process():
     """Sets have no order; a retry must not see changed input in them."""
     code = """
 from airflow_llm_batch.data import ChatRequest
-from airflow_llm_batch.jobs.shards import RowSpec, fingerprint_of
+from airflow_llm_batch.jobs.encoding import RowSpec
+from airflow_llm_batch.jobs.shards import fingerprint_of
 from airflow_llm_batch.providers.openai import OpenAI
 rows = [{"text": "x", "tags": {"a", "b", "c", "d"}}]
 request = ChatRequest("m", user="{text} {tags}", params={"stop": "{tags}"})

@@ -28,6 +28,10 @@ class RequestTemplate:
         """
         raise NotImplementedError
 
+    def text_columns(self) -> list[str] | None:
+        """The columns rows are filled from, when they go into text alone; None when more depends on the row."""
+        return None
+
     def schema(self) -> dict[str, Any] | None:
         """The JSON schema answers must fit, None for free text."""
         return None
@@ -73,14 +77,32 @@ class ChatRequest(RequestTemplate):
     def schema(self) -> dict[str, Any] | None:
         return json_schema(self.output)
 
+    def turns(self) -> list[dict[str, Any]]:
+        """The conversation's templates."""
+        if self.messages is not None:
+            return self.messages
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": "{text}" if self.user is None else self.user}]
+
+    def text_columns(self) -> list[str] | None:
+        from airflow_llm_batch.data.templates import columns_of
+
+        texts: list[Any] = []
+        rest: list[Any] = [self.model, self.params]
+        for turn in self.turns():
+            content = turn.get("content")
+            parts = content if isinstance(content, list) else [{"text": content}]
+            rest.append({name: value for name, value in turn.items() if name != "content"})
+            for part in parts:
+                text = part.get("text") if isinstance(part, dict) else None
+                (texts if isinstance(text, str) else rest).append(text)
+                rest.append({k: v for k, v in part.items() if k != "text"} if isinstance(part, dict) else part)
+        return None if columns_of(rest) else sorted(columns_of(texts))
+
     def compile(self) -> Render:
         from airflow_llm_batch.data.templates import compile_template
 
         check_model(self.model)
-        turns = self.messages
-        if turns is None:
-            turns = [{"role": "system", "content": self.system}] if self.system else []
-            turns = [*turns, {"role": "user", "content": "{text}" if self.user is None else self.user}]
         body: dict[str, Any] = {"model": self.model, "messages": None}
         if self.max_tokens is not None:
             body["max_completion_tokens"] = int(self.max_tokens)
@@ -88,7 +110,7 @@ class ChatRequest(RequestTemplate):
             body["response_format"] = {"type": "json_schema", "json_schema": schema_name(self.output, schema)}
         if clash := sorted(body.keys() & self.params.keys()):
             raise InputError(f"ChatRequest.params repeats {', '.join(clash)}; use the argument of that name alone.")
-        contents = [text_or_parts(turn, compile_template) for turn in turns]
+        contents = [text_or_parts(turn, compile_template) for turn in self.turns()]
         fill_rest = compile_template({"model": self.model, **self.params})
 
         def render(row: Mapping[str, Any]) -> Request:

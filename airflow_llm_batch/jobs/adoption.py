@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from airflow_llm_batch.exceptions import RequestRejected, ResultsUnusable
-from airflow_llm_batch.jobs.lines import UNREADABLE, batch_lines, parse_line, split_lines
+from airflow_llm_batch.jobs.lines import batch_lines, split_lines
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard
+from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
 from airflow_llm_batch.storage import whole_file
 
 if TYPE_CHECKING:

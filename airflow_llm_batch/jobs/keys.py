@@ -2,73 +2,81 @@
 
 from __future__ import annotations
 
-import sqlite3
+import os
 import tempfile
-from pathlib import Path
+from array import array
 from types import TracebackType
-from typing import Any
-
-import msgspec
 
 from airflow_llm_batch.exceptions import InputError
 
-BATCH = 5_000
+#: keys held before they are put into the temporary file
+HELD = 50_000
+BUCKETS = 256
+WORD = 8
 
 
 class UniqueKeys:
-    """Refuses a key that was seen before. The keys lie in a temporary file, memory holds a few thousand.
+    """Refuses keys of which there is more than one. Memory holds a few ten thousand of them, a file the rest.
 
-    Use as a context manager and call ``finish`` after the last key.
+    A key is kept as two independent 64-bit hashes and its row, in one of many buckets; ``finish`` looks through one
+    bucket after the other. Use as a context manager and call ``finish`` after the last key.
 
     :param column: the key column's name, for the message.
     """
 
     def __init__(self, column: str) -> None:
         self.column = column
-        self.pending: dict[bytes, int] = {}
+        self.salt = os.urandom(8)
+        self.count = 0
+        self.buckets = [array("q") for _ in range(BUCKETS)]
+        #: one per time that memory was full: where each bucket begins in the file, and where the last one ends
+        self.spills: list[array[int]] = []
 
     def __enter__(self) -> UniqueKeys:
-        self.directory = tempfile.TemporaryDirectory(prefix="llm-batch-keys-")
-        self.db = sqlite3.connect(str(Path(self.directory.name) / "keys"), isolation_level=None)
-        self.db.executescript(
-            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-4096;"
-            "CREATE TABLE keys (key BLOB PRIMARY KEY, row INTEGER) WITHOUT ROWID; BEGIN"
-        )
+        self.file = tempfile.TemporaryFile(prefix="llm-batch-keys-")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.db.close()
-        self.directory.cleanup()
+        self.file.close()
 
-    def add(self, key: Any, row: int) -> None:
-        """:raises InputError: names the key and both rows."""
-        encoded = msgspec.json.encode(key)
-        if encoded in self.pending:
-            self._refuse(encoded, self.pending[encoded], row)
-        self.pending[encoded] = row
-        if len(self.pending) >= BATCH:
-            self.finish()
+    def add(self, encoded: bytes, row: int) -> None:
+        """Add a key, as JSON."""
+        first = hash(encoded)
+        self.buckets[first % BUCKETS].extend((first, hash(encoded + self.salt), row))
+        self.count += 1
+        if self.count % HELD == 0:
+            self.spill()
+
+    def spill(self) -> None:
+        starts = array("Q")
+        for bucket in self.buckets:
+            starts.append(self.file.tell())
+            self.file.write(bucket.tobytes())
+            del bucket[:]
+        starts.append(self.file.tell())
+        self.spills.append(starts)
 
     def finish(self) -> None:
-        """Check what is pending.
+        """Look for duplicates.
 
-        :raises InputError: as ``add``.
+        :raises InputError: names both rows.
         """
-        # Sorted, a batch walks the tree once instead of jumping about in it.
-        rows = sorted(self.pending.items())
-        self.pending.clear()
-        try:
-            self.db.executemany("INSERT INTO keys VALUES (?, ?)", rows)
-        except sqlite3.IntegrityError:
-            for encoded, row in rows:
-                [(first,)] = self.db.execute("SELECT row FROM keys WHERE key = ?", (encoded,)).fetchall() or [(row,)]
-                if first != row:
-                    self._refuse(encoded, first, row)
-            raise
+        for number, bucket in enumerate(self.buckets):
+            for starts in self.spills:
+                self.file.seek(starts[number])
+                bucket.frombytes(self.file.read(starts[number + 1] - starts[number]))
+            rows = dict(zip(zip(bucket[::3], bucket[1::3], strict=True), bucket[2::3], strict=True))
+            if len(rows) * 3 != len(bucket):
+                self.refuse(bucket)
+            del bucket[:]
 
-    def _refuse(self, encoded: bytes, first: int, second: int) -> None:
-        raise InputError(
-            f"Duplicate key: rows {first} and {second} both have {self.column} = {encoded.decode()}. Every row's key "
-            "must be its own, or results cannot be told apart; name another key column, or none to use row numbers. "
-            "Nothing was sent."
-        )
+    def refuse(self, bucket: array[int]) -> None:
+        rows: dict[tuple[int, int], int] = {}
+        for first, second, row in sorted(zip(bucket[::3], bucket[1::3], bucket[2::3], strict=True), key=lambda k: k[2]):
+            before = rows.setdefault((first, second), row)
+            if before != row:
+                raise InputError(
+                    f"Duplicate key: rows {before:,} and {row:,} (counted from 0) have the same {self.column}. Every "
+                    "row's key must be its own, or results cannot be told apart; name another key column, or none to "
+                    "use row numbers. Nothing was sent."
+                )

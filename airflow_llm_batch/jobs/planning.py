@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
-from airflow_llm_batch.jobs.pricing import Prices
-from airflow_llm_batch.jobs.shards import RowSpec, fingerprint_of, remove_files, write_shards
+from airflow_llm_batch.jobs.encoding import RowSpec
+from airflow_llm_batch.jobs.pricing import Prices, dollars
+from airflow_llm_batch.jobs.progress import Progress
+from airflow_llm_batch.jobs.shards import fingerprint_of, remove_files, write_shards
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.jobs.submission import Submission
 from airflow_llm_batch.models import Estimate, Job, Result
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
 
 log = logging.getLogger(__name__)
-REPORT_ROWS = 50_000
 
 
 def plan(
@@ -57,7 +58,8 @@ def plan(
         log.warning("The input has changed since %s was planned; starting anew at %s.", store.uri, following.uri)
         cancel_running(store, hook, job)
         store = following
-    shards, fingerprint, use = write_shards(spec, provider, store, metadata, report_rows)
+    progress = Progress(log, "rows encoded")
+    shards, fingerprint, use = write_shards(spec, provider, store, metadata, report=progress.add)
     prices = Prices(provider.name, provider.batch_price_factor)
     job = Job(
         id=store.job_id,
@@ -108,9 +110,9 @@ def priced(model: str, estimate: Estimate, prices: Prices) -> Estimate:
     """The estimate with its batch price."""
     if estimate.output_tokens is None:
         return estimate
-    used = Result("", "succeeded", input_tokens=estimate.input_tokens, output_tokens=estimate.output_tokens)
+    used = Result(input_tokens=estimate.input_tokens, output_tokens=estimate.output_tokens)
     cost = prices.cost(used, model)
-    return estimate.model_copy(update={"cost_usd": float(cost.batch) if cost else None})
+    return estimate.model_copy(update={"cost_usd": dollars(cost.batch) if cost else None})
 
 
 def check_budget(job: Job, max_cost: float) -> None:
@@ -142,8 +144,3 @@ def describe(job: Job) -> str:
         cost = "cost unknown" if e.cost_usd is None else f"${e.cost_usd:,.4f}"
         told.append(f"{model}: {e.requests:,} requests, about {e.input_tokens:,} tokens in, {out} out, {cost}")
     return "Estimate by model: " + "; ".join(told) + "."
-
-
-def report_rows(count: int) -> None:
-    if count % REPORT_ROWS == 0:
-        log.info("%s rows encoded.", f"{count:,}")

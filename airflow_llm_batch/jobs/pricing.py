@@ -1,4 +1,8 @@
-"""Usage to dollars, from genai-prices in its batch context. An unknown price is None, never 0."""
+"""Usage to money, from genai-prices in its batch context. An unknown price is None, never 0.
+
+Money is counted in whole picodollars (1e-12 $): exact like a decimal, and as fast as an integer. The cheapest token of
+any vendor costs thousands of them.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,22 @@ from typing import Any, NamedTuple
 
 from airflow_llm_batch.models import Result
 
-MILLION = Decimal(1_000_000)
+PICO = 10**12
 
 
 class Cost(NamedTuple):
-    """Dollars as batched, and as the same work costs outside of batches."""
+    """Picodollars as batched, and as the same work costs outside of batches."""
 
-    batch: Decimal
-    sync: Decimal
+    batch: int
+    sync: int
 
 
+NOTHING = Cost(0, 0)
 PriceOf = Callable[[Result], Cost | None]
+
+
+def dollars(picodollars: int) -> float:
+    return picodollars / PICO
 
 
 class Prices:
@@ -40,7 +49,7 @@ class Prices:
         """
         if result.input_tokens is None:
             # A row the vendor lost may have been worked on.
-            return None if result.status in ("succeeded", "truncated", "missing") else Cost(Decimal(0), Decimal(0))
+            return None if result.status in ("succeeded", "truncated", "missing") else NOTHING
         name = result.model or model
         if name not in self.models:
             self.models[name] = self._price_of(name) or self._price_of(model) or (lambda result: None)
@@ -64,38 +73,43 @@ class Prices:
             batch = calc_price(
                 used, model, provider_id=self.provider, price_context={"processing": "batch"}
             ).total_price
-            return Cost(batch if batch != sync or self.factor is None else sync * self.factor, sync)
+            if batch == sync and self.factor is not None:
+                batch = sync * self.factor
+            return Cost(round(batch * PICO), round(sync * PICO))
 
-        probe = {
-            kind: Result("", "succeeded", input_tokens=0, output_tokens=0)
-            for kind in ("input", "cached", "write", "output")
-        }
-        probe["input"].input_tokens = probe["cached"].input_tokens = probe["write"].input_tokens = 1000
-        probe["cached"].cached_tokens = probe["write"].cache_write_tokens = probe["output"].output_tokens = 1000
+        def probe(read: int = 0, cached: int = 0, written: int = 0, output: int = 0) -> Cost:
+            used = Result(input_tokens=read, output_tokens=output)
+            used.cached_tokens, used.cache_write_tokens = cached, written
+            return calculate(used)
+
         try:
-            price = calc_price(usage(probe["input"]), model, provider_id=self.provider).model_price
-            rates = {kind: calculate(result) for kind, result in probe.items()}
+            price = calc_price(Usage(input_tokens=1), model, provider_id=self.provider).model_price
+            rates = Rates(probe(1000), probe(1000, cached=1000), probe(1000, written=1000), probe(output=1000))
         except LookupError:
             return None
-        if any(getattr(value, "tiers", None) for value in vars(price).values()):
-            return calculate
-        return linear({kind: Cost(rate.batch / 1000, rate.sync / 1000) for kind, rate in rates.items()})
+        tiered = any(getattr(value, "tiers", None) for value in vars(price).values())
+        return calculate if tiered else linear(rates)
 
 
-def linear(rates: dict[str, Cost]) -> PriceOf:
-    """The price function of a model whose tokens cost the same however many there are; ten times as fast."""
+class Rates(NamedTuple):
+    """What a thousand tokens of each kind cost; ``written`` to a cache, ``cached`` read from one."""
+
+    fresh: Cost
+    cached: Cost
+    written: Cost
+    output: Cost
+
+
+def linear(rates: Rates) -> PriceOf:
+    """The price function of a model whose tokens cost the same however many there are."""
+    fresh, cached, written, output = (Cost(rate.batch // 1000, rate.sync // 1000) for rate in rates)
 
     def price(result: Result) -> Cost:
-        cached, written = result.cached_tokens or 0, result.cache_write_tokens or 0
-        amounts = (
-            ("input", (result.input_tokens or 0) - cached - written),
-            ("cached", cached),
-            ("write", written),
-            ("output", result.output_tokens or 0),
-        )
+        read, wrote = result.cached_tokens or 0, result.cache_write_tokens or 0
+        rest, out = (result.input_tokens or 0) - read - wrote, result.output_tokens or 0
         return Cost(
-            sum((rates[kind].batch * n for kind, n in amounts if n), Decimal(0)),
-            sum((rates[kind].sync * n for kind, n in amounts if n), Decimal(0)),
+            rest * fresh.batch + read * cached.batch + wrote * written.batch + out * output.batch,
+            rest * fresh.sync + read * cached.sync + wrote * written.sync + out * output.sync,
         )
 
     return price

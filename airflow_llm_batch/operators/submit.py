@@ -120,8 +120,8 @@ class SubmitBatchOperator(BaseOperator):
         return JobHandle(None, self.conn_id, hook.provider.name, batch.total, 1, [batch.id]).to_xcom()
 
     def _submit(self, hook: LLMBatchHook, context: Context) -> dict[str, Any]:
+        from airflow_llm_batch.jobs.encoding import RowSpec, passthrough_map
         from airflow_llm_batch.jobs.planning import check_budget, describe, plan
-        from airflow_llm_batch.jobs.shards import RowSpec, passthrough_map
         from airflow_llm_batch.jobs.store import JobStore, job_uri
         from airflow_llm_batch.jobs.submission import adopt, submit
 

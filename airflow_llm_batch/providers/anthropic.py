@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import httpx
 
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Request, Result, RowStatus, Shard
+from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Request, Result, Shard
 from airflow_llm_batch.providers.anthropic_chat import message_params
+from airflow_llm_batch.providers.anthropic_results import read_frequent, read_line
 from airflow_llm_batch.providers.base import (
     Batches,
     Flow,
@@ -22,15 +23,8 @@ from airflow_llm_batch.providers.base import (
     repeatable,
     same_origin,
     streamed,
-    whole,
 )
 
-ROW_OUTCOMES: dict[str, RowStatus] = {"canceled": "cancelled", "expired": "expired"}
-STOPPED: dict[str, RowStatus] = {
-    "max_tokens": "truncated",
-    "model_context_window_exceeded": "truncated",
-    "refusal": "refused",
-}
 HEAD, TAIL = b'{"requests":[', b"]}"
 
 
@@ -121,19 +115,11 @@ class Anthropic(Provider):
         own = self.url("v1", "messages", "batches", batch.id, "results")
         return [httpx.Request("GET", url if same_origin(httpx.URL(url), ours) else own) for url in batch.files]
 
+    def read(self, line: bytes) -> Result:
+        return read_frequent(line) or super().read(line)
+
     def decode(self, line: dict[str, Any]) -> Result:
-        told = line["result"]
-        result = Result(custom_id=str(line["custom_id"]), status="errored")
-        if told["type"] == "errored":
-            error = told.get("error") or {}
-            error = error.get("error") or error
-            result.error_code, result.error_message = error.get("type"), error.get("message")
-        elif told["type"] != "succeeded":
-            result.status = ROW_OUTCOMES.get(told["type"], "errored")
-            result.error_code = f"batch_{result.status}"
-        else:
-            read_message(told["message"], result)
-        return result
+        return read_line(line)
 
 
 def commas(content: Payload, last: int) -> Any:
@@ -177,24 +163,3 @@ def outcome_of(counts: dict[str, int], total: int) -> Outcome:
     if counts["errored"]:
         return "failed" if counts["errored"] == total else "partial"
     return "completed"
-
-
-def read_message(message: dict[str, Any], result: Result) -> None:
-    texts, calls = [], []
-    for block in message.get("content") or ():
-        if block.get("type") == "text":
-            texts.append(block.get("text") or "")
-        elif block.get("type") == "tool_use":
-            calls.append({"id": block.get("id"), "name": block.get("name"), "arguments": block.get("input")})
-    result.text = "".join(texts) if texts else None
-    result.tool_calls = calls or None
-    result.model = message.get("model")
-    result.finish_reason = message.get("stop_reason")
-    result.status = STOPPED.get(result.finish_reason or "", "succeeded")
-    usage = message.get("usage") or {}
-    fresh = whole(usage.get("input_tokens"))
-    if fresh is not None:
-        result.cached_tokens = whole(usage.get("cache_read_input_tokens")) or 0
-        result.cache_write_tokens = whole(usage.get("cache_creation_input_tokens")) or 0
-        result.input_tokens = fresh + result.cached_tokens + result.cache_write_tokens
-    result.output_tokens = whole(usage.get("output_tokens"))

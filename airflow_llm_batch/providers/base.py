@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, RequestRejected, VendorUnavailable
 from airflow_llm_batch.models import Batch, Limits, Page, Request, Result, Shard
+from airflow_llm_batch.providers.json_lines import parse_line
 
 T = TypeVar("T")
 Flow = Generator[httpx.Request, httpx.Response, T]
@@ -141,11 +142,18 @@ class Provider(ABC):
         """Requests for the lines a batch was made of; empty where the vendor does not give them back."""
         return []
 
+    def read(self, line: bytes) -> Result:
+        """One result line as it came; a provider may take a shorter way for lines of its most frequent shape.
+
+        :raises Exception: one of ``UNREADABLE``, for a line that is not a result line at all.
+        """
+        return self.decode(parse_line(line))
+
     @abstractmethod
     def decode(self, line: dict[str, Any]) -> Result:
-        """One result line in the neutral shape.
+        """One parsed result line in the neutral shape.
 
-        :raises KeyError, TypeError, ValueError, AttributeError: for a line that is not a result line at all.
+        :raises Exception: as ``read``.
         """
 
     def group(self, request: Request) -> tuple[str, str]:

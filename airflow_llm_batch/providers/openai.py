@@ -10,10 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import httpx
-import msgspec
 
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Request, Result, RowStatus, Shard
+from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Request, Result, Shard
 from airflow_llm_batch.providers.base import (
     Batches,
     Flow,
@@ -23,8 +22,8 @@ from airflow_llm_batch.providers.base import (
     encode_multipart,
     repeatable,
     streamed,
-    whole,
 )
+from airflow_llm_batch.providers.openai_results import read_frequent, read_line
 
 OUTCOMES: dict[str, Outcome] = {
     "completed": "completed",
@@ -33,7 +32,6 @@ OUTCOMES: dict[str, Outcome] = {
     "cancelled": "cancelled",
 }
 RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
-ROW_OUTCOMES: dict[str, RowStatus] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 #: the metadata entry that says whose batch this is
 KEY = "airflow_llm_batch"
 MOST_METADATA = 16
@@ -132,36 +130,11 @@ class OpenAI(Provider):
         """The request for one stored file's content."""
         return httpx.Request("GET", self.url("files", file_id, "content"))
 
+    def read(self, line: bytes) -> Result:
+        return read_frequent(line) or super().read(line)
+
     def decode(self, line: dict[str, Any]) -> Result:
-        result = Result(custom_id=str(line["custom_id"]), status="errored")
-        error, response = line.get("error"), line.get("response")
-        if error:
-            result.error_code = str(error.get("code") or "")
-            result.error_message = error.get("message")
-            result.status = ROW_OUTCOMES.get(result.error_code, "errored")
-            return result
-        if not response and "error" not in line:
-            raise KeyError("response")
-        body = (response or {}).get("body") or {}
-        status = (response or {}).get("status_code") or 0
-        if not 200 <= status < 300 or not body or body.get("error"):
-            told = body.get("error")
-            inner = told if isinstance(told, dict) else {}
-            result.error_code = str(inner.get("code") or inner.get("type") or f"http_{status}")
-            result.error_message = inner.get("message") or f"The vendor reported HTTP {status} for this row."
-            return result
-        result.model = body.get("model")
-        read_usage(body.get("usage") or {}, result)
-        if "choices" in body:
-            read_chat(body["choices"][0], result)
-        elif body.get("object") == "response":
-            read_response(body, result)
-        elif isinstance(body.get("data"), list):
-            vectors = [item["embedding"] for item in body["data"]]
-            result.status, result.embedding = "succeeded", vectors[0] if len(vectors) == 1 else vectors
-        else:
-            result.status, result.output = "succeeded", body
-        return result
+        return read_line(line)
 
 
 def parse_batch(raw: dict[str, Any]) -> Batch:
@@ -188,76 +161,3 @@ def parse_batch(raw: dict[str, Any]) -> Batch:
         metadata={str(k): str(v) for k, v in (raw.get("metadata") or {}).items()},
         known=status in OUTCOMES or status in RUNNING,
     )
-
-
-def read_usage(usage: dict[str, Any], result: Result) -> None:
-    result.input_tokens = whole(usage.get("prompt_tokens", usage.get("input_tokens")))
-    # Embeddings report no output tokens at all: their output is nothing, not unknown.
-    spent = whole(usage.get("completion_tokens", usage.get("output_tokens")))
-    result.output_tokens = 0 if spent is None and usage else spent
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    result.cached_tokens = whole(details.get("cached_tokens"))
-    details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
-    result.reasoning_tokens = whole(details.get("reasoning_tokens"))
-
-
-def read_chat(choice: dict[str, Any], result: Result) -> None:
-    message = choice["message"]
-    result.finish_reason = choice.get("finish_reason")
-    result.text = message.get("content")
-    calls = message.get("tool_calls")
-    if calls:
-        result.tool_calls = [
-            {
-                "id": call.get("id"),
-                "name": call["function"]["name"],
-                "arguments": arguments(call["function"].get("arguments")),
-            }
-            for call in calls
-            if call.get("function")
-        ]
-    if message.get("refusal"):
-        result.status, result.error_message = "refused", message["refusal"]
-    elif result.finish_reason == "content_filter":
-        result.status = "refused"
-    elif result.finish_reason == "length":
-        result.status = "truncated"
-    else:
-        result.status = "succeeded"
-
-
-def read_response(body: dict[str, Any], result: Result) -> None:
-    texts, refusals, calls = [], [], []
-    for item in body.get("output") or ():
-        if item.get("type") == "function_call":
-            calls.append(
-                {"id": item.get("call_id"), "name": item.get("name"), "arguments": arguments(item.get("arguments"))}
-            )
-        for part in item.get("content") or () if item.get("type") == "message" else ():
-            if part.get("type") == "output_text":
-                texts.append(part.get("text") or "")
-            elif part.get("type") == "refusal":
-                refusals.append(part.get("refusal") or "")
-    result.text = "".join(texts) if texts else None
-    result.tool_calls = calls or None
-    result.finish_reason = body.get("status")
-    reason = (body.get("incomplete_details") or {}).get("reason")
-    if refusals or reason == "content_filter":
-        result.status, result.error_message = "refused", "".join(refusals) or None
-    elif reason or body.get("status") == "incomplete":
-        result.status, result.finish_reason = "truncated", reason or "incomplete"
-    elif body.get("status") in ("failed", "cancelled"):
-        error = body.get("error") or {}
-        result.error_code, result.error_message = error.get("code"), error.get("message")
-    else:
-        result.status = "succeeded"
-
-
-def arguments(raw: Any) -> Any:
-    """Tool-call arguments arrive as JSON text a model wrote; what does not parse stays text."""
-    if not isinstance(raw, str):
-        return raw
-    try:
-        return msgspec.json.decode(raw)
-    except (ValueError, UnicodeEncodeError):
-        return raw

@@ -1,0 +1,223 @@
+"""Rows to encoded lines, streamed. Each row is encoded once."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line
+from airflow_llm_batch.data.sources import read_rows
+from airflow_llm_batch.data.templates import as_text
+from airflow_llm_batch.exceptions import InputError
+from airflow_llm_batch.jobs.keys import UniqueKeys
+from airflow_llm_batch.models import Request, Result
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.providers.base import Provider
+
+to_json = msgspec.json.Encoder().encode
+#: keys sorted: the same rows make the same bytes in every process
+to_stable_json = msgspec.json.Encoder(order="deterministic").encode
+
+
+class RowSpec(NamedTuple):
+    """What to do with each row.
+
+    :param rows: anything ``data.sources.read_rows`` takes.
+    :param request: None for rows that are batch input lines already.
+    :param key: the column that names a row in the results; None uses a batch line's own ``custom_id``, and the row
+        number otherwise.
+    :param passthrough: name in the results -> column of the row.
+    """
+
+    rows: Any
+    request: RequestTemplate | None
+    key: str | None
+    passthrough: Mapping[str, str]
+
+
+class Kind(NamedTuple):
+    """What is known of a request besides its bytes.
+
+    :param group: requests of one group may share a batch.
+    :param inputs: texts to embed, 1 for other requests.
+    :param cap: the most tokens the answer may have, None for any number.
+    """
+
+    group: tuple[str, str]
+    model: str
+    inputs: int
+    cap: int | None
+
+
+class Line(NamedTuple):
+    """One encoded row: its lines of ``requests.jsonl`` and ``rows.jsonl``, newlines included.
+
+    :param tokens: of the prompt, estimated.
+    """
+
+    request: bytes
+    entry: bytes
+    tokens: int
+    kind: Kind
+
+
+Encode = Callable[[int, Mapping[str, Any]], tuple[bytes, Kind]]
+
+
+def passthrough_map(columns: Any) -> dict[str, str]:
+    """The ``passthrough`` argument, a list of columns or a mapping of new names to columns, as a mapping.
+
+    :raises InputError: for a name that result rows already use.
+    """
+    if isinstance(columns, str):
+        raise InputError(f"passthrough is the text {columns!r}; give a list: [{columns!r}]. Nothing was sent.")
+    named = dict(columns) if isinstance(columns, Mapping) else {c: c for c in columns or ()}
+    for name, column in named.items():
+        if name in Result.__struct_fields__:
+            raise InputError(
+                f"passthrough column {name!r} would overwrite the result's own field of that name; rename it: "
+                f"passthrough={{'input_{name}': '{column}'}}. Nothing was sent."
+            )
+    return named
+
+
+def encode_rows(spec: RowSpec, provider: Provider, job_id: str) -> Iterator[Line]:
+    """Encode every row once.
+
+    :raises InputError: for no rows, an unusable row (by its place), a duplicate key, a request over the limits or one
+        the provider cannot express.
+    """
+    encode_row = row_encoder(spec, provider, job_id)
+    number = -1
+    with UniqueKeys(spec.key or "custom_id") as keys:
+        for number, (where, row) in enumerate(read_rows(spec.rows)):
+            try:
+                line, key = encode_row(number, row)
+            except KeyError as error:
+                raise InputError(
+                    f"{where} has no column {error.args[0]!r}, which the request template, the key or passthrough "
+                    f"names; it has {', '.join(map(repr, row)) or 'no columns'}. Nothing was sent."
+                ) from None
+            except InputError as error:
+                text = str(error)
+                raise InputError(
+                    f"{where}: {text}" + ("" if text.endswith("sent.") else ". Nothing was sent.")
+                ) from None
+            except (TypeError, ValueError) as error:  # what the JSON encoder raises for values JSON has no form for
+                raise InputError(
+                    f"{where} cannot be written as JSON: {error}. Clean or convert the value. Nothing was sent."
+                ) from None
+            if key is not None:
+                keys.add(key, number)
+            yield line
+        keys.finish()
+    if number < 0:
+        raise InputError("There are no rows: the input is empty. Nothing was sent.")
+
+
+def row_encoder(
+    spec: RowSpec, provider: Provider, job_id: str
+) -> Callable[[int, Mapping[str, Any]], tuple[Line, bytes | None]]:
+    """A function from a row to its line and its key as JSON, None for a key that is the row number."""
+    template = spec.request or BatchLines()
+    encode = encode_between(template, provider, job_id) or encode_whole(template, provider, job_id)
+    columns = list(spec.passthrough.items())
+    limit = provider.limits.bytes
+
+    def encode_row(number: int, row: Mapping[str, Any]) -> tuple[Line, bytes | None]:
+        key = None
+        if spec.key is not None:
+            key = row[spec.key]
+            if key is None or key != key:
+                raise InputError(f"its key {spec.key!r} is {key!r}; every row needs a key of its own")
+        elif spec.request is None and is_batch_line(row):
+            key = row["custom_id"]
+        request, kind = encode(number, row)
+        if len(request) > limit:
+            raise InputError(
+                f"its request has {len(request):,} bytes, over {provider.name}'s limit of {limit:,} for a whole "
+                "batch; shorten or split the row"
+            )
+        named = None if key is None else to_stable_json(key)
+        entry = b'{"row":%d,"key":%b}\n' % (number, named or b"%d" % number)
+        if columns:
+            told = to_stable_json({name: row[column] for name, column in columns})
+            entry = b'%b,"columns":%b}\n' % (entry[:-2], told)
+        return Line(request, entry, count_tokens(request), kind), named
+
+    return encode_row
+
+
+def encode_whole(template: RequestTemplate, provider: Provider, job_id: str) -> Encode:
+    """Renders, translates and encodes each row's request."""
+    render = template.compile()
+
+    def encode(number: int, row: Mapping[str, Any]) -> tuple[bytes, Kind]:
+        request = render(row)
+        line = to_json(provider.encode(request, f"{job_id}-{number}")) + b"\n"
+        return line, kind_of(request, provider)
+
+    return encode
+
+
+def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -> Encode | None:
+    """The same for a template whose rows differ in nothing but texts, several times as fast; None for any other.
+
+    One request is rendered, translated and encoded with a mark in each column's place. What lies between the marks is
+    the same for every row, since a provider carries text as it is.
+    """
+    columns = template.text_columns()
+    if columns is None or len(columns) > 1000:
+        return None
+    mark = uuid.uuid4().hex
+    request = template.compile()({column: f"{mark}{place:04}" for place, column in enumerate(columns)})
+    line = to_json(provider.encode(request, f"{mark}{len(columns):04}")) + b"\n"
+    pieces = re.split(mark.encode() + rb"(\d{4})", line)
+    order = [int(place) for place in pieces[1::2]]
+    kind = kind_of(request, provider)
+    prefix = f"{job_id}-".encode()
+
+    def encode(number: int, row: Mapping[str, Any]) -> tuple[bytes, Kind]:
+        texts = []
+        for column in columns:
+            value = row[column]
+            texts.append(to_json(value if type(value) is str else as_text(value))[1:-1])
+        texts.append(b"%b%d" % (prefix, number))
+        parts = pieces.copy()
+        parts[1::2] = [texts[place] for place in order]
+        return b"".join(parts), kind
+
+    return encode
+
+
+def kind_of(request: Request, provider: Provider) -> Kind:
+    return Kind(provider.group(request), request.model, count_inputs(request), token_cap(request))
+
+
+def count_inputs(request: Request) -> int:
+    value = request.body.get("input")
+    return len(value) if isinstance(value, list) else 1
+
+
+def token_cap(request: Request) -> int | None:
+    if request.endpoint == "/v1/embeddings":
+        return 0
+    body = request.body
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        if isinstance(body.get(name), int):
+            return int(body[name]) * (body["n"] if isinstance(body.get("n"), int) else 1)
+    return None
+
+
+def count_tokens(line: bytes) -> int:
+    """Prompt tokens of a request line: four ASCII characters a token, one of any other script."""
+    if line.isascii():
+        return -(-len(line) // 4)
+    characters = len(line.decode("utf-8", "replace"))
+    other = (len(line) - characters) // 2  # the others take two to four bytes each, mostly three
+    return -(-(characters - other) // 4) + other
