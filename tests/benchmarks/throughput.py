@@ -32,8 +32,6 @@ WORDS = (
     *("battery", "screen", "delivery", "support", "price", "quality", "sound", "fit", "colour", "smell", "manual"),
     *("warranty", "refund", "update", "button"),
 )
-    ["battery", "screen", "delivery", "support", "price", "quality", "sound", "fit", "colour", "smell", "manual", "warranty", "refund", "update", "button"]
-)
 CONTENDERS = ("local", "s3", "peer", "floor")
 
 
