@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 KNOWN_EXTRA = frozenset(
     {"provider", "organization", "project", "anthropic_version", "anthropic_beta", "completion_window", "limits"}
-    | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds"}
+    | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds", "room_seconds"}
+    | {"max_enqueued_tokens", "max_running_shards"}
 )
 
 
@@ -34,7 +35,9 @@ class LLMBatchHook(BaseHook):
     an extra with ``provider`` (``openai``, ``anthropic``) and, optionally, ``organization``, ``project``,
     ``anthropic_version``, ``anthropic_beta``, ``completion_window``, ``limits``, ``timeout`` (seconds of silence
     allowed while reading, default 120), ``connect_timeout`` (15), ``retries`` (5), ``settle_seconds`` (15: how long a
-    vendor's listing may lag behind a create) and ``create_seconds`` (180: how long another machine's create may take).
+    vendor's listing may lag behind a create), ``create_seconds`` (180: how long another machine's create may take) and
+    ``room_seconds`` (60: how long a full queue is left alone before it is tried again, when nothing of the job has
+    ended meanwhile; doubled each time, up to 15 minutes).
 
     Calls that cannot be repeated without cost (creating a batch) are sent once: only a refused connection or a 429,
     which both mean that nothing was taken, is followed by another try. Everything else is retried with growing pauses

@@ -56,6 +56,7 @@ class Batch(BaseModel):
     :param total: requests in it; None while the vendor has not counted. Likewise ``succeeded`` and ``failed``.
     :param files: where results lie: file ids or absolute URLs, as the provider's ``downloads`` reads them.
     :param errors: why the batch as a whole failed, ``(code, message)``.
+    :param full: it never ran, since the vendor's queue had no room for it; created again later, it may.
     :param known: False for a status this version does not know; such a batch is treated as still running.
     """
 
@@ -72,6 +73,7 @@ class Batch(BaseModel):
     files: tuple[str, ...] = ()
     errors: tuple[tuple[str, str], ...] = ()
     metadata: dict[str, str] = {}
+    full: bool = False
     known: bool = True
 
 
@@ -127,6 +129,8 @@ class Job(BaseModel):
     :param request: the request template as planned, for people to read.
     :param estimate: by model.
     :param adopted: the batch was made elsewhere; its ``custom_id``s are not ours.
+    :param max_enqueued_tokens: estimated prompt tokens of the job that may be in the vendor's queue at once, None for
+        any number; likewise ``max_running_shards``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -143,6 +147,8 @@ class Job(BaseModel):
     output_schema: dict[str, Any] | None = None
     estimate: dict[str, Estimate] = {}
     adopted: bool = False
+    max_enqueued_tokens: int | None = None
+    max_running_shards: int | None = None
     dag_id: str | None = None
     run_id: str | None = None
     task_id: str | None = None
@@ -176,13 +182,16 @@ class Created(BaseModel):
 class Void(BaseModel):
     """The end of a try that made no batch of ours.
 
-    :param reason: ``rejected`` by the vendor, ``never created``, or ``stranger``: what was adopted is not ours.
+    :param reason: ``rejected`` by the vendor, ``no room`` in its queue, ``never created``, ``given up`` at the
+        deadline, or ``stranger``: what was adopted is not ours.
     :param strangers: batch ids that are known not to be ours.
+    :param running: shards of the job that were in the vendor's queue then.
     """
 
     reason: str
     at: datetime
     strangers: list[str] = []
+    running: int = 0
 
 
 class Result(msgspec.Struct):

@@ -15,7 +15,7 @@ from airflow_llm_batch.operators.handle import JobHandle
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_llm_batch.jobs.watch import Watch
+    from airflow_llm_batch.jobs.wait import JobWait
 
 
 class BatchSensor(BaseSensorOperator):
@@ -66,16 +66,26 @@ class BatchSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.max_poll_interval = max_poll_interval
         self.cancel_on_kill = cancel_on_kill
-        self._watch: Watch | None = None
+        self._wait: JobWait | None = None
 
     def execute(self, context: Context) -> Any:
-        if not self.deferrable:
-            return super().execute(context)
+        return self._wait_on(context) if self.deferrable else super().execute(context)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        if event["status"] == "error":
+            raise WaitEnded(event["message"])
+        return self._wait_on(context)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        ended = self._advance()
+        return PokeReturnValue(ended, self._told())
+
+    def _wait_on(self, context: Context) -> Any:
         from airflow_llm_batch.triggers import BatchTrigger
 
         handle = self._handle()
-        if self._open().look():
-            return handle.to_xcom()
+        if self._advance():
+            return self._told()
         self.defer(
             trigger=BatchTrigger(
                 job=handle.job,
@@ -92,17 +102,28 @@ class BatchSensor(BaseSensorOperator):
         )
         return None
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        if event["status"] != "ended":
-            raise WaitEnded(event["message"])
-        return self._handle().to_xcom()
+    def _advance(self) -> bool:
+        """Look once, and create what has room; True when the job has ended."""
+        wait = self._open()
+        step = wait.look()
+        if step.action == "create" and wait.store is not None:
+            from airflow_llm_batch.jobs.submission import submit
 
-    def poke(self, context: Context) -> PokeReturnValue:
-        return PokeReturnValue(self._open().look(), self._handle().to_xcom())
+            submit(wait.store, wait.hook, wait.store.job())
+            self._wait = None
+        return step.action == "ended"
+
+    def _told(self) -> dict[str, Any]:
+        """The handle to pass on: as it was given, with the batches of later waves."""
+        handle = self._handle()
+        seen = self._open().wait.seen
+        if handle.job is not None and len(seen) == handle.shards:
+            handle.batches = [batch.id for _, batch in sorted(seen.items()) if batch.id]
+        return handle.to_xcom()
 
     def on_kill(self) -> None:
-        if self._watch is not None and self.cancel_on_kill:
-            self._watch.cancel()
+        if self._wait is not None and self.cancel_on_kill:
+            self._wait.cancel()
 
     def _handle(self) -> JobHandle:
         if self.batch_id:
@@ -111,14 +132,14 @@ class BatchSensor(BaseSensorOperator):
             return JobHandle(job=None, conn_id=self.conn_id, batches=[self.batch_id])
         return JobHandle.of(self.job, self.conn_id)
 
-    def _open(self) -> Watch:
+    def _open(self) -> JobWait:
         from airflow_llm_batch.jobs.store import JobStore
-        from airflow_llm_batch.jobs.watch import Watch
+        from airflow_llm_batch.jobs.wait import JobWait
 
-        if self._watch is None:
+        if self._wait is None:
             handle = self._handle()
             store = JobStore(handle.job) if handle.job else None
-            self._watch = Watch(
+            self._wait = JobWait(
                 LLMBatchHook(handle.conn_id),
                 store,
                 self.log,
@@ -126,7 +147,7 @@ class BatchSensor(BaseSensorOperator):
                 deadline=self._deadline(),
                 on_deadline=self.on_deadline,
             )
-        return self._watch
+        return self._wait
 
     def _deadline(self) -> float | None:
         if self.deadline is None or isinstance(self.deadline, timedelta):

@@ -32,6 +32,8 @@ BUSY = frozenset({408, 429, 500, 502, 503, 504, 529})
 #: failures before the request left this machine
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 LONGEST_PAUSE = 120.0
+#: bytes of an answer that takes too long to parse on an event loop
+LARGE = 2**15
 
 # httpx tells of every call at INFO: a day's wait would fill the task log with them.
 if logging.getLogger("httpx").level == logging.NOTSET:
@@ -103,19 +105,29 @@ class Transport:
 
     async def arun(self, flow: Flow[T], client: httpx.AsyncClient) -> T:
         """``run`` on an event loop, over ``client`` (see ``session``)."""
+
+        def proceed(response: httpx.Response | None) -> tuple[httpx.Request | None, Any]:
+            """The flow's next request, or none and its value."""
+            try:
+                return (next(flow) if response is None else flow.send(response)), None
+            except StopIteration as stop:
+                return None, stop.value
+
         try:
-            request = next(flow)
-            while True:
+            request, value = proceed(None)
+            while request is not None:
                 try:
                     response: httpx.Response = await AsyncRetrying(**self.policy(request))(client.send, request)
                 except httpx.RequestError as error:
                     raise unavailable(request, error) from None
-                request = flow.send(response)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
+                if len(response.content) > LARGE:
+                    request, value = await asyncio.to_thread(proceed, response)
+                else:
+                    request, value = proceed(response)
         except LLMBatchError as error:
             raise self.redacted(error) from None
+        told: T = value
+        return told
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -157,8 +169,11 @@ class Transport:
             if outcome.failed:
                 error = outcome.exception()
                 return isinstance(error, httpx.RequestError if is_repeatable(request) else NEVER_SENT)
-            status = outcome.result().status_code
-            return status in BUSY if is_repeatable(request) else status == 429
+            response = outcome.result()
+            if is_repeatable(request):
+                return response.status_code in BUSY
+            # A full queue empties in hours: not what a worker waits for.
+            return response.status_code == 429 and not self.provider.is_full(*self.provider.error_of(response))
 
         return {
             "retry": again,

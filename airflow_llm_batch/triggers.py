@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.hooks import LLMBatchHook
 
+if TYPE_CHECKING:
+    from airflow_llm_batch.jobs.wait import JobWait
+
 
 class BatchTrigger(BaseTrigger):
-    """Fires once every batch of a job has ended, or when watching is over before that.
+    """Fires once every batch of a job has ended, when shards have room that waited for it, or when watching is over.
 
-    The event is ``{"status": "ended" | "error", "message": str}``. Its arguments, which Airflow stores in plain text,
-    are identifiers only.
+    The event is ``{"status": "ended" | "create" | "error", "message": str}``. Its arguments, which Airflow stores in
+    plain text, are identifiers only.
 
     :param job: URI of the job directory; None to watch ``batch_id`` alone.
     :param conn_id: the ``llmbatch`` connection.
@@ -52,27 +55,30 @@ class BatchTrigger(BaseTrigger):
         return "airflow_llm_batch.triggers.BatchTrigger", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        from airflow_llm_batch.jobs.watch import watching
+
         try:
-            async with LLMBatchHook(self.conn_id).session() as hook:
-                await (await self._watch(hook)).until_ended(self.poll_interval, self.max_poll_interval)
+            async with watching(self.conn_id) as watch:
+                job = await self._open(watch.hook)
+                step = await watch.state(job, self.poll_interval, self.max_poll_interval)
+            event = {"status": step.action, "message": step.reason}
         except LLMBatchError as error:
-            yield TriggerEvent({"status": "error", "message": str(error)})  # type: ignore[no-untyped-call]
-        else:
-            yield TriggerEvent({"status": "ended", "message": ""})  # type: ignore[no-untyped-call]
+            event = {"status": "error", "message": str(error)}
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """A user failed or cleared the waiting task: cancel what still runs. A triggerer restart does not get here."""
         if self.cancel_on_kill:
             async with LLMBatchHook(self.conn_id).session() as hook:
-                await asyncio.to_thread((await self._watch(hook)).cancel)
+                await asyncio.to_thread((await self._open(hook)).cancel)
 
-    async def _watch(self, hook: LLMBatchHook) -> Any:
+    async def _open(self, hook: LLMBatchHook) -> JobWait:
         from airflow_llm_batch.jobs.store import JobStore
-        from airflow_llm_batch.jobs.watch import Watch
+        from airflow_llm_batch.jobs.wait import JobWait
 
-        def open_watch() -> Watch:
+        def open_wait() -> JobWait:
             store = JobStore(self.job) if self.job else None
-            return Watch(
+            return JobWait(
                 hook,
                 store,
                 self.log,
@@ -82,4 +88,4 @@ class BatchTrigger(BaseTrigger):
             )
 
         # Object storage is synchronous and looks its connection up by itself: never on the event loop.
-        return await asyncio.to_thread(open_watch)
+        return await asyncio.to_thread(open_wait)

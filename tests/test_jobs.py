@@ -28,7 +28,7 @@ from airflow_llm_batch.jobs.pricing import Prices, dollars
 from airflow_llm_batch.jobs.results import Landing
 from airflow_llm_batch.jobs.shards import write_shards
 from airflow_llm_batch.jobs.store import JobStore
-from airflow_llm_batch.jobs.watch import Watch
+from airflow_llm_batch.jobs.wait import JobWait
 from airflow_llm_batch.models import Intent, Job, Result
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,9 @@ def submit(store, hook, what):
 
 
 def land(store, hook, job, directory, tries=500):
-    watch = Watch(hook, store, log)
+    watch = JobWait(hook, store, log)
     for _ in range(tries):
-        if watch.look():
+        if watch.look().action == "ended":
             break
         time.sleep(0.02)
     manifest = Landing(store, job, hook, f"file://{directory}", "jsonl", log).land(watch.wait.seen)
@@ -431,13 +431,13 @@ def test_a_wait_survives_what_is_transient_and_ends_at_its_deadline(provider, co
         emulator.faults(
             http=[{"on": reads, "status": 503}, {"on": reads, "cut": "before"}, {"on": reads, "status": 429}]
         )
-        watch = Watch(hook, store, log)
-        assert [watch.look() for _ in range(4)] == [False] * 4
+        watch = JobWait(hook, store, log)
+        assert [watch.look().action for _ in range(4)] == ["wait"] * 4
         assert emulator.vendor.settings.faults.http[2].times == 0
         emulator.faults(unknown_status="pondering")
-        assert watch.look() is False
+        assert watch.look().action == "wait"
         with pytest.raises(WaitEnded, match="left in place"):
-            Watch(hook, store, log, deadline=0).look()
+            JobWait(hook, store, log, deadline=0).look()
         emulator.vendor.settings.api_key = "another"
         with pytest.raises(Exception, match="401"):
             watch.look()

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from airflow_llm_batch.emulator import anthropic, openai
-from airflow_llm_batch.emulator.batches import Vendor
+from airflow_llm_batch.emulator.batches import QueueFull, Vendor
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
 
 if TYPE_CHECKING:
@@ -29,6 +29,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @app.exception_handler(anthropic.Refusal)
     async def refuse(request: Request, error: Any) -> JSONResponse:
         return JSONResponse(error.body, error.status)
+
+    @app.exception_handler(QueueFull)
+    async def no_room(request: Request, error: QueueFull) -> JSONResponse:
+        status, message, code = error.args
+        anthropics = request.url.path.startswith("/v1/messages")
+        refusal = anthropic.Refusal(status, message) if anthropics else openai.Refusal(status, message, code)
+        return JSONResponse(refusal.body, status)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

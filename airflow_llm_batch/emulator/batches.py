@@ -112,6 +112,10 @@ class EmulatedBatch:
         return self.upstream_failed if self.upstream_done is not None else sum(self.fates[:done])
 
 
+class QueueFull(Exception):
+    """A batch that is refused at the door, ``(status, message, code)``."""
+
+
 class Vendor:
     """Everything the emulator holds."""
 
@@ -139,14 +143,19 @@ class Vendor:
             batch.problems.append({"code": faults.fail, "message": "Injected failure.", "line": None, "param": None})
         limit = faults.enqueued_tokens
         if limit is not None and self.enqueued(batch.model) + batch.prompt_tokens > limit:
+            code = "token_limit_exceeded"
             message = f"Enqueued token limit reached for {batch.model} in organization org-emulator. Limit: {limit:,} enqueued tokens. Please try again once some in_progress batches have been completed."  # noqa: E501
-            batch.problems.append({"code": "token_limit_exceeded", "message": message, "line": None, "param": None})
+            if faults.refuse_enqueued:
+                raise QueueFull(faults.refuse_enqueued, message, code)
+            batch.problems.append({"code": code, "message": message, "line": None, "param": None})
         self.batches[batch.id] = batch
         return batch
 
     def enqueued(self, model: str | None) -> int:
         now = time.time()
-        return sum(b.prompt_tokens for b in self.batches.values() if b.model == model and b.view(now).ended_at is None)
+        # A batch that is going to fail waits for nothing.
+        waiting = (b for b in self.batches.values() if not b.problems and b.view(now).ended_at is None)
+        return sum(b.prompt_tokens for b in waiting if b.model == model)
 
     def fate(self, text: str) -> int:
         """1 for a row the faults strike; by its text, so that a row asked again fails again."""

@@ -43,6 +43,7 @@ class Faults(BaseModel):
     :param foreign: that many lines belong to somebody else's rows.
     :param missing: that many result lines never come.
     :param enqueued_tokens: prompt tokens per model that may wait or run at once; a batch beyond it fails.
+    :param refuse_enqueued: the HTTP status that such a batch is refused with instead, when it is created.
     :param unknown_status: the status told while a batch runs.
     """
 
@@ -57,6 +58,7 @@ class Faults(BaseModel):
     foreign: int = 0
     missing: int = 0
     enqueued_tokens: int | None = None
+    refuse_enqueued: int | None = None
     unknown_status: str | None = None
     http: list[HttpFault] = []
 

@@ -11,9 +11,9 @@ from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
 from airflow_llm_batch.jobs.encoding import RowSpec
 from airflow_llm_batch.jobs.pricing import Prices, dollars
 from airflow_llm_batch.jobs.progress import Progress
+from airflow_llm_batch.jobs.settling import Doubt
 from airflow_llm_batch.jobs.shards import fingerprint_of, remove_files, write_shards
 from airflow_llm_batch.jobs.store import JobStore
-from airflow_llm_batch.jobs.submission import Submission
 from airflow_llm_batch.models import Estimate, Job, Result
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def plan(
     changed input gets a directory of its own beside it.
 
     :param metadata: kept by the vendor with each batch.
-    :param origin: ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the task instance.
+    :param origin: further fields of the job: ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the task instance,
+        and ``max_enqueued_tokens``, above which no single shard is cut, and ``max_running_shards``.
     :param on_change: ``fail`` refuses changed input instead.
     :return: the job's directory, and the job.
     """
@@ -59,7 +60,8 @@ def plan(
         cancel_running(store, hook, job)
         store = following
     progress = Progress(log, "rows encoded")
-    shards, fingerprint, use = write_shards(spec, provider, store, metadata, report=progress.add)
+    limits = provider.limits.model_copy(update={"tokens": origin.get("max_enqueued_tokens")})
+    shards, fingerprint, use = write_shards(spec, provider, store, metadata, limits, progress.add)
     prices = Prices(provider.name, provider.batch_price_factor)
     job = Job(
         id=store.job_id,
@@ -100,7 +102,7 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
                 )  # fmt: skip
             continue
         # A create may be in doubt: a batch nobody knows of would go on being billed.
-        batch = hook.get_batch(created.batch_id) if created else Submission(store, hook, job, shard, "fail").look()
+        batch = hook.get_batch(created.batch_id) if created else Doubt(store, hook, job, shard).look()
         if batch is not None and batch.outcome is None:
             hook.cancel_batch(batch.id)
             log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch.id)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected, VendorUnavailable
-from airflow_llm_batch.models import Batch
+from airflow_llm_batch.jobs.waves import Room
+from airflow_llm_batch.models import Batch, Shard
 
 #: a wait that has failed to read anything for this long is no blip; in seconds
 PERSISTENT = 6 * 3600.0
@@ -15,10 +16,10 @@ CANCELLING = 3600.0
 
 
 class Next(NamedTuple):
-    """``wait`` and look again, ``ended`` with every batch, ``cancel`` what runs and wait on for what it has finished,
-    or ``give_up`` for ``reason``; batches are left in place."""
+    """``wait`` and look again, ``create`` shards that have room now, ``ended`` with every batch, ``cancel`` what runs
+    and wait on for what it has finished, or ``give_up`` for ``reason``; batches are left in place."""
 
-    action: Literal["wait", "ended", "cancel", "give_up"]
+    action: Literal["wait", "create", "ended", "cancel", "give_up"]
     reason: str = ""
 
 
@@ -29,25 +30,32 @@ class Wait:
     :param pending: shard index -> batch id, of what has not ended.
     :param deadline: epoch seconds after which watching ends, None for never.
     :param on_deadline: ``leave`` the batches running, or ``cancel`` them and take what they have finished.
+    :param planned: shards that wait for ``room`` in the vendor's queue.
+    :param news: readings that nobody was told of yet.
     """
 
     pending: dict[int, str]
     deadline: float | None = None
     on_deadline: str = "leave"
+    planned: set[int] = field(default_factory=set)
+    shards: dict[int, Shard] = field(default_factory=dict)
+    room: Room = field(default_factory=Room)
     seen: dict[int, Batch] = field(default_factory=dict)
+    news: list[tuple[int, Batch | LLMBatchError]] = field(default_factory=list)
     failing_since: float | None = None
     unknown: set[str] = field(default_factory=set)
 
-    def saw(self, index: int, batch: Batch) -> str | None:
-        """Take note of a reading; returns a warning for a status not met before."""
+    def saw(self, index: int, batch: Batch) -> bool:
+        """Take note of a reading; returns whether it tells anything new."""
         self.failing_since = None
+        new = self.seen.get(index) != batch
         self.seen[index] = batch
         if batch.outcome is not None:
             self.pending.pop(index, None)
-        if not batch.known and batch.status not in self.unknown:
-            self.unknown.add(batch.status)
-            return f"Batch {batch.id} has the unknown status {batch.status!r}; it is taken for running."
-        return None
+            if batch.full and self.shards:
+                self.planned.add(index)
+                del self.seen[index]
+        return new
 
     def failed(self, error: Exception, now: float) -> None:
         """Take note of a failed reading.
@@ -58,13 +66,16 @@ class Wait:
             raise error
         self.failing_since = self.failing_since or now
 
+    def cancelled(self, now: float) -> None:
+        """Take note that cancellation was asked for: what runs gets time to end."""
+        self.deadline, self.on_deadline = now + CANCELLING, "leave"
+
     def decide(self, now: float) -> Next:
-        if not self.pending:
+        if not self.pending and not self.planned:
             return Next("ended")
-        left = ", ".join(self.pending.values())
+        left = ", ".join([*self.pending.values(), *(f"shard {index} (not sent yet)" for index in sorted(self.planned))])
         if self.deadline is not None and now >= self.deadline:
             if self.on_deadline == "cancel":
-                self.deadline, self.on_deadline = now + CANCELLING, "leave"
                 return Next("cancel", f"The deadline has passed; cancelling {left}. What has finished is kept.")
             return Next(
                 "give_up",
@@ -77,7 +88,9 @@ class Wait:
                 f"The vendor could not be read for {(now - self.failing_since) / 3600:.1f} hours. These batches were "
                 f"left in place: {left}. Clear this task to wait on.",
             )
-        return Next("wait")
+        planned = [self.shards[index] for index in sorted(self.planned)]
+        running = [self.shards[index] for index in self.pending if index in self.shards]
+        return Next("create" if self.room.wave(planned, running, now) else "wait")
 
     def progress(self, now: float) -> dict[str, Any]:
         """How far the job is, for ``progress.json`` and the log."""
@@ -93,6 +106,7 @@ class Wait:
                 }
                 for index, batch in sorted(self.seen.items())
             },
+            "planned": sorted(self.planned),
         }
 
 
@@ -109,7 +123,9 @@ def describe(progress: dict[str, Any], rows: int | None) -> str:
     states: dict[str, int] = {}
     for shard in shards:
         states[shard["status"]] = states.get(shard["status"], 0) + 1
-    text = f"{len(shards)} shard(s): " + ", ".join(f"{n} {state}" for state, n in states.items())
+    if waiting := len(progress["planned"]):
+        states["waiting for room"] = waiting
+    text = f"{sum(states.values())} shard(s): " + ", ".join(f"{n} {state}" for state, n in states.items())
     counted = [s for s in shards if s["succeeded"] is not None]
     if counted:
         done, failed = sum(s["succeeded"] for s in counted), sum(s["failed"] or 0 for s in counted)

@@ -16,7 +16,7 @@ from airflow_llm_batch.jobs.lines import batch_lines, shows_ids
 from airflow_llm_batch.jobs.pricing import Prices, dollars
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.reconciling import Entries, Entry, Reconciler
-from airflow_llm_batch.jobs.submission import release, search_again
+from airflow_llm_batch.jobs.settling import release, search_again
 from airflow_llm_batch.jobs.tally import Tally
 from airflow_llm_batch.models import Batch, Job, Manifest, Result, Shard
 from airflow_llm_batch.storage import WholeFile, storage_path
@@ -71,7 +71,7 @@ class Landing:
             output_tokens=tally.output_tokens,
             cost_usd=tally.cost_usd,
             sync_cost_usd=tally.sync_cost_usd,
-            batches=[batches[shard.index].id for shard in self.job.shards],
+            batches=[batch.id for shard in self.job.shards if (batch := batches[shard.index]).id],
             provider=self.job.provider,
             models=sorted(tally.models),
             landed_at=datetime.now(UTC),

@@ -12,20 +12,32 @@ manifest.json                     what was landed
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.jobs.waves import Refusal
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Manifest, Void
-from airflow_llm_batch.storage import create_exclusive, read_small, storage_path, write_whole
+from airflow_llm_batch.storage import create_exclusive, fresh, read_small, storage_path, write_whole
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 M = TypeVar("M", bound=BaseModel)
+ShardState = Literal["planned", "creating", "running", "ended"]
+NEVER_SENT = Batch(
+    id="",
+    status="never sent",
+    outcome="cancelled",
+    errors=(("never_sent", "The vendor's queue had no room for this row's shard before the deadline; not billed."),),
+)
+ATTEMPT = re.compile(r"/shards/(\d{5})/try-(\d+)/(intent|created|void|ended)\.json$")
 
 
 def default_storage() -> str:
@@ -117,6 +129,33 @@ class JobStore:
             number += 1
         return number
 
+    def states(self, job: Job) -> dict[int, ShardState]:
+        """Every shard's state, from one listing of the directory."""
+        found: dict[int, dict[int, set[str]]] = {}
+        for name in fresh(self.root).fs.find(self.path("shards").path):
+            if match := ATTEMPT.search(name):
+                found.setdefault(int(match[1]), {}).setdefault(int(match[2]), set()).add(match[3])
+        return {shard.index: state_of(found.get(shard.index, {})) for shard in job.shards}
+
+    def is_creating(self, index: int) -> bool:
+        """Whether a create of the shard was claimed and nothing is known of what came of it."""
+        number = self.last_try(index)
+        return bool(number) and self.void(index, number) is None and self.created(index) is None
+
+    def refusal(self, indices: Iterable[int]) -> Refusal | None:
+        """When the vendor last had no room for one of these planned shards."""
+        refusals = [self._refusals(index) for index in indices]
+        latest = max((voids[0] for voids in refusals if voids), key=lambda void: void.at, default=None)
+        if latest is None:
+            return None
+        return Refusal(latest.at.timestamp(), latest.running, max(map(len, refusals)))
+
+    def _refusals(self, index: int) -> list[Void]:
+        """The tries of a shard that found no room since it was last in the queue, newest first."""
+        newest_first = range(self.last_try(index), 0, -1)
+        voids = (self.void(index, number) for number in newest_first)
+        return list(takewhile(lambda void: void is not None and void.reason == "no room", voids))  # type: ignore[arg-type]
+
     def is_begun(self, job: Job) -> bool:
         """Whether a create of any shard was ever claimed."""
         return any(self.last_try(shard.index) for shard in job.shards)
@@ -157,7 +196,12 @@ class JobStore:
         return {batch_id for void in tries if void for batch_id in void.strangers}
 
     def ended(self, index: int) -> Batch | None:
-        return self._read(self.attempt(index, self.last_try(index), "ended.json"), Batch)
+        """The shard's batch as it ended, None while it has not. A shard that was given up unsent has an empty one."""
+        number = self.last_try(index)
+        if batch := self._read(self.attempt(index, number, "ended.json"), Batch):
+            return batch
+        void = self.void(index, number)
+        return NEVER_SENT if void is not None and void.reason == "given up" else None
 
     def save_ended(self, index: int, batch: Batch) -> None:
         write_whole(self.attempt(index, self.last_try(index), "ended.json"), dump(batch))
@@ -188,6 +232,15 @@ class JobStore:
                 f"{path} is damaged ({error.error_count()} problems, {len(data)} bytes). It is written once and never "
                 "changed by this package; restore it, or remove the job directory to plan anew."
             ) from None
+
+
+def state_of(tries: dict[int, set[str]]) -> ShardState:
+    """A shard's state from the names of the files in its tries."""
+    claimed = [number for number, names in tries.items() if "intent" in names]
+    names = tries[max(claimed)] if claimed else set()
+    if not names or "void" in names:
+        return "planned"
+    return "ended" if "ended" in names else "running" if "created" in names else "creating"
 
 
 def dump(model: BaseModel) -> bytes:

@@ -1,149 +1,235 @@
-"""Waiting for a job's batches: reads them, keeps what was read in the job directory, and lets ``polling`` decide."""
+"""One poll loop per connection for every waiting job in the process.
+
+A thousand waits cost one client and, where the vendor lists batches, a call for every hundred of them. A wait knows
+nothing of the others: it asks for its ``state`` and is woken when there is something to decide.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.exceptions import LLMBatchError, WaitEnded
-from airflow_llm_batch.jobs.polling import Wait, describe, interval
+from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected, VendorUnavailable
+from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs.polling import interval
 
 if TYPE_CHECKING:
-    from airflow.sdk.types import Logger
-
-    from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.polling import Next
+    from airflow_llm_batch.jobs.wait import JobWait
     from airflow_llm_batch.models import Batch
+
+    Readings = dict[str, Batch | LLMBatchError]
+
+#: so few ids are read one by one rather than looked for in a listing
+FEW = 2
+#: pages without news that a listing may cost in one look before what is left is read one by one
+FRUITLESS = 2
+#: single reads at once
+AT_ONCE = 8
+#: waits handled between two turns of the event loop, which belongs to every trigger of the process
+SLICE = 25
+#: seconds to let further waits arrive before a look: a triggerer starts with many at a time
+GATHERING = 0.5
+
+WATCHES: dict[tuple[asyncio.AbstractEventLoop, str], Watch] = {}
+
+
+@asynccontextmanager
+async def watching(conn_id: str) -> AsyncIterator[Watch]:
+    """The watch of a connection, shared by everybody on this event loop; it ends with the last of them."""
+    watch = WATCHES.get((asyncio.get_running_loop(), conn_id))
+    if watch is None:
+        watch = Watch(conn_id)
+        WATCHES[watch.key] = watch
+    watch.users += 1
+    try:
+        await watch.opened()
+        yield watch
+    finally:
+        watch.users -= 1
+        if not watch.users:
+            watch.retire()
+            watch.task.cancel()
+
+
+class Turn:
+    """One wait's place in the loop.
+
+    :ivar due: epoch seconds of its next look.
+    """
+
+    __slots__ = ("began", "due", "error", "job", "least", "most", "wake")
+
+    def __init__(self, job: JobWait, least: float, most: float) -> None:
+        self.job, self.least, self.most = job, least, most
+        self.began = self.due = time.time()
+        self.wake = asyncio.Event()
+        self.error: Exception | None = None
+
+    def interval(self, now: float) -> float:
+        return interval(now - self.began, self.least, self.most)
 
 
 class Watch:
-    """One job's batches, or one batch that no job of ours made.
+    """The loop of one connection.
 
-    :param store: the job directory, None when only ``batch_id`` is known.
-    :param deadline: seconds after submission, or the batch's creation, at which watching ends, None for never.
+    :ivar hook: inside its session.
+    :ivar lists: the vendor answers listings; a gateway may not.
     """
 
-    def __init__(
-        self,
-        hook: LLMBatchHook,
-        store: JobStore | None,
-        log: Logger,
-        *,
-        batch_id: str | None = None,
-        deadline: float | None = None,
-        on_deadline: str = "leave",
-    ) -> None:
-        self.hook, self.store, self.log = hook, store, log
-        self.rows: int | None = None
-        self.told = ""
-        pending: dict[int, str] = {}
-        ended: dict[int, Batch] = {}
-        start = None
-        self.allowed = deadline
-        if store is None:
-            pending[0] = batch_id or ""
-        else:
-            job = store.job()
-            self.rows, start = job.rows, job.created_at.timestamp()
-            for shard in job.shards:
-                if batch := store.ended(shard.index):
-                    ended[shard.index] = batch
-                elif created := store.created(shard.index):
-                    pending[shard.index] = created.batch_id
-                else:
-                    raise WaitEnded(
-                        f"Shard {shard.index} of the job at {store.uri} was never submitted; clear the submitting "
-                        "task first. What was submitted is left in place."
-                    )
-        self.wait = Wait(pending, None if deadline is None or start is None else start + deadline, on_deadline)
-        self.wait.seen.update(ended)
+    hook: LLMBatchHook
 
-    def look(self) -> bool:
-        """Read every pending batch once; True when the job has ended.
+    def __init__(self, conn_id: str) -> None:
+        self.conn_id = conn_id
+        self.key = asyncio.get_running_loop(), conn_id
+        self.users = 0
+        self.turns: set[Turn] = set()
+        self.arrived = asyncio.Event()
+        self.lists = True
+        self.open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.task = asyncio.create_task(self.run(), name=f"llm-batch-watch-{conn_id}")
 
+    async def opened(self) -> None:
+        """Until the first session is open.
+
+        :raises Exception: why it cannot be opened.
+        """
+        await asyncio.shield(self.open)
+
+    async def state(self, job: JobWait, least: float, most: float) -> Next:
+        """Wait until a job has ended or asks for shards to be created.
+
+        :param least: seconds between looks at first, and ``most`` at last.
         :raises WaitEnded: when watching is over before the job is.
+        :raises RequestRejected: when the vendor refuses to tell, for example because of a wrong key.
         """
-        provider = self.hook.provider
-        for index, batch_id in list(self.wait.pending.items()):
-            try:
-                reading: Batch | LLMBatchError = self.hook.run(provider.get(batch_id))
-            except LLMBatchError as error:
-                reading = error
-            self.note(index, batch_id, reading)
-        return self.conclude()
-
-    async def alook(self) -> bool:
-        """``look`` on an event loop, inside ``hook.session``: the calls share the loop, files are written off it."""
-        pending = list(self.wait.pending.items())
-        flows = [self.hook.arun(self.hook.provider.get(batch_id)) for _, batch_id in pending]
-        readings = await asyncio.gather(*flows, return_exceptions=True)
-        for (index, batch_id), reading in zip(pending, readings, strict=True):
-            if isinstance(reading, BaseException) and not isinstance(reading, LLMBatchError):
-                raise reading
-            await asyncio.to_thread(self.note, index, batch_id, reading)
-        return await asyncio.to_thread(self.conclude)
-
-    async def until_ended(self, least: float, most: float) -> None:
-        """Look until the job has ended, every ``least`` seconds at first and every ``most`` at last."""
-        began = time.time()
-        while not await self.alook():
-            await asyncio.sleep(interval(time.time() - began, least, most) * random.uniform(0.9, 1.1))  # noqa: S311
-
-    def note(self, index: int, batch_id: str, reading: Batch | LLMBatchError) -> None:
-        if isinstance(reading, LLMBatchError):
-            self.wait.failed(reading, time.time())
-            self.log.warning("Could not read batch %s, will look again: %s", batch_id, reading)
-            return
-        if self.store is None and self.allowed is not None and reading.created_at and self.wait.deadline is None:
-            self.wait.deadline = reading.created_at.timestamp() + self.allowed
-        if warning := self.wait.saw(index, reading):
-            self.log.warning("%s", warning)
-        if reading.outcome is not None:
-            self._keep(lambda store: store.save_ended(index, reading))
-            reasons = "; ".join(f"{code}: {message}" for code, message in reading.errors)
-            self.log.info("Batch %s ended: %s%s", batch_id, reading.outcome, f" ({reasons})" if reasons else "")
-
-    def conclude(self) -> bool:
-        """Keep the progress and decide.
-
-        :raises WaitEnded: as ``look``.
-        """
-        progress = self.wait.progress(time.time())
-        told = describe(progress, self.rows)
-        if told != self.told:
-            self.told = told
-            self.log.info("%s", told)
-            self._keep(lambda store: store.save_progress(progress))
-        step = self.wait.decide(time.time())
-        if step.action == "cancel":
-            self.log.warning("%s", step.reason)
-            self.cancel()
-        if step.action == "give_up":
-            raise WaitEnded(step.reason)
-        return step.action == "ended"
-
-    def cancel(self) -> None:
-        """Ask for the cancellation of what still runs and is certainly ours; a failure at one batch spares no other."""
-        for index, batch_id in self.wait.pending.items():
-            created = self.store.created(index) if self.store is not None else None
-            if created is not None and created.provisional:
-                self.log.warning("Batch %s is not cancelled: whether it is ours shows when it has ended.", batch_id)
-                continue
-            try:
-                if self.hook.get_batch(batch_id).outcome is None:
-                    self.hook.cancel_batch(batch_id)
-                    self.log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch_id)
-            except LLMBatchError as error:
-                self.log.warning("Batch %s could not be cancelled: %s", batch_id, error)
-
-    def _keep(self, write: Callable[[JobStore], None]) -> None:
-        """Write to the job directory; what is lost here is read from the vendor again when it is needed."""
-        if self.store is None:
-            return
+        turn = Turn(job, least, most)
+        self.turns.add(turn)
+        self.arrived.set()
         try:
-            write(self.store)
+            while True:
+                await turn.wake.wait()
+                turn.wake.clear()
+                if turn.error is not None:
+                    raise turn.error
+                # In the wait's own context, for the log is its task's; off the loop, for it writes files.
+                step = await asyncio.to_thread(job.conclude)
+                if step.action in ("ended", "create"):
+                    return step
+        finally:
+            self.turns.discard(turn)
+
+    async def run(self) -> None:
+        try:
+            while True:
+                async with LLMBatchHook(self.conn_id).session() as hook:
+                    self.hook = hook
+                    for turn in self.turns:
+                        turn.job.hook = hook
+                    if not self.open.done():
+                        self.open.set_result(None)
+                    await self.look_on()
         except Exception as error:
-            self.log.warning("Could not write to %s: %s: %s", self.store.uri, type(error).__name__, error)
+            # What may pass was waited for; this concerns every wait on the connection. Later ones start anew.
+            self.retire()
+            if not self.open.done():
+                self.open.set_exception(error)
+            for turn in self.turns:
+                turn.error = error
+                turn.wake.set()
+
+    def retire(self) -> None:
+        if WATCHES.get(self.key) is self:
+            del WATCHES[self.key]
+
+    async def look_on(self) -> None:
+        """Look again and again; returns when the key is refused that was good before, to look it up once more."""
+        proven = False
+        while True:
+            await self.gather()
+            now = time.time()
+            # Whoever is due soon is served now: one look for all instead of one for each.
+            due = [turn for turn in self.turns if turn.due <= now + self.pace(now) / 2]
+            readings = await self.read({batch_id for turn in due for batch_id in turn.job.wait.pending.values()})
+            if proven and any(map(is_refusal, readings.values())):
+                return
+            proven = proven or bool(readings)
+            await self.hand_out(due, readings)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.arrived.wait(), self.pace(now) * random.uniform(0.9, 1.1))  # noqa: S311
+
+    def pace(self, now: float) -> float:
+        """Seconds between two looks: what the most eager wait wants; for ever while nobody waits."""
+        return min((turn.interval(now) for turn in self.turns), default=3600.0)
+
+    async def gather(self) -> None:
+        """Let those arrive that come at the same time."""
+        await asyncio.sleep(min([GATHERING, *(turn.least / 2 for turn in self.turns)]))
+        self.arrived.clear()
+
+    async def read(self, wanted: set[str]) -> Readings:
+        """Every wanted batch, or why it could not be read: from listings as far as they go, else one by one."""
+        readings: Readings = {}
+        if self.lists and len(wanted) > FEW and self.hook.provider.page_size:
+            await self.read_listings(wanted, readings)
+        limit = asyncio.Semaphore(AT_ONCE)
+
+        async def read_one(batch_id: str) -> None:
+            async with limit:
+                try:
+                    readings[batch_id] = await self.hook.arun(self.hook.provider.get(batch_id))
+                except LLMBatchError as error:
+                    readings[batch_id] = error
+
+        await asyncio.gather(*map(read_one, wanted - readings.keys()))
+        return readings
+
+    async def read_listings(self, wanted: set[str], readings: Readings) -> None:
+        missing, fruitless, after = set(wanted), 0, None
+        while len(missing) > FEW and fruitless <= FRUITLESS:
+            try:
+                page = await self.hook.arun(self.hook.provider.list(after))
+            except VendorUnavailable as error:
+                # A vendor that is down is not asked the same a thousand times over.
+                readings.update(dict.fromkeys(missing, error))
+                return
+            except RequestRejected as error:
+                if is_refusal(error) or error.status == 429:
+                    readings.update(dict.fromkeys(missing, error))
+                else:
+                    self.lists = False
+                return
+            found = {batch.id: batch for batch in page.items if batch.id in missing}
+            readings.update(found)
+            missing -= found.keys()
+            # A page is worth its call when it saves several.
+            fruitless += len(found) <= FEW
+            after = page.after
+            if after is None:
+                return
+
+    async def hand_out(self, due: list[Turn], readings: Readings) -> None:
+        """Tell every wait what was read of its batches, and wake those that have something to do."""
+        now = time.time()
+        for number, turn in enumerate(due, 1):
+            job = turn.job
+            turn.due = now + turn.interval(now)
+            try:
+                pending = list(job.wait.pending.items())
+                news = [job.note(index, readings[id_]) for index, id_ in pending if id_ in readings]
+            except Exception as error:
+                turn.error = error
+                news = [True]
+            if any(news) or job.wait.decide(now).action != "wait":
+                turn.wake.set()
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+
+
+def is_refusal(reading: Batch | LLMBatchError) -> bool:
+    """Whether the vendor does not accept the key, which may have been replaced meanwhile."""
+    return isinstance(reading, RequestRejected) and reading.status in (401, 403)

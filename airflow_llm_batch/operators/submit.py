@@ -38,6 +38,10 @@ class SubmitBatchOperator(BaseOperator):
     :param metadata: kept with the batches by vendors that keep it; DAG, run and task ids are added.
     :param max_cost: dollars; a job that is estimated to cost more is refused before the first upload. Needs a token cap
         on every request and a known price.
+    :param max_enqueued_tokens: prompt tokens of this job, as we estimate them, that may be in the vendor queue at once;
+        shards are cut no larger, and the ``BatchSensor`` creates the next when others have ended. The connection's
+        extra of that name by default. Without one the vendor's own limit shows when it refuses a batch.
+    :param max_running_shards: likewise in batches.
     :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.
     :param batch_id: a vendor's batch that exists already: waited for and fetched like any other, keyed by its
         ``custom_id``s; leave out ``rows`` then.
@@ -48,7 +52,8 @@ class SubmitBatchOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        "rows", "request", "key", "passthrough", "metadata", "max_cost", "batch_id", "recovery", "storage", "conn_id",
+        "rows", "request", "key", "passthrough", "metadata", "max_cost", "max_enqueued_tokens",
+        "max_running_shards", "batch_id", "recovery", "storage", "conn_id",
     )  # fmt: skip
     ui_color = "#d9e8f6"
 
@@ -61,6 +66,8 @@ class SubmitBatchOperator(BaseOperator):
         passthrough: Sequence[str] | Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
         max_cost: float | str | None = None,
+        max_enqueued_tokens: int | str | None = None,
+        max_running_shards: int | str | None = None,
         dry_run: bool = False,
         batch_id: str | None = None,
         recovery: Recovery | None = None,
@@ -76,6 +83,8 @@ class SubmitBatchOperator(BaseOperator):
         self.passthrough = passthrough
         self.metadata = metadata
         self.max_cost = max_cost
+        self.max_enqueued_tokens = max_enqueued_tokens
+        self.max_running_shards = max_running_shards
         self.only_plan = dry_run
         self.batch_id = batch_id
         self.recovery = recovery
@@ -132,10 +141,13 @@ class SubmitBatchOperator(BaseOperator):
             "dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id,
             "map_index": -1 if ti.map_index is None else ti.map_index,
         }  # fmt: skip
+        uri = job_uri(self.storage, **origin)
         metadata = {f"airflow_{name}": str(value)[:512] for name, value in origin.items() if name != "map_index"}
         metadata |= {str(name): str(value) for name, value in (self.metadata or {}).items()}
+        for name in ("max_enqueued_tokens", "max_running_shards"):
+            origin[name] = at_least_one(name, getattr(self, name) or hook.connection.extra_dejson.get(name))
         spec = RowSpec(self.rows, self.request, self.key or None, passthrough_map(self.passthrough))
-        store, job = plan(JobStore(job_uri(self.storage, **origin)), hook, spec, metadata, origin, recovery.on_change)
+        store, job = plan(JobStore(uri), hook, spec, metadata, origin, recovery.on_change)
         if self.max_cost is not None and not store.is_begun(job):
             check_budget(job, float(self.max_cost))
         if self.only_plan:
@@ -165,3 +177,19 @@ class SubmitBatchOperator(BaseOperator):
             if not destination or not isinstance(destination, str):
                 raise ConfigurationError(f"The destination of task {task.task_id!r} is empty. Nothing was sent.")
             check_writable(storage_path(destination))
+
+
+def at_least_one(name: str, value: Any) -> int | None:
+    """A limit as a whole number, None for none.
+
+    :raises ConfigurationError: for anything else.
+    """
+    if value in (None, ""):
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ConfigurationError(f"{name} is {value!r}; give a whole number from 1 up. Nothing was sent.")
+    return number

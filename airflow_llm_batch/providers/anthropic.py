@@ -36,6 +36,7 @@ class Anthropic(Provider):
     one_model_per_batch = False
     keeps_metadata = False
     batch_price_factor = "0.5"
+    page_size = 1000
     #: pages of 1,000 batches searched for a lost create
     find_pages = 5
 
@@ -97,7 +98,7 @@ class Anthropic(Provider):
         return parse_batch(self.expect(response, f"a look at batch {batch_id}"))
 
     def list(self, after: str | None = None, limit: int | None = None) -> Flow[Page]:
-        query = {"after_id": after, "limit": limit or 1000}
+        query = {"after_id": after, "limit": limit or self.page_size}
         response = yield httpx.Request("GET", self.url("v1", "messages", "batches", query=query))
         body = self.expect(response, "a listing of batches")
         items = [parse_batch(item) for item in body.get("data") or []]

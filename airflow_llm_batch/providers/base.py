@@ -7,8 +7,10 @@ value. ``LLMBatchHook.run`` and ``.arun`` drive it; a test drives it with canned
 from __future__ import annotations
 
 import asyncio
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
@@ -28,6 +30,10 @@ Requests = list[httpx.Request]
 
 #: Request extension: True lets the driver send the request again after any transport failure or 5xx.
 REPEATABLE = "llm_batch.repeatable"
+
+#: how vendors and gateways say that a customer's queue is full
+FULL = frozenset({"token_limit_exceeded", "batch_enqueued_token_limit", "request_limit_exceeded"})
+FULL_MESSAGE = re.compile(r"enqueued (token|request)s? limit", re.IGNORECASE)
 
 
 class Payload(httpx.SyncByteStream, httpx.AsyncByteStream):
@@ -54,7 +60,7 @@ class Payload(httpx.SyncByteStream, httpx.AsyncByteStream):
 
         def chunks() -> Iterator[bytes]:
             yield head
-            yield from (change(chunk) for chunk in self.chunks())
+            yield from (change(chunk) for chunk in self)
             yield tail
 
         return Payload(chunks, len(head) + self.size + len(tail))
@@ -76,6 +82,8 @@ class Provider(ABC):
     one_model_per_batch: ClassVar[bool] = True
     #: the vendor stores metadata with a batch and returns it in listings
     keeps_metadata: ClassVar[bool] = True
+    #: batches on one page of a listing, 0 where the vendor has none
+    page_size: ClassVar[int] = 0
     #: what a batch costs relative to synchronous calls, where the price table has no batch price of its own
     batch_price_factor: ClassVar[str | None] = None
 
@@ -174,6 +182,10 @@ class Provider(ABC):
         :raises InputError: names the limit and the value.
         """
 
+    def is_full(self, code: str, message: str) -> bool:
+        """Whether an error says that the vendor's queue has no room now, and the same request may be taken later."""
+        return code in FULL or bool(FULL_MESSAGE.search(message))
+
     def url(self, *parts: str, query: Mapping[str, Any] | None = None) -> httpx.URL:
         """An address under the base URL; parts are percent-encoded (gateways hand out ids with ``/`` and ``=``)."""
         url = httpx.URL("/".join([self.base_url, *(quote(part, safe="") for part in parts)]))
@@ -186,12 +198,8 @@ class Provider(ABC):
         :raises VendorUnavailable: on anything else, and on a body that is not a JSON object.
         """
         if response.is_success:
-            try:
-                body = response.json()
-            except ValueError:
-                body = None
-            if isinstance(body, dict):
-                return body
+            with suppress(ValueError):
+                return parse_line(response.content)
             raise VendorUnavailable(
                 f"{self.name} answered {doing} with something other than a JSON object "
                 f"({response.text[:80]!r}). Is the base URL {self.base_url} right?",

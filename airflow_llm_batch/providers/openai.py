@@ -45,6 +45,7 @@ class OpenAI(Provider):
         {"/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/completions", "/v1/moderations"}
     )
     batch_price_factor = "0.5"
+    page_size = 100
     #: pages of 100 batches searched for a lost create
     find_pages = 20
 
@@ -86,7 +87,7 @@ class OpenAI(Provider):
             "metadata": {**shard.metadata, **({KEY: shard.key} if shard.key else {})},
         }
         response = yield httpx.Request("POST", self.url("batches"), json=body)
-        return parse_batch(self.expect(response, "the creation of a batch"))
+        return self.parse(self.expect(response, "the creation of a batch"))
 
     def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
         # Created-at has whole seconds and the vendor's clock is not ours.
@@ -105,20 +106,28 @@ class OpenAI(Provider):
 
     def get(self, batch_id: str) -> Flow[Batch]:
         response = yield httpx.Request("GET", self.url("batches", batch_id))
-        return parse_batch(self.expect(response, f"a look at batch {batch_id}"))
+        return self.parse(self.expect(response, f"a look at batch {batch_id}"))
 
     def list(self, after: str | None = None, limit: int | None = None) -> Flow[Page]:
-        response = yield httpx.Request("GET", self.url("batches", query={"after": after, "limit": limit or 100}))
+        response = yield httpx.Request(
+            "GET", self.url("batches", query={"after": after, "limit": limit or self.page_size})
+        )
         body = self.expect(response, "a listing of batches")
-        items = [parse_batch(item) for item in body.get("data") or []]
+        items = [self.parse(item) for item in body.get("data") or []]
         return Page(items, items[-1].id if items and body.get("has_more") else None)
+
+    def parse(self, raw: dict[str, Any]) -> Batch:
+        batch = parse_batch(raw)
+        if batch.outcome == "failed" and not batch.files and any(self.is_full(*error) for error in batch.errors):
+            return batch.model_copy(update={"full": True})
+        return batch
 
     def cancel(self, batch_id: str) -> Flow[Batch]:
         response = yield repeatable(httpx.Request("POST", self.url("batches", batch_id, "cancel")))
         if response.status_code in (400, 409):
             # It ended first; what it ended as is what the caller wants to know.
             return (yield from self.get(batch_id))
-        return parse_batch(self.expect(response, f"the cancellation of batch {batch_id}"))
+        return self.parse(self.expect(response, f"the cancellation of batch {batch_id}"))
 
     def downloads(self, batch: Batch) -> Requests:
         return [self.download(file_id) for file_id in batch.files]

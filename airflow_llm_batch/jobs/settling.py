@@ -1,0 +1,182 @@
+"""What became of a create that got no clear answer: its batch, or the certainty that there is none.
+
+Whoever finds an intent without an outcome asks the vendor before anything is sent again, and believes in "not there"
+only when nobody can still be creating it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+
+from airflow_llm_batch.exceptions import SubmissionUnconfirmed
+from airflow_llm_batch.jobs.lines import shows_ids
+from airflow_llm_batch.jobs.owner import is_gone, this_process
+from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.store import JobStore
+
+log = logging.getLogger(__name__)
+#: bytes a second that an upload inside a create is granted, at the least
+SLOWEST_UPLOAD = 500_000
+#: bytes a second that a vendor takes in, at the least
+SLOWEST_INTAKE = 2_000_000
+#: seconds by which the vendor's clock may be ahead of ours
+CLOCKS_DIFFER = 600
+#: claims whose create this process is sending right now
+IN_FLIGHT: Counter[str] = Counter()
+LOCK = Lock()
+
+
+@contextmanager
+def in_flight(claim: str) -> Iterator[None]:
+    """Other threads of this process can tell a create that is under way from one that is over."""
+    with LOCK:
+        IN_FLIGHT[claim] += 1
+    try:
+        yield
+    finally:
+        with LOCK:
+            IN_FLIGHT[claim] -= 1
+            if not IN_FLIGHT[claim]:
+                del IN_FLIGHT[claim]
+
+
+class Patience(NamedTuple):
+    """How long to look before "not there" is believed; seconds.
+
+    :param settle: a vendor's listing may lag behind a create by this much.
+    :param create: a create by a process that cannot be seen from here is over after this much.
+    """
+
+    settle: float = 15.0
+    create: float = 180.0
+
+    @classmethod
+    def of(cls, hook: LLMBatchHook) -> Patience:
+        extra = hook.connection.extra_dejson
+        return cls(**{name: float(extra[f"{name}_seconds"]) for name in cls._fields if extra.get(f"{name}_seconds")})
+
+
+class Doubt:
+    """One shard's creates, seen from the vendor's side."""
+
+    def __init__(self, store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard, on_doubt: str = "fail") -> None:
+        self.store, self.hook, self.job, self.shard, self.on_doubt = store, hook, job, shard, on_doubt
+        self.index = shard.index
+        self.patience = Patience.of(hook)
+
+    def look(self) -> Batch | None:
+        """The batch of a create that is in doubt, None when there is neither doubt nor batch."""
+        number = self.store.last_try(self.index)
+        if not number or self.store.void(self.index, number) is not None:
+            return None
+        return self.settle(number)
+
+    def settle(self, number: int) -> Batch | None:
+        """What became of a try: its batch, or None when it certainly made none.
+
+        :raises SubmissionUnconfirmed: when more than one batch may be the one, unless told to ``resubmit``.
+        """
+        intent = self.store.intent(self.index, number)
+        # Where the requests travel inside the create, the vendor has all of them to take in before it lists the batch.
+        inline = self.shard.bytes / SLOWEST_INTAKE if intent.input_ref is None else 0.0
+        deadline = time.time() + self.patience.settle + inline
+        last_word = self._latest_end(intent, number)
+        if last_word > deadline:
+            log.info(
+                "An earlier try (%s) claimed shard %d at %s and may still be creating it; waiting up to %.0f s for it.",
+                intent.owner, self.index, intent.at, last_word - time.time(),
+            )  # fmt: skip
+            deadline = last_word
+        pause = min(1.0, self.patience.settle / 4)
+        while True:
+            if created := self.store.created(self.index):
+                return self.hook.get_batch(created.batch_id)
+            over = time.time() >= deadline or (last_word == deadline and is_gone(intent.owner))
+            found = self.candidates(intent)
+            if len(found) == 1:
+                return found[0]
+            if found and self.on_doubt == "fail":
+                raise SubmissionUnconfirmed(
+                    f"Shard {self.index} may be any of the batches {', '.join(b.id for b in found)}: each was created "
+                    f"in the same minutes with {self.shard.rows:,} rows, and {self.hook.provider.name} keeps nothing "
+                    "else to tell them apart before they end. Nothing was sent again. Say which with "
+                    f"recovery=Recovery(batch_ids={{{self.index}: '...'}}), or send the shard once more and perhaps "
+                    "pay twice with Recovery(on_doubt='resubmit')."
+                )
+            if found or over:
+                return None
+            time.sleep(pause)
+            pause = min(pause * 2, max(self.patience.settle / 4, 0.01))
+
+    def candidates(self, intent: Intent) -> list[Batch]:
+        """Batches that may be this shard's, without those that are known to be another's."""
+        taken = {c.batch_id for s in self.job.shards if s.index != self.index and (c := self.store.created(s.index))}
+        taken |= self.store.strangers(self.index)
+        found = self.hook.run(self.hook.provider.find(self.shard, intent.at, intent.input_ref))
+        latest = intent.at + timedelta(seconds=self._allowance() + CLOCKS_DIFFER)
+        found = [b for b in found if b.id not in taken and (b.created_at is None or b.created_at <= latest)]
+        if self.hook.provider.keeps_metadata:
+            return found
+        # Found by time and size alone. Of a batch that has ended, the results tell whose it is.
+        prefix = f"{self.job.id}-"
+        return [b for b in found if b.outcome is None or shows_ids(self.hook, b, prefix) is not False]
+
+    def claim(self, number: int) -> str:
+        return str(self.store.attempt(self.index, number, "intent.json"))
+
+    def _latest_end(self, intent: Intent, number: int) -> float:
+        """Epoch seconds at which a create of this intent is certainly over."""
+        over = self.claim(number) not in IN_FLIGHT if intent.owner == this_process() else is_gone(intent.owner)
+        if over:
+            return 0.0
+        return (intent.at + timedelta(seconds=self._allowance())).timestamp()
+
+    def _allowance(self) -> float:
+        """Seconds that a create of this shard may take."""
+        return self.patience.create + self.shard.bytes / SLOWEST_UPLOAD
+
+
+def record(store: JobStore, hook: LLMBatchHook, index: int, number: int, batch: Batch, *, adopted: bool) -> Created:
+    """Write down a shard's batch. One that was found by time and size alone has to show later that it is ours."""
+    provisional = adopted and not hook.provider.keeps_metadata
+    created = Created(batch_id=batch.id, at=datetime.now(UTC), adopted=adopted, provisional=provisional)
+    store.save_created(index, created, number)
+    return created
+
+
+def search_again(store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard) -> Batch:
+    """Look for a shard's batch after an adopted one turned out to be a stranger's; creates nothing.
+
+    :raises SubmissionUnconfirmed: when none fits, or more than one does.
+    """
+    number = store.last_try(shard.index)
+    intent = store.intent(shard.index, number)
+    found = Doubt(store, hook, job, shard).candidates(intent)
+    if len(found) == 1:
+        store.begin(shard.index, intent, number + 1)
+        record(store, hook, shard.index, number + 1, found[0], adopted=True)
+        return found[0]
+    strangers = ", ".join(sorted(store.strangers(shard.index)))
+    others = f"may be any of {', '.join(b.id for b in found)}" if found else "fits no other batch at the vendor"
+    raise SubmissionUnconfirmed(
+        f"Shard {shard.index} was taken for batch {strangers}, whose results are not ours, and {others}. Nothing was "
+        "sent again. Name its batch with recovery=Recovery(batch_ids=...) on the submitting task and clear it, or send "
+        "it once more, and perhaps pay twice, with Recovery(on_doubt='resubmit')."
+    )
+
+
+def release(store: JobStore, index: int, batch_id: str) -> None:
+    """Let an adopted batch go whose results are not ours."""
+    number = store.last_try(index)
+    known = store.strangers(index) | {batch_id}
+    store.save_void(index, number, Void(reason="stranger", at=datetime.now(UTC), strangers=sorted(known)))

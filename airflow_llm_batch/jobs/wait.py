@@ -1,0 +1,192 @@
+"""One job's wait: keeps in the job directory what was read of its batches, and lets ``polling`` decide."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from airflow_llm_batch.exceptions import LLMBatchError, WaitEnded
+from airflow_llm_batch.jobs.owner import this_process
+from airflow_llm_batch.jobs.polling import Next, Wait, describe
+from airflow_llm_batch.jobs.store import NEVER_SENT
+from airflow_llm_batch.jobs.waves import Refusal, Room
+from airflow_llm_batch.models import Intent, Shard, Void
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+    from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.models import Batch
+
+
+class JobWait:
+    """A job's batches, or one batch that no job of ours made.
+
+    :param store: the job directory, None when only ``batch_id`` is known.
+    :param deadline: seconds after submission, or the batch's creation, at which watching ends, None for never.
+    """
+
+    def __init__(
+        self,
+        hook: LLMBatchHook,
+        store: JobStore | None,
+        log: Logger,
+        *,
+        batch_id: str | None = None,
+        deadline: float | None = None,
+        on_deadline: str = "leave",
+    ) -> None:
+        self.hook, self.store, self.log = hook, store, log
+        self.rows: int | None = None
+        self.told = ""
+        self.allowed = deadline
+        if store is None:
+            self.wait = Wait({0: batch_id or ""}, on_deadline=on_deadline)
+        else:
+            self.wait = self._read(store, on_deadline)
+
+    def _read(self, store: JobStore, on_deadline: str) -> Wait:
+        """The wait as the job directory has it.
+
+        :raises WaitEnded: when a create is in doubt, which only the submitting task settles.
+        """
+        job = store.job()
+        self.rows = job.rows
+        deadline = None if self.allowed is None else job.created_at.timestamp() + self.allowed
+        wait = Wait({}, deadline, on_deadline)
+        states = store.states(job)
+        # Only what a decision needs is kept of a shard; thousands of waits may share a process.
+        wait.shards = {shard.index: Shard(index=shard.index, endpoint="", tokens=shard.tokens) for shard in job.shards}
+        for index, state in states.items():
+            if state in ("ended", "planned") and (batch := store.ended(index)):
+                wait.seen[index] = batch
+            elif state == "planned":
+                wait.planned.add(index)
+            elif created := store.created(index):
+                wait.pending[index] = created.batch_id
+        refusal = store.refusal(wait.planned)
+        if "creating" in states.values() or (len(wait.planned) == len(states) and refusal is None):
+            raise WaitEnded(
+                f"Not every shard of the job at {store.uri} was submitted, and what became of the others only the "
+                "submitting task can settle; clear it first. What was submitted is left in place."
+            )
+        if wait.planned:
+            wait.room = Room.of(job, refusal, self.hook.connection.extra_dejson)
+        return wait
+
+    def look(self) -> Next:
+        """Read every pending batch once and decide.
+
+        :raises WaitEnded: when watching is over before the job is.
+        """
+        provider = self.hook.provider
+        for index, batch_id in list(self.wait.pending.items()):
+            try:
+                reading: Batch | LLMBatchError = self.hook.run(provider.get(batch_id))
+            except LLMBatchError as error:
+                reading = error
+            self.note(index, reading)
+        return self.conclude()
+
+    def note(self, index: int, reading: Batch | LLMBatchError) -> bool:
+        """Take note of a reading, without writing anything; True when there is something to tell or to keep."""
+        wait = self.wait
+        if isinstance(reading, LLMBatchError):
+            wait.failed(reading, time.time())
+            wait.news.append((index, reading))
+            return True
+        if self.store is None and self.allowed is not None and reading.created_at and wait.deadline is None:
+            wait.deadline = reading.created_at.timestamp() + self.allowed
+        if not wait.saw(index, reading):
+            return False
+        wait.news.append((index, reading))
+        return True
+
+    def conclude(self) -> Next:
+        """Keep and tell what is new, and decide.
+
+        :raises WaitEnded: as ``look``.
+        """
+        news, self.wait.news = self.wait.news, []
+        for index, reading in news:
+            if isinstance(reading, LLMBatchError):
+                self.log.warning("Could not read batch %s, will look again: %s", self.wait.pending.get(index), reading)
+            else:
+                self._tell(index, reading)
+        now = time.time()
+        progress = self.wait.progress(now)
+        told = describe(progress, self.rows)
+        if told != self.told:
+            self.told = told
+            self.log.info("%s", told)
+            self._keep(lambda store: store.save_progress(progress))
+        step = self.wait.decide(now)
+        if step.action == "cancel":
+            self.log.warning("%s", step.reason)
+            self.wait.cancelled(now)
+            self.cancel()
+            self._give_up()
+        if step.action == "give_up":
+            raise WaitEnded(step.reason)
+        return step
+
+    def _tell(self, index: int, reading: Batch) -> None:
+        if not reading.known and reading.status not in self.wait.unknown:
+            self.wait.unknown.add(reading.status)
+            self.log.warning("Batch %s has the unknown status %r; it is taken for running.", reading.id, reading.status)
+        if reading.outcome is None:
+            return
+        reasons = "; ".join(f"{code}: {message}" for code, message in reading.errors)
+        if index in self.wait.planned and self.store is not None:
+            self._put_back(self.store, index)
+            self.log.warning("Batch %s found no room and shard %d waits for it: %s", reading.id, index, reasons)
+            return
+        self._keep(lambda store: store.save_ended(index, reading))
+        self.log.info("Batch %s ended: %s%s", reading.id, reading.outcome, f" ({reasons})" if reasons else "")
+
+    def _put_back(self, store: JobStore, index: int) -> None:
+        """A batch that failed for want of room did nothing; its shard is planned again."""
+        wait = self.wait
+        now = datetime.now(UTC)
+        # A sensor's retry finds the batch unread where this is lost, and puts the shard back then.
+        void = Void(reason="no room", at=now, running=len(wait.pending))
+        store.save_void(index, store.last_try(index), void)
+        times = wait.room.refusal.times if wait.room.refusal else 1
+        wait.room.refusal = Refusal(now.timestamp(), len(wait.pending), times)
+
+    def _give_up(self) -> None:
+        """Shards that never found room are closed unsent: their rows will be landed as cancelled."""
+        now = datetime.now(UTC)
+        for index in sorted(self.wait.planned):
+            assert self.store is not None
+            number = self.store.last_try(index) + 1
+            if self.store.begin(index, Intent(at=now, owner=this_process()), number):
+                self.store.save_void(index, number, Void(reason="given up", at=now))
+            self.wait.seen[index] = NEVER_SENT
+        self.wait.planned.clear()
+
+    def cancel(self) -> None:
+        """Ask for the cancellation of what still runs and is certainly ours; a failure at one batch spares no other."""
+        for index, batch_id in self.wait.pending.items():
+            created = self.store.created(index) if self.store is not None else None
+            if created is not None and created.provisional:
+                self.log.warning("Batch %s is not cancelled: whether it is ours shows when it has ended.", batch_id)
+                continue
+            try:
+                if self.hook.get_batch(batch_id).outcome is None:
+                    self.hook.cancel_batch(batch_id)
+                    self.log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch_id)
+            except LLMBatchError as error:
+                self.log.warning("Batch %s could not be cancelled: %s", batch_id, error)
+
+    def _keep(self, write: Callable[[JobStore], None]) -> None:
+        """Write to the job directory; what is lost here is read from the vendor again when it is needed."""
+        if self.store is None:
+            return
+        try:
+            write(self.store)
+        except Exception as error:
+            self.log.warning("Could not write to %s: %s: %s", self.store.uri, type(error).__name__, error)

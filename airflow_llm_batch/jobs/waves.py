@@ -1,0 +1,73 @@
+"""Which planned shards may be created now: pure decisions.
+
+A vendor's queue holds so many prompt tokens of a customer; what does not fit is refused, or fails before any row is
+worked on. Such a shard is planned again, and created when there is room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_llm_batch.models import Job, Shard
+
+#: seconds that a full queue is left alone at most, when nothing of ours has ended meanwhile
+LONGEST_PAUSE = 900.0
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The vendor had no room for a shard.
+
+    :param at: epoch seconds.
+    :param running: shards of the job that were in the queue then.
+    :param times: how often in a row.
+    """
+
+    at: float
+    running: int
+    times: int = 1
+
+
+@dataclass
+class Room:
+    """How much of a job may be in the vendor's queue.
+
+    :param tokens: prompt tokens at once, as we estimate them; None for any number. Likewise ``shards``.
+    :param refusal: the latest one, None when the vendor has taken everything so far.
+    :param pause: seconds to leave a full queue alone after one refusal; doubled with each further one.
+    """
+
+    tokens: int | None = None
+    shards: int | None = None
+    refusal: Refusal | None = None
+    pause: float = 60.0
+
+    @classmethod
+    def of(cls, job: Job, refusal: Refusal | None, extra: Mapping[str, Any]) -> Room:
+        """A job's room; the connection's extra ``room_seconds`` says how long to pause."""
+        pause = float(extra.get("room_seconds") or cls.pause)
+        return cls(job.max_enqueued_tokens, job.max_running_shards, refusal, pause)
+
+    def wave(self, planned: Sequence[Shard], running: Sequence[Shard], now: float) -> list[Shard]:
+        """The shards to create now, in order."""
+        wave: list[Shard] = []
+        count, tokens = len(running), sum(shard.tokens for shard in running)
+        for shard in planned:
+            # Planning cuts shards no larger than ``tokens``; one that is goes alone.
+            if self.tokens is not None and count and tokens + shard.tokens > self.tokens:
+                break
+            if self.shards is not None and count >= self.shards:
+                break
+            if self.refusal is not None and count >= self.refusal.running and (wave or not self._rested(now)):
+                break
+            wave.append(shard)
+            count, tokens = count + 1, tokens + shard.tokens
+        return wave
+
+    def _rested(self, now: float) -> bool:
+        """Whether a full queue was left alone for long enough to try one more shard: others fill and empty it too."""
+        assert self.refusal is not None
+        pause: float = min(self.pause * 2 ** min(self.refusal.times - 1, 20), max(LONGEST_PAUSE, self.pause))
+        return self.refusal.at + pause <= now
