@@ -190,14 +190,14 @@ class Api:
         self.http.headers["authorization"] = f"Bearer {token.json()['access_token']}"
         return True
 
-    def trigger(self, conf: dict[str, Any]) -> str:
-        self.http.patch(f"/api/v2/dags/{DAG_ID}", json={"is_paused": False}).raise_for_status()
-        run = self.http.post(f"/api/v2/dags/{DAG_ID}/dagRuns", json={"logical_date": None, "conf": conf})
+    def trigger(self, conf: dict[str, Any], dag_id: str = DAG_ID) -> str:
+        self.http.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}).raise_for_status()
+        run = self.http.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": conf})
         run.raise_for_status()
         return str(run.json()["dag_run_id"])
 
-    def state(self, run_id: str) -> str:
-        response = self.http.get(f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}")
+    def state(self, run_id: str, dag_id: str = DAG_ID) -> str:
+        response = self.http.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
         return str(response.json().get("state"))
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,3 +136,23 @@ def test_clearing_a_waiting_task_cancels_and_then_harvests(airflow):
     rows = airflow.landed("cleared")
     assert sorted(row["row"] for row in rows) == list(range(40))
     assert {row["status"] for row in rows} == {"succeeded", "cancelled"}
+
+
+def test_mapped_partitions_are_jobs_of_their_own(airflow):
+    """Twelve mapped partitions through submit, wait and fetch on the scheduler; the triggerer waits for all with one
+    client and reads them from listings."""
+    airflow.emulator.vendor.settings.duration = 15
+    known = set(airflow.emulator.vendor.batches)
+    before = Counter(airflow.emulator.vendor.calls)
+    conf = {"partitions": 12, "data": f"file://{airflow.home}/mapped"}
+    run_id = airflow.api.trigger(conf, "mapped_partitions")
+    ended = ("success", "failed")
+    airflow.until(lambda: airflow.api.state(run_id, "mapped_partitions") in ended, "the run to end", 250)
+    assert airflow.api.state(run_id, "mapped_partitions") == "success"
+    made = [batch for name, batch in airflow.emulator.vendor.batches.items() if name not in known]
+    assert sorted(batch.total for batch in made if batch.metadata["airflow_run_id"] == run_id) == [25] * 12
+    rows = airflow.landed("mapped")
+    assert len(rows) == len({row["key"] for row in rows}) == 12 * 25
+    assert {row["status"] for row in rows} == {"succeeded"}
+    calls = Counter(airflow.emulator.vendor.calls) - before
+    assert calls["GET /v1/batches"] > 0

@@ -50,6 +50,19 @@ def test_nightly_review_labels_lands_every_review(provider, connect, tmp_path):
     assert 900 < sum(row["status"] == "succeeded" for row in landed) < 1000
 
 
+def test_mapped_partitions_land_side_by_side(connect, tmp_path):
+    """Three partitions mapped over the three operators: a job and a file each, all rows under one destination."""
+    from airflow.sdk import timezone
+
+    with Emulator(duration=0.3) as emulator:
+        conf = {"conn_id": connect(emulator.url), "partitions": 3, "data": f"file://{tmp_path}"}
+        run = example("mapped_partitions").test(logical_date=timezone.utcnow(), run_conf=conf)
+        assert str(run.state) == "success"
+        assert [batch.total for batch in emulator.vendor.batches.values()] == [25] * 3
+    landed = [row for path in tmp_path.rglob("results-*.jsonl") for row in read_jsonl(path)]
+    assert len({row["key"] for row in landed}) == len(landed) == 75
+
+
 def test_nothing_secret_lies_in_airflows_database_and_logs(connect, tmp_path, capfd):
     """Rendered fields, XComs, trigger rows, logs, job files, results: the planted key is in none of them."""
     from airflow.sdk import timezone

@@ -147,7 +147,7 @@ def test_ten_shards_through_a_queue_of_three(how, connect, context, tmp_path):
         assert run.deferrals > 3
         assert 2 <= run.most <= 3
         summary, rows = run.land(job)
-        took = [id for id, batch in emulator.vendor.batches.items() if not batch.problems]
+        took = [name for name, batch in emulator.vendor.batches.items() if not batch.problems]
         assert len(took) == SHARDS
         assert set(job["batches"]) == set(summary["batches"]) == set(took)
         assert Counter(row["key"] for row in rows) == Counter(row["id"] for row in texts(SHARDS * ROWS))

@@ -49,8 +49,7 @@ class Landing:
         try:
             for shard in self.job.shards:
                 batches[shard.index] = self.confirm(shard, batches[shard.index])
-                self.land_shard(shard, batches[shard.index], aside)
-                progress.add(shard.rows)
+                self.land_shard(shard, batches[shard.index], aside, progress)
         except BaseException:
             aside.discard()
             raise
@@ -94,7 +93,7 @@ class Landing:
             created = self.store.created(shard.index)
         return batch
 
-    def land_shard(self, shard: Shard, batch: Batch, aside: WholeFile) -> None:
+    def land_shard(self, shard: Shard, batch: Batch, aside: WholeFile, progress: Progress) -> None:
         entries = Entries.load(self.store, shard)
         ids = None
         if self.job.adopted:
@@ -106,9 +105,12 @@ class Landing:
             reconciler = Reconciler(self.job.id, entries, self.hook.provider, keep_lines(garbage), ids)
             sink = self.sink(self.directory, f"results-{self.job.id}-{shard.index:05d}")
             try:
-                for entry, result in reconciler.take(batch_lines(self.hook, batch)):
+                progress.count = kept.rows
+                for number, (entry, result) in enumerate(reconciler.take(batch_lines(self.hook, batch)), 1):
                     self.complete(entry, result, shard)
                     sink.write(result, entry.columns)
+                    if number % 1000 == 0:
+                        progress.add(1000)
                 self.check_whole(reconciler, batch, last=attempt == DOWNLOAD_TRIES)
                 for entry, result in reconciler.rest(batch):
                     self.complete(entry, result, shard)

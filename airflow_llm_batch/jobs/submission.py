@@ -103,7 +103,7 @@ class Wave:
             pool.shutdown(cancel_futures=True)
         # One after the other: batches that tell nothing of themselves are known by what else is already recorded.
         for shard, outcome in outcomes:
-            if outcome.exception() is None and outcome.result() is None and self.store.is_creating(shard.index):
+            if outcome.exception() is None and outcome.result() is None:
                 self.settle(shard)
         if errors := [error for _, outcome in outcomes if (error := outcome.exception())]:
             for error in errors[1:]:
@@ -132,8 +132,9 @@ class Submission:
         self.doubt = Doubt(wave.store, wave.hook, wave.job, shard, wave.on_doubt)
 
     @cached_property
-    def content(self) -> Payload:
-        return stored_payload(self.store.requests(self.index, self.shard.token))
+    def content(self) -> Summed:
+        stored = stored_payload(self.store.requests(self.index, self.shard.token))
+        return Summed(stored, f"shard {self.index + 1}")
 
     def run(self) -> Created | None:
         """The shard's batch: recorded already, found at the vendor, or created now; None when there is no room."""
@@ -141,11 +142,13 @@ class Submission:
             number = self.store.last_try(self.index)
             if number and (created := self.store.created(self.index)):
                 return created
+            if self.wave.full and not self.store.is_creating(self.index):
+                return None
             if number and not self._is_void(number):
                 if batch := self.doubt.settle(number):
                     return self._record(number, batch, adopted=True)
                 self._void(number, "never created")
-            if (created := self._create(number + 1)) or self.wave.full:
+            if created := self._create(number + 1):
                 return created
         raise SubmissionUnconfirmed(
             f"Shard {self.index} could not be created: {MOST_CLAIMS} creates in a row got no answer and left no batch "
@@ -197,13 +200,12 @@ class Submission:
     def _upload(self) -> str | None:
         ref = self.store.uploaded(self.index)
         if ref is None:
-            summed = Summed(self.content)
-            ref = self.hook.run(self.hook.provider.upload(f"{self.shard.key}.jsonl", summed))
+            ref = self.hook.run(self.hook.provider.upload(f"{self.shard.key}.jsonl", self.content))
             if ref is None:
-                # The requests travel inside the create, where it would be too late.
-                for _ in summed:
+                # The requests travel inside the create, where it would be too late to look at them.
+                for _ in self.content:
                     pass
-            self._check(summed.digest)
+            self._check(self.content.digest)
             if ref is not None:
                 self.store.save_uploaded(self.index, ref)
         return ref
@@ -245,17 +247,20 @@ class Submission:
 
 
 class Summed(Payload):
-    """A body that knows the SHA-256 of what was last sent of it."""
+    """A body that tells how much of it was sent, and knows the SHA-256 of what was."""
 
-    def __init__(self, content: Payload) -> None:
+    def __init__(self, content: Payload, what: str) -> None:
         super().__init__(content.chunks, content.size)
+        self.what = what
         self.digest = ""
 
     def __iter__(self) -> Iterator[bytes]:
         sha = hashlib.sha256()
+        progress = Progress(log, f"bytes of {self.what} sent", self.size)
         for chunk in self.chunks():
             sha.update(chunk)
             yield chunk
+            progress.add(len(chunk))
         self.digest = sha.hexdigest()
 
 

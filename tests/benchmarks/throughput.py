@@ -61,7 +61,7 @@ def context(task_id: str) -> dict[str, Any]:
     return {"ti": ti, "task_instance": ti}
 
 
-def run_ours(provider: str, url: str, rows: str, work: str) -> dict[str, Any]:
+def run_ours(provider: str, url: str, rows: str, work: str, results: str) -> dict[str, Any]:
     from airflow_llm_batch.data import ChatRequest
     from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator
 
@@ -89,7 +89,7 @@ def run_ours(provider: str, url: str, rows: str, work: str) -> dict[str, Any]:
     }
 
 
-def run_peer(provider: str, url: str, rows: str, work: str) -> dict[str, Any]:
+def run_peer(provider: str, url: str, rows: str, work: str, results: str) -> dict[str, Any]:
     from airflow.providers.common.ai.operators.llm_batch import LLMBatchOperator
 
     host = f"{url}/v1" if provider == "openai" else url
@@ -106,14 +106,14 @@ def run_peer(provider: str, url: str, rows: str, work: str) -> dict[str, Any]:
     return measured.told(shards=1, rows=summary["counts"]["succeeded"])
 
 
-def run_floor(provider: str, url: str, rows: str, work: str) -> dict[str, Any]:
+def run_floor(provider: str, url: str, rows: str, work: str, results: str) -> dict[str, Any]:
     """Reading, one parse and one write of the same bytes, and the socket copy, both ways; no batch is made of it."""
     import httpx
     import msgspec
 
     encode, decode = msgspec.json.Encoder().encode, msgspec.json.decode
-    results = sorted(Path(work.removeprefix("file://")).glob("results/*.jsonl"))
-    sent = Path(work.removeprefix("file://")) / "floor.jsonl"
+    landed = sorted(Path(results.removeprefix("file://")).glob("results/*.jsonl"))
+    sent = Path(results.removeprefix("file://")) / "floor.jsonl"
     count = 0
     with Measured() as measured, httpx.Client(headers={"authorization": "Bearer any-key"}) as client:
         with Path(rows.removeprefix("file://")).open("rb") as file, sent.open("wb") as out:
@@ -123,7 +123,7 @@ def run_floor(provider: str, url: str, rows: str, work: str) -> dict[str, Any]:
                 body = {"model": MODELS[provider], "messages": turns, "max_completion_tokens": 200}
                 out.write(encode({"custom_id": row["review_id"], "url": "/v1/chat/completions", "body": body}) + b"\n")
         stored = client.post(f"{url}/v1/files", files={"file": sent.open("rb")}, data={"purpose": "batch"}, timeout=600)
-        for path in results:
+        for path in landed:
             with path.open("rb") as file:
                 answer = client.post(f"{url}/v1/files", files={"file": file}, data={"purpose": "batch"}, timeout=600)
             with (
@@ -134,7 +134,7 @@ def run_floor(provider: str, url: str, rows: str, work: str) -> dict[str, Any]:
                     out.write(encode(decode(line)) + b"\n")
                     count += 1
         assert stored.is_success
-    return measured.told(shards=len(results), rows=count)
+    return measured.told(shards=len(landed), rows=count)
 
 
 def lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -147,7 +147,7 @@ def lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
 RUNS = {"local": run_ours, "s3": run_ours, "peer": run_peer, "floor": run_floor}
 
 
-def compare(provider: str, count: int, contenders: list[str], keep: dict[str, Any]) -> None:
+def compare(provider: str, count: int, contenders: list[str], repeat: int, keep: dict[str, Any]) -> None:
     told: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="llm-batch-bench-") as directory, ExitStack() as stack:
         source = Path(directory) / "rows.jsonl"
@@ -160,7 +160,14 @@ def compare(provider: str, count: int, contenders: list[str], keep: dict[str, An
                 work = stack.enter_context(object_store())
                 rows = f"{work}/rows.jsonl"
                 in_own_process(__file__, "--put", str(source), rows)
-            told[name] = in_own_process(__file__, "--child", name, provider, url, rows, work)
+            # A busy machine only ever adds CPU time: the best of several runs is the least wrong.
+            told[name] = min(
+                (
+                    in_own_process(__file__, "--child", name, provider, url, rows, f"{work}/{turn}", f"{work}/0")
+                    for turn in range(repeat)
+                ),
+                key=lambda run: float(run["cpu"]),
+            )
             assert told[name]["rows"] >= count, (name, told[name])
     keep[provider] = told
     print(f"\n{provider}: {count:,} rows, {told[contenders[0]]['shards']} shard(s)", flush=True)
@@ -196,11 +203,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--provider", choices=MODELS, action="append")
     parser.add_argument("--only", choices=CONTENDERS, action="append")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each contender; the best counts")
     parser.add_argument("--json", type=Path, help="keep the figures here as well")
     given = parser.parse_args()
     figures: dict[str, Any] = {}
     for provider in given.provider or MODELS:
-        compare(provider, given.rows, given.only or list(CONTENDERS), figures)
+        compare(provider, given.rows, given.only or list(CONTENDERS), given.repeat, figures)
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1))
 

@@ -1,0 +1,189 @@
+"""The shared poll loop: what it asks, whom it wakes, and what it survives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+
+import pytest
+from test_jobs import chat, spec, submit, texts
+
+from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs import watch as watch_module
+from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.triggers import BatchTrigger
+
+QUICKLY = {"poll_interval": 0.1, "max_poll_interval": 0.1}
+
+
+def jobs_of(hook, provider, tmp_path, count, rows=1):
+    """The directories of ``count`` submitted jobs."""
+    stores = [JobStore(f"file://{tmp_path}/jobs/{number}") for number in range(count)]
+    for store in stores:
+        submit(store, hook, spec(texts(rows), chat(provider)))
+    return stores
+
+
+async def event_of(trigger):
+    async for event in trigger.run():
+        return event.payload
+    return None
+
+
+async def events_of(stores, conn_id="llm_test", **options):
+    triggers = [BatchTrigger(store.uri, conn_id, **{**QUICKLY, **options}) for store in stores]
+    return await asyncio.wait_for(asyncio.gather(*map(event_of, triggers)), 60)
+
+
+def reads(emulator):
+    """Listings and single reads."""
+    told = Counter()
+    for call, n in emulator.vendor.calls.items():
+        if call.startswith("GET") and "batches" in call:
+            told["listings" if call.endswith("batches") else "singles"] += n
+    return told
+
+
+def test_many_waits_cost_a_listing_each_interval(connect, provider, tmp_path):
+    """250 jobs: three pages of a hundred, or one of a thousand, instead of 250 reads; everybody is woken."""
+    with Emulator(duration=0) as emulator:
+        hook = LLMBatchHook(connect(emulator.url, provider))
+        stores = jobs_of(hook, provider, tmp_path, 250)
+        emulator.vendor.calls.clear()
+        events = asyncio.run(events_of(stores))
+        assert [event["status"] for event in events] == ["ended"] * 250
+        assert watch_module.WATCHES == {}
+        pages = 3 if provider == "openai" else 1
+        # Waits that were opened later than the first look have one of their own.
+        assert reads(emulator)["listings"] <= 4 * pages
+        assert reads(emulator)["singles"] <= 4 * watch_module.FEW
+    assert all(store.ended(0).outcome == "completed" for store in stores)
+
+
+def test_what_a_listing_does_not_reach_is_read_by_itself(connect, tmp_path):
+    """Four old batches below five hundred of somebody else's: a few pages are tried, then each is read."""
+    with Emulator(duration=0) as emulator:
+        hook = LLMBatchHook(connect(emulator.url))
+        stores = jobs_of(hook, "openai", tmp_path, 4)
+        [stranger] = jobs_of(hook, "openai", tmp_path / "other", 1)
+        batch = emulator.vendor.batches[stranger.created(0).batch_id]
+        for number in range(500):
+            emulator.vendor.batches[f"batch_other{number}"] = batch
+        emulator.vendor.calls.clear()
+        events = asyncio.run(events_of(stores))
+        assert [event["status"] for event in events] == ["ended"] * 4
+        assert reads(emulator)["singles"] >= 4
+        assert reads(emulator)["listings"] <= 2 * (watch_module.FRUITLESS + 1)
+
+
+def test_a_gateway_without_listings_is_read_one_by_one(connect, tmp_path):
+    """404 for the listing: asked once, never again."""
+    with Emulator(duration=0.5) as emulator:
+        hook = LLMBatchHook(connect(emulator.url))
+        stores = jobs_of(hook, "openai", tmp_path, 6)
+        emulator.faults(http=[{"on": "GET /v1/batches", "status": 404, "times": 100}])
+        emulator.vendor.calls.clear()
+        events = asyncio.run(events_of(stores))
+        assert [event["status"] for event in events] == ["ended"] * 6
+        assert reads(emulator)["listings"] == 1
+
+
+def test_a_vendor_that_is_down_is_not_asked_for_every_job(connect, tmp_path):
+    """503 for a while: one listing per look, no reads beside it; when it is up again, all end."""
+    with Emulator(duration=0) as emulator:
+        hook = LLMBatchHook(connect(emulator.url, retries=0))
+        stores = jobs_of(hook, "openai", tmp_path, 20)
+        emulator.faults(http=[{"on": "GET /v1/batches*", "status": 503, "times": 3}])
+        emulator.vendor.calls.clear()
+        events = asyncio.run(events_of(stores))
+        assert [event["status"] for event in events] == ["ended"] * 20
+        assert reads(emulator)["singles"] <= 2 * watch_module.FEW
+
+
+def test_a_replaced_key_is_looked_up_and_a_wrong_one_ends_the_waits(connect, tmp_path):
+    """The key is rotated while jobs wait: the connection is read again; if that does not help, every wait says so."""
+
+    async def rotate(emulator, new_key, stores):
+        waiting = asyncio.create_task(events_of(stores))
+        while emulator.vendor.calls["GET /v1/batches"] < 2:
+            await asyncio.sleep(0.01)
+        emulator.vendor.settings.api_key = "sk-new-key"
+        connect(emulator.url, key=new_key, retries=0)
+        return await waiting
+
+    for new_key, status in (("sk-new-key", "ended"), ("sk-other-key", "error")):
+        with Emulator(duration=3) as emulator:
+            hook = LLMBatchHook(connect(emulator.url, retries=0))
+            stores = jobs_of(hook, "openai", tmp_path / status, 3)
+            events = asyncio.run(rotate(emulator, new_key, stores))
+            assert [event["status"] for event in events] == [status] * 3, events
+            assert status == "ended" or "401" in events[0]["message"]
+
+
+def test_a_missing_connection_ends_the_wait_and_not_the_next_one(connect, emulator, tmp_path):
+    """Whoever comes later starts anew."""
+    hook = LLMBatchHook(connect(emulator.url))
+    stores = jobs_of(hook, "openai", tmp_path, 1)
+    with pytest.raises(Exception, match="not_there"):
+        asyncio.run(events_of(stores, "not_there"))
+    assert watch_module.WATCHES == {}
+    [event] = asyncio.run(events_of(stores))
+    assert event["status"] == "ended"
+
+
+def test_one_lost_batch_ends_its_own_wait_only(connect, tmp_path):
+    """The vendor knows nothing of one of three: that wait fails, the others go on."""
+    with Emulator(duration=0.5) as emulator:
+        hook = LLMBatchHook(connect(emulator.url))
+        stores = jobs_of(hook, "openai", tmp_path, 3)
+        del emulator.vendor.batches[stores[1].created(0).batch_id]
+        events = asyncio.run(events_of(stores))
+        assert [event["status"] for event in events] == ["ended", "error", "ended"]
+        assert "404" in events[1]["message"]
+
+
+def test_the_pace_is_the_most_eager_waits(monkeypatch):
+    """Seconds at first, minutes later; a newcomer does not make everybody else be asked more often than it is."""
+    from airflow_llm_batch.jobs.watch import Turn, Watch
+
+    watch = object.__new__(Watch)
+    watch.turns = set()
+    assert watch.pace(0.0) == 3600
+    old, new = Turn(None, 10, 300), Turn(None, 5, 300)
+    old.began -= 4000
+    watch.turns = {old}
+    assert watch.pace(old.began + 4000) == 200
+    watch.turns = {old, new}
+    assert watch.pace(new.began) == 5
+
+
+def test_the_log_line_of_a_wait_is_written_in_its_own_context(connect, emulator, tmp_path):
+    """Airflow routes a trigger's lines by a context variable: the shared loop must not swallow it."""
+    from contextvars import ContextVar
+
+    hook = LLMBatchHook(connect(emulator.url))
+    stores = jobs_of(hook, "openai", tmp_path, 3)
+    trigger_id: ContextVar[int] = ContextVar("trigger_id", default=-1)
+    told = []
+
+    class Note(logging.Handler):
+        def emit(self, record):
+            told.append((trigger_id.get(), record.getMessage()))
+
+    async def run(number, store):
+        trigger_id.set(number)
+        trigger = BatchTrigger(store.uri, "llm_test", **QUICKLY)
+        trigger._log = logging.getLogger(f"trigger.{number}")
+        trigger._log.setLevel(logging.INFO)
+        trigger._log.addHandler(Note())
+        return await event_of(trigger)
+
+    async def run_all():
+        await asyncio.gather(*(run(number, store) for number, store in enumerate(stores)))
+
+    asyncio.run(run_all())
+    for number, store in enumerate(stores):
+        batch_id = store.created(0).batch_id
+        assert (number, f"Batch {batch_id} ended: completed") in told
