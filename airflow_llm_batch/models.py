@@ -87,7 +87,7 @@ class Page(NamedTuple):
 class Shard(BaseModel):
     """One vendor batch's worth of a job, as planned.
 
-    :param bytes: size of ``requests.jsonl``, newlines included; ``sha256`` is of the same bytes.
+    :param bytes: size of ``requests.jsonl``, newlines included; ``crc32`` is of the same bytes.
     :param key: what marks the batch as ours where the vendor keeps metadata: job, index and content.
     :param tokens: of all its prompts, estimated.
     :param token: part of the names of its files; each attempt at planning has its own, so none can touch another's.
@@ -102,7 +102,7 @@ class Shard(BaseModel):
     rows: int = 0
     bytes: int = 0
     tokens: int = 0
-    sha256: str = ""
+    crc32: int = 0
     token: str = ""
     metadata: dict[str, str] = {}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import logging
+import ssl
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -40,6 +41,12 @@ if logging.getLogger("httpx").level == logging.NOTSET:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
+@cache
+def ssl_context() -> ssl.SSLContext:
+    """One for all clients of the process: it takes a while to read the certificates, and a megabyte to hold them."""
+    return httpx.create_ssl_context()
+
+
 class HostAuth(httpx.Auth):
     """Adds credentials to requests for one origin (scheme, host, port) and to no other."""
 
@@ -68,6 +75,7 @@ class Transport:
         self.retries = int(retries)
         self.key = key
         self.options: dict[str, Any] = {
+            "verify": ssl_context(),
             "auth": HostAuth(provider.base_url, provider.headers(key or "none")),
             "timeout": httpx.Timeout(timeout, connect=connect_timeout),
             "follow_redirects": False,
@@ -152,7 +160,7 @@ class Transport:
             if not response.is_success:
                 response.read()
                 self.provider.expect(response, "a download of results")
-            yield response.iter_bytes(2**18)
+            yield response.iter_bytes()
         except httpx.RequestError as error:
             raise unavailable(request, error) from None
         except LLMBatchError as error:

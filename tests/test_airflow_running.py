@@ -58,7 +58,9 @@ class Running:
         return [batch for batch in known if (batch.metadata or {}).get("airflow_run_id") == run_id]
 
     def reads(self, run_id: str) -> int:
-        return sum(self.emulator.vendor.calls[f"GET /v1/batches/{batch.id}"] for batch in self.batches(run_id))
+        """Looks at a run's batches, one by one or in listings, which are used when more than a few wait."""
+        calls = self.emulator.vendor.calls
+        return calls["GET /v1/batches"] + sum(calls[f"GET /v1/batches/{b.id}"] for b in self.batches(run_id))
 
     def task_state(self, run_id: str, task_id: str) -> str | None:
         path = f"/api/v2/dags/{demo.DAG_ID}/dagRuns/{run_id}/taskInstances/{task_id}"

@@ -336,7 +336,7 @@ def test_a_changed_shard_file_is_not_sent(hook, provider, store):
     """Bytes that differ from the plan's stop the upload."""
     _, job = planning.plan(store, hook, spec(texts(3), chat(provider)), {}, {})
     store.requests(0, job.shards[0].token).write_bytes(b"{}\n")
-    with pytest.raises(ConfigurationError, match="sha256"):
+    with pytest.raises(ConfigurationError, match="CRC-32"):
         submission.submit(store, hook, job)
 
 
@@ -465,9 +465,9 @@ def test_prices_are_the_batch_prices_and_unknown_is_none():
     used = Result(model="gpt-5-mini", input_tokens=1_000_000, cached_tokens=400_000, output_tokens=100_000)
     # gpt-5-mini: $0.25 in, $0.025 cached, $2.00 out per million tokens; half of that in a batch
     batch = (600_000 * 0.25 + 400_000 * 0.025 + 100_000 * 2.0) / 1e6 / 2
-    assert dollars(prices.cost(used, "gpt-5-mini").batch) == pytest.approx(batch)
+    assert dollars(prices.cost(used, "gpt-5-mini")[0]) == pytest.approx(batch)
     embedded = Result(model="text-embedding-3-small", input_tokens=1_000_000, output_tokens=0)
-    assert dollars(prices.cost(embedded, "").batch) == 0.01
+    assert dollars(prices.cost(embedded, "")[0]) == 0.01
     assert prices.cost(Result(status="succeeded", model="nobody-knows", input_tokens=5, output_tokens=5), "x") is None
     assert prices.cost(Result(status="succeeded"), "gpt-5-mini") is None
-    assert prices.cost(Result(status="expired"), "gpt-5-mini").batch == 0
+    assert prices.cost(Result(status="expired"), "gpt-5-mini")[0] == 0

@@ -1,6 +1,6 @@
 """Where rows come from: lists, upstream tasks' outputs, and JSONL, JSON or CSV files in object storage.
 
-Every source yields ``(where, row)``, ``where`` naming the row's place for messages: ``reviews.jsonl line 17``.
+Every source yields ``(place, row)``; ``told(place)`` names it in messages: ``reviews.jsonl line 17``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 Row = dict[str, Any]
-Located = Iterator[tuple[str, Row]]
+#: file, unit and number; put into words only when something is wrong with the row
+Place = tuple[str, str, int]
+Located = Iterator[tuple[Place, Row]]
 IS_URI = re.compile(r"^[a-z][a-z0-9+.-]*://\S+$")
 SPACE = re.compile(r"[ \t\r\n]*")
 BOM = b"\xef\xbb\xbf"
@@ -57,18 +59,23 @@ def read_rows(rows: Any) -> Located:
             yield from read_files(chain([first], items))
             return
         for number, item in enumerate(chain([first], items)):
-            where = f"row {number}"
-            yield where, as_row(item, where)
+            place = "", "row", number
+            yield place, as_row(item, place)
     else:
         raise InputError(f"rows is a {type(rows).__name__}; give a URI, a path or a list. Nothing was sent.")
 
 
-def as_row(item: Any, where: str) -> Row:
+def told(place: Place) -> str:
+    file, unit, number = place
+    return f"{file} {unit} {number}".strip()
+
+
+def as_row(item: Any, place: Place) -> Row:
     if isinstance(item, dict):
         return item
     if isinstance(item, str):
         return {"text": item}
-    raise InputError(f"{where} is a {type(item).__name__}; rows are strings or objects. Nothing was sent.")
+    raise InputError(f"{told(place)} is a {type(item).__name__}; rows are strings or objects. Nothing was sent.")
 
 
 def read_files(uris: Iterable[Any]) -> Located:
@@ -130,20 +137,20 @@ def reader_of(name: str) -> Callable[[io.BufferedReader, str], Located] | None:
 
 
 def read_jsonl(file: io.BufferedReader, name: str) -> Located:
+    decode = msgspec.json.Decoder().decode
     for number, line in enumerate(file, 1):
         if number == 1:
             line = line.removeprefix(BOM)
         if line.isspace():
             continue
-        where = f"{name} line {number}"
-        yield where, as_row(parse(line, where), where)
-
-
-def parse(line: bytes, where: str) -> Any:
-    try:
-        return msgspec.json.decode(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON: {error}. Its start: {line[:80]!r}. Nothing was sent.") from None
+        place = name, "line", number
+        try:
+            row = decode(line)
+        except ValueError as error:
+            raise InputError(
+                f"{told(place)} is not JSON: {error}. Its start: {line[:80]!r}. Nothing was sent."
+            ) from None
+        yield place, row if type(row) is dict else as_row(row, place)
 
 
 def read_json(file: io.BufferedReader, name: str) -> Located:
@@ -158,7 +165,7 @@ def read_json(file: io.BufferedReader, name: str) -> Located:
     position = buffer.index("[") + 1
     comma = False
     while True:
-        where = f"{name} item {number}"
+        place = name, "item", number
         try:
             position = SPACE.match(buffer, position).end()  # type: ignore[union-attr]
             if buffer.startswith("]", position) and not (comma and number):
@@ -174,10 +181,10 @@ def read_json(file: io.BufferedReader, name: str) -> Located:
         except json.JSONDecodeError as error:
             more = text.read(max(CHUNK, len(buffer) - position))
             if not more:
-                raise InputError(f"{where}: {error.msg}. Nothing was sent.") from None
+                raise InputError(f"{told(place)}: {error.msg}. Nothing was sent.") from None
             buffer, position = buffer[position:] + more, 0
             continue
-        yield where, as_row(item, where)
+        yield place, as_row(item, place)
         number, comma = number + 1, False
 
 
@@ -194,12 +201,12 @@ def read_csv(file: io.BufferedReader, name: str) -> Located:
         if twice := {column for column in names if names.count(column) > 1}:
             raise InputError(f"{name}: the header names {', '.join(sorted(twice))} more than once. Nothing was sent.")
         for row in reader:
-            where = f"{name} line {reader.line_num}"
+            place = name, "line", reader.line_num
             if None in row or None in row.values():
                 wanted = len(reader.fieldnames or ())
                 got = sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())
-                raise InputError(f"{where} has {got} fields where the header has {wanted}. Nothing was sent.")
-            yield where, row
+                raise InputError(f"{told(place)} has {got} fields where the header has {wanted}. Nothing was sent.")
+            yield place, row
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{name} line {reader.line_num + 1}: {error}. Nothing was sent.") from None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line
-from airflow_llm_batch.data.sources import read_rows
+from airflow_llm_batch.data.sources import read_rows, told
 from airflow_llm_batch.data.templates import as_text
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.keys import UniqueKeys
@@ -54,7 +54,7 @@ class Kind(NamedTuple):
     cap: int | None
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, gc=False):
     """One encoded row: its lines of ``requests.jsonl`` and ``rows.jsonl``, newlines included.
 
     :param tokens: of the prompt, estimated.
@@ -95,22 +95,22 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str) -> Iterator[Line
     encode_row = row_encoder(spec, provider, job_id)
     number = -1
     with UniqueKeys(spec.key or "custom_id") as keys:
-        for number, (where, row) in enumerate(read_rows(spec.rows)):
+        for number, (place, row) in enumerate(read_rows(spec.rows)):
             try:
                 line, key = encode_row(number, row)
             except KeyError as error:
                 raise InputError(
-                    f"{where} has no column {error.args[0]!r}, which the request template, the key or passthrough "
-                    f"names; it has {', '.join(map(repr, row)) or 'no columns'}. Nothing was sent."
+                    f"{told(place)} has no column {error.args[0]!r}, which the request template, the key or "
+                    f"passthrough names; it has {', '.join(map(repr, row)) or 'no columns'}. Nothing was sent."
                 ) from None
             except InputError as error:
                 text = str(error)
                 raise InputError(
-                    f"{where}: {text}" + ("" if text.endswith("sent.") else ". Nothing was sent.")
+                    f"{told(place)}: {text}" + ("" if text.endswith("sent.") else ". Nothing was sent.")
                 ) from None
             except (TypeError, ValueError) as error:  # what the JSON encoder raises for values JSON has no form for
                 raise InputError(
-                    f"{where} cannot be written as JSON: {error}. Clean or convert the value. Nothing was sent."
+                    f"{told(place)} cannot be written as JSON: {error}. Clean or convert the value. Nothing was sent."
                 ) from None
             if key is not None:
                 keys.add(key, number)
@@ -146,8 +146,8 @@ def row_encoder(
         named = None if key is None else to_stable_json(key)
         entry = b'{"row":%d,"key":%b}\n' % (number, named or b"%d" % number)
         if columns:
-            told = to_stable_json({name: row[column] for name, column in columns})
-            entry = b'%b,"columns":%b}\n' % (entry[:-2], told)
+            carried = to_stable_json({name: row[column] for name, column in columns})
+            entry = b'%b,"columns":%b}\n' % (entry[:-2], carried)
         return Line(request, entry, count_tokens(request), kind), named
 
     return encode_row
@@ -183,10 +183,8 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
     prefix = f"{job_id}-".encode()
 
     def encode(number: int, row: Mapping[str, Any]) -> tuple[bytes, Kind]:
-        texts = []
-        for column in columns:
-            value = row[column]
-            texts.append(to_json(value if type(value) is str else as_text(value))[1:-1])
+        values = [row[column] for column in columns]
+        texts = [to_json(value if type(value) is str else as_text(value))[1:-1] for value in values]
         texts.append(b"%b%d" % (prefix, number))
         parts = pieces.copy()
         parts[1::2] = [texts[place] for place in order]

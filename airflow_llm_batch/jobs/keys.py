@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 from array import array
 from types import TracebackType
@@ -12,7 +13,7 @@ from airflow_llm_batch.exceptions import InputError
 #: keys held before they are put into the temporary file
 HELD = 50_000
 BUCKETS = 256
-WORD = 8
+PACK = struct.Struct("=3q").pack
 
 
 class UniqueKeys:
@@ -28,7 +29,7 @@ class UniqueKeys:
         self.column = column
         self.salt = os.urandom(8)
         self.count = 0
-        self.buckets = [array("q") for _ in range(BUCKETS)]
+        self.buckets = [bytearray() for _ in range(BUCKETS)]
         #: one per time that memory was full: where each bucket begins in the file, and where the last one ends
         self.spills: list[array[int]] = []
 
@@ -42,7 +43,7 @@ class UniqueKeys:
     def add(self, encoded: bytes, row: int) -> None:
         """Add a key, as JSON."""
         first = hash(encoded)
-        self.buckets[first % BUCKETS].extend((first, hash(encoded + self.salt), row))
+        self.buckets[first % BUCKETS] += PACK(first, hash(encoded + self.salt), row)
         self.count += 1
         if self.count % HELD == 0:
             self.spill()
@@ -51,8 +52,8 @@ class UniqueKeys:
         starts = array("Q")
         for bucket in self.buckets:
             starts.append(self.file.tell())
-            self.file.write(bucket.tobytes())
-            del bucket[:]
+            self.file.write(bucket)
+            bucket.clear()
         starts.append(self.file.tell())
         self.spills.append(starts)
 
@@ -64,15 +65,16 @@ class UniqueKeys:
         for number, bucket in enumerate(self.buckets):
             for starts in self.spills:
                 self.file.seek(starts[number])
-                bucket.frombytes(self.file.read(starts[number + 1] - starts[number]))
-            rows = dict(zip(zip(bucket[::3], bucket[1::3], strict=True), bucket[2::3], strict=True))
-            if len(rows) * 3 != len(bucket):
-                self.refuse(bucket)
-            del bucket[:]
+                bucket += self.file.read(starts[number + 1] - starts[number])
+            held = array("q", bytes(bucket))
+            keys = set(zip(held[::3], held[1::3], strict=True))
+            if len(keys) * 3 != len(held):
+                self.refuse(held)
+            bucket.clear()
 
-    def refuse(self, bucket: array[int]) -> None:
+    def refuse(self, held: array[int]) -> None:
         rows: dict[tuple[int, int], int] = {}
-        for first, second, row in sorted(zip(bucket[::3], bucket[1::3], bucket[2::3], strict=True), key=lambda k: k[2]):
+        for first, second, row in sorted(zip(held[::3], held[1::3], held[2::3], strict=True), key=lambda k: k[2]):
             before = rows.setdefault((first, second), row)
             if before != row:
                 raise InputError(

@@ -30,7 +30,7 @@ def batch_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[bytes]:
     """Every non-empty result line of a batch, errors included."""
     for request in hook.provider.downloads(batch):
         with hook.stream(request) as chunks:
-            yield from (line for line in split_lines(chunks) if line.strip())
+            yield from (line for line in split_lines(chunks) if line and not line.isspace())
 
 
 def shows_ids(hook: LLMBatchHook, batch: Batch, prefix: str) -> bool | None:

@@ -114,7 +114,7 @@ def priced(model: str, estimate: Estimate, prices: Prices) -> Estimate:
         return estimate
     used = Result(input_tokens=estimate.input_tokens, output_tokens=estimate.output_tokens)
     cost = prices.cost(used, model)
-    return estimate.model_copy(update={"cost_usd": dollars(cost.batch) if cost else None})
+    return estimate.model_copy(update={"cost_usd": dollars(cost[0]) if cost else None})
 
 
 def check_budget(job: Job, max_cost: float) -> None:

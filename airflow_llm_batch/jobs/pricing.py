@@ -15,14 +15,9 @@ from airflow_llm_batch.models import Result
 PICO = 10**12
 
 
-class Cost(NamedTuple):
-    """Picodollars as batched, and as the same work costs outside of batches."""
-
-    batch: int
-    sync: int
-
-
-NOTHING = Cost(0, 0)
+#: picodollars as batched, and as the same work costs outside of batches
+Cost = tuple[int, int]
+NOTHING: Cost = (0, 0)
 PriceOf = Callable[[Result], Cost | None]
 
 
@@ -51,9 +46,10 @@ class Prices:
             # A row the vendor lost may have been worked on.
             return None if result.status in ("succeeded", "truncated", "missing") else NOTHING
         name = result.model or model
-        if name not in self.models:
-            self.models[name] = self._price_of(name) or self._price_of(model) or (lambda result: None)
-        return self.models[name](result)
+        price = self.models.get(name)
+        if price is None:
+            price = self.models[name] = self._price_of(name) or self._price_of(model) or (lambda result: None)
+        return price(result)
 
     def _price_of(self, model: str) -> PriceOf | None:
         from genai_prices import calc_price
@@ -75,7 +71,7 @@ class Prices:
             ).total_price
             if batch == sync and self.factor is not None:
                 batch = sync * self.factor
-            return Cost(round(batch * PICO), round(sync * PICO))
+            return round(batch * PICO), round(sync * PICO)
 
         def probe(read: int = 0, cached: int = 0, written: int = 0, output: int = 0) -> Cost:
             used = Result(input_tokens=read, output_tokens=output)
@@ -102,14 +98,15 @@ class Rates(NamedTuple):
 
 def linear(rates: Rates) -> PriceOf:
     """The price function of a model whose tokens cost the same however many there are."""
-    fresh, cached, written, output = (Cost(rate.batch // 1000, rate.sync // 1000) for rate in rates)
+    per_token = [(batch // 1000, sync // 1000) for batch, sync in rates]
+    (fresh, sync_fresh), (cached, sync_cached), (written, sync_written), (output, sync_output) = per_token
 
     def price(result: Result) -> Cost:
         read, wrote = result.cached_tokens or 0, result.cache_write_tokens or 0
         rest, out = (result.input_tokens or 0) - read - wrote, result.output_tokens or 0
-        return Cost(
-            rest * fresh.batch + read * cached.batch + wrote * written.batch + out * output.batch,
-            rest * fresh.sync + read * cached.sync + wrote * written.sync + out * output.sync,
+        return (
+            rest * fresh + read * cached + wrote * written + out * output,
+            rest * sync_fresh + read * sync_cached + wrote * sync_written + out * sync_output,
         )
 
     return price

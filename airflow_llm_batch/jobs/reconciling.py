@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -41,7 +42,7 @@ class Entry(msgspec.Struct):
 
 
 class Entries:
-    """The lines of ``rows.jsonl``, found by row number: two arrays and a spooled file, no object per row.
+    """The lines of ``rows.jsonl``, found by row number: two arrays and a file, no object per row.
 
     :param lines: in the order of their rows.
     """
@@ -50,12 +51,15 @@ class Entries:
         self.decode = msgspec.json.Decoder(Entry).decode
         number = msgspec.json.Decoder(RowNumber).decode
         self.rows, self.starts = array("Q"), array("Q", [0])
-        self.file = tempfile.SpooledTemporaryFile(HELD)  # noqa: SIM115  (lives until close)
+        self.file: IO[bytes] = io.BytesIO()
         end = 0
         for line in lines:
             self.rows.append(number(line).row)
             end += self.file.write(line)
             self.starts.append(end)
+            if end > HELD and isinstance(self.file, io.BytesIO):
+                held, self.file = self.file, tempfile.TemporaryFile(prefix="llm-batch-rows-")  # noqa: SIM115
+                self.file.write(held.getbuffer())
 
     @classmethod
     def load(cls, store: JobStore, shard: Shard) -> Entries:
@@ -113,6 +117,7 @@ class Reconciler:
         self.entries = entries
         self.ids = ids
         self.done = bytearray(len(entries))
+        self.next = 0
         self.provider = provider
         self.aside = aside
         self.dropped: Counter[str] = Counter()
@@ -158,6 +163,11 @@ class Reconciler:
         if self.ids is not None:
             row = self.ids.get(custom_id)
             return None if row is None else self.entries.find(row)
+        # Most vendors answer in order.
+        place = self.next
+        if place < len(self.entries.rows) and custom_id == f"{self.prefix}{self.entries.rows[place]}":
+            self.next += 1
+            return place
         number = custom_id.removeprefix(self.prefix)
         if len(number) > 15 or not (number.isascii() and number.isdigit()):
             return None

@@ -13,7 +13,7 @@ import msgspec
 from airflow_llm_batch.data.sinks import JsonlSink, sink_class
 from airflow_llm_batch.exceptions import VendorUnavailable, WaitEnded
 from airflow_llm_batch.jobs.lines import batch_lines, shows_ids
-from airflow_llm_batch.jobs.pricing import Prices, dollars
+from airflow_llm_batch.jobs.pricing import PICO, Prices
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.reconciling import Entries, Entry, Reconciler
 from airflow_llm_batch.jobs.settling import release, search_again
@@ -150,7 +150,7 @@ class Landing:
         result.key, result.row, result.shard = entry.key, entry.row, shard.index
         result.provider = self.job.provider
         result.model = result.model or shard.model or None
-        result.cost_usd = dollars(cost.batch) if cost else None
+        result.cost_usd = cost[0] / PICO if cost else None
 
 
 def keep_lines(kept: IO[bytes]) -> Callable[[bytes], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,37 +55,34 @@ class Use:
 class ShardFile:
     """A shard while lines are added to it."""
 
-    def __init__(self, store: JobStore, index: int, group: tuple[str, str], token: str) -> None:
-        self.index, self.group, self.token = index, group, token
+    def __init__(self, store: JobStore, index: int, group: tuple[str, str], limits: Limits, token: str) -> None:
+        self.index, self.group, self.limits, self.token = index, group, limits, token
+        self.embeddings = group[0] == "/v1/embeddings"
         self.files = WholeFile(store.requests(index, token)), WholeFile(store.rows(index, token))
         self.requests, self.entries = bytearray(), bytearray()
-        self.sha = hashlib.sha256()
-        self.rows = self.inputs = self.tokens = self.size = 0
+        self.rows = self.inputs = self.tokens = self.size = self.crc32 = 0
 
-    def fits(self, line: Line, limits: Limits) -> bool:
-        return (
-            self.rows < limits.requests
-            and self.size + len(line.request) <= limits.bytes
-            and (limits.tokens is None or self.tokens + line.tokens <= limits.tokens)
-            and not (
-                limits.embedding_inputs
-                and self.group[0] == "/v1/embeddings"
-                and self.inputs + line.kind.inputs > limits.embedding_inputs
-            )
-        )
-
-    def add(self, line: Line) -> None:
+    def add(self, line: Line) -> bool:
+        """Take a line; False when it is one too many. The first always fits."""
+        rows, size = self.rows + 1, self.size + len(line.request)
+        tokens, inputs = self.tokens + line.tokens, self.inputs + line.kind.inputs
+        limits = self.limits
+        if self.rows and (
+            rows > limits.requests
+            or size > limits.bytes
+            or (limits.tokens is not None and tokens > limits.tokens)
+            or (self.embeddings and limits.embedding_inputs is not None and inputs > limits.embedding_inputs)
+        ):
+            return False
+        self.rows, self.size, self.tokens, self.inputs = rows, size, tokens, inputs
         self.requests += line.request
         self.entries += line.entry
-        self.rows += 1
-        self.size += len(line.request)
-        self.tokens += line.tokens
-        self.inputs += line.kind.inputs
         if len(self.requests) >= CHUNK or len(self.entries) >= CHUNK:
             self.flush()
+        return True
 
     def flush(self) -> None:
-        self.sha.update(self.requests)
+        self.crc32 = zlib.crc32(self.requests, self.crc32)
         for file, lines in zip(self.files, (self.requests, self.entries), strict=True):
             file.write(lines)
             lines.clear()
@@ -95,14 +93,14 @@ class ShardFile:
             file.commit()
         return Shard(
             index=self.index,
-            key=f"{job_id}-{self.index}-{self.sha.hexdigest()[:8]}",
+            key=f"{job_id}-{self.index}-{self.crc32:08x}",
             token=self.token,
             endpoint=self.group[0],
             model=self.group[1],
             rows=self.rows,
             bytes=self.size,
             tokens=self.tokens,
-            sha256=self.sha.hexdigest(),
+            crc32=self.crc32,
             metadata=dict(metadata),
         )
 
@@ -148,12 +146,11 @@ def write_shards(
         for count, line in enumerate(fingerprint.over(encode_rows(spec, provider, store.job_id)), 1):
             group = line.kind.group
             file = opened.get(group)
-            if file is not None and not file.fits(line, limits):
-                finished.append(opened.pop(group).finish(store.job_id, metadata))
-                file = None
-            if file is None:
-                file = opened[group] = ShardFile(store, len(finished) + len(opened), group, token)
-            file.add(line)
+            if file is None or not file.add(line):
+                if file is not None:
+                    finished.append(opened.pop(group).finish(store.job_id, metadata))
+                file = opened[group] = ShardFile(store, len(finished) + len(opened), group, limits, token)
+                file.add(line)
             use.add(line)
             if count % 1000 == 0:
                 report(1000)

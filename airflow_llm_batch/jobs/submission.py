@@ -7,9 +7,9 @@ before the shard is created again, under the next try's intent.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -205,19 +205,19 @@ class Submission:
                 # The requests travel inside the create, where it would be too late to look at them.
                 for _ in self.content:
                     pass
-            self._check(self.content.digest)
+            self._check(self.content.crc32)
             if ref is not None:
                 self.store.save_uploaded(self.index, ref)
         return ref
 
-    def _check(self, digest: str) -> None:
+    def _check(self, crc32: int) -> None:
         """Refuse to create a batch of a file that is not what was planned.
 
         :raises ConfigurationError: when its bytes have changed.
         """
-        if digest != self.shard.sha256:
+        if crc32 != self.shard.crc32:
             raise ConfigurationError(
-                f"{self.store.requests(self.index, self.shard.token)} is not what was planned (sha256 differs). No "
+                f"{self.store.requests(self.index, self.shard.token)} is not what was planned (CRC-32 differs). No "
                 "batch was made of it and nothing billed. Remove the job directory to plan anew."
             )
 
@@ -247,21 +247,21 @@ class Submission:
 
 
 class Summed(Payload):
-    """A body that tells how much of it was sent, and knows the SHA-256 of what was."""
+    """A body that tells how much of it was sent, and knows the CRC-32 of what was."""
 
     def __init__(self, content: Payload, what: str) -> None:
         super().__init__(content.chunks, content.size)
         self.what = what
-        self.digest = ""
+        self.crc32 = -1
 
     def __iter__(self) -> Iterator[bytes]:
-        sha = hashlib.sha256()
+        crc32 = 0
         progress = Progress(log, f"bytes of {self.what} sent", self.size)
         for chunk in self.chunks():
-            sha.update(chunk)
+            crc32 = zlib.crc32(chunk, crc32)
             yield chunk
             progress.add(len(chunk))
-        self.digest = sha.hexdigest()
+        self.crc32 = crc32
 
 
 def adopt(store: JobStore, hook: LLMBatchHook, job: Job, batch_ids: dict[int, str]) -> None:

@@ -37,8 +37,8 @@ class Tally:
         if cost is None:
             self.unpriced += 1
         else:
-            self.batch_cost += cost.batch
-            self.sync_cost += cost.sync
+            self.batch_cost += cost[0]
+            self.sync_cost += cost[1]
         if result.model and result.model not in self.models:
             self.models.add(result.model)
         if result.status != "succeeded":
