@@ -15,22 +15,6 @@ ROW_STATUSES: tuple[RowStatus, ...] = (
 )  # fmt: skip
 
 
-class Request(NamedTuple):
-    """One row rendered for a model.
-
-    :param endpoint: the path the request is meant for. ``/v1/chat/completions`` and ``/v1/embeddings`` bodies are in
-        OpenAI's format, which is the neutral one; any other endpoint is sent only to a provider that has it.
-    :param body: the request body, JSON-serializable.
-    """
-
-    endpoint: str
-    body: dict[str, Any]
-
-    @property
-    def model(self) -> str:
-        return str(self.body.get("model") or "")
-
-
 class Limits(BaseModel):
     """What one vendor batch may hold. Vendors move these; the connection's extra ``limits`` overrides them.
 

@@ -9,11 +9,12 @@ import httpx
 import pytest
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
-from airflow_llm_batch.models import Request, Shard
+from airflow_llm_batch.models import Shard
 from airflow_llm_batch.providers.anthropic import Anthropic
 from airflow_llm_batch.providers.base import Payload
 from airflow_llm_batch.providers.openai import OpenAI
 from airflow_llm_batch.providers.registry import PROVIDERS, provider_class
+from airflow_llm_batch.request import Request
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.models import Request
+from airflow_llm_batch.request import Request
 
 CHAT, EMBEDDINGS, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/messages"
 Render = Callable[[Mapping[str, Any]], Request]

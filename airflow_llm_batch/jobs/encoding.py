@@ -14,7 +14,8 @@ from airflow_llm_batch.data.sources import read_rows, told
 from airflow_llm_batch.data.templates import as_text
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.keys import UniqueKeys
-from airflow_llm_batch.models import Request, Result
+from airflow_llm_batch.models import Result
+from airflow_llm_batch.request import Request
 
 if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Provider

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import httpx
 
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Request, Result, Shard
+from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Result, Shard
 from airflow_llm_batch.providers.anthropic_chat import message_params
 from airflow_llm_batch.providers.anthropic_results import read_frequent, read_line
 from airflow_llm_batch.providers.base import (
@@ -24,6 +24,7 @@ from airflow_llm_batch.providers.base import (
     same_origin,
     streamed,
 )
+from airflow_llm_batch.request import Request
 
 HEAD, TAIL = b'{"requests":[', b"]}"
 

@@ -19,8 +19,9 @@ import httpx
 from pydantic import ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, RequestRejected, VendorUnavailable
-from airflow_llm_batch.models import Batch, Limits, Page, Request, Result, Shard
+from airflow_llm_batch.models import Batch, Limits, Page, Result, Shard
 from airflow_llm_batch.providers.json_lines import parse_line
+from airflow_llm_batch.request import Request
 
 T = TypeVar("T")
 Flow = Generator[httpx.Request, httpx.Response, T]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import httpx
 
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Request, Result, Shard
+from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Result, Shard
 from airflow_llm_batch.providers.base import (
     Batches,
     Flow,
@@ -24,6 +24,7 @@ from airflow_llm_batch.providers.base import (
     streamed,
 )
 from airflow_llm_batch.providers.openai_results import read_frequent, read_line
+from airflow_llm_batch.request import Request
 
 OUTCOMES: dict[str, Outcome] = {
     "completed": "completed",

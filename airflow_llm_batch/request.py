@@ -1,0 +1,21 @@
+"""The one word of the vocabulary that DAG files need while they are parsed: no pydantic model is built for it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Request(NamedTuple):
+    """One row rendered for a model.
+
+    :param endpoint: the path the request is meant for. ``/v1/chat/completions`` and ``/v1/embeddings`` bodies are in
+        OpenAI's format, which is the neutral one; any other endpoint is sent only to a provider that has it.
+    :param body: the request body, JSON-serializable.
+    """
+
+    endpoint: str
+    body: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        return str(self.body.get("model") or "")
