@@ -187,3 +187,22 @@ def test_the_log_line_of_a_wait_is_written_in_its_own_context(connect, emulator,
     for number, store in enumerate(stores):
         batch_id = store.created(0).batch_id
         assert (number, f"Batch {batch_id} ended: completed") in told
+
+
+def test_somebody_elses_odd_batch_does_not_end_our_waits(connect, tmp_path, monkeypatch):
+    """A listing with an entry nobody can read: ours are read one by one."""
+    from airflow_llm_batch.emulator import openai
+
+    with Emulator(duration=0) as emulator:
+        hook = LLMBatchHook(connect(emulator.url))
+        stores = jobs_of(hook, "openai", tmp_path, 5)
+        whole = openai.batch_object
+        listed = []
+
+        def odd(vendor, batch):
+            listed.append(batch.id)
+            return {"object": "batch"} if len(listed) == 1 else whole(vendor, batch)
+
+        monkeypatch.setattr(openai, "batch_object", odd)
+        events = asyncio.run(events_of(stores))
+        assert [event["status"] for event in events] == ["ended"] * 5

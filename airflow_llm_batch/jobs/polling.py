@@ -16,8 +16,8 @@ CANCELLING = 3600.0
 
 
 class Next(NamedTuple):
-    """``wait`` and look again, ``create`` shards that have room now, ``ended`` with every batch, ``cancel`` what runs
-    and wait on for what it has finished, or ``give_up`` for ``reason``; batches are left in place."""
+    """``wait`` and look again; ``create`` shards that have room, or are in doubt; ``ended`` with every batch; ``cancel``
+    what runs and wait on for what it has finished; ``give_up`` for ``reason``, batches left in place."""
 
     action: Literal["wait", "create", "ended", "cancel", "give_up"]
     reason: str = ""
@@ -31,6 +31,7 @@ class Wait:
     :param deadline: epoch seconds after which watching ends, None for never.
     :param on_deadline: ``leave`` the batches running, or ``cancel`` them and take what they have finished.
     :param planned: shards that wait for ``room`` in the vendor's queue.
+    :param doubtful: a create of a shard was claimed and nothing is known of what came of it.
     :param news: readings that nobody was told of yet.
     """
 
@@ -38,6 +39,7 @@ class Wait:
     deadline: float | None = None
     on_deadline: str = "leave"
     planned: set[int] = field(default_factory=set)
+    doubtful: bool = False
     shards: dict[int, Shard] = field(default_factory=dict)
     room: Room = field(default_factory=Room)
     seen: dict[int, Batch] = field(default_factory=dict)
@@ -71,6 +73,8 @@ class Wait:
         self.deadline, self.on_deadline = now + CANCELLING, "leave"
 
     def decide(self, now: float) -> Next:
+        if self.doubtful:
+            return Next("create")
         if not self.pending and not self.planned:
             return Next("ended")
         left = ", ".join([*self.pending.values(), *(f"shard {index} (not sent yet)" for index in sorted(self.planned))])

@@ -51,7 +51,7 @@ class JobWait:
     def _read(self, store: JobStore, on_deadline: str) -> Wait:
         """The wait as the job directory has it.
 
-        :raises WaitEnded: when a create is in doubt, which only the submitting task settles.
+        :raises WaitEnded: when nothing was ever submitted.
         """
         job = store.job()
         self.rows = job.rows
@@ -67,12 +67,11 @@ class JobWait:
                 wait.planned.add(index)
             elif created := store.created(index):
                 wait.pending[index] = created.batch_id
+        # A wave of this wait that was killed half-way; settling it is part of creating.
+        wait.doubtful = "creating" in states.values()
         refusal = store.refusal(wait.planned)
-        if "creating" in states.values() or (len(wait.planned) == len(states) and refusal is None):
-            raise WaitEnded(
-                f"Not every shard of the job at {store.uri} was submitted, and what became of the others only the "
-                "submitting task can settle; clear it first. What was submitted is left in place."
-            )
+        if len(wait.planned) == len(states) and refusal is None:
+            raise WaitEnded(f"Nothing of the job at {store.uri} was submitted; clear the submitting task first.")
         if wait.planned:
             wait.room = Room.of(job, refusal, self.hook.connection.extra_dejson)
         return wait

@@ -7,6 +7,7 @@ nothing of the others: it asks for its ``state`` and is woken when there is some
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator
@@ -35,6 +36,7 @@ SLICE = 25
 #: seconds to let further waits arrive before a look: a triggerer starts with many at a time
 GATHERING = 0.5
 
+log = logging.getLogger(__name__)
 WATCHES: dict[tuple[asyncio.AbstractEventLoop, str], Watch] = {}
 
 
@@ -184,6 +186,8 @@ class Watch:
                     readings[batch_id] = await self.hook.arun(self.hook.provider.get(batch_id))
                 except LLMBatchError as error:
                     readings[batch_id] = error
+                except Exception as error:  # an answer of a shape nobody has met
+                    readings[batch_id] = VendorUnavailable(f"unreadable: {type(error).__name__}: {error}")
 
         await asyncio.gather(*map(read_one, wanted - readings.keys()))
         return readings
@@ -202,6 +206,10 @@ class Watch:
                     readings.update(dict.fromkeys(missing, error))
                 else:
                     self.lists = False
+                return
+            except Exception as error:  # somebody else's batch, of a shape nobody has met, is on the page
+                log.warning("The listing is not readable (%s: %s); reading one by one.", type(error).__name__, error)
+                self.lists = False
                 return
             found = {batch.id: batch for batch in page.items if batch.id in missing}
             readings.update(found)

@@ -122,10 +122,14 @@ def run_floor(provider: str, url: str, rows: str, work: str, results: str) -> di
                 turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt(row)}]
                 body = {"model": MODELS[provider], "messages": turns, "max_completion_tokens": 200}
                 out.write(encode({"custom_id": row["review_id"], "url": "/v1/chat/completions", "body": body}) + b"\n")
-        stored = client.post(f"{url}/v1/files", files={"file": sent.open("rb")}, data={"purpose": "batch"}, timeout=600)
+        stored = client.post(
+            f"{url}/v1/files", files={"file": sent.open("rb")}, data={"purpose": "user_data"}, timeout=600
+        )
         for path in landed:
             with path.open("rb") as file:
-                answer = client.post(f"{url}/v1/files", files={"file": file}, data={"purpose": "batch"}, timeout=600)
+                answer = client.post(
+                    f"{url}/v1/files", files={"file": file}, data={"purpose": "user_data"}, timeout=600
+                )
             with (
                 client.stream("GET", f"{url}/v1/files/{answer.json()['id']}/content") as response,
                 sent.open("wb") as out,

@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai anthropic
+    python tests/killing/harness.py openai anthropic waves
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -32,14 +32,15 @@ os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file:
 
 from airflow_llm_batch import storage, transport  # noqa: E402
 from airflow_llm_batch.data import ChatRequest  # noqa: E402
-from airflow_llm_batch.jobs import adoption, lines, owner, planning, results, watch  # noqa: E402, F401
+from airflow_llm_batch.jobs import adoption, lines, owner, planning, results, submission, wait  # noqa: E402, F401
 from airflow_llm_batch.jobs import store as store_module  # noqa: E402
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator  # noqa: E402
 from airflow_llm_batch.providers import anthropic, openai  # noqa: E402, F401
 from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
-MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
+#: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
+MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "waves": "gpt-5-mini"}
 TASKS = ("submit", "wait", "fetch")
 PLANNED = "planned.json"
 
@@ -202,9 +203,8 @@ def start_emulator() -> tuple[subprocess.Popen, httpx.Client]:
     extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
     for provider in MODELS:
         connection = {"conn_type": "llmbatch", "host": str(client.base_url), "password": "k"}
-        os.environ[f"AIRFLOW_CONN_{provider.upper()}"] = json.dumps(
-            {**connection, "extra": {**extra, "provider": provider}}
-        )
+        waves = {"provider": "openai", "max_running_shards": 1} if provider == "waves" else {"provider": provider}
+        os.environ[f"AIRFLOW_CONN_{provider.upper()}"] = json.dumps({**connection, "extra": {**extra, **waves}})
     return process, client
 
 
