@@ -16,8 +16,8 @@ CANCELLING = 3600.0
 
 
 class Next(NamedTuple):
-    """``wait`` and look again; ``create`` shards that have room, or are in doubt; ``ended`` with every batch; ``cancel``
-    what runs and wait on for what it has finished; ``give_up`` for ``reason``, batches left in place."""
+    """What to do: ``wait`` and look again; ``create`` shards that have room, or are in doubt; take it as ``ended``;
+    ``cancel`` what runs and wait on for what it has finished; ``give_up`` for ``reason``, batches left in place."""
 
     action: Literal["wait", "create", "ended", "cancel", "give_up"]
     reason: str = ""
