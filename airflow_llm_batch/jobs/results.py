@@ -106,15 +106,16 @@ class Landing:
             sink = self.sink(self.directory, f"results-{self.job.id}-{shard.index:05d}")
             try:
                 progress.count = kept.rows
+                complete, write = self.complete, sink.write
                 for number, (entry, result) in enumerate(reconciler.take(batch_lines(self.hook, batch)), 1):
-                    self.complete(entry, result, shard)
-                    sink.write(result, entry.columns)
+                    complete(entry, result, shard)
+                    write(result, entry.columns)
                     if number % 1000 == 0:
                         progress.add(1000)
                 self.check_whole(reconciler, batch, last=attempt == DOWNLOAD_TRIES)
                 for entry, result in reconciler.rest(batch):
-                    self.complete(entry, result, shard)
-                    sink.write(result, entry.columns)
+                    complete(entry, result, shard)
+                    write(result, entry.columns)
                 sink.commit()
                 break
             except BaseException as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_llm_batch.jobs.encoding import Line, RowSpec, encode_rows
+from airflow_llm_batch.jobs.encoding import Kind, Line, RowSpec, encode_rows
 from airflow_llm_batch.models import Estimate, Limits, Shard
 from airflow_llm_batch.storage import CHUNK, WholeFile
 
@@ -27,29 +27,30 @@ class Written(NamedTuple):
 
 
 class Use:
-    """What is expected to be used, summed by model."""
+    """What is expected to be used, summed by kind of request: most jobs have one."""
 
     def __init__(self) -> None:
-        self.models: dict[str, list[int]] = {}
-        self.uncapped: set[str] = set()
+        self.kinds: dict[Kind, list[int]] = {}
+        self.kind: Kind | None = None
+        self.sums = [0, 0]
 
     def add(self, line: Line) -> None:
-        kind = line.kind
-        use = self.models.get(kind.model)
-        if use is None:
-            use = self.models[kind.model] = [0, 0, 0]
-        use[0] += 1
-        use[1] += line.tokens
-        if kind.cap is None:
-            self.uncapped.add(kind.model)
-        else:
-            use[2] += kind.cap
+        if line.kind is not self.kind:
+            self.kind = line.kind
+            self.sums = self.kinds.setdefault(line.kind, [0, 0])
+        self.sums[0] += 1
+        self.sums[1] += line.tokens
 
     def estimates(self) -> dict[str, Estimate]:
-        return {
-            model: Estimate(requests=n, input_tokens=read, output_tokens=None if model in self.uncapped else written)
-            for model, (n, read, written) in self.models.items()
-        }
+        """By model."""
+        models: dict[str, Estimate] = {}
+        for kind, (requests, tokens) in self.kinds.items():
+            use = models.setdefault(kind.model, Estimate(requests=0, input_tokens=0, output_tokens=0))
+            use.requests += requests
+            use.input_tokens += tokens
+            capped = use.output_tokens is not None and kind.cap is not None
+            use.output_tokens = use.output_tokens + requests * kind.cap if capped else None  # type: ignore[operator]
+        return models
 
 
 class ShardFile:
@@ -109,20 +110,6 @@ class ShardFile:
             file.discard()
 
 
-class Fingerprint:
-    """Of everything that would be sent, in the order of the rows: how it is cut into shards changes nothing."""
-
-    def __init__(self, provider: Provider) -> None:
-        self.sha = hashlib.sha256(provider.name.encode())
-
-    def over(self, lines: Iterable[Line]) -> Iterator[Line]:
-        update = self.sha.update
-        for line in lines:
-            update(line.request)
-            update(line.entry)
-            yield line
-
-
 def write_shards(
     spec: RowSpec,
     provider: Provider,
@@ -141,9 +128,13 @@ def write_shards(
     opened: dict[tuple[str, str], ShardFile] = {}
     token = uuid.uuid4().hex[:8]
     limits = limits or provider.limits
-    fingerprint, use = Fingerprint(provider), Use()
+    use = Use()
+    # Of everything that is sent, in the order of the rows: how it is cut into shards changes nothing.
+    fingerprint = hashlib.sha256(provider.name.encode())
     try:
-        for count, line in enumerate(fingerprint.over(encode_rows(spec, provider, store.job_id)), 1):
+        for count, line in enumerate(encode_rows(spec, provider, store.job_id), 1):
+            fingerprint.update(line.request)
+            fingerprint.update(line.entry)
             group = line.kind.group
             file = opened.get(group)
             if file is None or not file.add(line):
@@ -162,7 +153,7 @@ def write_shards(
         remove_files(store, finished)
         raise
     shards = sorted(finished, key=lambda shard: shard.index)
-    return Written(shards, fingerprint.sha.hexdigest(), use.estimates())
+    return Written(shards, fingerprint.hexdigest(), use.estimates())
 
 
 def remove_files(store: JobStore, shards: list[Shard]) -> None:
@@ -175,7 +166,8 @@ def remove_files(store: JobStore, shards: list[Shard]) -> None:
 
 def fingerprint_of(spec: RowSpec, provider: Provider, job_id: str) -> str:
     """The fingerprint ``write_shards`` would return, without writing anything."""
-    fingerprint = Fingerprint(provider)
-    for _ in fingerprint.over(encode_rows(spec, provider, job_id)):
-        pass
-    return fingerprint.sha.hexdigest()
+    fingerprint = hashlib.sha256(provider.name.encode())
+    for line in encode_rows(spec, provider, job_id):
+        fingerprint.update(line.request)
+        fingerprint.update(line.entry)
+    return fingerprint.hexdigest()

@@ -155,7 +155,8 @@ class Watch:
             await self.gather()
             now = time.time()
             # Whoever is due soon is served now: one look for all instead of one for each.
-            due = [turn for turn in self.turns if turn.due <= now + self.pace(now) / 2]
+            soon = now + self.pace(now) / 2
+            due = [turn for turn in self.turns if turn.due <= soon]
             readings = await self.read({batch_id for turn in due for batch_id in turn.job.wait.pending.values()})
             if proven and any(map(is_refusal, readings.values())):
                 return
