@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
 from airflow_llm_batch.jobs.encoding import RowSpec
+from airflow_llm_batch.jobs.outputs import validator
 from airflow_llm_batch.jobs.pricing import Prices, dollars
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.settling import Doubt
@@ -43,6 +44,8 @@ def plan(
     """
     provider = hook.provider
     provider.check_metadata(metadata)
+    if spec.request is not None and (schema := spec.request.schema()) is not None:
+        validator(schema)
     while store.next_generation().load_job() is not None:
         store = store.next_generation()
     if job := store.load_job():

@@ -6,13 +6,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any
-
-import msgspec
+from typing import IO, TYPE_CHECKING
 
 from airflow_llm_batch.data.sinks import JsonlSink, sink_class
 from airflow_llm_batch.exceptions import VendorUnavailable, WaitEnded
 from airflow_llm_batch.jobs.lines import batch_lines, shows_ids
+from airflow_llm_batch.jobs.outputs import OutputCheck
 from airflow_llm_batch.jobs.pricing import PICO, Prices
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.reconciling import Entries, Entry, Reconciler
@@ -38,6 +37,7 @@ class Landing:
         self.directory = storage_path(destination)
         self.sink: type[JsonlSink] = sink_class(fmt)
         self.prices = Prices(hook.provider.name, hook.provider.batch_price_factor)
+        self.check = OutputCheck(job.output_schema) if job.output_schema is not None else None
         self.tally = Tally()
         self.dropped: Counter[str] = Counter({"duplicate": 0, "foreign": 0, "garbage": 0})
         self.files: list[str] = []
@@ -144,8 +144,8 @@ class Landing:
 
     def complete(self, entry: Entry, result: Result, shard: Shard) -> None:
         """What the vendor could not know of a row, and the sums."""
-        if self.job.output_schema is not None and result.status == "succeeded" and not result.tool_calls:
-            result.output = parse_output(result)
+        if self.check is not None:
+            self.check(result)
         cost = self.prices.cost(result, shard.model)
         self.tally.add(result, cost)
         result.key, result.row, result.shard = entry.key, entry.row, shard.index
@@ -159,13 +159,3 @@ def keep_lines(kept: IO[bytes]) -> Callable[[bytes], None]:
         kept.write(line + b"\n")
 
     return keep
-
-
-def parse_output(result: Result) -> Any:
-    """The answer to a request with a schema, parsed; one that is no JSON makes the row ``invalid``."""
-    try:
-        return msgspec.json.decode(result.text or "")
-    except (ValueError, RecursionError) as error:
-        result.status, result.error_code = "invalid", "not_json"
-        result.error_message = f"The answer is not JSON: {error}"
-        return None
