@@ -112,6 +112,8 @@ class Job(BaseModel):
     :param fingerprint: sha256 over everything that would be sent, keys and pass-through columns included.
     :param request: the request template as planned, for people to read.
     :param estimate: by model.
+    :param key_kind: what the keys are, ``string``, ``integer``, ``number``, ``boolean`` or ``json``; ``columns`` says
+        it of the pass-through columns.
     :param adopted: the batch was made elsewhere; its ``custom_id``s are not ours.
     :param max_enqueued_tokens: estimated prompt tokens of the job that may be in the vendor's queue at once, None for
         any number; likewise ``max_running_shards``.
@@ -130,6 +132,8 @@ class Job(BaseModel):
     request: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     estimate: dict[str, Estimate] = {}
+    key_kind: str = "integer"
+    columns: dict[str, str] = {}
     adopted: bool = False
     max_enqueued_tokens: int | None = None
     max_running_shards: int | None = None

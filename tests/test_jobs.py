@@ -25,7 +25,7 @@ from airflow_llm_batch.jobs import planning, submission
 from airflow_llm_batch.jobs.encoding import RowSpec, passthrough_map
 from airflow_llm_batch.jobs.keys import HELD, UniqueKeys
 from airflow_llm_batch.jobs.pricing import Prices, dollars
-from airflow_llm_batch.jobs.results import Landing
+from airflow_llm_batch.jobs.results import Landing, Target
 from airflow_llm_batch.jobs.shards import write_shards
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.jobs.wait import JobWait
@@ -51,14 +51,14 @@ def submit(store, hook, what):
     return job, submission.submit(store, hook, job)
 
 
-def land(store, hook, job, directory, tries=500):
+def land(store, hook, job, directory, *target, tries=500):
     watch = JobWait(hook, store, log)
     for _ in range(tries):
         if watch.look().action == "ended":
             break
         time.sleep(0.02)
-    manifest = Landing(store, job, hook, f"file://{directory}", "jsonl", log).land(watch.wait.seen)
-    return manifest, [row for file in manifest.files for row in read_jsonl(file)]
+    manifest = Landing(store, job, hook, Target(f"file://{directory}", *target), log).land(watch.wait.seen)
+    return manifest, [row for file in manifest.files if file.endswith(".jsonl") for row in read_jsonl(file)]
 
 
 def test_a_job_lands_every_row_once_with_its_own_key(hook, provider, store, tmp_path):
@@ -257,6 +257,8 @@ def test_a_strangers_batch_is_let_go_and_the_search_resumes(connect, store, tmp_
             submit(store, hook, what)
         job, (other, mine) = store.job(), list(emulator.vendor.batches)
         submission.adopt(store, hook, job, {0: other})
+        while any(batch.view(time.time()).ended_at is None for batch in emulator.vendor.batches.values()):
+            time.sleep(0.05)
         manifest, rows = land(store, hook, job, tmp_path / "out")
         assert manifest.batches == [mine]
         assert sorted(r["text"] for r in rows) == [f"text {n}" for n in range(5)]

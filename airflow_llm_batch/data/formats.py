@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from airflow_llm_batch.exceptions import ConfigurationError
 
-FORMATS: dict[str, str] = {"jsonl": "airflow_llm_batch.data.sinks.JsonlSink"}
+FORMATS: dict[str, str] = {
+    "jsonl": "airflow_llm_batch.data.sinks.JsonlSink",
+    "jsonl.gz": "airflow_llm_batch.data.sinks.GzipJsonlSink",
+    "jsonl.zst": "airflow_llm_batch.data.sinks.ZstdJsonlSink",
+    "parquet": "airflow_llm_batch.data.parquet_sink.ParquetSink",
+}
 
 
 def check_format(name: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -16,12 +19,36 @@ if TYPE_CHECKING:
     from airflow_llm_batch.models import Result
 
 
+@dataclass
+class Layout:
+    """What is known of a job's records before the first of them.
+
+    :param output_schema: JSON schema of ``output``, None for answers that are free text.
+    :param key: kind of the keys, and ``columns`` of the pass-through columns: ``string``, ``integer``, ``number``,
+        ``boolean`` or ``json``.
+    :param vector_length: numbers in an embedding, 0 until the first one is seen.
+    """
+
+    output_schema: dict[str, Any] | None = None
+    key: str = "json"
+    columns: dict[str, str] = field(default_factory=dict)
+    vector_length: int = 0
+
+
 class Sink(Protocol):
     """One output file being written; a record is a result and, as a JSON object, the pass-through columns."""
 
+    suffix: str
     uri: str
 
+    def __init__(self, path: ObjectStoragePath, layout: Layout) -> None: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, about."""
+
     def write(self, result: Result, columns: msgspec.Raw) -> None: ...
+    def close(self) -> None: ...
     def commit(self) -> None: ...
     def discard(self) -> None: ...
 
@@ -31,13 +58,18 @@ class JsonlSink:
 
     suffix = ".jsonl"
 
-    def __init__(self, directory: ObjectStoragePath, stem: str) -> None:
-        path = directory / f"{stem}{self.suffix}"
+    def __init__(self, path: ObjectStoragePath, layout: Layout) -> None:
         self.uri = str(path)
         self.file = WholeFile(path)
         self.encode_into = msgspec.json.Encoder().encode_into
+        self.compressor = self.make_compressor()
         self.buffer = bytearray()
+        self.commit = self.file.commit
         self.discard = self.file.discard
+
+    @property
+    def size(self) -> int:
+        return self.file.size
 
     def write(self, result: Result, columns: msgspec.Raw) -> None:
         buffer = self.buffer
@@ -51,19 +83,82 @@ class JsonlSink:
             self.flush()
 
     def flush(self) -> None:
-        self.file.write(self.buffer)
+        self.file.write(self.compressor.compress(self.buffer) if self.compressor else self.buffer)
         self.buffer.clear()
 
-    def commit(self) -> None:
+    def close(self) -> None:
         self.flush()
-        self.file.commit()
+        if self.compressor:
+            self.file.write(self.compressor.flush())
+
+    @staticmethod
+    def make_compressor() -> Any:
+        """An object with ``compress`` and ``flush``, None for plain text."""
+        return None
 
 
-def sink_class(name: str) -> type[JsonlSink]:
+class GzipJsonlSink(JsonlSink):
+    """JSON lines, gzip."""
+
+    suffix = ".jsonl.gz"
+
+    @staticmethod
+    def make_compressor() -> Any:
+        return zlib.compressobj(6, wbits=31)
+
+
+class ZstdJsonlSink(JsonlSink):
+    """JSON lines, zstd; needs the extra ``zstd``."""
+
+    suffix = ".jsonl.zst"
+
+    @staticmethod
+    def make_compressor() -> Any:
+        import zstandard
+
+        return zstandard.ZstdCompressor().compressobj()
+
+
+class Parts:
+    """One shard's files: a new one is begun when the last has reached its size; all are published together.
+
+    :param largest: bytes after which a file is ended, None for one file.
+    """
+
+    def __init__(self, begin: Callable[[str], Sink], stem: str, largest: int | None) -> None:
+        self.begin, self.stem, self.largest = begin, stem, largest
+        self.sinks: list[Sink] = []
+        self.sink = self.next()
+
+    def write(self, result: Result, columns: msgspec.Raw) -> None:
+        if self.largest is not None and self.sink.size >= self.largest:
+            self.sink.close()
+            self.sink = self.next()
+        self.sink.write(result, columns)
+
+    def next(self) -> Sink:
+        """Begin a file; in the order of their names the files hold the rows in theirs."""
+        sink = self.begin(self.stem if self.largest is None else f"{self.stem}-{len(self.sinks):04d}")
+        self.sinks.append(sink)
+        return sink
+
+    def commit(self) -> list[str]:
+        """Publish; returns the files' URIs."""
+        self.sink.close()
+        for sink in self.sinks:
+            sink.commit()
+        return [sink.uri for sink in self.sinks]
+
+    def discard(self) -> None:
+        for sink in self.sinks:
+            sink.discard()
+
+
+def sink_class(name: str) -> type[Sink]:
     """The sink that writes a format.
 
-    :raises ConfigurationError: for an unknown one.
+    :raises ConfigurationError: for an unknown one, and for one whose library is not installed.
     """
     module, _, attribute = check_format(name).rpartition(".")
-    found: type[JsonlSink] = getattr(import_module(module), attribute)
+    found: type[Sink] = getattr(import_module(module), attribute)
     return found

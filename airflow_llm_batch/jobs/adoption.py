@@ -48,6 +48,7 @@ def adopted_job(store: JobStore, hook: LLMBatchHook, batch: Batch) -> Job:
         created_at=batch.created_at or now,
         rows=rows,
         shards=(Shard(endpoint="", rows=rows, token=PLAN),),
+        key_kind="string",
         adopted=True,
     )
     store.save_job(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -87,13 +87,39 @@ def passthrough_map(columns: Any) -> dict[str, str]:
     return named
 
 
-def encode_rows(spec: RowSpec, provider: Provider, job_id: str) -> Iterator[Line]:
+class Kinds:
+    """What keys and pass-through columns hold, as they go by."""
+
+    def __init__(self, columns: Iterable[str]) -> None:
+        self.key: set[type] = set()
+        self.columns: dict[str, set[type]] = {name: set() for name in columns}
+
+    def add(self, seen: set[type], value: Any) -> None:
+        # An integer that no column type holds is kept as JSON.
+        seen.add(object if type(value) is int and not -(2**63) <= value < 2**63 else type(value))
+
+    def told(self) -> tuple[str, dict[str, str]]:
+        """The keys' kind, and each column's."""
+        return kind_name(self.key or {int}), {name: kind_name(seen) for name, seen in self.columns.items()}
+
+
+def kind_name(seen: set[type]) -> str:
+    kinds = seen - {type(None)}
+    if kinds == {int, float}:
+        return "number"
+    only = kinds.pop() if len(kinds) == 1 else object
+    return {str: "string", int: "integer", float: "number", bool: "boolean"}.get(only, "json")
+
+
+def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | None = None) -> Iterator[Line]:
     """Encode every row once.
+
+    :param kinds: takes note of what keys and pass-through columns hold.
 
     :raises InputError: for no rows, an unusable row (by its place), a duplicate key, a request over the limits or one
         the provider cannot express.
     """
-    encode_row = row_encoder(spec, provider, job_id)
+    encode_row = row_encoder(spec, provider, job_id, kinds or Kinds(spec.passthrough))
     number = -1
     with UniqueKeys(spec.key or "custom_id") as keys:
         for number, (place, row) in enumerate(read_rows(spec.rows)):
@@ -122,7 +148,7 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str) -> Iterator[Line
 
 
 def row_encoder(
-    spec: RowSpec, provider: Provider, job_id: str
+    spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds
 ) -> Callable[[int, Mapping[str, Any]], tuple[Line, bytes | None]]:
     """A function from a row to its line and its key as JSON, None for a key that is the row number."""
     template = spec.request or BatchLines()
@@ -144,10 +170,16 @@ def row_encoder(
                 f"its request has {len(request):,} bytes, over {provider.name}'s limit of {limit:,} for a whole "
                 "batch; shorten or split the row"
             )
-        named = None if key is None else to_stable_json(key)
+        named = None
+        if key is not None:
+            named = to_stable_json(key)
+            kinds.add(kinds.key, key)
         entry = b'{"row":%d,"key":%b}\n' % (number, named or b"%d" % number)
         if columns:
-            carried = to_stable_json({name: row[column] for name, column in columns})
+            values = {name: row[column] for name, column in columns}
+            for name, value in values.items():
+                kinds.add(kinds.columns[name], value)
+            carried = to_stable_json(values)
             entry = b'%b,"columns":%b}\n' % (entry[:-2], carried)
         return Line(request, entry, count_tokens(request), kind), named
 

@@ -64,7 +64,7 @@ def plan(
         store = following
     progress = Progress(log, "rows encoded")
     limits = provider.limits.model_copy(update={"tokens": origin.get("max_enqueued_tokens")})
-    shards, fingerprint, use = write_shards(spec, provider, store, metadata, limits, progress.add)
+    shards, fingerprint, use, kinds = write_shards(spec, provider, store, metadata, limits, progress.add)
     prices = Prices(provider.name, provider.batch_price_factor)
     job = Job(
         id=store.job_id,
@@ -76,6 +76,8 @@ def plan(
         shards=tuple(shards),
         request=spec.request.serialize() if spec.request else None,
         output_schema=spec.request.schema() if spec.request else None,
+        key_kind=kinds.told()[0],
+        columns=kinds.told()[1],
         estimate={model: priced(model, estimate, prices) for model, estimate in use.items()},
         **origin,
     )

@@ -6,9 +6,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
-from airflow_llm_batch.data.sinks import JsonlSink, sink_class
+from airflow_llm_batch.data.sinks import Layout, Parts, Sink, sink_class
 from airflow_llm_batch.exceptions import VendorUnavailable, WaitEnded
 from airflow_llm_batch.jobs.lines import batch_lines, shows_ids
 from airflow_llm_batch.jobs.outputs import OutputCheck
@@ -29,13 +29,26 @@ if TYPE_CHECKING:
 DOWNLOAD_TRIES = 4
 
 
+class Target(NamedTuple):
+    """Where and how results are landed.
+
+    :param max_file_size: bytes after which another file is begun, None for one file a shard.
+    """
+
+    destination: str
+    format: str = "jsonl"
+    max_file_size: int | None = None
+
+
 class Landing:
     """Lands one job's results, a file per shard, and sums up what was landed."""
 
-    def __init__(self, store: JobStore, job: Job, hook: LLMBatchHook, destination: str, fmt: str, log: Logger) -> None:
+    def __init__(self, store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Logger) -> None:
         self.store, self.job, self.hook, self.log = store, job, hook, log
-        self.directory = storage_path(destination)
-        self.sink: type[JsonlSink] = sink_class(fmt)
+        self.directory = storage_path(target.destination)
+        self.largest = target.max_file_size
+        self.sink = sink_class(target.format)
+        self.layout = Layout(job.output_schema, job.key_kind, job.columns)
         self.prices = Prices(hook.provider.name, hook.provider.batch_price_factor)
         self.check = OutputCheck(job.output_schema) if job.output_schema is not None else None
         self.tally = Tally()
@@ -103,7 +116,7 @@ class Landing:
             kept = self.tally.copy()
             garbage = tempfile.SpooledTemporaryFile(2**20)  # noqa: SIM115  (lives until the next try)
             reconciler = Reconciler(self.job.id, entries, self.hook.provider, keep_lines(garbage), ids)
-            sink = self.sink(self.directory, f"results-{self.job.id}-{shard.index:05d}")
+            sink = Parts(self.begin, f"results-{self.job.id}-{shard.index:05d}", self.largest)
             try:
                 progress.count = kept.rows
                 complete, write = self.complete, sink.write
@@ -116,7 +129,7 @@ class Landing:
                 for entry, result in reconciler.rest(batch):
                     complete(entry, result, shard)
                     write(result, entry.columns)
-                sink.commit()
+                files = sink.commit()
                 break
             except BaseException as error:
                 sink.discard()
@@ -129,7 +142,10 @@ class Landing:
         while chunk := garbage.read(2**20):
             aside.write(chunk)
         self.dropped.update(reconciler.dropped)
-        self.files.append(sink.uri)
+        self.files += files
+
+    def begin(self, stem: str) -> Sink:
+        return self.sink(self.directory / f"{stem}{self.sink.suffix}", self.layout)
 
     def check_whole(self, reconciler: Reconciler, batch: Batch, *, last: bool) -> None:
         """Not every connection tells that it broke off: fewer answers than the vendor counts is taken for that.

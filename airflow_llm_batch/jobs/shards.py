@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_llm_batch.jobs.encoding import Kind, Line, RowSpec, encode_rows
+from airflow_llm_batch.jobs.encoding import Kind, Kinds, Line, RowSpec, encode_rows
 from airflow_llm_batch.models import Estimate, Limits, Shard
 from airflow_llm_batch.storage import CHUNK, WholeFile
 
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 class Written(NamedTuple):
-    """The shard files of a job: the shards in order, the fingerprint of all that would be sent, the expected use."""
+    """The shard files of a job: the shards in order, the fingerprint of all that would be sent, the expected use, and
+    what keys and pass-through columns hold."""
 
     shards: list[Shard]
     fingerprint: str
     use: dict[str, Estimate]
+    kinds: Kinds
 
 
 class Use:
@@ -128,11 +130,11 @@ def write_shards(
     opened: dict[tuple[str, str], ShardFile] = {}
     token = uuid.uuid4().hex[:8]
     limits = limits or provider.limits
-    use = Use()
+    use, kinds = Use(), Kinds(spec.passthrough)
     # Of everything that is sent, in the order of the rows: how it is cut into shards changes nothing.
     fingerprint = hashlib.sha256(provider.name.encode())
     try:
-        for count, line in enumerate(encode_rows(spec, provider, store.job_id), 1):
+        for count, line in enumerate(encode_rows(spec, provider, store.job_id, kinds), 1):
             fingerprint.update(line.request)
             fingerprint.update(line.entry)
             group = line.kind.group
@@ -153,7 +155,7 @@ def write_shards(
         remove_files(store, finished)
         raise
     shards = sorted(finished, key=lambda shard: shard.index)
-    return Written(shards, fingerprint.hexdigest(), use.estimates())
+    return Written(shards, fingerprint.hexdigest(), use.estimates(), kinds)
 
 
 def remove_files(store: JobStore, shards: list[Shard]) -> None:

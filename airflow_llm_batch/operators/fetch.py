@@ -28,7 +28,8 @@ class FetchResultsOperator(BaseOperator):
 
     :param job: the output of a ``BatchSensor`` (or Submit) task, or the URI of a job directory.
     :param destination: directory for ``results-{job id}-{shard}.jsonl``, any ``ObjectStoragePath`` URI.
-    :param format: ``jsonl``.
+    :param format: ``jsonl``, ``jsonl.gz``, ``jsonl.zst`` (extra ``zstd``) or ``parquet`` (extra ``parquet``).
+    :param max_file_size: bytes after which another file is begun; one file per shard by default.
     :param fail_on: fails the task, after landing, when this many rows did not succeed: ``"any"``, ``"all"``, a share
         between 0 and 1, or ``"none"`` to never fail for rows.
     :param conn_id: the ``llmbatch`` connection; the job's own by default.
@@ -45,6 +46,7 @@ class FetchResultsOperator(BaseOperator):
         job: Mapping[str, Any] | str,
         destination: str,
         format: str = "jsonl",  # noqa: A002
+        max_file_size: int | None = None,
         fail_on: Literal["any", "all", "none"] | float | str = "all",
         conn_id: str | None = None,
         **kwargs: Any,
@@ -58,11 +60,12 @@ class FetchResultsOperator(BaseOperator):
         self.job = job
         self.destination = destination
         self.format = format
+        self.max_file_size = max_file_size
         self.fail_on = fail_on
         self.conn_id = conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from airflow_llm_batch.jobs.results import Landing
+        from airflow_llm_batch.jobs.results import Landing, Target
         from airflow_llm_batch.jobs.store import JobStore
 
         share = failing_share(self.fail_on)
@@ -78,13 +81,14 @@ class FetchResultsOperator(BaseOperator):
                 f"The job was submitted to {job.provider}; connection {handle.conn_id!r} is for {hook.provider.name}."
             )
         try:
-            landing = Landing(store, job, hook, self.destination, self.format, self.log)
+            before = store.manifest()
+            landing = Landing(store, job, hook, Target(self.destination, self.format, self.max_file_size), self.log)
             manifest = landing.land(ended_batches(store, hook, job))
         finally:
             hook.close()
         uri = store.save_manifest(manifest)
         self._report(manifest)
-        self._remove_superseded(store, manifest)
+        self._remove_superseded(store, manifest, before)
         failed = manifest.rows - manifest.counts["succeeded"]
         if share is not None and failed and failed >= share * manifest.rows:
             raise ResultsUnusable(
@@ -103,15 +107,16 @@ class FetchResultsOperator(BaseOperator):
         store = JobStore(job_uri(None, ti.dag_id, ti.run_id, ti.task_id, map_index) + f"/{batch_id}")
         return store, adopted_job(store, hook, ended(hook.get_batch(batch_id)))
 
-    def _remove_superseded(self, store: JobStore, manifest: Manifest) -> None:
-        """Take away what jobs that this one replaced had landed in the same place: rows must not be there twice."""
+    def _remove_superseded(self, store: JobStore, manifest: Manifest, before: Manifest | None) -> None:
+        """Take away what was landed in the same place by jobs that this one replaced, and by an earlier landing of this
+        one in another format or other sizes: rows must not be there twice."""
         from airflow_llm_batch.storage import storage_path
 
-        for previous in store.previous_generations():
-            landed = previous.manifest()
-            for file in landed.files if landed and landed.destination == manifest.destination else ():
+        for landed in (before, *(previous.manifest() for previous in store.previous_generations())):
+            superseded = set(landed.files) if landed and landed.destination == manifest.destination else set()
+            for file in sorted(superseded - set(manifest.files)):
                 storage_path(file).unlink(missing_ok=True)
-                self.log.info("Removed %s, landed by the job that this one replaced.", file)
+                self.log.info("Removed %s, landed earlier and superseded.", file)
 
     def _report(self, manifest: Manifest) -> None:
         cost = "unknown" if manifest.cost_usd is None else f"${manifest.cost_usd:,.6f}"
