@@ -219,6 +219,14 @@ def open_blocks(path: ObjectStoragePath) -> io.BufferedReader:
     return io.BufferedReader(path.fs.open(path.path, "rb", cache_type="none"), FETCH)
 
 
+def open_random(path: ObjectStoragePath) -> Any:
+    """Open for reading here and there; nothing is read ahead."""
+    if is_local(path):
+        return open(path.path, "rb")
+    fresh(path)
+    return path.fs.open(path.path, "rb", cache_type="none")
+
+
 def read_chunks(path: ObjectStoragePath) -> Iterator[bytes]:
     """A file's bytes in chunks of about 1 MB."""
     with open_blocks(path) as file:

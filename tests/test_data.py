@@ -89,7 +89,7 @@ def test_lists_of_texts_and_of_objects_are_rows():
         ("a.csv", "a,b\n1,2\n3\n", r"a\.csv line 3 has 1 fields where the header has 2"),
         ("a.csv", "a,b\n1,2,3\n", r"a\.csv line 2 has 3 fields where the header has 2"),
         ("a.csv", b"a\n\xff\n", r"a\.csv line \d"),
-        ("a.txt", "x", r"a\.txt: rows are read from \.jsonl"),
+        ("a.txt", "x", r"a\.txt: rows are read from \.parquet"),
     ],
 )
 def test_malformed_files_are_refused_by_file_and_line(tmp_path, name, content, named):

@@ -32,6 +32,10 @@ class RequestTemplate:
         """The columns rows are filled from, when they go into text alone; None when more depends on the row."""
         return None
 
+    def columns(self) -> set[str] | None:
+        """Every column that a request is filled from, None when that may be any."""
+        return None
+
     def schema(self) -> dict[str, Any] | None:
         """The JSON schema answers must fit, None for free text."""
         return None
@@ -83,6 +87,11 @@ class ChatRequest(RequestTemplate):
             return self.messages
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": "{text}" if self.user is None else self.user}]
+
+    def columns(self) -> set[str] | None:
+        from airflow_llm_batch.data.templates import columns_of
+
+        return columns_of([self.model, self.params, self.turns()])
 
     def text_columns(self) -> list[str] | None:
         from airflow_llm_batch.data.templates import columns_of
@@ -138,6 +147,11 @@ class EmbeddingRequest(RequestTemplate):
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "input", "dimensions", "params")
 
+    def columns(self) -> set[str] | None:
+        from airflow_llm_batch.data.templates import columns_of
+
+        return columns_of(self.input)
+
     def compile(self) -> Render:
         from airflow_llm_batch.data.templates import compile_template
 
@@ -169,6 +183,11 @@ class RawRequest(RequestTemplate):
     endpoint: str = CHAT
 
     template_fields: ClassVar[tuple[str, ...]] = ("body", "endpoint")
+
+    def columns(self) -> set[str] | None:
+        from airflow_llm_batch.data.templates import columns_of
+
+        return columns_of(self.body)
 
     def compile(self) -> Render:
         from airflow_llm_batch.data.templates import compile_template

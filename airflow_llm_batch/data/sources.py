@@ -1,4 +1,4 @@
-"""Where rows come from: lists, upstream tasks' outputs, and JSONL, JSON or CSV files in object storage.
+"""Where rows come from: lists, upstream tasks' outputs, and JSONL, JSON, CSV or Parquet files in object storage.
 
 Every source yields ``(place, row)``; ``told(place)`` names it in messages: ``reviews.jsonl line 17``.
 """
@@ -11,9 +11,10 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 import msgspec
 
@@ -32,10 +33,11 @@ SPACE = re.compile(r"[ \t\r\n]*")
 BOM = b"\xef\xbb\xbf"
 
 
-def read_rows(rows: Any) -> Located:
+def read_rows(rows: Any, columns: Collection[str] | None = None) -> Located:
     """The rows of whatever ``SubmitBatchOperator(rows=...)`` was given.
 
-    :param rows: a URI, path or glob of files; a list of strings, dicts or URIs; a Fetch task's output.
+    :param rows: a URI, path, directory or glob of files; a list of strings, dicts or URIs; a Fetch task's output.
+    :param columns: the only columns that are needed, None for all; formats that can leave the others out do.
     :raises InputError: for anything else, and for unreadable files and malformed lines, by file and line.
     """
     if isinstance(rows, Mapping) and isinstance(rows.get("files"), list):
@@ -46,9 +48,9 @@ def read_rows(rows: Any) -> Located:
                 f"rows is the text {rows[:60]!r}; give a URI (file:///..., s3://...), an absolute path or a list. "
                 "For an upstream task's output pass upstream.output itself. Nothing was sent."
             )
-        yield from read_files([rows])
+        yield from read_files([rows], columns)
     elif hasattr(rows, "protocol") and hasattr(rows, "path"):
-        yield from read_files([rows])
+        yield from read_files([rows], columns)
     elif isinstance(rows, Iterable) and not isinstance(rows, Mapping | bytes):
         # The first item tells; a mapped task's output is a sequence that is read as it is walked.
         items = iter(rows)
@@ -56,7 +58,7 @@ def read_rows(rows: Any) -> Located:
         if first is None:
             return
         if isinstance(first, str) and IS_URI.match(first):
-            yield from read_files(chain([first], items))
+            yield from read_files(chain([first], items), columns)
             return
         for number, item in enumerate(chain([first], items)):
             place = "", "row", number
@@ -78,10 +80,19 @@ def as_row(item: Any, place: Place) -> Row:
     raise InputError(f"{told(place)} is a {type(item).__name__}; rows are strings or objects. Nothing was sent.")
 
 
-def read_files(uris: Iterable[Any]) -> Located:
+def read_files(uris: Iterable[Any], columns: Collection[str] | None) -> Located:
     for uri in uris:
-        for path in expand(storage_path(uri)):
-            yield from read_file(path)
+        given = storage_path(uri)
+        for path in expand(given):
+            extra = partition_columns(path.path) if path is not given else {}
+            located = read_file(path, None if columns is None else set(columns) - extra.keys())
+            yield from ((place, {**extra, **row}) for place, row in located) if extra else located
+
+
+def partition_columns(path: str) -> Row:
+    """What a path says of the rows in its file: ``.../ds=2026-01-01/lang=de/part-0.parquet``."""
+    pairs = (part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
+    return {name: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for name, value in pairs}
 
 
 def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
@@ -94,8 +105,10 @@ def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
         fresh(path)
         if any(c in uri for c in "*?["):
             names = path.fs.glob(path.path)
-        elif reader_of(uri) is None and path.fs.isdir(path.path):
+        elif (reader_of(uri) is None or is_parquet(uri)) and path.fs.isdir(path.path):
             names = [name for name in path.fs.ls(path.path, detail=False) if reader_of(name)]
+            # A dataset in partitions has its files further down.
+            names = names or [name for name in path.fs.find(path.path) if reader_of(name)]
         else:
             return [path]
         # Markers and half-written files of other tools: _SUCCESS, _temporary, .part
@@ -114,13 +127,17 @@ def storage_path_of(protocol: str, name: str, conn_id: str | None) -> ObjectStor
     return ObjectStoragePath(name if "://" in name else f"{protocol}://{name}", conn_id=conn_id)
 
 
-def read_file(path: ObjectStoragePath) -> Located:
+def read_file(path: ObjectStoragePath, columns: Collection[str] | None = None) -> Located:
     name = str(path)
     reader = reader_of(name)
     if reader is None:
         raise InputError(
-            f"{name}: rows are read from .jsonl, .ndjson, .json, .csv and .tsv files, plain or .gz. Nothing was sent."
+            f"{name}: rows are read from .parquet, and from .jsonl, .ndjson, .json, .csv and .tsv files, plain or .gz. "
+            "Nothing was sent."
         )
+    if is_parquet(name):
+        yield from parquet_rows(path, name, columns)
+        return
     try:
         with open_blocks(path) as raw:
             if name.endswith(".gz"):
@@ -211,7 +228,28 @@ def read_csv(file: io.BufferedReader, name: str) -> Located:
         raise InputError(f"{name} line {reader.line_num + 1}: {error}. Nothing was sent.") from None
 
 
+def is_parquet(name: str) -> bool:
+    return name.endswith((".parquet", ".pq"))
+
+
+def parquet_rows(path: ObjectStoragePath, name: str, columns: Collection[str] | None) -> Located:
+    try:
+        from airflow_llm_batch.data.parquet_rows import read_parquet
+    except ImportError:
+        raise InputError(
+            f"{name}: reading Parquet needs pyarrow; pip install 'airflow-provider-llm-batch[parquet]'. "
+            "Nothing was sent."
+        ) from None
+    yield from (((name, "row", number), row) for number, row in enumerate(read_parquet(path, columns)))
+
+
+def no_stream(file: io.BufferedReader, name: str) -> Located:
+    raise InputError(f"{name}: Parquet files are compressed inside, and not read as a stream. Nothing was sent.")
+
+
 READERS: dict[str, Callable[[io.BufferedReader, str], Located]] = {
+    "parquet": no_stream,
+    "pq": no_stream,
     "jsonl": read_jsonl,
     "ndjson": read_jsonl,
     "json": read_json,

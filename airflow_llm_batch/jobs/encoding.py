@@ -122,7 +122,7 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
     encode_row = row_encoder(spec, provider, job_id, kinds or Kinds(spec.passthrough))
     number = -1
     with UniqueKeys(spec.key or "custom_id") as keys:
-        for number, (place, row) in enumerate(read_rows(spec.rows)):
+        for number, (place, row) in enumerate(read_rows(spec.rows, needed_columns(spec))):
             try:
                 line, key = encode_row(number, row)
             except KeyError as error:
@@ -145,6 +145,14 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
         keys.finish()
     if number < 0:
         raise InputError("There are no rows: the input is empty. Nothing was sent.")
+
+
+def needed_columns(spec: RowSpec) -> set[str] | None:
+    """The columns that the request, the key and the pass-through list name; None when the request may use any."""
+    named = spec.request.columns() if spec.request is not None else None
+    if named is None:
+        return None
+    return named | set(spec.passthrough.values()) | ({spec.key} if spec.key is not None else set())
 
 
 def row_encoder(
