@@ -262,6 +262,8 @@ def test_a_strangers_batch_is_let_go_and_the_search_resumes(connect, store, tmp_
             submit(store, hook, what)
         job, (other, mine) = store.job(), list(emulator.vendor.batches)
         submission.adopt(store, hook, job, {0: other})
+        while any(batch.view(time.time()).ended_at is None for batch in emulator.vendor.batches.values()):
+            time.sleep(0.05)
         manifest, rows = land(store, hook, job, tmp_path / "out")
         assert manifest.batches == [mine]
         assert sorted(r["text"] for r in rows) == [f"text {n}" for n in range(5)]
