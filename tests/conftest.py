@@ -23,6 +23,7 @@ os.environ |= {
 
 from airflow_llm_batch.emulator import Emulator  # noqa: E402
 from airflow_llm_batch.hooks import LLMBatchHook  # noqa: E402
+from airflow_llm_batch.jobs.store import JobStore  # noqa: E402
 
 MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
 #: a vendor's listing does not lag here, and nobody creates anything from another machine
@@ -70,6 +71,12 @@ def context(tmp_path):
     """As much of a task's context as operators read; every test has a run of its own."""
     ti = SimpleNamespace(dag_id="dag", run_id=f"run-{tmp_path.name}", task_id="submit", map_index=-1)
     return {"ti": ti}
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An empty job directory."""
+    return JobStore(f"file://{tmp_path}/job")
 
 
 @pytest.fixture(scope="session")

@@ -61,11 +61,6 @@ def land(store, hook, job, directory, tries=500):
     return manifest, [row for file in manifest.files for row in read_jsonl(file)]
 
 
-@pytest.fixture
-def store(tmp_path):
-    return JobStore(f"file://{tmp_path}/job")
-
-
 def test_a_job_lands_every_row_once_with_its_own_key(hook, provider, store, tmp_path):
     """The whole way, both vendors: key, row number, text, tokens, dollars."""
     job, ids = submit(store, hook, spec(texts(30), chat(provider), "id", ["id"]))

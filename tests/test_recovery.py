@@ -42,11 +42,6 @@ from airflow_llm_batch.sensors import BatchSensor
 log = logging.getLogger(__name__)
 
 
-@pytest.fixture
-def store(tmp_path):
-    return JobStore(f"file://{tmp_path}/job")
-
-
 def test_another_jobs_batch_is_never_cancelled(connect, store):
     """At a vendor without metadata: neither when input changes in doubt, nor when what may be theirs is waited for."""
     with Emulator(duration=2.0) as emulator:
