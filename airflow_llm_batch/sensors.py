@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_llm_batch.exceptions import ConfigurationError, WaitEnded
+from airflow_llm_batch.exceptions import ConfigurationError, SubmissionUnconfirmed, WaitEnded
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.operators.handle import JobHandle
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_llm_batch.jobs.wait import JobWait
+
+
+#: seconds until shards are created again after trouble that passes
+TROUBLE = 60.0
 
 
 class BatchSensor(BaseSensorOperator):
@@ -50,7 +56,7 @@ class BatchSensor(BaseSensorOperator):
         deadline: timedelta | float | None = timedelta(hours=48),
         on_deadline: str = "leave",
         deferrable: bool = True,
-        max_poll_interval: float = 300.0,
+        max_poll_interval: timedelta | float = 300.0,
         cancel_on_kill: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -64,9 +70,16 @@ class BatchSensor(BaseSensorOperator):
             raise ValueError(f"on_deadline is {on_deadline!r}; give 'leave' or 'cancel'.")
         self.on_deadline = on_deadline
         self.deferrable = deferrable
-        self.max_poll_interval = max_poll_interval
+        if isinstance(max_poll_interval, timedelta):
+            max_poll_interval = max_poll_interval.total_seconds()
+        if not max_poll_interval > 0:
+            raise ValueError(f"max_poll_interval is {max_poll_interval!r}; give seconds, more than 0.")
+        self.max_poll_interval = float(max_poll_interval)
         self.cancel_on_kill = cancel_on_kill
         self._wait: JobWait | None = None
+        # Made when it is needed: Airflow copies operators, and an event cannot be copied.
+        self._stop: Event | None = None
+        self._not_before = 0.0
 
     def execute(self, context: Context) -> Any:
         return self._wait_on(context) if self.deferrable else super().execute(context)
@@ -96,6 +109,7 @@ class BatchSensor(BaseSensorOperator):
                 deadline=self._deadline(),
                 on_deadline=self.on_deadline,
                 cancel_on_kill=self.cancel_on_kill,
+                not_before=self._not_before,
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout),
@@ -107,9 +121,17 @@ class BatchSensor(BaseSensorOperator):
         wait = self._open()
         step = wait.look()
         if step.action == "create" and wait.store is not None:
+            from airflow_llm_batch.jobs.polling import is_transient
             from airflow_llm_batch.jobs.submission import submit
 
-            submit(wait.store, wait.hook, wait.store.job())
+            self._stop = Event()
+            try:
+                submit(wait.store, wait.hook, wait.store.job(), stop=self._stop)
+            except Exception as error:
+                if isinstance(error, SubmissionUnconfirmed) or not is_transient(error):
+                    raise
+                self.log.warning("Creating the next shards met trouble, trying again later: %s", error)
+                self._not_before = time.time() + TROUBLE
             self._wait = None
         return step.action == "ended"
 
@@ -122,8 +144,15 @@ class BatchSensor(BaseSensorOperator):
         return handle.to_xcom()
 
     def on_kill(self) -> None:
+        from airflow_llm_batch.jobs.settling import wait_for_creates
+
+        if self._stop is not None:
+            self._stop.set()
         if self._wait is not None and self.cancel_on_kill:
-            self._wait.cancel()
+            # As the directory has it then: a wave may have created more than the last look knew of.
+            wait_for_creates()
+            self._wait = None
+            self._open().cancel()
 
     def _handle(self) -> JobHandle:
         if self.batch_id:
@@ -147,6 +176,7 @@ class BatchSensor(BaseSensorOperator):
                 deadline=self._deadline(),
                 on_deadline=self.on_deadline,
             )
+            self._wait.wait.not_before = self._not_before
         return self._wait
 
     def _deadline(self) -> float | None:

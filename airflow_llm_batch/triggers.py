@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.wait import JobWait
 
 
+#: how often a job directory is read that cannot be read
+OPEN_TRIES = 6
+
+
 class BatchTrigger(BaseTrigger):
     """Fires once every batch of a job has ended, when shards have room that waited for it, or when watching is over.
 
@@ -27,6 +31,7 @@ class BatchTrigger(BaseTrigger):
     :param poll_interval: seconds between looks at first; they grow to ``max_poll_interval``.
     :param deadline: seconds after submission at which watching ends.
     :param on_deadline: ``leave`` what runs then and fail, or ``cancel`` it and take what it has finished.
+    :param not_before: epoch seconds before which no shard is to be created.
     :param cancel_on_kill: cancel what still runs when a user fails or clears the waiting task.
     """
 
@@ -40,17 +45,19 @@ class BatchTrigger(BaseTrigger):
         deadline: float | None = None,
         on_deadline: str = "leave",
         cancel_on_kill: bool = True,
+        not_before: float = 0.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job, self.conn_id, self.batch_id = job, conn_id, batch_id
         self.poll_interval, self.max_poll_interval = poll_interval, max_poll_interval
         self.deadline, self.on_deadline = deadline, on_deadline
         self.cancel_on_kill = cancel_on_kill
+        self.not_before = not_before
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = (
             "job", "conn_id", "batch_id", "poll_interval", "max_poll_interval", "deadline", "on_deadline",
-            "cancel_on_kill",
+            "cancel_on_kill", "not_before",
         )  # fmt: skip
         return "airflow_llm_batch.triggers.BatchTrigger", {name: getattr(self, name) for name in names}
 
@@ -78,7 +85,7 @@ class BatchTrigger(BaseTrigger):
 
         def open_wait() -> JobWait:
             store = JobStore(self.job) if self.job else None
-            return JobWait(
+            wait = JobWait(
                 hook,
                 store,
                 self.log,
@@ -86,6 +93,19 @@ class BatchTrigger(BaseTrigger):
                 deadline=self.deadline,
                 on_deadline=self.on_deadline,
             )
+            wait.wait.not_before = self.not_before
+            return wait
 
-        # Object storage is synchronous and looks its connection up by itself: never on the event loop.
-        return await asyncio.to_thread(open_wait)
+        # Object storage is synchronous and looks its connection up by itself: never on the event loop. It has moments
+        # of its own, too.
+        for attempt in range(OPEN_TRIES):
+            try:
+                return await asyncio.to_thread(open_wait)
+            except LLMBatchError:
+                raise
+            except Exception as error:
+                if attempt == OPEN_TRIES - 1:
+                    raise
+                self.log.warning("Could not read %s, trying again: %s: %s", self.job, type(error).__name__, error)
+                await asyncio.sleep(2.0**attempt)
+        raise AssertionError("unreachable")

@@ -31,6 +31,7 @@ class Wait:
     :param deadline: epoch seconds after which watching ends, None for never.
     :param on_deadline: ``leave`` the batches running, or ``cancel`` them and take what they have finished.
     :param planned: shards that wait for ``room`` in the vendor's queue.
+    :param not_before: epoch seconds before which nothing is created: the last attempt at it met trouble that passes.
     :param doubtful: a create of a shard was claimed and nothing is known of what came of it.
     :param news: readings that nobody was told of yet.
     """
@@ -39,6 +40,7 @@ class Wait:
     deadline: float | None = None
     on_deadline: str = "leave"
     planned: set[int] = field(default_factory=set)
+    not_before: float = 0.0
     doubtful: bool = False
     shards: dict[int, Shard] = field(default_factory=dict)
     room: Room = field(default_factory=Room)
@@ -73,13 +75,13 @@ class Wait:
         self.deadline, self.on_deadline = now + CANCELLING, "leave"
 
     def decide(self, now: float) -> Next:
-        if self.doubtful:
+        if self.doubtful and now >= self.not_before:
             return Next("create")
-        if not self.pending and not self.planned:
+        if not self.doubtful and not self.pending and not self.planned:
             return Next("ended")
         left = ", ".join([*self.pending.values(), *(f"shard {index} (not sent yet)" for index in sorted(self.planned))])
         if self.deadline is not None and now >= self.deadline:
-            if self.on_deadline == "cancel":
+            if self.on_deadline == "cancel" and now < self.deadline + CANCELLING:
                 return Next("cancel", f"The deadline has passed; cancelling {left}. What has finished is kept.")
             return Next(
                 "give_up",
@@ -94,7 +96,8 @@ class Wait:
             )
         planned = [self.shards[index] for index in sorted(self.planned)]
         running = [self.shards[index] for index in self.pending if index in self.shards]
-        return Next("create" if self.room.wave(planned, running, now) else "wait")
+        wave = now >= self.not_before and self.room.wave(planned, running, now)
+        return Next("create" if wave else "wait")
 
     def progress(self, now: float) -> dict[str, Any]:
         """How far the job is, for ``progress.json`` and the log."""

@@ -45,6 +45,8 @@ class Prices:
         if result.input_tokens is None:
             # A row the vendor lost may have been worked on.
             return None if result.status in ("succeeded", "truncated", "missing") else NOTHING
+        if not is_consistent(result):
+            return None
         name = result.model or model
         price = self.models.get(name)
         if price is None:
@@ -85,6 +87,12 @@ class Prices:
             return None
         tiered = any(getattr(value, "tiers", None) for value in vars(price).values())
         return calculate if tiered else linear(rates)
+
+
+def is_consistent(result: Result) -> bool:
+    """Whether token counts can be what they say: gateways have been seen to report more cached tokens than tokens."""
+    read, wrote = result.cached_tokens or 0, result.cache_write_tokens or 0
+    return min(read, wrote, result.output_tokens or 0, (result.input_tokens or 0) - read - wrote) >= 0
 
 
 class Rates(NamedTuple):

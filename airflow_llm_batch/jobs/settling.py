@@ -50,6 +50,14 @@ def in_flight(claim: str) -> Iterator[None]:
                 del IN_FLIGHT[claim]
 
 
+def wait_for_creates(seconds: float = 20.0) -> None:
+    """Let the creates that this process is sending come to their end, and be recorded."""
+    for _ in range(int(seconds * 10)):
+        if not IN_FLIGHT:
+            break
+        time.sleep(0.1)
+
+
 class Patience(NamedTuple):
     """How long to look before "not there" is believed; seconds.
 
@@ -121,7 +129,8 @@ class Doubt:
     def candidates(self, intent: Intent) -> list[Batch]:
         """Batches that may be this shard's, without those that are known to be another's."""
         taken = {c.batch_id for s in self.job.shards if s.index != self.index and (c := self.store.created(s.index))}
-        taken |= self.store.strangers(self.index)
+        # An earlier try's batch, which failed for want of room, carries the same marks and is not this try's.
+        taken |= self.store.strangers(self.index) | self.store.tried(self.index).keys()
         found = self.hook.run(self.hook.provider.find(self.shard, intent.at, intent.input_ref))
         latest = intent.at + timedelta(seconds=self._allowance() + CLOCKS_DIFFER)
         found = [b for b in found if b.id not in taken and (b.created_at is None or b.created_at <= latest)]

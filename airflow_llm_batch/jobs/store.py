@@ -198,13 +198,19 @@ class JobStore:
     def ended(self, index: int) -> Batch | None:
         """The shard's batch as it ended, None while it has not. A shard that was given up unsent has an empty one."""
         number = self.last_try(index)
-        if batch := self._read(self.attempt(index, number, "ended.json"), Batch):
-            return batch
-        void = self.void(index, number)
-        return NEVER_SENT if void is not None and void.reason == "given up" else None
+        if void := self.void(index, number):
+            return NEVER_SENT if void.reason == "given up" else None
+        return self._read(self.attempt(index, number, "ended.json"), Batch)
 
     def save_ended(self, index: int, batch: Batch) -> None:
-        write_whole(self.attempt(index, self.last_try(index), "ended.json"), dump(batch))
+        if number := self.tried(index).get(batch.id):
+            write_whole(self.attempt(index, number, "ended.json"), dump(batch))
+
+    def tried(self, index: int) -> dict[str, int]:
+        """Every batch that was ever taken for the shard's, void or not, and its try."""
+        numbers = range(1, self.last_try(index) + 1)
+        found = ((self._read(self.attempt(index, number, "created.json"), Created), number) for number in numbers)
+        return {created.batch_id: number for created, number in found if created is not None}
 
     def save_progress(self, progress: dict[str, Any]) -> None:
         write_whole(self.path("progress.json"), msgspec.json.encode(progress))

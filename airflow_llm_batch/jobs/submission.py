@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import (
@@ -29,7 +29,7 @@ from airflow_llm_batch.jobs.settling import Doubt, in_flight, record
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.jobs.waves import Room
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
-from airflow_llm_batch.providers.base import Payload
+from airflow_llm_batch.providers.base import UNCLEAR, Payload
 from airflow_llm_batch.transport import stored_payload
 
 if TYPE_CHECKING:
@@ -42,22 +42,25 @@ MOST_CLAIMS = 4
 AT_ONCE = 3
 
 
-def submit(store: JobStore, hook: LLMBatchHook, job: Job, on_doubt: str = "fail") -> list[str]:
+def submit(
+    store: JobStore, hook: LLMBatchHook, job: Job, on_doubt: str = "fail", stop: Event | None = None
+) -> list[str]:
     """Create every planned shard that has room; returns the vendor's ids of all that were created, in shard order.
 
     :param on_doubt: what to do when it cannot be decided whether a batch exists: ``fail``, or ``resubmit`` and perhaps
         pay twice.
+    :param stop: set by another thread, ends it before the next create.
     :raises SubmissionUnconfirmed: see ``on_doubt``.
     :raises RequestRejected: when the vendor refuses a shard, after all others; it is tried anew by the next run of
         the task.
     """
     states = store.states(job)
-    wave = Wave(store, hook, job, on_doubt)
+    wave = Wave(store, hook, job, on_doubt, stop)
     wave.running = list(states.values()).count("running")
     # What an earlier try left in doubt is settled before anything new can be mistaken for it.
     for shard in job.shards:
-        if states[shard.index] == "creating" and wave.settle(shard) is None:
-            states[shard.index] = "planned"
+        if states[shard.index] == "creating":
+            states[shard.index] = "planned" if wave.settle(shard) is None else "running"
     running = [shard for shard in job.shards if states[shard.index] == "running"]
     planned = [shard for shard in job.shards if states[shard.index] == "planned"]
     room = Room.of(job, store.refusal(shard.index for shard in planned), hook.connection.extra_dejson)
@@ -78,11 +81,17 @@ class Wave:
     :ivar full: the vendor had no room for one; no further one is sent.
     """
 
-    def __init__(self, store: JobStore, hook: LLMBatchHook, job: Job, on_doubt: str) -> None:
+    def __init__(self, store: JobStore, hook: LLMBatchHook, job: Job, on_doubt: str, stop: Event | None = None) -> None:
         self.store, self.hook, self.job, self.on_doubt = store, hook, job, on_doubt
         self.running = 0
         self.full = False
+        self.stop = stop or Event()
         self.lock = Lock()
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is created."""
+        return self.full or self.stop.is_set()
 
     def create(self, shards: Sequence[Shard]) -> None:
         """Create ``shards``; one that fails leaves the others alone."""
@@ -90,18 +99,20 @@ class Wave:
             return
         self.hook.transport  # noqa: B018  (Airflow is asked for the connection here, and not in a thread)
         progress = Progress(log, "shards created", len(shards))
-        # Batches that carry nothing of ours are told apart by there never being two in doubt.
-        at_once = AT_ONCE if self.hook.provider.keeps_metadata else 1
-        pool = ThreadPoolExecutor(min(at_once, len(shards)), "llm-batch-upload")
+        # Batches that carry nothing of ours are told apart by there never being two in doubt: one at a time, each
+        # settled before the next.
+        marked = self.hook.provider.keeps_metadata
+        pool = ThreadPoolExecutor(min(AT_ONCE if marked else 1, len(shards)), "llm-batch-upload")
         outcomes: list[tuple[Shard, Future[Created | None]]] = []
         try:
-            outcomes = [(shard, pool.submit(Submission(self, shard).once)) for shard in shards]
+            for shard in shards:
+                submission = Submission(self, shard)
+                outcomes.append((shard, pool.submit(submission.once if marked else submission.run)))
             for _, outcome in outcomes:
                 outcome.exception()
                 progress.add(1)
         finally:
             pool.shutdown(cancel_futures=True)
-        # One after the other: batches that tell nothing of themselves are known by what else is already recorded.
         for shard, outcome in outcomes:
             if outcome.exception() is None and outcome.result() is None:
                 self.settle(shard)
@@ -142,7 +153,7 @@ class Submission:
             number = self.store.last_try(self.index)
             if number and (created := self.store.created(self.index)):
                 return created
-            if self.wave.full and not self.store.is_creating(self.index):
+            if self.wave.over and not self.store.is_creating(self.index):
                 return None
             if number and not self._is_void(number):
                 if batch := self.doubt.settle(number):
@@ -158,7 +169,7 @@ class Submission:
     def once(self) -> Created | None:
         """One create of a planned shard; None when nothing, or nothing certain, came of it."""
         number = self.store.last_try(self.index)
-        if self.wave.full or (number and not self._is_void(number)):
+        if self.wave.over or (number and not self._is_void(number)):
             return None
         return self._create(number + 1)
 
@@ -167,11 +178,14 @@ class Submission:
         ref = self._upload()
         intent = Intent(at=datetime.now(UTC), input_ref=ref, owner=this_process())
         with in_flight(self.doubt.claim(number)):
-            if self.wave.full or not self.store.begin(self.index, intent, number):
+            if self.wave.over or not self.store.begin(self.index, intent, number):
                 return None
             try:
                 batch = self.hook.run(self.hook.provider.create(self.shard, ref, self.content))
             except RequestRejected as error:
+                if error.status in UNCLEAR:
+                    log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
+                    return None
                 if self.hook.provider.is_full(error.code, str(error)) or error.status == 429:
                     self._wait_for_room(number, error)
                     return None
@@ -180,14 +194,14 @@ class Submission:
             except VendorUnavailable as error:
                 log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
                 return None
-        if self.store.void(self.index, number) is not None:
-            # This create took longer than any should, and another attempt has given it up and sends the shard itself.
-            log.warning(
-                "Batch %s came too late and is cancelled; another attempt holds shard %d.", batch.id, self.index
-            )
-            self.hook.cancel_batch(batch.id)
-            return None
-        return self._record(number, batch, adopted=False)
+            if self.store.void(self.index, number) is not None:
+                # This create took longer than any should; another attempt has given it up and sends the shard itself.
+                log.warning(
+                    "Batch %s came too late and is cancelled; another attempt holds shard %d.", batch.id, self.index
+                )
+                self.hook.cancel_batch(batch.id)
+                return None
+            return self._record(number, batch, adopted=False)
 
     def _wait_for_room(self, number: int, error: RequestRejected) -> None:
         with self.wave.lock:

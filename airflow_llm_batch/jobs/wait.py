@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.exceptions import LLMBatchError, WaitEnded
+from airflow_llm_batch.exceptions import LLMBatchError, VendorUnavailable, WaitEnded
 from airflow_llm_batch.jobs.owner import this_process
 from airflow_llm_batch.jobs.polling import Next, Wait, describe
 from airflow_llm_batch.jobs.store import NEVER_SENT
@@ -63,10 +63,11 @@ class JobWait:
         for index, state in states.items():
             if state in ("ended", "planned") and (batch := store.ended(index)):
                 wait.seen[index] = batch
-            elif state == "planned":
-                wait.planned.add(index)
-            elif created := store.created(index):
+            elif state != "planned" and (created := store.created(index)):
                 wait.pending[index] = created.batch_id
+            elif state != "creating":
+                # Planned, or put back by another wait since the directory was listed.
+                wait.planned.add(index)
         # A wave of this wait that was killed half-way; settling it is part of creating.
         wait.doubtful = "creating" in states.values()
         refusal = store.refusal(wait.planned)
@@ -87,6 +88,8 @@ class JobWait:
                 reading: Batch | LLMBatchError = self.hook.run(provider.get(batch_id))
             except LLMBatchError as error:
                 reading = error
+            except Exception as error:
+                reading = unreadable(error)
             self.note(index, reading)
         return self.conclude()
 
@@ -125,9 +128,9 @@ class JobWait:
         step = self.wait.decide(now)
         if step.action == "cancel":
             self.log.warning("%s", step.reason)
-            self.wait.cancelled(now)
-            self.cancel()
             self._give_up()
+            if self.cancel():
+                self.wait.cancelled(now)
         if step.action == "give_up":
             raise WaitEnded(step.reason)
         return step
@@ -139,20 +142,33 @@ class JobWait:
         if reading.outcome is None:
             return
         reasons = "; ".join(f"{code}: {message}" for code, message in reading.errors)
-        if index in self.wait.planned and self.store is not None:
-            self._put_back(self.store, index)
+        if reading.full and self.store is not None:
+            self._put_back(self.store, index, reading.id)
             self.log.warning("Batch %s found no room and shard %d waits for it: %s", reading.id, index, reasons)
             return
         self._keep(lambda store: store.save_ended(index, reading))
         self.log.info("Batch %s ended: %s%s", reading.id, reading.outcome, f" ({reasons})" if reasons else "")
 
-    def _put_back(self, store: JobStore, index: int) -> None:
-        """A batch that failed for want of room did nothing; its shard is planned again."""
-        wait = self.wait
-        now = datetime.now(UTC)
-        # A sensor's retry finds the batch unread where this is lost, and puts the shard back then.
-        void = Void(reason="no room", at=now, running=len(wait.pending))
-        store.save_void(index, store.last_try(index), void)
+    def _put_back(self, store: JobStore, index: int, batch_id: str) -> None:
+        """A batch that failed for want of room did nothing; its shard is planned again.
+
+        Another wait on the job may have done so before, and have created the shard anew: only the try of this very
+        batch is closed.
+        """
+        wait, now = self.wait, datetime.now(UTC)
+        try:
+            number = store.tried(index).get(batch_id, 0)
+            if number == store.last_try(index):
+                store.save_void(index, number, Void(reason="no room", at=now, running=len(wait.pending)))
+            elif created := store.created(index):
+                wait.planned.discard(index)
+                wait.pending[index] = created.batch_id
+                return
+        except Exception as error:
+            self.log.warning("Could not write to %s: %s: %s", store.uri, type(error).__name__, error)
+            wait.planned.discard(index)
+            wait.pending[index] = batch_id
+            return
         times = wait.room.refusal.times if wait.room.refusal else 1
         wait.room.refusal = Refusal(now.timestamp(), len(wait.pending), times)
 
@@ -161,15 +177,24 @@ class JobWait:
         now = datetime.now(UTC)
         for index in sorted(self.wait.planned):
             assert self.store is not None
-            number = self.store.last_try(index) + 1
-            if self.store.begin(index, Intent(at=now, owner=this_process()), number):
-                self.store.save_void(index, number, Void(reason="given up", at=now))
-            self.wait.seen[index] = NEVER_SENT
-        self.wait.planned.clear()
+            number = self.store.last_try(index)
+            planned = not number or self.store.void(index, number) is not None
+            # The claim is exclusive: whoever creates the shard at this moment keeps it.
+            if planned and self.store.begin(index, Intent(at=now, owner=this_process()), number + 1):
+                self.store.save_void(index, number + 1, Void(reason="given up", at=now))
+                self.wait.seen[index] = NEVER_SENT
+                self.wait.planned.discard(index)
+            elif created := self.store.created(index):
+                self.wait.pending[index] = created.batch_id
+                self.wait.planned.discard(index)
 
-    def cancel(self) -> None:
-        """Ask for the cancellation of what still runs and is certainly ours; a failure at one batch spares no other."""
-        for index, batch_id in self.wait.pending.items():
+    def cancel(self) -> bool:
+        """Ask for the cancellation of what still runs and is certainly ours; a failure at one batch spares no other.
+
+        :return: whether the vendor took every one.
+        """
+        taken = True
+        for index, batch_id in list(self.wait.pending.items()):
             created = self.store.created(index) if self.store is not None else None
             if created is not None and created.provisional:
                 self.log.warning("Batch %s is not cancelled: whether it is ours shows when it has ended.", batch_id)
@@ -179,7 +204,9 @@ class JobWait:
                     self.hook.cancel_batch(batch_id)
                     self.log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch_id)
             except LLMBatchError as error:
+                taken = False
                 self.log.warning("Batch %s could not be cancelled: %s", batch_id, error)
+        return taken
 
     def _keep(self, write: Callable[[JobStore], None]) -> None:
         """Write to the job directory; what is lost here is read from the vendor again when it is needed."""
@@ -189,3 +216,8 @@ class JobWait:
             write(self.store)
         except Exception as error:
             self.log.warning("Could not write to %s: %s: %s", self.store.uri, type(error).__name__, error)
+
+
+def unreadable(error: Exception) -> VendorUnavailable:
+    """An answer of a shape nobody has met: perhaps the next one is better."""
+    return VendorUnavailable(f"unreadable: {type(error).__name__}: {error}")

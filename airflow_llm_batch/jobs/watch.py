@@ -10,13 +10,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected, VendorUnavailable
+from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.polling import interval
+from airflow_llm_batch.jobs.wait import unreadable
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.polling import Next
@@ -35,6 +36,12 @@ AT_ONCE = 8
 SLICE = 25
 #: seconds to let further waits arrive before a look: a triggerer starts with many at a time
 GATHERING = 0.5
+#: seconds between two looks at the very least
+SHORTEST = 0.01
+#: seconds to wait after something unforeseen, and how often in a row
+AGAIN, MOST_FAILURES = 10.0, 30
+#: seconds until a listing is asked for again that failed where single reads did not
+LISTS_AGAIN = 900.0
 
 log = logging.getLogger(__name__)
 WATCHES: dict[tuple[asyncio.AbstractEventLoop, str], Watch] = {}
@@ -62,12 +69,14 @@ class Turn:
     """One wait's place in the loop.
 
     :ivar due: epoch seconds of its next look.
+    :ivar busy: it is writing down what was read; nothing more is told to it meanwhile.
     """
 
-    __slots__ = ("began", "due", "error", "job", "least", "most", "wake")
+    __slots__ = ("began", "busy", "due", "error", "job", "least", "most", "wake")
 
     def __init__(self, job: JobWait, least: float, most: float) -> None:
-        self.job, self.least, self.most = job, least, most
+        self.job, self.least, self.most = job, max(float(least), SHORTEST), float(most)
+        self.busy = False
         self.began = self.due = time.time()
         self.wake = asyncio.Event()
         self.error: Exception | None = None
@@ -80,10 +89,12 @@ class Watch:
     """The loop of one connection.
 
     :ivar hook: inside its session.
-    :ivar lists: the vendor answers listings; a gateway may not.
+    :ivar lists_from: epoch seconds from which listings are asked for; a gateway may have none.
+    :ivar error: why it has ended.
     """
 
     hook: LLMBatchHook
+    error: Exception | None = None
 
     def __init__(self, conn_id: str) -> None:
         self.conn_id = conn_id
@@ -91,7 +102,7 @@ class Watch:
         self.users = 0
         self.turns: set[Turn] = set()
         self.arrived = asyncio.Event()
-        self.lists = True
+        self.lists_from = 0.0
         self.open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self.run(), name=f"llm-batch-watch-{conn_id}")
 
@@ -110,6 +121,8 @@ class Watch:
         :raises RequestRejected: when the vendor refuses to tell, for example because of a wrong key.
         """
         turn = Turn(job, least, most)
+        if self.error is not None:
+            raise self.error
         self.turns.add(turn)
         self.arrived.set()
         try:
@@ -119,15 +132,19 @@ class Watch:
                 if turn.error is not None:
                     raise turn.error
                 # In the wait's own context, for the log is its task's; off the loop, for it writes files.
+                turn.busy = True
                 step = await asyncio.to_thread(job.conclude)
+                turn.busy = False
                 if step.action in ("ended", "create"):
                     return step
         finally:
             self.turns.discard(turn)
 
     async def run(self) -> None:
-        try:
-            while True:
+        failures = 0
+        while True:
+            began = time.time()
+            try:
                 async with LLMBatchHook(self.conn_id).session() as hook:
                     self.hook = hook
                     for turn in self.turns:
@@ -135,14 +152,24 @@ class Watch:
                     if not self.open.done():
                         self.open.set_result(None)
                     await self.look_on()
-        except Exception as error:
-            # What may pass was waited for; this concerns every wait on the connection. Later ones start anew.
-            self.retire()
-            if not self.open.done():
-                self.open.set_exception(error)
-            for turn in self.turns:
-                turn.error = error
-                turn.wake.set()
+            except Exception as error:
+                # Airflow itself may not answer for a moment when the connection is looked up once more.
+                failures = 1 if time.time() - began > MOST_FAILURES * AGAIN else failures + 1
+                if not self.open.done() or isinstance(error, LLMBatchError) or failures > MOST_FAILURES:
+                    self.end(error)
+                    return
+                log.warning("Watching %s broke off, going on: %s: %s", self.conn_id, type(error).__name__, error)
+                await asyncio.sleep(AGAIN)
+
+    def end(self, error: Exception) -> None:
+        """What may pass was waited for; this concerns every wait on the connection. Later ones start anew."""
+        self.error = error
+        self.retire()
+        if not self.open.done():
+            self.open.set_exception(error)
+        for turn in self.turns:
+            turn.error = error
+            turn.wake.set()
 
     def retire(self) -> None:
         if WATCHES.get(self.key) is self:
@@ -156,7 +183,7 @@ class Watch:
             now = time.time()
             # Whoever is due soon is served now: one look for all instead of one for each.
             soon = now + self.pace(now) / 2
-            due = [turn for turn in self.turns if turn.due <= soon]
+            due = [turn for turn in self.turns if turn.due <= soon and not turn.busy]
             readings = await self.read({batch_id for turn in due for batch_id in turn.job.wait.pending.values()})
             if proven and any(map(is_refusal, readings.values())):
                 return
@@ -177,8 +204,18 @@ class Watch:
     async def read(self, wanted: set[str]) -> Readings:
         """Every wanted batch, or why it could not be read: from listings as far as they go, else one by one."""
         readings: Readings = {}
-        if self.lists and len(wanted) > FEW and self.hook.provider.page_size:
-            await self.read_listings(wanted, readings)
+        listed = len(wanted) > FEW and self.hook.provider.page_size and time.time() >= self.lists_from
+        if listed and (error := await self.read_listings(wanted, readings)):
+            # A vendor that is down is not asked the same a thousand times over; but is it down?
+            rest = sorted(wanted - readings.keys())
+            await self.read_single(rest[:FEW], readings)
+            if all(isinstance(readings[batch_id], LLMBatchError) for batch_id in rest[:FEW]):
+                return dict.fromkeys(rest, error) | readings
+            self.lists_from = time.time() + LISTS_AGAIN
+        await self.read_single(wanted - readings.keys(), readings)
+        return readings
+
+    async def read_single(self, batch_ids: Iterable[str], readings: Readings) -> None:
         limit = asyncio.Semaphore(AT_ONCE)
 
         async def read_one(batch_id: str) -> None:
@@ -187,31 +224,21 @@ class Watch:
                     readings[batch_id] = await self.hook.arun(self.hook.provider.get(batch_id))
                 except LLMBatchError as error:
                     readings[batch_id] = error
-                except Exception as error:  # an answer of a shape nobody has met
-                    readings[batch_id] = VendorUnavailable(f"unreadable: {type(error).__name__}: {error}")
+                except Exception as error:
+                    readings[batch_id] = unreadable(error)
 
-        await asyncio.gather(*map(read_one, wanted - readings.keys()))
-        return readings
+        await asyncio.gather(*map(read_one, batch_ids))
 
-    async def read_listings(self, wanted: set[str], readings: Readings) -> None:
+    async def read_listings(self, wanted: set[str], readings: Readings) -> LLMBatchError | None:
+        """Read pages as long as they are worth it; why no further, when that is the vendor's doing."""
         missing, fruitless, after = set(wanted), 0, None
         while len(missing) > FEW and fruitless <= FRUITLESS:
             try:
                 page = await self.hook.arun(self.hook.provider.list(after))
-            except VendorUnavailable as error:
-                # A vendor that is down is not asked the same a thousand times over.
-                readings.update(dict.fromkeys(missing, error))
-                return
-            except RequestRejected as error:
-                if is_refusal(error) or error.status == 429:
-                    readings.update(dict.fromkeys(missing, error))
-                else:
-                    self.lists = False
-                return
+            except LLMBatchError as error:
+                return error
             except Exception as error:  # somebody else's batch, of a shape nobody has met, is on the page
-                log.warning("The listing is not readable (%s: %s); reading one by one.", type(error).__name__, error)
-                self.lists = False
-                return
+                return unreadable(error)
             found = {batch.id: batch for batch in page.items if batch.id in missing}
             readings.update(found)
             missing -= found.keys()
@@ -219,7 +246,8 @@ class Watch:
             fruitless += len(found) <= FEW
             after = page.after
             if after is None:
-                return
+                break
+        return None
 
     async def hand_out(self, due: list[Turn], readings: Readings) -> None:
         """Tell every wait what was read of its batches, and wake those that have something to do."""
@@ -230,10 +258,10 @@ class Watch:
             try:
                 pending = list(job.wait.pending.items())
                 news = [job.note(index, readings[id_]) for index, id_ in pending if id_ in readings]
+                if any(news) or job.wait.decide(now).action != "wait":
+                    turn.wake.set()
             except Exception as error:
                 turn.error = error
-                news = [True]
-            if any(news) or job.wait.decide(now).action != "wait":
                 turn.wake.set()
             if number % SLICE == 0:
                 await asyncio.sleep(0)

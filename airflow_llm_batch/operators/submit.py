@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
@@ -90,13 +91,19 @@ class SubmitBatchOperator(BaseOperator):
         self.recovery = recovery
         self.storage = storage
         self.conn_id = conn_id
+        # Made when it is needed: Airflow copies operators, and an event cannot be copied.
+        self._stop: Event | None = None
         self._submitting: tuple[JobStore, LLMBatchHook, Job] | None = None
 
     def on_kill(self) -> None:
         """Killed half-way: the batches are left for a retry, or cancelled, as ``Recovery.cancel_on_kill`` says."""
+        if self._stop is not None:
+            self._stop.set()
         if self._submitting is not None and self.recovery is not None and self.recovery.cancel_on_kill:
             from airflow_llm_batch.jobs.planning import cancel_running
+            from airflow_llm_batch.jobs.settling import wait_for_creates
 
+            wait_for_creates()
             cancel_running(*self._submitting)
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
@@ -153,9 +160,9 @@ class SubmitBatchOperator(BaseOperator):
         if self.only_plan:
             ti.xcom_push(key="estimate", value={name: e.model_dump() for name, e in job.estimate.items()})
             raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {len(job.shards)} batches. {describe(job)}")
-        self._submitting = store, hook, job
+        self._submitting, self._stop = (store, hook, job), Event()
         adopt(store, hook, job, {int(index): str(batch_id) for index, batch_id in (recovery.batch_ids or {}).items()})
-        batches = submit(store, hook, job, recovery.on_doubt)
+        batches = submit(store, hook, job, recovery.on_doubt, self._stop)
         return JobHandle(store.uri, self.conn_id, job.provider, job.rows, len(job.shards), batches).to_xcom()
 
     def _check_destinations(self, context: Context) -> None:

@@ -38,8 +38,7 @@ class Anthropic(Provider):
     keeps_metadata = False
     batch_price_factor = "0.5"
     page_size = 1000
-    #: pages of 1,000 batches searched for a lost create
-    find_pages = 5
+    find_pages = 100
 
     def normalize(self, base_url: str) -> str:
         return base_url.removesuffix("/v1")
@@ -90,9 +89,9 @@ class Anthropic(Provider):
                 if batch.total == shard.rows:
                     found.append(batch)
             if page.after is None:
-                break
+                return found
             after = page.after
-        return found
+        raise self.too_many(self.find_pages)
 
     def get(self, batch_id: str) -> Flow[Batch]:
         response = yield httpx.Request("GET", self.url("v1", "messages", "batches", batch_id))

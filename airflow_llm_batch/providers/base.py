@@ -32,6 +32,8 @@ Requests = list[httpx.Request]
 #: Request extension: True lets the driver send the request again after any transport failure or 5xx.
 REPEATABLE = "llm_batch.repeatable"
 
+#: client errors that gateways answer although the vendor may have done the work
+UNCLEAR = frozenset({408, 409, 425})
 #: how vendors and gateways say that a customer's queue is full
 FULL = frozenset({"token_limit_exceeded", "batch_enqueued_token_limit", "request_limit_exceeded"})
 FULL_MESSAGE = re.compile(r"enqueued (token|request)s? limit", re.IGNORECASE)
@@ -83,6 +85,8 @@ class Provider(ABC):
     one_model_per_batch: ClassVar[bool] = True
     #: the vendor stores metadata with a batch and returns it in listings
     keeps_metadata: ClassVar[bool] = True
+    #: pages of a listing that are searched for a lost create at most
+    find_pages: ClassVar[int] = 500
     #: batches on one page of a listing, 0 where the vendor has none
     page_size: ClassVar[int] = 0
     #: what a batch costs relative to synchronous calls, where the price table has no batch price of its own
@@ -183,6 +187,13 @@ class Provider(ABC):
         :raises InputError: names the limit and the value.
         """
 
+    def too_many(self, pages: int) -> VendorUnavailable:
+        """The error of a search that has not reached the time it looks for."""
+        return VendorUnavailable(
+            f"{self.name} lists more than {pages * self.page_size:,} batches that are newer than the create in doubt; "
+            "whether it made one cannot be told. Nothing was sent again; retry when fewer are created."
+        )
+
     def is_full(self, code: str, message: str) -> bool:
         """Whether an error says that the vendor's queue has no room now, and the same request may be taken later."""
         return code in FULL or bool(FULL_MESSAGE.search(message))
@@ -210,7 +221,7 @@ class Provider(ABC):
         text = f"{self.name} answered {doing} with HTTP {response.status_code}" + (f" {code}" if code else "")
         text += f": {message}" if message else "."
         if response.is_client_error:
-            text += " That call was not billed."
+            text += "" if response.status_code in UNCLEAR else " That call was not billed."
             raise RequestRejected(text, status=response.status_code, code=code)
         raise VendorUnavailable(text, status=response.status_code)
 

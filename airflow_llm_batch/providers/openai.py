@@ -47,8 +47,6 @@ class OpenAI(Provider):
     )
     batch_price_factor = "0.5"
     page_size = 100
-    #: pages of 100 batches searched for a lost create
-    find_pages = 20
 
     def normalize(self, base_url: str) -> str:
         return base_url if httpx.URL(base_url).path.strip("/") else f"{base_url}/v1"
@@ -101,9 +99,9 @@ class OpenAI(Provider):
             found += [b for b in recent if b.metadata.get(KEY) == shard.key or (ref and b.input_ref == ref)]
             oldest = page.items[-1].created_at if page.items else None
             if page.after is None or (oldest and oldest < earliest):
-                break
+                return found
             after = page.after
-        return found
+        raise self.too_many(self.find_pages)
 
     def get(self, batch_id: str) -> Flow[Batch]:
         response = yield httpx.Request("GET", self.url("batches", batch_id))

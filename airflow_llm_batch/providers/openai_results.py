@@ -144,7 +144,8 @@ def read_usage(usage: dict[str, Any], result: Result) -> None:
 
 
 def read_chat(choice: dict[str, Any], result: Result) -> None:
-    message = choice["message"]
+    # Plain completions have a text and no message.
+    message = choice["message"] if "message" in choice else {"content": choice["text"]}
     result.finish_reason = choice.get("finish_reason")
     result.text = message.get("content")
     calls = message.get("tool_calls")
