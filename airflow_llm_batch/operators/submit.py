@@ -29,8 +29,8 @@ class SubmitBatchOperator(BaseOperator):
     a batch whose creation got no answer is looked for at the vendor before anything is sent again. Bad input is refused
     before anything is sent, and so is a destination that a downstream ``FetchResultsOperator`` could not write to.
 
-    :param rows: a URI, directory or glob of JSONL, JSON, CSV or TSV files (plain or gzip) or Parquet files in any object
-        storage; a list of strings or dicts; an upstream task's output. Rows may be existing batch input lines
+    :param rows: a URI, directory or glob of JSONL, JSON, CSV or TSV files (plain or gzip) or of Parquet files, in any
+        object storage; a list of strings or dicts; an upstream task's output. Rows may be existing batch input lines
         (``{"custom_id", "method", "url", "body"}``); leave out ``request`` then.
     :param request: what to ask about each row: ``ChatRequest``, ``EmbeddingRequest`` or ``RawRequest``.
     :param key: the column that names a row in the results; must be unique. The row number by default, and the
