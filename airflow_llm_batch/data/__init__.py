@@ -1,5 +1,6 @@
 """What users write in a DAG file about their rows and requests."""
 
 from airflow_llm_batch.data.requests import ChatRequest, EmbeddingRequest, RawRequest
+from airflow_llm_batch.data.sql import Sql
 
-__all__ = ["ChatRequest", "EmbeddingRequest", "RawRequest"]
+__all__ = ["ChatRequest", "EmbeddingRequest", "RawRequest", "Sql"]

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from airflow_llm_batch.data.sql import Sql
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.storage import CHUNK, fresh, open_blocks, storage_path
 
@@ -36,12 +37,16 @@ BOM = b"\xef\xbb\xbf"
 def read_rows(rows: Any, columns: Collection[str] | None = None) -> Located:
     """The rows of whatever ``SubmitBatchOperator(rows=...)`` was given.
 
-    :param rows: a URI, path, directory or glob of files; a list of strings, dicts or URIs; a Fetch task's output.
+    :param rows: a URI, path, directory or glob of files; a list of strings, dicts or URIs; a Fetch task's output; a
+        query.
     :param columns: the only columns that are needed, None for all; formats that can leave the others out do.
     :raises InputError: for anything else, and for unreadable files and malformed lines, by file and line.
     """
     if isinstance(rows, Mapping) and isinstance(rows.get("files"), list):
         rows = rows["files"]
+    if isinstance(rows, Sql):
+        yield from (((f"{rows.conn_id}:", "row", number), row) for number, row in enumerate(rows.rows()))
+        return
     if isinstance(rows, str):
         if not IS_URI.match(rows) and not rows.startswith("/"):
             raise InputError(

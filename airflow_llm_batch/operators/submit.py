@@ -30,8 +30,8 @@ class SubmitBatchOperator(BaseOperator):
     before anything is sent, and so is a destination that a downstream ``FetchResultsOperator`` could not write to.
 
     :param rows: a URI, directory or glob of JSONL, JSON, CSV or TSV files (plain or gzip) or of Parquet files, in any
-        object storage; a list of strings or dicts; an upstream task's output. Rows may be existing batch input lines
-        (``{"custom_id", "method", "url", "body"}``); leave out ``request`` then.
+        object storage; ``Sql(conn_id, sql)``; a list of strings or dicts; an upstream task's output. Rows may be
+        existing batch input lines (``{"custom_id", "method", "url", "body"}``); leave out ``request`` then.
     :param request: what to ask about each row: ``ChatRequest``, ``EmbeddingRequest`` or ``RawRequest``.
     :param key: the column that names a row in the results; must be unique. The row number by default, and the
         ``custom_id`` of existing batch lines.
@@ -109,6 +109,8 @@ class SubmitBatchOperator(BaseOperator):
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         # Airflow renders nested objects in place; these are shared by every run of the DAG object.
         self.request, self.recovery = copy.copy(self.request), copy.copy(self.recovery)
+        if hasattr(self.rows, "template_fields"):
+            self.rows = copy.copy(self.rows)
         super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> dict[str, Any]:

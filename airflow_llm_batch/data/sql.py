@@ -1,0 +1,80 @@
+"""Rows from a query over any Airflow database connection, a thousand at a time."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from airflow_llm_batch.exceptions import InputError
+
+#: rows fetched at once
+ROWS = 1000
+#: connection types whose driver loads a whole result at once, unless the cursor has a name and stays on the server
+NAMED_CURSORS = frozenset({"postgres", "redshift", "alloydb", "gcpcloudsqlpostgres"})
+
+
+@dataclass
+class Sql:
+    """The rows of a query.
+
+    A retried task runs the query again, and rows in another order are other input: order by something unique, and
+    select what does not change meanwhile.
+
+    :param conn_id: any Airflow connection whose hook is a ``DbApiHook`` (PostgreSQL, SQLite, Snowflake, ...).
+    :param sql: one statement that returns rows; its columns must have names of their own.
+    :param parameters: for the placeholders of the database's driver.
+    """
+
+    conn_id: str
+    sql: str
+    parameters: Mapping[str, Any] | Sequence[Any] | None = None
+
+    template_fields: ClassVar[tuple[str, ...]] = ("conn_id", "sql", "parameters")
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Run the query.
+
+        :raises InputError: when it cannot be run, or names a column twice; nothing was sent.
+        """
+        from airflow.providers.common.compat.sdk import BaseHook
+
+        try:
+            connection = BaseHook.get_connection(self.conn_id)
+            hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
+            with (
+                closing(hook.get_conn()) as opened,
+                closing(server_side(opened, connection.conn_type)) as cursor,
+            ):
+                cursor.execute(self.sql, *([self.parameters] if self.parameters else []))
+                batch = cursor.fetchmany(ROWS)
+                names = [column[0] for column in cursor.description or ()]
+                self.check(names)
+                while batch:
+                    for values in batch:
+                        yield dict(zip(names, values, strict=True))
+                    batch = cursor.fetchmany(ROWS)
+        except (InputError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise InputError(
+                f"The query on connection {self.conn_id!r} failed: {type(error).__name__}: {error}. Nothing was sent."
+            ) from error
+
+    def check(self, names: list[str]) -> None:
+        if not names:
+            raise InputError(f"The statement on connection {self.conn_id!r} returns no rows at all. Nothing was sent.")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(
+                f"The query on connection {self.conn_id!r} names {', '.join(twice)} more than once; give each column a "
+                "name of its own (AS ...). Nothing was sent."
+            )
+
+
+def server_side(opened: Any, conn_type: str | None) -> Any:
+    """A cursor that does not load the whole result."""
+    if conn_type in NAMED_CURSORS:
+        return opened.cursor(name=f"llm_batch_{uuid.uuid4().hex[:8]}")
+    return opened.cursor()
