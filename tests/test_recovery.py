@@ -161,7 +161,7 @@ def test_odd_answers_make_odd_rows_not_lost_batches(hook, provider, store, emula
     """Another type than was asked for, nesting beyond every parser, token counts as text: each row lands."""
     from airflow_llm_batch.emulator import answers
 
-    said = iter(['"' + "x" * 3 + '"', "[" * 3000 + "]" * 3000, "[1]"])
+    said = iter(['"' + "x" * 3 + '"', "[" * 100_000 + "]" * 100_000, "[1]"])
     reply = answers.reply
 
     def odd(*arguments):
