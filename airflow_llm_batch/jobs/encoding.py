@@ -95,8 +95,10 @@ class Kinds:
         self.columns: dict[str, set[type]] = {name: set() for name in columns}
 
     def add(self, seen: set[type], value: Any) -> None:
+        kind = type(value)
         # An integer that no column type holds is kept as JSON.
-        seen.add(object if type(value) is int and not -(2**63) <= value < 2**63 else type(value))
+        if kind not in seen or kind is int:
+            seen.add(object if kind is int and not -(2**63) <= value < 2**63 else kind)
 
     def told(self) -> tuple[str, dict[str, str]]:
         """The keys' kind, and each column's."""
@@ -181,7 +183,8 @@ def row_encoder(
         named = None
         if key is not None:
             named = to_stable_json(key)
-            kinds.add(kinds.key, key)
+            if type(key) is not str or str not in kinds.key:
+                kinds.add(kinds.key, key)
         entry = b'{"row":%d,"key":%b}\n' % (number, named or b"%d" % number)
         if columns:
             values = {name: row[column] for name, column in columns}
