@@ -65,7 +65,7 @@ class BatchTrigger(BaseTrigger):
         from airflow_llm_batch.jobs.watch import watching
 
         try:
-            async with watching(self.conn_id) as watch:
+            async with watching(self.conn_id, LLMBatchHook) as watch:
                 job = await self._open(watch.hook)
                 step = await watch.state(job, self.poll_interval, self.max_poll_interval)
             event = {"status": step.action, "message": step.reason}

@@ -206,7 +206,7 @@ def test_a_wait_that_comes_while_the_loop_dies_ends_as_well(connect, tmp_path, m
         [first] = jobs_of(hook, "openai", tmp_path, 1)
 
         async def run():
-            async with watch_module.watching("llm_test") as watch:
+            async with watch_module.watching("llm_test", LLMBatchHook) as watch:
                 watch.task.cancel()
                 watch.end(VendorUnavailable("it is over"))
                 with pytest.raises(VendorUnavailable, match="over"):

@@ -10,16 +10,16 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected
-from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.polling import interval
 from airflow_llm_batch.jobs.wait import unreadable
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.polling import Next
     from airflow_llm_batch.jobs.wait import JobWait
     from airflow_llm_batch.models import Batch
@@ -48,11 +48,14 @@ WATCHES: dict[tuple[asyncio.AbstractEventLoop, str], Watch] = {}
 
 
 @asynccontextmanager
-async def watching(conn_id: str) -> AsyncIterator[Watch]:
-    """The watch of a connection, shared by everybody on this event loop; it ends with the last of them."""
+async def watching(conn_id: str, connect: Callable[[str], LLMBatchHook]) -> AsyncIterator[Watch]:
+    """The watch of a connection, shared by everybody on this event loop; it ends with the last of them.
+
+    :param connect: makes a hook of a connection's id; asked again when the key was replaced.
+    """
     watch = WATCHES.get((asyncio.get_running_loop(), conn_id))
     if watch is None:
-        watch = Watch(conn_id)
+        watch = Watch(conn_id, connect)
         WATCHES[watch.key] = watch
     watch.users += 1
     try:
@@ -96,8 +99,8 @@ class Watch:
     hook: LLMBatchHook
     error: Exception | None = None
 
-    def __init__(self, conn_id: str) -> None:
-        self.conn_id = conn_id
+    def __init__(self, conn_id: str, connect: Callable[[str], LLMBatchHook]) -> None:
+        self.conn_id, self.connect = conn_id, connect
         self.key = asyncio.get_running_loop(), conn_id
         self.users = 0
         self.turns: set[Turn] = set()
@@ -145,7 +148,7 @@ class Watch:
         while True:
             began = time.time()
             try:
-                async with LLMBatchHook(self.conn_id).session() as hook:
+                async with self.connect(self.conn_id).session() as hook:
                     self.hook = hook
                     for turn in self.turns:
                         turn.job.hook = hook
