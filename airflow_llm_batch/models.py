@@ -115,6 +115,8 @@ class Job(BaseModel):
     :param key_kind: what the keys are, ``string``, ``integer``, ``number``, ``boolean`` or ``json``; ``columns`` says
         it of the pass-through columns.
     :param adopted: the batch was made elsewhere; its ``custom_id``s are not ours.
+    :param round: 1 for rows that are asked for the first time; each repair of failed rows is the next one.
+    :param repairs: URI of the job whose failed rows are asked again; rows keep the numbers they have there.
     :param max_enqueued_tokens: estimated prompt tokens of the job that may be in the vendor's queue at once, None for
         any number; likewise ``max_running_shards``.
     """
@@ -135,6 +137,8 @@ class Job(BaseModel):
     key_kind: str = "integer"
     columns: dict[str, str] = {}
     adopted: bool = False
+    round: int = 1
+    repairs: str | None = None
     max_enqueued_tokens: int | None = None
     max_running_shards: int | None = None
     dag_id: str | None = None
@@ -214,6 +218,23 @@ class Result(msgspec.Struct):
     reasoning_tokens: int | None = None
     cost_usd: float | None = None
     shard: int | None = None
+    round: int = 1
+
+
+class Failure(msgspec.Struct):
+    """A row that did not succeed, as ``failed.jsonl`` keeps it for the next round and for people to look at.
+
+    :param key: as JSON.
+    :param round: the round that asked for it, whose shard ``shard`` is.
+    """
+
+    row: int
+    key: msgspec.Raw
+    status: RowStatus
+    error_code: str | None
+    error_message: str | None
+    shard: int
+    round: int = 1
 
 
 class Reason(BaseModel):
@@ -225,20 +246,58 @@ class Reason(BaseModel):
     rows: int
 
 
+class Usage(BaseModel):
+    """What the requests of one model and status used, each request counted that was ever sent.
+
+    :param cost_usd: None when the price of any of them is unknown; ``sync_cost_usd`` is the same work's price outside
+        of batches.
+    """
+
+    model: str
+    status: str
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    sync_cost_usd: float | None
+
+
+class Round(BaseModel):
+    """One round of a job: the rows that it asked, and what became of them.
+
+    :param estimated_cost_usd: before anything was sent, at most; None where it was not known.
+    """
+
+    round: int
+    job: str
+    rows: int
+    succeeded: int
+    cost_usd: float | None
+    estimated_cost_usd: float | None
+
+
 class Manifest(BaseModel):
     """What a Fetch landed.
 
+    Tokens and dollars are those of all requests that were sent; a row that was asked in two rounds is paid for twice
+    and landed once.
+
     :param counts: rows per status; the sum is ``rows``.
+    :param carried: those of ``files`` that hold rows of earlier rounds.
     :param dropped: lines that were not landed, by reason: ``duplicate``, ``foreign`` (another job's ids), ``garbage``.
     :param reasons: the most frequent ones of rows that did not succeed.
     :param aside: file with the garbage lines as they came, None where there were none.
     :param cost_usd: None when the price of any billed row is unknown; ``sync_cost_usd`` is the same work's price
-        outside of batches.
+        outside of batches, and ``saving_usd`` the difference.
+    :param estimated_cost_usd: of all rounds, at most.
+    :param usage: by model and status.
     """
 
     job: str
     destination: str
     files: list[str]
+    carried: list[str] = []
     rows: int
     counts: dict[str, int]
     dropped: dict[str, int]
@@ -249,6 +308,10 @@ class Manifest(BaseModel):
     output_tokens: int
     cost_usd: float | None
     sync_cost_usd: float | None
+    saving_usd: float | None = None
+    estimated_cost_usd: float | None = None
+    usage: list[Usage] = []
+    rounds: list[Round] = []
     batches: list[str]
     provider: str
     models: list[str]
@@ -256,5 +319,20 @@ class Manifest(BaseModel):
 
     def summary(self, uri: str) -> dict[str, Any]:
         """The manifest as it travels in XCom; ``uri`` is where the whole of it lies."""
-        keys = ("files", "rows", "counts", "input_tokens", "output_tokens", "cost_usd", "batches")
-        return {"manifest": uri, **self.model_dump(mode="json", include=set(keys))}
+        keys = (
+            "files", "rows", "counts", "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
+            "estimated_cost_usd", "provider", "models", "batches",
+        )  # fmt: skip
+        told = self.model_dump(mode="json", include=set(keys))
+        return {"manifest": uri, "message": self.message, **told, "rounds": len(self.rounds)}
+
+    @property
+    def message(self) -> str:
+        """One line for people, as a chat notification wants it."""
+        counts = ", ".join(f"{n:,} {status}" for status, n in self.counts.items() if n)
+        rounds = f" in {len(self.rounds)} rounds" if len(self.rounds) > 1 else ""
+        cost = "cost unknown" if self.cost_usd is None else f"${self.cost_usd:,.4f}"
+        saved = f" (${self.saving_usd:,.4f} less than outside of batches)" if self.saving_usd else ""
+        reasons = "; ".join(f"{r.rows:,} x {r.code or r.status}: {r.message or 'no message'}" for r in self.reasons)
+        told = f"{self.rows:,} rows landed{rounds}: {counts}; {cost}{saved}."
+        return f"{told} {reasons}" if reasons else told

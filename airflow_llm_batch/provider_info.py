@@ -20,6 +20,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.operators"]}],
         "sensors": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.sensors"]}],
         "triggers": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.triggers"]}],
+        "task-decorators": [{"class-name": "airflow_llm_batch.decorators.llm_batch_task", "name": "llm_batch"}],
         "connection-types": [
             {
                 "connection-type": "llmbatch",

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_llm_batch.exceptions import ConfigurationError, SubmissionUnconfirmed, WaitEnded
-from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.exceptions import ConfigurationError, WaitEnded
 from airflow_llm_batch.operators.handle import JobHandle
+from airflow_llm_batch.operators.waiting import Waiting, seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-
-    from airflow_llm_batch.jobs.wait import JobWait
-
-
-#: seconds until shards are created again after trouble that passes
-TROUBLE = 60.0
 
 
 class BatchSensor(BaseSensorOperator):
@@ -76,83 +68,41 @@ class BatchSensor(BaseSensorOperator):
             raise ValueError(f"max_poll_interval is {max_poll_interval!r}; give seconds, more than 0.")
         self.max_poll_interval = float(max_poll_interval)
         self.cancel_on_kill = cancel_on_kill
-        self._wait: JobWait | None = None
-        # Made when it is needed: Airflow copies operators, and an event cannot be copied.
-        self._stop: Event | None = None
-        self._not_before = 0.0
+        self._waiting: Waiting | None = None
 
     def execute(self, context: Context) -> Any:
-        return self._wait_on(context) if self.deferrable else super().execute(context)
+        return self._wait_on() if self.deferrable else super().execute(context)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         if event["status"] == "error":
             raise WaitEnded(event["message"])
-        return self._wait_on(context)
+        return self._wait_on()
 
     def poke(self, context: Context) -> PokeReturnValue:
-        ended = self._advance()
-        return PokeReturnValue(ended, self._told())
+        waiting = self._wait()
+        ended = waiting.advance()
+        return PokeReturnValue(ended, waiting.told())
 
-    def _wait_on(self, context: Context) -> Any:
-        from airflow_llm_batch.triggers import BatchTrigger
-
-        handle = self._handle()
-        if self._advance():
-            return self._told()
+    def _wait_on(self) -> Any:
+        waiting = self._wait()
+        if waiting.advance():
+            return waiting.told()
         self.defer(
-            trigger=BatchTrigger(
-                job=handle.job,
-                conn_id=handle.conn_id,
-                batch_id=handle.stranger,
-                poll_interval=self.poke_interval,
-                max_poll_interval=self.max_poll_interval,
-                deadline=self._deadline(),
-                on_deadline=self.on_deadline,
-                cancel_on_kill=self.cancel_on_kill,
-                not_before=self._not_before,
-            ),
+            trigger=waiting.trigger(self.poke_interval, self.max_poll_interval, self.cancel_on_kill),
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout),
         )
         return None
 
-    def _advance(self) -> bool:
-        """Look once, and create what has room; True when the job has ended."""
-        wait = self._open()
-        step = wait.look()
-        if step.action == "create" and wait.store is not None:
-            from airflow_llm_batch.jobs.polling import is_transient
-            from airflow_llm_batch.jobs.submission import submit
-
-            self._stop = Event()
-            try:
-                submit(wait.store, wait.hook, wait.store.job(), stop=self._stop)
-            except Exception as error:
-                if isinstance(error, SubmissionUnconfirmed) or not is_transient(error):
-                    raise
-                self.log.warning("Creating the next shards met trouble, trying again later: %s", error)
-                self._not_before = time.time() + TROUBLE
-            self._wait = None
-        return step.action == "ended"
-
-    def _told(self) -> dict[str, Any]:
-        """The handle to pass on: as it was given, with the batches of later waves."""
-        handle = self._handle()
-        seen = self._open().wait.seen
-        if handle.job is not None and len(seen) == handle.shards:
-            handle.batches = [batch.id for _, batch in sorted(seen.items()) if batch.id]
-        return handle.to_xcom()
-
     def on_kill(self) -> None:
-        from airflow_llm_batch.jobs.settling import wait_for_creates
+        if self._waiting is not None:
+            self._waiting.kill(cancel=self.cancel_on_kill)
 
-        if self._stop is not None:
-            self._stop.set()
-        if self._wait is not None and self.cancel_on_kill:
-            # As the directory has it then: a wave may have created more than the last look knew of.
-            wait_for_creates()
-            self._wait = None
-            self._open().cancel()
+    def _wait(self) -> Waiting:
+        """Made when it is needed: Airflow copies operators, and an event cannot be copied."""
+        if self._waiting is None:
+            self._waiting = Waiting(self._handle(), self.log, seconds(self.deadline), self.on_deadline)
+        return self._waiting
 
     def _handle(self) -> JobHandle:
         if self.batch_id:
@@ -160,26 +110,3 @@ class BatchSensor(BaseSensorOperator):
                 raise ConfigurationError("BatchSensor(batch_id=...) needs conn_id as well. Nothing was sent.")
             return JobHandle(job=None, conn_id=self.conn_id, batches=[self.batch_id])
         return JobHandle.of(self.job, self.conn_id)
-
-    def _open(self) -> JobWait:
-        from airflow_llm_batch.jobs.store import JobStore
-        from airflow_llm_batch.jobs.wait import JobWait
-
-        if self._wait is None:
-            handle = self._handle()
-            store = JobStore(handle.job) if handle.job else None
-            self._wait = JobWait(
-                LLMBatchHook(handle.conn_id),
-                store,
-                self.log,
-                batch_id=handle.stranger,
-                deadline=self._deadline(),
-                on_deadline=self.on_deadline,
-            )
-            self._wait.wait.not_before = self._not_before
-        return self._wait
-
-    def _deadline(self) -> float | None:
-        if self.deadline is None or isinstance(self.deadline, timedelta):
-            return self.deadline.total_seconds() if self.deadline is not None else None
-        return float(self.deadline)

@@ -22,8 +22,8 @@ OPEN_TRIES = 6
 class BatchTrigger(BaseTrigger):
     """Fires once every batch of a job has ended, when shards have room that waited for it, or when watching is over.
 
-    The event is ``{"status": "ended" | "create" | "error", "message": str}``. Its arguments, which Airflow stores in
-    plain text, are identifiers only.
+    The event is ``{"status": "ended" | "create" | "error", "message": str, "job": URI or None}``. Its arguments, which
+    Airflow stores in plain text, are identifiers only.
 
     :param job: URI of the job directory; None to watch ``batch_id`` alone.
     :param conn_id: the ``llmbatch`` connection.
@@ -68,16 +68,16 @@ class BatchTrigger(BaseTrigger):
             async with watching(self.conn_id, LLMBatchHook) as watch:
                 job = await self._open(watch.hook)
                 step = await watch.state(job, self.poll_interval, self.max_poll_interval)
-            event = {"status": step.action, "message": step.reason}
+            event = {"status": step.action, "message": step.reason, "job": self.job}
         except LLMBatchError as error:
-            event = {"status": "error", "message": str(error)}
+            event = {"status": "error", "message": str(error), "job": self.job}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """A user failed or cleared the waiting task: cancel what still runs. A triggerer restart does not get here."""
         if self.cancel_on_kill:
             async with LLMBatchHook(self.conn_id).session() as hook:
-                await asyncio.to_thread((await self._open(hook)).cancel)
+                await asyncio.to_thread((await self._open(hook)).kill)
 
     async def _open(self, hook: LLMBatchHook) -> JobWait:
         from airflow_llm_batch.jobs.store import JobStore

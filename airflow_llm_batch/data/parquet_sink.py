@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Container
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_llm_batch.data.arrow_types import JSON_TEXT, PLAIN, arrow_type
+from airflow_llm_batch.data.sinks import not_alike
 from airflow_llm_batch.models import Result
-from airflow_llm_batch.storage import WholeFile
+from airflow_llm_batch.storage import WholeFile, open_random
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -22,7 +24,16 @@ if TYPE_CHECKING:
 #: rows, and bytes of text or vectors, after which a row group is written
 GROUP_ROWS, GROUP_BYTES = 20_000, 8 * 2**20
 TOOL_CALLS = pa.list_(pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())]))
-INTEGERS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "row", "shard")
+INTEGERS = (
+    "input_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "row",
+    "shard",
+    "round",
+)
 VECTOR = pa.float32()
 
 
@@ -71,6 +82,19 @@ class ParquetSink:
         self.bytes += len(result.text or "") + len(columns)
         if self.rows >= GROUP_ROWS or self.bytes + 4 * len(self.vectors) >= GROUP_BYTES:
             self.flush()
+
+    def copy(self, landed: ObjectStoragePath, without: Container[int]) -> tuple[int, int]:
+        if not str(landed).endswith(self.suffix):
+            raise not_alike(str(landed), self.suffix)
+        taken = left = 0
+        with open_random(landed) as file, pq.ParquetFile(file) as source:
+            for batch in source.iter_batches(GROUP_ROWS):
+                keep = [row not in without for row in batch["row"].to_pylist()]
+                taken, left = taken + sum(keep), left + keep.count(False)
+                if self.writer is None:
+                    self.writer = pq.ParquetWriter(Out(self.file), batch.schema, compression="zstd")
+                self.writer.write_batch(batch.filter(pa.array(keep, pa.bool_())))
+        return taken, left
 
     def add_vector(self, embedding: Any) -> None:
         if isinstance(embedding, msgspec.Raw):

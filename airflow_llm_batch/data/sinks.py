@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from airflow_llm_batch.data.formats import check_format
-from airflow_llm_batch.storage import CHUNK, WholeFile
+from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.storage import CHUNK, WholeFile, open_blocks
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -48,6 +51,12 @@ class Sink(Protocol):
         """Bytes written so far, about."""
 
     def write(self, result: Result, columns: msgspec.Raw) -> None: ...
+    def copy(self, landed: ObjectStoragePath, without: Container[int]) -> tuple[int, int]:
+        """Take over the records of a landed file but for some rows; returns how many were taken and left out.
+
+        :raises ConfigurationError: for a file in a format that cannot be taken over as it is.
+        """
+
     def close(self) -> None: ...
     def commit(self) -> None: ...
     def discard(self) -> None: ...
@@ -82,6 +91,24 @@ class JsonlSink:
         if len(buffer) >= CHUNK:
             self.flush()
 
+    def copy(self, landed: ObjectStoragePath, without: Container[int]) -> tuple[int, int]:
+        name = str(landed)
+        source = next((sink for sink in (JsonlSink, GzipJsonlSink, ZstdJsonlSink) if name.endswith(sink.suffix)), None)
+        if source is None:
+            raise not_alike(name, self.suffix)
+        row_of = msgspec.json.Decoder(LandedRow).decode
+        taken = left = 0
+        with source.open_lines(landed) as lines:
+            for line in lines:
+                if row_of(line).row in without:
+                    left += 1
+                    continue
+                taken += 1
+                self.buffer += line
+                if len(self.buffer) >= CHUNK:
+                    self.flush()
+        return taken, left
+
     def flush(self) -> None:
         self.file.write(self.compressor.compress(self.buffer) if self.compressor else self.buffer)
         self.buffer.clear()
@@ -96,6 +123,11 @@ class JsonlSink:
         """An object with ``compress`` and ``flush``, None for plain text."""
         return None
 
+    @staticmethod
+    def open_lines(landed: ObjectStoragePath) -> Any:
+        """A landed file's lines."""
+        return open_blocks(landed)
+
 
 class GzipJsonlSink(JsonlSink):
     """JSON lines, gzip."""
@@ -105,6 +137,10 @@ class GzipJsonlSink(JsonlSink):
     @staticmethod
     def make_compressor() -> Any:
         return zlib.compressobj(6, wbits=31)
+
+    @staticmethod
+    def open_lines(landed: ObjectStoragePath) -> Any:
+        return gzip.open(open_blocks(landed))
 
 
 class ZstdJsonlSink(JsonlSink):
@@ -117,6 +153,24 @@ class ZstdJsonlSink(JsonlSink):
         import zstandard
 
         return zstandard.ZstdCompressor().compressobj()
+
+    @staticmethod
+    def open_lines(landed: ObjectStoragePath) -> Any:
+        import zstandard
+
+        reader = zstandard.ZstdDecompressor().stream_reader(open_blocks(landed), read_across_frames=True)
+        return io.BufferedReader(reader, CHUNK)
+
+
+def not_alike(landed: str, suffix: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{landed} was landed in another format than {suffix!r}, and its rows cannot be taken over into this one. Give "
+        "both tasks the same format. What the vendor has answered is not lost and not paid again."
+    )
+
+
+class LandedRow(msgspec.Struct):
+    row: int
 
 
 class Parts:

@@ -14,6 +14,7 @@ from airflow_llm_batch.data.sources import read_rows, told
 from airflow_llm_batch.data.templates import as_text
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.keys import UniqueKeys
+from airflow_llm_batch.jobs.outputs import validator
 from airflow_llm_batch.models import Result
 from airflow_llm_batch.request import Request
 
@@ -39,6 +40,20 @@ class RowSpec(NamedTuple):
     request: RequestTemplate | None
     key: str | None
     passthrough: Mapping[str, str]
+
+    def check(self, provider: Provider) -> None:
+        """:raises InputError: for an output schema that is none."""
+        if self.request is not None and (schema := self.request.schema()) is not None:
+            validator(schema)
+
+    def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
+        return encode_rows(self, provider, job_id, kinds)
+
+    def facts(self, kinds: Kinds) -> dict[str, Any]:
+        """The job's fields that the rows and the request tell."""
+        key_kind, columns = kinds.told()
+        asked = {"request": self.request.serialize(), "output_schema": self.request.schema()} if self.request else {}
+        return {**asked, "key_kind": key_kind, "columns": columns}
 
 
 class Kind(NamedTuple):

@@ -8,12 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
-from airflow_llm_batch.jobs.encoding import RowSpec
-from airflow_llm_batch.jobs.outputs import validator
 from airflow_llm_batch.jobs.pricing import Prices, dollars
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.settling import Doubt
-from airflow_llm_batch.jobs.shards import fingerprint_of, remove_files, write_shards
+from airflow_llm_batch.jobs.shards import Rows, fingerprint_of, remove_files, write_shards
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.models import Estimate, Job, Result
 
@@ -26,7 +24,7 @@ log = logging.getLogger(__name__)
 def plan(
     store: JobStore,
     hook: LLMBatchHook,
-    spec: RowSpec,
+    spec: Rows,
     metadata: Mapping[str, str],
     origin: dict[str, Any],
     on_change: str = "restart",
@@ -44,8 +42,8 @@ def plan(
     """
     provider = hook.provider
     provider.check_metadata(metadata)
-    if spec.request is not None and (schema := spec.request.schema()) is not None:
-        validator(schema)
+    spec.check(provider)
+    prices = Prices.of(hook)
     while store.next_generation().load_job() is not None:
         store = store.next_generation()
     if job := store.load_job():
@@ -65,7 +63,6 @@ def plan(
     progress = Progress(log, "rows encoded")
     limits = provider.limits.model_copy(update={"tokens": origin.get("max_enqueued_tokens")})
     shards, fingerprint, use, kinds = write_shards(spec, provider, store, metadata, limits, progress.add)
-    prices = Prices(provider.name, provider.batch_price_factor)
     job = Job(
         id=store.job_id,
         fingerprint=fingerprint,
@@ -74,11 +71,8 @@ def plan(
         created_at=datetime.now(UTC),
         rows=sum(shard.rows for shard in shards),
         shards=tuple(shards),
-        request=spec.request.serialize() if spec.request else None,
-        output_schema=spec.request.schema() if spec.request else None,
-        key_kind=kinds.told()[0],
-        columns=kinds.told()[1],
         estimate={model: priced(model, estimate, prices) for model, estimate in use.items()},
+        **spec.facts(kinds),
         **origin,
     )
     if not store.save_job(job):
@@ -122,9 +116,16 @@ def priced(model: str, estimate: Estimate, prices: Prices) -> Estimate:
     return estimate.model_copy(update={"cost_usd": dollars(cost[0]) if cost else None})
 
 
-def check_budget(job: Job, max_cost: float) -> None:
+def estimated_cost(job: Job) -> float | None:
+    """Dollars that a job may cost at most, None where that is not known."""
+    costs = [estimate.cost_usd for estimate in job.estimate.values()]
+    return None if None in costs else sum(filter(None, costs))
+
+
+def check_budget(job: Job, max_cost: float, spent: float = 0.0) -> None:
     """Refuse a job that may cost more than ``max_cost`` dollars.
 
+    :param spent: dollars that earlier rounds have cost.
     :raises BudgetExceeded: with the estimate by model; also when it cannot be made.
     """
     unknown = [model for model, estimate in job.estimate.items() if estimate.cost_usd is None]
@@ -135,11 +136,12 @@ def check_budget(job: Job, max_cost: float) -> None:
             f"max_cost=${max_cost:,.2f} cannot be held for {', '.join(uncapped or unknown)}: {why}. "
             f"{'Set max_tokens' if uncapped else 'Remove max_cost'}. Nothing was sent. {describe(job)}"
         )
-    total = sum(estimate.cost_usd or 0 for estimate in job.estimate.values())
+    total = spent + (estimated_cost(job) or 0)
     if total > max_cost:
+        earlier = f" with the ${spent:,.4f} of earlier rounds" if spent else ""
         raise BudgetExceeded(
-            f"The job is estimated at ${total:,.4f}, above max_cost=${max_cost:,.4f}. Raise max_cost, lower max_tokens "
-            f"or send fewer rows. Nothing was sent. {describe(job)}"
+            f"The job is estimated at ${total:,.4f}{earlier}, above max_cost=${max_cost:,.4f}. Raise max_cost, lower "
+            f"max_tokens or send fewer rows. Nothing was sent. {describe(job)}"
         )
 
 

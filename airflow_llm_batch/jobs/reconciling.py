@@ -52,14 +52,18 @@ class Entries:
         number = msgspec.json.Decoder(RowNumber).decode
         self.rows, self.starts = array("Q"), array("Q", [0])
         self.file: IO[bytes] = io.BytesIO()
-        end = 0
+        end, last, in_order = 0, -1, True
         for line in lines:
-            self.rows.append(number(line).row)
+            row = number(line).row
+            in_order, last = in_order and row > last, row
+            self.rows.append(row)
             end += self.file.write(line)
             self.starts.append(end)
             if end > HELD and isinstance(self.file, io.BytesIO):
                 held, self.file = self.file, tempfile.TemporaryFile(prefix="llm-batch-rows-")  # noqa: SIM115
                 self.file.write(held.getbuffer())
+        #: where rows are that are not in order: a repair takes them from several rounds
+        self.places = None if in_order else {row: place for place, row in enumerate(self.rows)}
 
     @classmethod
     def load(cls, store: JobStore, shard: Shard) -> Entries:
@@ -84,6 +88,8 @@ class Entries:
 
     def find(self, row: int) -> int | None:
         """The place of a row, None when it is not the shard's."""
+        if self.places is not None:
+            return self.places.get(row)
         # Rows mostly follow each other without gaps; a shard of one model among several has some.
         place = row - self.rows[0]
         if not (0 <= place < len(self.rows) and self.rows[place] == row):

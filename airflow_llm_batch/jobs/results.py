@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from airflow_llm_batch.data.sinks import Layout, Parts, Sink, sink_class
 from airflow_llm_batch.exceptions import VendorUnavailable, WaitEnded
 from airflow_llm_batch.jobs.lines import batch_lines, shows_ids
 from airflow_llm_batch.jobs.outputs import OutputCheck
+from airflow_llm_batch.jobs.planning import estimated_cost
 from airflow_llm_batch.jobs.pricing import PICO, Prices
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.reconciling import Entries, Entry, Reconciler
+from airflow_llm_batch.jobs.rounds import Earlier
 from airflow_llm_batch.jobs.settling import release, search_again
+from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.jobs.tally import Tally
-from airflow_llm_batch.models import Batch, Job, Manifest, Result, Shard
+from airflow_llm_batch.models import ROW_STATUSES, Batch, Failure, Job, Manifest, Result, Round, Shard
 from airflow_llm_batch.storage import WholeFile, storage_path
 
 if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.store import JobStore
 
 DOWNLOAD_TRIES = 4
+#: characters of an error message that ``failed.jsonl`` keeps
+LONGEST = 1000
 
 
 class Target(NamedTuple):
@@ -49,43 +55,96 @@ class Landing:
         self.largest = target.max_file_size
         self.sink = sink_class(target.format)
         self.layout = Layout(job.output_schema, job.key_kind, job.columns)
-        self.prices = Prices(hook.provider.name, hook.provider.batch_price_factor)
+        self.prices = Prices.of(hook)
+        #: the model of rows that no answer names one for
+        self.model = next(iter(job.estimate)) if len(job.estimate) == 1 else None
         self.check = OutputCheck(job.output_schema) if job.output_schema is not None else None
         self.tally = Tally()
         self.dropped: Counter[str] = Counter({"duplicate": 0, "foreign": 0, "garbage": 0})
         self.files: list[str] = []
+        self.encode = msgspec.json.Encoder().encode
 
-    def land(self, batches: dict[int, Batch]) -> Manifest:
-        """Land every shard; ``batches`` holds each shard's batch as it ended."""
-        aside = WholeFile(self.store.path("aside.jsonl"))
+    def land(self, batches: dict[int, Batch], before: Manifest | None = None) -> Manifest:
+        """Land every shard, and what earlier rounds have landed of the rows that this one does not ask.
+
+        :param batches: each shard's batch as it ended.
+        :param before: the manifest of an earlier landing of this job.
+        """
+        earlier = Earlier(self.store, self.job, JobStore(self.job.repairs), before) if self.job.repairs else None
         progress = Progress(self.log, "rows landed", self.job.rows)
+        self.aside, self.failed = Side(self.store.path("aside.jsonl")), Side(self.store.failed())
         try:
             for shard in self.job.shards:
                 batches[shard.index] = self.confirm(shard, batches[shard.index])
-                self.land_shard(shard, batches[shard.index], aside, progress)
+                self.land_shard(shard, batches[shard.index], progress)
+            own, counts, carried = self.tally.copy(), self.tally.counts, []
+            if earlier is not None:
+                for failure in earlier.failures():
+                    self.keep_failure(failure)
+                    self.tally.add_reason(failure)
+                self.failed.keep()
+                counts.update(earlier.counts())
+                carried = earlier.carry(self.begin, str(self.directory), self.sink.suffix)
+                self.tally.add_usage(earlier.manifest)
         except BaseException:
-            aside.discard()
+            self.aside.discard()
+            self.failed.discard()
             raise
-        garbage = aside.size > 0
-        aside.commit() if garbage else aside.discard()
-        tally = self.tally
+        self.failed.commit()
+        aside = None
+        if self.aside.size:
+            aside = self.aside.commit()
+        else:
+            self.aside.discard()
+        ids = [batch.id for shard in self.job.shards if (batch := batches[shard.index]).id]
+        return self.manifest(own, counts, carried, aside, ids, earlier.manifest if earlier else None)
+
+    def manifest(
+        self,
+        own: Tally,
+        counts: Counter[str],
+        carried: list[str],
+        aside: str | None,
+        ids: list[str],
+        earlier: Manifest | None,
+    ) -> Manifest:
+        """What was landed, all rounds together.
+
+        :param own: this round alone.
+        """
+        total, estimated = self.tally.total, estimated_cost(self.job)
+        this = Round(
+            round=self.job.round,
+            job=self.store.uri,
+            rows=own.requests,
+            succeeded=own.counts["succeeded"],
+            cost_usd=own.total.cost_usd,
+            estimated_cost_usd=estimated,
+        )
+        rounds = [*(earlier.rounds if earlier else ()), this]
+        estimates = [done.estimated_cost_usd for done in rounds]
         return Manifest(
             job=self.store.uri,
             destination=str(self.directory),
-            files=self.files,
-            rows=tally.rows,
-            counts=dict(tally.counts),
+            files=[*carried, *self.files],
+            carried=carried,
+            rows=counts.total(),
+            counts={status: counts[status] for status in ROW_STATUSES},
             dropped=dict(self.dropped),
-            aside=str(aside.path) if garbage else None,
-            reasons=tally.top_reasons(),
-            input_tokens=tally.input_tokens,
-            cached_tokens=tally.cached_tokens,
-            output_tokens=tally.output_tokens,
-            cost_usd=tally.cost_usd,
-            sync_cost_usd=tally.sync_cost_usd,
-            batches=[batch.id for shard in self.job.shards if (batch := batches[shard.index]).id],
+            aside=aside,
+            reasons=self.tally.top_reasons(),
+            input_tokens=total.input_tokens,
+            cached_tokens=total.cached_tokens,
+            output_tokens=total.output_tokens,
+            cost_usd=total.cost_usd,
+            sync_cost_usd=total.sync_cost_usd,
+            saving_usd=total.saving_usd,
+            estimated_cost_usd=None if None in estimates else sum(filter(None, estimates)),
+            usage=self.tally.usage(),
+            rounds=rounds,
+            batches=[*(earlier.batches if earlier else ()), *ids],
             provider=self.job.provider,
-            models=sorted(tally.models),
+            models=self.tally.models,
             landed_at=datetime.now(UTC),
         )
 
@@ -106,7 +165,7 @@ class Landing:
             created = self.store.created(shard.index)
         return batch
 
-    def land_shard(self, shard: Shard, batch: Batch, aside: WholeFile, progress: Progress) -> None:
+    def land_shard(self, shard: Shard, batch: Batch, progress: Progress) -> None:
         entries = Entries.load(self.store, shard)
         ids = None
         if self.job.adopted:
@@ -114,11 +173,12 @@ class Landing:
         # A broken download starts over with a fresh file and fresh sums.
         for attempt in range(1, DOWNLOAD_TRIES + 1):
             kept = self.tally.copy()
-            garbage = tempfile.SpooledTemporaryFile(2**20)  # noqa: SIM115  (lives until the next try)
-            reconciler = Reconciler(self.job.id, entries, self.hook.provider, keep_lines(garbage), ids)
+            self.aside.begin()
+            self.failed.begin()
+            reconciler = Reconciler(self.job.id, entries, self.hook.provider, self.aside.add, ids)
             sink = Parts(self.begin, f"results-{self.job.id}-{shard.index:05d}", self.largest)
             try:
-                progress.count = kept.rows
+                progress.count = kept.requests
                 complete, write = self.complete, sink.write
                 for number, (entry, result) in enumerate(reconciler.take(batch_lines(self.hook, batch)), 1):
                     complete(entry, result, shard)
@@ -138,9 +198,8 @@ class Landing:
                     raise
                 self.log.warning("Downloading batch %s broke off (%s); starting it over.", batch.id, error)
         entries.close()
-        garbage.seek(0)
-        while chunk := garbage.read(2**20):
-            aside.write(chunk)
+        self.aside.keep()
+        self.failed.keep()
         self.dropped.update(reconciler.dropped)
         self.files += files
 
@@ -162,16 +221,48 @@ class Landing:
         """What the vendor could not know of a row, and the sums."""
         if self.check is not None:
             self.check(result)
-        cost = self.prices.cost(result, shard.model)
-        self.tally.add(result, cost)
-        result.key, result.row, result.shard = entry.key, entry.row, shard.index
+        model = shard.model or self.model or ""
+        cost = self.prices.cost(result, model)
+        result.model = result.model or model or None
+        result.key, result.row, result.shard, result.round = entry.key, entry.row, shard.index, self.job.round
         result.provider = self.job.provider
-        result.model = result.model or shard.model or None
         result.cost_usd = cost[0] / PICO if cost else None
+        self.tally.add(result, cost)
+        if result.status != "succeeded":
+            code = result.error_code or (result.finish_reason if result.status == "truncated" else None)
+            message = result.error_message and result.error_message[:LONGEST]
+            self.keep_failure(Failure(entry.row, entry.key, result.status, code, message, shard.index, self.job.round))
+
+    def keep_failure(self, failure: Failure) -> None:
+        self.failed.add(self.encode(failure))
 
 
-def keep_lines(kept: IO[bytes]) -> Callable[[bytes], None]:
-    def keep(line: bytes) -> None:
-        kept.write(line + b"\n")
+class Side:
+    """A file beside the landed ones. What an attempt at a shard adds is kept when the attempt was the last one."""
 
-    return keep
+    def __init__(self, path: ObjectStoragePath) -> None:
+        self.file = WholeFile(path)
+        self.begin()
+
+    @property
+    def size(self) -> int:
+        return self.file.size
+
+    def begin(self) -> None:
+        self.attempt: IO[bytes] = tempfile.SpooledTemporaryFile(2**20)  # noqa: SIM115  (lives until the next one)
+
+    def add(self, line: bytes) -> None:
+        self.attempt.write(line + b"\n")
+
+    def keep(self) -> None:
+        self.attempt.seek(0)
+        while chunk := self.attempt.read(2**20):
+            self.file.write(chunk)
+        self.begin()
+
+    def commit(self) -> str:
+        self.file.commit()
+        return str(self.file.path)
+
+    def discard(self) -> None:
+        self.file.discard()

@@ -5,17 +5,33 @@ from __future__ import annotations
 import hashlib
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from airflow_llm_batch.jobs.encoding import Kind, Kinds, Line, RowSpec, encode_rows
+from airflow_llm_batch.jobs.encoding import Kind, Kinds, Line
 from airflow_llm_batch.models import Estimate, Limits, Shard
 from airflow_llm_batch.storage import CHUNK, WholeFile
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.store import JobStore
     from airflow_llm_batch.providers.base import Provider
+
+
+class Rows(Protocol):
+    """What a job is made of: rows that are asked for the first time (``RowSpec``), or once more (``Repair``)."""
+
+    @property
+    def passthrough(self) -> Mapping[str, str]: ...
+
+    def check(self, provider: Provider) -> None:
+        """:raises LLMBatchError: when they cannot be asked, whatever the rows are."""
+
+    def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
+        """Every row encoded; the same each time."""
+
+    def facts(self, kinds: Kinds) -> dict[str, Any]:
+        """The job's fields that they tell."""
 
 
 class Written(NamedTuple):
@@ -113,7 +129,7 @@ class ShardFile:
 
 
 def write_shards(
-    spec: RowSpec,
+    spec: Rows,
     provider: Provider,
     store: JobStore,
     metadata: Mapping[str, str],
@@ -134,7 +150,7 @@ def write_shards(
     # Of everything that is sent, in the order of the rows: how it is cut into shards changes nothing.
     fingerprint = hashlib.sha256(provider.name.encode())
     try:
-        for count, line in enumerate(encode_rows(spec, provider, store.job_id, kinds), 1):
+        for count, line in enumerate(spec.lines(provider, store.job_id, kinds), 1):
             fingerprint.update(line.request)
             fingerprint.update(line.entry)
             group = line.kind.group
@@ -166,10 +182,10 @@ def remove_files(store: JobStore, shards: list[Shard]) -> None:
                 path.unlink()
 
 
-def fingerprint_of(spec: RowSpec, provider: Provider, job_id: str) -> str:
+def fingerprint_of(spec: Rows, provider: Provider, job_id: str) -> str:
     """The fingerprint ``write_shards`` would return, without writing anything."""
     fingerprint = hashlib.sha256(provider.name.encode())
-    for line in encode_rows(spec, provider, job_id):
+    for line in spec.lines(provider, job_id, Kinds(spec.passthrough)):
         fingerprint.update(line.request)
         fingerprint.update(line.entry)
     return fingerprint.hexdigest()

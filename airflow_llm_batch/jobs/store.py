@@ -6,6 +6,7 @@ shards/00000/rows-{plan}.jsonl      row number, key and pass-through columns, a 
 shards/00000/uploaded.json        the vendor's input file
 shards/00000/try-1/intent.json    before the create   created.json  the vendor's id   ended.json  the end as told
 progress.json                     the one mutable file
+failed.jsonl                      landed rows that did not succeed: what a repair asks again, and people look at
 manifest.json                     what was landed
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -23,8 +24,8 @@ from pydantic import BaseModel, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.waves import Refusal
-from airflow_llm_batch.models import Batch, Created, Intent, Job, Manifest, Void
-from airflow_llm_batch.storage import create_exclusive, fresh, read_small, storage_path, write_whole
+from airflow_llm_batch.models import Batch, Created, Failure, Intent, Job, Manifest, Void
+from airflow_llm_batch.storage import create_exclusive, fresh, open_blocks, read_small, storage_path, write_whole
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -219,13 +220,59 @@ class JobStore:
         data = read_small(self.path("progress.json"))
         return msgspec.json.decode(data) if data else None
 
-    def save_manifest(self, manifest: Manifest) -> str:
-        path = self.path("manifest.json")
-        write_whole(path, dump(manifest))
+    def save_killed(self) -> None:
+        """Note that the waiting task was failed or cleared, and its batches therefore cancelled."""
+        write_whole(self.path("killed.json"), msgspec.json.encode({"at": datetime.now(UTC)}))
+
+    def was_killed(self) -> bool:
+        return read_small(self.path("killed.json")) is not None
+
+    def following(self, number: int) -> JobStore:
+        """Where a task keeps a further round of its job: ``round-2``, ``round-3``."""
+        return JobStore(f"{self.first.uri}/round-{number}")
+
+    @property
+    def first(self) -> JobStore:
+        """The job that a task's further rounds began with; itself when there are none."""
+        base, _, name = self.uri.rpartition("/")
+        return JobStore(base) if name.startswith("round-") else self
+
+    def failed(self) -> ObjectStoragePath:
+        """Every landed row that did not succeed, a ``Failure`` a line."""
+        return self.path("failed.jsonl")
+
+    def failures(self) -> Iterator[Failure]:
+        """The rows of ``failed.jsonl``.
+
+        :raises ConfigurationError: when there is no such file.
+        """
+        decode = msgspec.json.Decoder(Failure).decode
+        try:
+            with open_blocks(self.failed()) as lines:
+                yield from map(decode, lines)
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"{self.failed()} is missing: which rows failed is written down when a job is landed. Clear the "
+                "FetchResultsOperator that landed it; nothing is paid again."
+            ) from None
+
+    @property
+    def manifest_uri(self) -> str:
         return f"{self.uri}/manifest.json"
+
+    def save_manifest(self, manifest: Manifest) -> None:
+        write_whole(self.path("manifest.json"), dump(manifest))
 
     def manifest(self) -> Manifest | None:
         return self._read(self.path("manifest.json"), Manifest)
+
+    def landings(self) -> list[Manifest]:
+        """The manifests of a job and of the further rounds that its task has made of it."""
+        landed, store = [], self
+        while manifest := store.manifest():
+            landed.append(manifest)
+            store = self.following(len(manifest.rounds) + 1)
+        return landed
 
     def _read(self, path: ObjectStoragePath, model: type[M]) -> M | None:
         data = read_small(path)

@@ -5,54 +5,31 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from airflow_llm_batch.jobs.pricing import Cost, dollars
-from airflow_llm_batch.models import ROW_STATUSES, Reason, Result
+from airflow_llm_batch.jobs.pricing import Cost, dollars, picodollars
+from airflow_llm_batch.models import Failure, Manifest, Reason, Result, Usage
 
 #: messages may differ row by row; only so many are told apart
 MOST_REASONS = 100
 
 
-@dataclass
-class Tally:
-    """Counts, tokens, money and reasons of results.
+@dataclass(slots=True)
+class Sums:
+    """What the requests of one model and status used; money in picodollars.
 
-    :param unpriced: rows whose cost is not known.
+    :param unpriced: requests whose cost is not known.
     """
 
-    counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(ROW_STATUSES, 0)))
+    requests: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
     batch_cost: int = 0
     sync_cost: int = 0
     unpriced: int = 0
-    models: set[str] = field(default_factory=set)
-    reasons: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
 
-    def add(self, result: Result, cost: Cost | None) -> None:
-        self.counts[result.status] += 1
-        self.input_tokens += result.input_tokens or 0
-        self.cached_tokens += result.cached_tokens or 0
-        self.output_tokens += result.output_tokens or 0
-        if cost is None:
-            self.unpriced += 1
-        else:
-            self.batch_cost += cost[0]
-            self.sync_cost += cost[1]
-        if result.model and result.model not in self.models:
-            self.models.add(result.model)
-        if result.status != "succeeded":
-            message = result.error_message[:200] if result.error_message else None
-            reason = (result.status, result.error_code, message)
-            known = reason in self.reasons or len(self.reasons) < MOST_REASONS
-            self.reasons[reason if known else (result.status, None, None)] += 1
-
-    def copy(self) -> Tally:
-        return replace(self, counts=Counter(self.counts), models=set(self.models), reasons=Counter(self.reasons))
-
-    @property
-    def rows(self) -> int:
-        return sum(self.counts.values())
+    def add(self, other: Sums) -> None:
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
     def cost_usd(self) -> float | None:
@@ -61,6 +38,92 @@ class Tally:
     @property
     def sync_cost_usd(self) -> float | None:
         return None if self.unpriced else dollars(self.sync_cost)
+
+    @property
+    def saving_usd(self) -> float | None:
+        return None if self.unpriced else dollars(self.sync_cost - self.batch_cost)
+
+
+@dataclass
+class Tally:
+    """Tokens and money by model and status, and the reasons of rows that did not succeed."""
+
+    sums: dict[tuple[str, str], Sums] = field(default_factory=dict)
+    reasons: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
+
+    def add(self, result: Result, cost: Cost | None) -> None:
+        kind = (result.model or "", result.status)
+        sums = self.sums.get(kind)
+        if sums is None:
+            sums = self.sums[kind] = Sums()
+        sums.requests += 1
+        sums.input_tokens += result.input_tokens or 0
+        sums.cached_tokens += result.cached_tokens or 0
+        sums.output_tokens += result.output_tokens or 0
+        if cost is None:
+            sums.unpriced += 1
+        else:
+            sums.batch_cost += cost[0]
+            sums.sync_cost += cost[1]
+        if result.status != "succeeded":
+            self.add_reason(result)
+
+    def add_reason(self, failed: Result | Failure) -> None:
+        message = failed.error_message[:200] if failed.error_message else None
+        reason = (failed.status, failed.error_code, message)
+        known = reason in self.reasons or len(self.reasons) < MOST_REASONS
+        self.reasons[reason if known else (failed.status, None, None)] += 1
+
+    def add_usage(self, manifest: Manifest) -> None:
+        """What an earlier round used."""
+        for line in manifest.usage:
+            known = line.cost_usd is not None and line.sync_cost_usd is not None
+            used = Sums(
+                line.requests, line.input_tokens, line.cached_tokens, line.output_tokens,
+                picodollars(line.cost_usd), picodollars(line.sync_cost_usd), 0 if known else line.requests,
+            )  # fmt: skip
+            self.sums.setdefault((line.model, line.status), Sums()).add(used)
+
+    def copy(self) -> Tally:
+        return Tally({kind: replace(sums) for kind, sums in self.sums.items()}, Counter(self.reasons))
+
+    @property
+    def requests(self) -> int:
+        return sum(sums.requests for sums in self.sums.values())
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Requests by status."""
+        counts: Counter[str] = Counter()
+        for (_, status), sums in self.sums.items():
+            counts[status] += sums.requests
+        return counts
+
+    @property
+    def total(self) -> Sums:
+        total = Sums()
+        for sums in self.sums.values():
+            total.add(sums)
+        return total
+
+    @property
+    def models(self) -> list[str]:
+        return sorted({model for model, _ in self.sums if model})
+
+    def usage(self) -> list[Usage]:
+        return [
+            Usage(
+                model=model,
+                status=status,
+                requests=sums.requests,
+                input_tokens=sums.input_tokens,
+                cached_tokens=sums.cached_tokens,
+                output_tokens=sums.output_tokens,
+                cost_usd=sums.cost_usd,
+                sync_cost_usd=sums.sync_cost_usd,
+            )
+            for (model, status), sums in sorted(self.sums.items())
+        ]
 
     def top_reasons(self, most: int = 5) -> list[Reason]:
         return [

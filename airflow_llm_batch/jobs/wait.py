@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_llm_batch.exceptions import LLMBatchError, VendorUnavailable, WaitEnded
 from airflow_llm_batch.jobs.owner import this_process
 from airflow_llm_batch.jobs.polling import Next, Wait, describe
-from airflow_llm_batch.jobs.store import NEVER_SENT
+from airflow_llm_batch.jobs.store import NEVER_SENT, JobStore
 from airflow_llm_batch.jobs.waves import Refusal, Room
 from airflow_llm_batch.models import Intent, Shard, Void
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.store import JobStore
     from airflow_llm_batch.models import Batch
 
 
@@ -71,7 +70,7 @@ class JobWait:
         # A wave of this wait that was killed half-way; settling it is part of creating.
         wait.doubtful = "creating" in states.values()
         refusal = store.refusal(wait.planned)
-        if len(wait.planned) == len(states) and refusal is None:
+        if wait.planned and len(wait.planned) == len(states) and refusal is None:
             raise WaitEnded(f"Nothing of the job at {store.uri} was submitted; clear the submitting task first.")
         if wait.planned:
             wait.room = Room.of(job, refusal, self.hook.connection.extra_dejson)
@@ -187,6 +186,11 @@ class JobWait:
             elif created := self.store.created(index):
                 self.wait.pending[index] = created.batch_id
                 self.wait.planned.discard(index)
+
+    def kill(self) -> None:
+        """The waiting task was failed or cleared: cancel, and leave a note for a task that is run again."""
+        self._keep(JobStore.save_killed)
+        self.cancel()
 
     def cancel(self) -> bool:
         """Ask for the cancellation of what still runs and is certainly ours; a failure at one batch spares no other.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, XComArg
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.hooks import LLMBatchHook
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_llm_batch.data.requests import RequestTemplate
+    from airflow_llm_batch.jobs.shards import Rows
     from airflow_llm_batch.jobs.store import JobStore
     from airflow_llm_batch.models import Job
 
@@ -30,8 +31,9 @@ class SubmitBatchOperator(BaseOperator):
     before anything is sent, and so is a destination that a downstream ``FetchResultsOperator`` could not write to.
 
     :param rows: a URI, directory or glob of JSONL, JSON, CSV or TSV files (plain or gzip) or of Parquet files, in any
-        object storage; ``Sql(conn_id, sql)``; a list of strings or dicts; an upstream task's output. Rows may be
-        existing batch input lines (``{"custom_id", "method", "url", "body"}``); leave out ``request`` then.
+        object storage; ``Sql(conn_id, sql)``; a list of strings or dicts; an upstream task's output;
+        ``FailedRows(fetch.output)`` to ask again what failed. Rows may be existing batch input lines
+        (``{"custom_id", "method", "url", "body"}``); leave out ``request`` then.
     :param request: what to ask about each row: ``ChatRequest``, ``EmbeddingRequest`` or ``RawRequest``.
     :param key: the column that names a row in the results; must be unique. The row number by default, and the
         ``custom_id`` of existing batch lines.
@@ -77,6 +79,8 @@ class SubmitBatchOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # Airflow finds upstream tasks in arguments, not inside of them.
+        XComArg.apply_upstream_relationship(self, getattr(rows, "fetched", None))
         self.rows = rows
         # Mapped tasks are made from one set of arguments, and each renders its own.
         self.request = copy.copy(request)
@@ -113,7 +117,11 @@ class SubmitBatchOperator(BaseOperator):
             self.rows = copy.copy(self.rows)
         super().render_template_fields(context, jinja_env)
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> Any:
+        return self._start(context)
+
+    def _start(self, context: Context) -> dict[str, Any]:
+        """Plan and create; returns the job's handle."""
         from airflow_llm_batch.data.requests import RequestTemplate
 
         if self.request is not None and not isinstance(self.request, RequestTemplate):
@@ -138,34 +146,53 @@ class SubmitBatchOperator(BaseOperator):
         return JobHandle(None, self.conn_id, hook.provider.name, batch.total, 1, [batch.id]).to_xcom()
 
     def _submit(self, hook: LLMBatchHook, context: Context) -> dict[str, Any]:
+        from airflow_llm_batch.data.failed import FailedRows
         from airflow_llm_batch.jobs.encoding import RowSpec, passthrough_map
-        from airflow_llm_batch.jobs.planning import check_budget, describe, plan
+        from airflow_llm_batch.jobs.repair import Repair
         from airflow_llm_batch.jobs.store import JobStore, job_uri
-        from airflow_llm_batch.jobs.submission import adopt, submit
+
+        ti = context["ti"]
+        map_index = -1 if ti.map_index is None else ti.map_index
+        store = JobStore(job_uri(self.storage, ti.dag_id, ti.run_id, ti.task_id, map_index))
+        if isinstance(self.rows, FailedRows):
+            return self._send(hook, context, store, Repair.of(self.rows)).to_xcom()
+        spec = RowSpec(self.rows, self.request, self.key or None, passthrough_map(self.passthrough))
+        return self._send(hook, context, store, spec).to_xcom()
+
+    def _send(self, hook: LLMBatchHook, context: Context, store: JobStore, rows: Rows, spent: float = 0.0) -> JobHandle:
+        """Plan a job and create what has room.
+
+        :param spent: dollars that earlier rounds have cost, to be held to ``max_cost`` together with this one.
+        """
+        from airflow_llm_batch.jobs.planning import check_budget, describe, plan
 
         recovery = self.recovery or Recovery()
         recovery.check()
         ti = context["ti"]
-        origin: dict[str, Any] = {
-            "dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id,
-            "map_index": -1 if ti.map_index is None else ti.map_index,
-        }  # fmt: skip
-        uri = job_uri(self.storage, **origin)
-        metadata = {f"airflow_{name}": str(value)[:512] for name, value in origin.items() if name != "map_index"}
+        origin: dict[str, Any] = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id}
+        metadata = {f"airflow_{name}": str(value)[:512] for name, value in origin.items()}
         metadata |= {str(name): str(value) for name, value in (self.metadata or {}).items()}
+        origin["map_index"] = -1 if ti.map_index is None else ti.map_index
         for name in ("max_enqueued_tokens", "max_running_shards"):
             origin[name] = at_least_one(name, getattr(self, name) or hook.connection.extra_dejson.get(name))
-        spec = RowSpec(self.rows, self.request, self.key or None, passthrough_map(self.passthrough))
-        store, job = plan(JobStore(uri), hook, spec, metadata, origin, recovery.on_change)
+        store, job = plan(store, hook, rows, metadata, origin, recovery.on_change)
         if self.max_cost is not None and not store.is_begun(job):
-            check_budget(job, float(self.max_cost))
+            check_budget(job, float(self.max_cost), spent)
         if self.only_plan:
             ti.xcom_push(key="estimate", value={name: e.model_dump() for name, e in job.estimate.items()})
             raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {len(job.shards)} batches. {describe(job)}")
+        return self._create(hook, store, job)
+
+    def _create(self, hook: LLMBatchHook, store: JobStore, job: Job) -> JobHandle:
+        """Create the shards of a planned job that have room."""
+        from airflow_llm_batch.jobs.submission import adopt, submit
+
+        recovery = self.recovery or Recovery()
         self._submitting, self._stop = (store, hook, job), Event()
-        adopt(store, hook, job, {int(index): str(batch_id) for index, batch_id in (recovery.batch_ids or {}).items()})
+        if job.round == 1:
+            adopt(store, hook, job, {int(index): str(batch) for index, batch in (recovery.batch_ids or {}).items()})
         batches = submit(store, hook, job, recovery.on_doubt, self._stop)
-        return JobHandle(store.uri, self.conn_id, job.provider, job.rows, len(job.shards), batches).to_xcom()
+        return JobHandle(store.uri, self.conn_id, job.provider, job.rows, len(job.shards), batches)
 
     def _check_destinations(self, context: Context) -> None:
         """Prove that what lies downstream can be written, before money is spent.

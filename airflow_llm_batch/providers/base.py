@@ -37,6 +37,18 @@ UNCLEAR = frozenset({408, 409, 425})
 #: how vendors and gateways say that a customer's queue is full
 FULL = frozenset({"token_limit_exceeded", "batch_enqueued_token_limit", "request_limit_exceeded"})
 FULL_MESSAGE = re.compile(r"enqueued (token|request)s? limit", re.IGNORECASE)
+#: what vendors and gateways call troubles of their own, or of the moment
+TRANSIENT = frozenset(
+    {"rate_limit_exceeded", "rate_limit_error", "server_error", "internal_error", "internal_server_error"}
+    | {"api_error", "overloaded_error", "engine_overloaded", "slow_down", "timeout", "timeout_error"}
+    | {"request_timeout", "service_unavailable", "service_unavailable_error", "bad_gateway", "gateway_timeout"}
+    | {"http_408", "http_429"}
+)
+
+
+def is_transient_code(code: str) -> bool:
+    """Whether a row that failed with this code may succeed when it is asked again."""
+    return code.lower() in TRANSIENT or code.startswith("http_5")
 
 
 class Payload(httpx.SyncByteStream, httpx.AsyncByteStream):

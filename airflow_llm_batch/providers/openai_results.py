@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from airflow_llm_batch.models import Result, RowStatus
-from airflow_llm_batch.providers.base import whole
+from airflow_llm_batch.providers.base import is_transient_code, whole
 
 ROW_OUTCOMES: dict[str, RowStatus] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 
@@ -117,6 +117,10 @@ def read_line(line: dict[str, Any]) -> Result:
         inner = told if isinstance(told, dict) else {}
         result.error_code = str(inner.get("code") or inner.get("type") or f"http_{status}")
         result.error_message = inner.get("message") or f"The vendor reported HTTP {status} for this row."
+        if (status >= 500 or status == 408) and not is_transient_code(result.error_code):
+            # A gateway's own word for trouble that passes; the status tells it better.
+            result.error_message = f"{result.error_code}: {result.error_message}"
+            result.error_code = f"http_{status}"
         return result
     result.model = body.get("model")
     read_usage(body.get("usage") or {}, result)

@@ -1,0 +1,53 @@
+"""Rows that are asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from airflow_llm_batch.exceptions import ConfigurationError
+
+#: statuses that are asked again by choice only: each of them was, or may have been, paid for or wanted
+BY_CHOICE = ("truncated", "invalid", "refused", "cancelled")
+
+
+@dataclass
+class FailedRows:
+    """The rows of a landed job that did not succeed and may when they are asked again, as ``rows`` of another job.
+
+    Always asked again: rate limits, server errors, expired and missing rows. Never: what the vendor refused for good.
+    The requests are those that were sent, kept in the job directory; the source of the rows is not read again. When
+    there is nothing to ask again the job has no rows, and fetching it passes on what was landed before.
+
+    :param fetched: a Fetch task's output, or the URI of its manifest or of the job directory.
+    :param also: statuses to ask again too, of ``truncated``, ``invalid``, ``refused`` and ``cancelled``.
+    :param token_factor: truncated rows are asked with their token cap times this.
+    """
+
+    fetched: Any
+    also: Sequence[str] = ()
+    token_factor: float = 2.0
+
+    template_fields: ClassVar[tuple[str, ...]] = ("fetched",)
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.also) - set(BY_CHOICE)) if not isinstance(self.also, str) else [self.also]:
+            raise ConfigurationError(
+                f"FailedRows cannot ask {', '.join(unknown)} rows again; also is a list of {', '.join(BY_CHOICE)}."
+            )
+        if not self.token_factor >= 1:
+            raise ConfigurationError(f"token_factor is {self.token_factor!r}; give 1 or more.")
+
+    @property
+    def job(self) -> str:
+        """URI of the landed job's directory.
+
+        :raises ConfigurationError: when ``fetched`` is not what a Fetch task returns.
+        """
+        fetched = self.fetched.get("manifest") if isinstance(self.fetched, dict) else self.fetched
+        if not isinstance(fetched, str) or "://" not in fetched:
+            raise ConfigurationError(
+                f"FailedRows was given {self.fetched!r}; pass a FetchResultsOperator's output. Nothing was sent."
+            )
+        return fetched.removesuffix("/manifest.json")

@@ -1,0 +1,143 @@
+"""Failed rows as the input of a further job: the requests that were sent, taken from the job directories."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from airflow_llm_batch.data.requests import line_request
+from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.jobs.encoding import Kinds, Line, count_tokens, kind_of, to_json
+from airflow_llm_batch.jobs.reconciling import RowNumber
+from airflow_llm_batch.jobs.rowset import RowSet
+from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.models import Failure, Job
+from airflow_llm_batch.providers.base import is_transient_code
+from airflow_llm_batch.request import Request
+from airflow_llm_batch.storage import open_blocks
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.data.failed import FailedRows
+    from airflow_llm_batch.providers.base import Provider
+
+#: truncated for want of room in the model, which no higher cap gives
+NO_ROOM = "model_context_window_exceeded"
+CAPS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+
+
+def is_worth_asking(failure: Failure, also: Iterable[str]) -> bool:
+    """Whether a row may succeed when it is asked once more.
+
+    :param also: statuses that are asked again by choice.
+    """
+    if failure.status == "errored":
+        return is_transient_code(failure.error_code or "")
+    if failure.status in ("expired", "missing"):
+        return True
+    return failure.status in also and failure.error_code != NO_ROOM
+
+
+class Repair(NamedTuple):
+    """The rows of a landed job that are worth asking again.
+
+    :param store: of the landed job, whose ``failed.jsonl`` tells of every row of its rounds.
+    :param also: statuses that are asked again by choice.
+    :param token_factor: by which the caps of truncated rows are raised.
+    """
+
+    store: JobStore
+    job: Job
+    also: tuple[str, ...] = ()
+    token_factor: float = 2.0
+
+    @classmethod
+    def of(cls, failed: FailedRows) -> Repair:
+        """:raises ConfigurationError: when the job was not landed yet, or was made elsewhere."""
+        store = JobStore(failed.job)
+        return cls(store, store.job(), tuple(sorted(failed.also)), float(failed.token_factor))
+
+    @property
+    def passthrough(self) -> Mapping[str, str]:
+        return {}
+
+    def check(self, provider: Provider) -> None:
+        """:raises ConfigurationError: when the rows cannot be asked again, or not on this connection."""
+        if self.job.adopted:
+            raise ConfigurationError(
+                f"The job at {self.store.uri} is a batch that was made elsewhere; its requests are not here to be sent "
+                "again. Nothing was sent."
+            )
+        if self.job.provider != provider.name:
+            raise ConfigurationError(
+                f"The failed rows were asked of {self.job.provider}, and this connection is for {provider.name}. Use "
+                "a connection of the same provider. Nothing was sent."
+            )
+        if self.store.manifest() is None:
+            raise ConfigurationError(
+                f"The job at {self.store.uri} was not landed yet, so nobody knows which rows failed; put a "
+                "FetchResultsOperator before this task. Nothing was sent."
+            )
+
+    def facts(self, kinds: Kinds) -> dict[str, Any]:
+        """What the plan takes over from the job it repairs."""
+        job = self.job
+        same = {name: getattr(job, name) for name in ("request", "output_schema", "key_kind", "columns")}
+        return {**same, "round": job.round + 1, "repairs": self.store.uri}
+
+    def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
+        """The requests as they were sent, round by round, under ids of the new job."""
+        chosen: dict[int, RowSet] = {}
+        truncated = RowSet()
+        shards: set[tuple[int, int]] = set()
+        for failure in self.store.failures():
+            if is_worth_asking(failure, self.also):
+                chosen.setdefault(failure.round, RowSet()).add(failure.row)
+                shards.add((failure.round, failure.shard))
+                if failure.status == "truncated":
+                    truncated.add(failure.row)
+        for store, job in rounds(self.store):
+            for shard in job.shards:
+                if (job.round, shard.index) in shards:
+                    for line, entry in sent(store, shard.index, shard.token):
+                        row = read_number(entry).row
+                        if row in chosen[job.round] and (
+                            again := self.line(line, entry, row in truncated, provider, f"{job_id}-{row}")
+                        ):
+                            yield again
+
+    def any(self, provider: Provider) -> bool:
+        """Whether there are such rows at all."""
+        return next(self.lines(provider, self.job.id, Kinds(())), None) is not None
+
+    def line(self, sent: bytes, entry: bytes, truncated: bool, provider: Provider, custom_id: str) -> Line | None:
+        """One request once more; None for a truncated one whose cap is not ours to raise."""
+        request = line_request(msgspec.json.decode(sent))
+        if truncated:
+            caps = {name: request.body[name] for name in CAPS if isinstance(request.body.get(name), int)}
+            if not caps:
+                return None
+            raised = {name: math.ceil(cap * self.token_factor) for name, cap in caps.items()}
+            request = Request(request.endpoint, {**request.body, **raised})
+        line = to_json(provider.encode(request, custom_id)) + b"\n"
+        return Line(line, entry, count_tokens(line), kind_of(request, provider))
+
+
+read_number = msgspec.json.Decoder(RowNumber).decode
+
+
+def rounds(store: JobStore) -> list[tuple[JobStore, Job]]:
+    """A job and those whose failed rows it asked again, oldest first."""
+    chain = [(store, store.job())]
+    while (repairs := chain[0][1].repairs) is not None:
+        earlier = JobStore(repairs)
+        chain.insert(0, (earlier, earlier.job()))
+    return chain
+
+
+def sent(store: JobStore, index: int, token: str) -> Iterator[tuple[bytes, bytes]]:
+    """Every request line of a shard with its line of ``rows.jsonl``."""
+    with open_blocks(store.requests(index, token)) as requests, open_blocks(store.rows(index, token)) as rows:
+        yield from zip(requests, rows, strict=True)

@@ -1,0 +1,29 @@
+"""Row numbers as bits: a million of them take 125 KB."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+
+class RowSet(Container[int]):
+    """A set of row numbers."""
+
+    def __init__(self) -> None:
+        self.bits = bytearray()
+        self.count = 0
+
+    def add(self, row: int) -> None:
+        byte, bit = divmod(row, 8)
+        if byte >= len(self.bits):
+            self.bits.extend(bytes(byte + 1 - len(self.bits)))
+        if not self.bits[byte] >> bit & 1:
+            self.bits[byte] |= 1 << bit
+            self.count += 1
+
+    def __contains__(self, row: object) -> bool:
+        assert isinstance(row, int)
+        byte, bit = divmod(row, 8)
+        return byte < len(self.bits) and bool(self.bits[byte] >> bit & 1)
+
+    def __len__(self) -> int:
+        return self.count

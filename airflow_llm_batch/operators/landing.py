@@ -1,0 +1,133 @@
+"""Landing a job, for the operators that do: the results, what they replace, what is told, what fails the task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+    from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.results import Target
+    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.models import Batch, Job, Manifest
+
+
+def land(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Logger) -> Manifest:
+    """Land a job's results and publish its manifest, then take away what the landed files replace."""
+    from airflow_llm_batch.jobs.results import Landing
+
+    if hook.provider.name != job.provider:
+        raise ConfigurationError(
+            f"The job was submitted to {job.provider}; connection {hook.conn_id!r} is for {hook.provider.name}."
+        )
+    before = store.manifest()
+    manifest = Landing(store, job, hook, target, log).land(ended_batches(store, hook, job), before)
+    store.save_manifest(manifest)
+    report(manifest, log)
+    remove_superseded(store, job, manifest, before, log)
+    return manifest
+
+
+def is_landed(store: JobStore, target: Target) -> bool:
+    """Whether the rows lie there already, as this job or a later round of it has landed them."""
+    from airflow_llm_batch.data.sinks import sink_class
+    from airflow_llm_batch.jobs.rounds import exists
+    from airflow_llm_batch.storage import storage_path
+
+    manifest = store.manifest()
+    if manifest is None or manifest.destination != str(storage_path(target.destination)):
+        return False
+    if not all(file.endswith(sink_class(target.format).suffix) for file in manifest.files):
+        return False
+    return all(map(exists, manifest.files)) or is_landed(store.following(len(manifest.rounds) + 1), target)
+
+
+def remove_superseded(store: JobStore, job: Job, manifest: Manifest, before: Manifest | None, log: Logger) -> None:
+    """Take away what was landed in the same place by jobs that this one replaced or repaired, and by an earlier landing
+    of this one in another format or other sizes: rows must not be there twice."""
+    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.storage import storage_path
+
+    others = [landed for previous in store.previous_generations() for landed in previous.landings()]
+    if job.repairs is not None:
+        others += JobStore(job.repairs).landings()[:1]
+    for landed in (before, *others):
+        superseded = set(landed.files) if landed and landed.destination == manifest.destination else set()
+        for file in sorted(superseded - set(manifest.files)):
+            storage_path(file).unlink(missing_ok=True)
+            log.info("Removed %s, landed earlier and superseded.", file)
+
+
+def report(manifest: Manifest, log: Logger) -> None:
+    """The landing, in the task's log."""
+    log.info("%s", manifest.message)
+    log.info(
+        "%s input and %s output tokens. In %s",
+        f"{manifest.input_tokens:,}", f"{manifest.output_tokens:,}", manifest.destination,
+    )  # fmt: skip
+    dropped = {reason: n for reason, n in manifest.dropped.items() if n}
+    if dropped:
+        log.warning("Lines that were not landed: %s; unreadable ones are kept in %s.", dropped, manifest.aside)
+
+
+def check_failures(manifest: Manifest, uri: str, fail_on: Any) -> None:
+    """Fail the task when too many rows did not succeed.
+
+    :raises ResultsUnusable: with counts and reasons; everything was landed.
+    """
+    share = failing_share(fail_on)
+    failed = manifest.rows - manifest.counts["succeeded"]
+    if share is not None and failed and failed >= share * manifest.rows:
+        raise ResultsUnusable(
+            f"{failed:,} of {manifest.rows:,} rows did not succeed, which fail_on={fail_on!r} does not accept. "
+            f"{manifest.message} Everything was landed: {uri}"
+        )
+
+
+def failing_share(fail_on: Any) -> float | None:
+    """``fail_on`` as the share of unsuccessful rows that fails the task, None for never.
+
+    :raises ConfigurationError: for anything that is not one.
+    """
+    named = {"any": 0.0, "all": 1.0, "none": None}
+    if fail_on in named:
+        return named[fail_on]
+    try:
+        share = float(fail_on)
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"fail_on is {fail_on!r}; give 'any', 'all', 'none' or a share between 0 and 1.")
+    return share
+
+
+def ended_batches(store: JobStore, hook: LLMBatchHook, job: Job) -> dict[int, Batch]:
+    """Every shard's batch as it ended.
+
+    :raises ConfigurationError: when one was never submitted or still runs.
+    """
+    batches = {}
+    for shard in job.shards:
+        batch = store.ended(shard.index)
+        if batch is None:
+            created = store.created(shard.index)
+            if created is None:
+                raise ConfigurationError(
+                    f"Shard {shard.index} of {store.uri} was never submitted; clear the submitting task."
+                )
+            batch = ended(hook.get_batch(created.batch_id))
+            store.save_ended(shard.index, batch)
+        batches[shard.index] = batch
+    return batches
+
+
+def ended(batch: Batch) -> Batch:
+    """:raises ConfigurationError: when the batch still runs."""
+    if batch.outcome is None:
+        raise ConfigurationError(
+            f"Batch {batch.id} is still {batch.status!r}; put a BatchSensor between submitting and fetching."
+        )
+    return batch

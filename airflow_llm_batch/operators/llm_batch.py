@@ -1,0 +1,171 @@
+"""Rows to landed results in one task, failed rows asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow_llm_batch.data.failed import FailedRows
+from airflow_llm_batch.data.formats import check_format
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, WaitEnded
+from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.operators.handle import JobHandle
+from airflow_llm_batch.operators.landing import check_failures, failing_share, is_landed, land
+from airflow_llm_batch.operators.submit import SubmitBatchOperator, at_least_one
+from airflow_llm_batch.operators.waiting import Waiting, seconds
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.models import Manifest
+
+#: seconds between two looks of a deferred wait, at most
+LONGEST_PAUSE = 300.0
+
+
+class LLMBatchOperator(SubmitBatchOperator):
+    """Submits, waits deferred, lands, and asks failed rows again, in one task.
+
+    Takes everything that ``SubmitBatchOperator`` takes. After each round the results are landed whole; rows that failed
+    for a reason that may pass (rate limits, server errors, expired, missing) are asked again in a further job until
+    ``max_rounds``, and what they give takes the place of what was landed of them. No worker slot is held while a round
+    runs. A retried or cleared task takes up where it was: nothing is paid twice.
+
+    :param destination: directory for the result files, any ``ObjectStoragePath`` URI.
+    :param format: as ``FetchResultsOperator``; likewise ``max_file_size`` and ``fail_on``.
+    :param max_rounds: how often a row is asked at most; 1 for no repair.
+    :param also: statuses to ask again too: ``truncated`` (with twice the token cap), ``invalid``, ``refused``,
+        ``cancelled``; see ``FailedRows``.
+    :param deadline: how long after the first submission watching ends, None for never; no further round begins then.
+    :param on_deadline: as ``BatchSensor``.
+    :param poll_interval: seconds between looks at first; they grow to 5 minutes.
+    :return: as ``FetchResultsOperator``, for all rounds together.
+    """
+
+    template_fields: Sequence[str] = (
+        *SubmitBatchOperator.template_fields, "destination", "format", "fail_on", "max_rounds", "deadline",
+    )  # fmt: skip
+    ui_color = "#f6ead9"
+
+    def __init__(
+        self,
+        *,
+        destination: str,
+        format: str = "jsonl",  # noqa: A002
+        max_file_size: int | None = None,
+        fail_on: Literal["any", "all", "none"] | float | str = "all",
+        max_rounds: int | str = 3,
+        also: Sequence[str] = (),
+        deadline: timedelta | float | str | None = timedelta(hours=48),
+        on_deadline: str = "leave",
+        poll_interval: float = 15.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if "{" not in str(fail_on):
+            failing_share(fail_on)
+        if "{" not in format:
+            check_format(format)
+        if "{" not in str(max_rounds):
+            at_least_one("max_rounds", max_rounds or -1)
+        if self.batch_id is not None:
+            raise ConfigurationError(
+                "LLMBatchOperator makes its own batches. For one that was made elsewhere use SubmitBatchOperator("
+                "batch_id=...), BatchSensor and FetchResultsOperator."
+            )
+        if on_deadline not in ("leave", "cancel"):
+            raise ConfigurationError(f"on_deadline is {on_deadline!r}; give 'leave' or 'cancel'.")
+        FailedRows(None, also)
+        self.destination, self.format, self.max_file_size = destination, format, max_file_size
+        self.fail_on, self.max_rounds, self.also = fail_on, max_rounds, tuple(also)
+        self.deadline, self.on_deadline, self.poll_interval = deadline, on_deadline, poll_interval
+        self._waiting: Waiting | None = None
+
+    def execute(self, context: Context) -> Any:
+        return self._go_on(context, JobHandle.of(self._start(context)))
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        if event["status"] == "error":
+            raise WaitEnded(event["message"])
+        return self._go_on(context, JobHandle.of(event["job"], self.conn_id))
+
+    def on_kill(self) -> None:
+        super().on_kill()
+        if self._waiting is not None:
+            self._waiting.kill(cancel=False)
+
+    def _go_on(self, context: Context, handle: JobHandle) -> Any:
+        """From wherever the job is to the end, through as many rounds as it takes; defers while a round runs."""
+        from airflow_llm_batch.jobs.results import Target
+        from airflow_llm_batch.jobs.store import JobStore
+
+        target = Target(self.destination, self.format, self.max_file_size)
+        hook = LLMBatchHook(self.conn_id)
+        try:
+            while True:
+                store = JobStore(str(handle.job))
+                self._waiting = Waiting(handle, self.log, self._time_left(store), self.on_deadline)
+                if not self._waiting.advance():
+                    break
+                if is_landed(store, target) and (landed := store.manifest()) is not None:
+                    manifest = landed
+                else:
+                    manifest = land(store, store.job(), hook, target, self.log)
+                following = self._next_round(context, hook, store, manifest)
+                if following is None:
+                    check_failures(manifest, store.manifest_uri, self.fail_on)
+                    return manifest.summary(store.manifest_uri)
+                handle = following
+        finally:
+            hook.close()
+        self.defer(
+            trigger=self._waiting.trigger(self.poll_interval, LONGEST_PAUSE, cancel_on_kill=True),
+            method_name="execute_complete",
+        )
+        return None
+
+    def _next_round(
+        self, context: Context, hook: LLMBatchHook, store: JobStore, manifest: Manifest
+    ) -> JobHandle | None:
+        """Ask once more what is worth it; None when nothing is, or nothing more may be asked."""
+        from airflow_llm_batch.jobs.repair import Repair
+        from airflow_llm_batch.jobs.store import JobStore
+
+        following = store.following(len(manifest.rounds) + 1)
+        if begun := following.load_job():
+            # Whatever it asks was decided when it began.
+            return self._create(hook, following, begun)
+        # What was cancelled since the task was failed or cleared by hand is wanted again now that the task runs.
+        also = {*self.also, *(("cancelled",) if store.was_killed() else ())}
+        rows = Repair(store, store.job(), tuple(sorted(also)))
+        if not rows.any(hook.provider):
+            return None
+        killed = sum(JobStore(done.job).was_killed() for done in manifest.rounds)
+        left = self._time_left(following)
+        if len(manifest.rounds) - store.first.job().round + 1 - killed >= int(self.max_rounds):
+            self.log.info("Rows that failed are not asked again: this was round %s, the last.", self.max_rounds)
+        elif left is not None and left <= 0:
+            self.log.warning("Rows that failed are not asked again: the deadline has passed.")
+        else:
+            self.log.info("Asking rows that failed once more, in round %d.", len(manifest.rounds) + 1)
+            try:
+                return self._send(hook, context, following, rows, manifest.cost_usd or 0.0)
+            except BudgetExceeded as error:
+                self.log.warning("Rows that failed are not asked again: %s", error)
+        return None
+
+    def _time_left(self, store: JobStore) -> float | None:
+        """Seconds from a round's planning, or from now for one that is not planned, until the deadline of the task."""
+        allowed = seconds(self.deadline)
+        if allowed is None:
+            return None
+        job = store.load_job()
+        begun = job.created_at if job is not None else datetime.now(UTC)
+        return allowed - (begun - store.first.job().created_at).total_seconds()
+
+    def _check_destinations(self, context: Context) -> None:
+        from airflow_llm_batch.storage import check_writable, storage_path
+
+        check_writable(storage_path(self.destination))

@@ -1,0 +1,113 @@
+"""A job's wait as an Airflow task has it: looks, shards created when there is room, a trigger, a cancellation."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from airflow_llm_batch.exceptions import SubmissionUnconfirmed
+from airflow_llm_batch.hooks import LLMBatchHook
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+    from airflow_llm_batch.jobs.wait import JobWait
+    from airflow_llm_batch.operators.handle import JobHandle
+    from airflow_llm_batch.triggers import BatchTrigger
+
+#: seconds until shards are created again after trouble that passes
+TROUBLE = 60.0
+
+
+class Waiting:
+    """One job, or one batch that no job of ours made.
+
+    :param deadline: seconds after submission at which watching ends, None for never.
+    :param on_deadline: ``leave`` or ``cancel``.
+    """
+
+    def __init__(self, handle: JobHandle, log: Logger, deadline: float | None, on_deadline: str) -> None:
+        self.handle, self.log = handle, log
+        self.deadline, self.on_deadline = deadline, on_deadline
+        self.not_before = 0.0
+        self.stop = Event()
+        self._wait: JobWait | None = None
+
+    @property
+    def wait(self) -> JobWait:
+        """The wait as the job directory had it when it was first asked for."""
+        from airflow_llm_batch.jobs.store import JobStore
+        from airflow_llm_batch.jobs.wait import JobWait
+
+        if self._wait is None:
+            self._wait = JobWait(
+                LLMBatchHook(self.handle.conn_id),
+                JobStore(self.handle.job) if self.handle.job else None,
+                self.log,
+                batch_id=self.handle.stranger,
+                deadline=self.deadline,
+                on_deadline=self.on_deadline,
+            )
+            self._wait.wait.not_before = self.not_before
+        return self._wait
+
+    def advance(self) -> bool:
+        """Look once, and create what has room; True when the job has ended."""
+        wait = self.wait
+        step = wait.look()
+        if step.action == "create" and wait.store is not None:
+            from airflow_llm_batch.jobs.polling import is_transient
+            from airflow_llm_batch.jobs.submission import submit
+
+            try:
+                submit(wait.store, wait.hook, wait.store.job(), stop=self.stop)
+            except Exception as error:
+                if isinstance(error, SubmissionUnconfirmed) or not is_transient(error):
+                    raise
+                self.log.warning("Creating the next shards met trouble, trying again later: %s", error)
+                self.not_before = time.time() + TROUBLE
+            self._wait = None
+        return step.action == "ended"
+
+    def told(self) -> dict[str, Any]:
+        """The handle to pass on: as it was given, with the batches of later waves."""
+        seen = self.wait.wait.seen
+        if self.handle.job is not None and len(seen) == self.handle.shards:
+            self.handle.batches = [batch.id for _, batch in sorted(seen.items()) if batch.id]
+        return self.handle.to_xcom()
+
+    def trigger(self, poll_interval: float, max_poll_interval: float, cancel_on_kill: bool) -> BatchTrigger:
+        """What goes on looking while the task is deferred."""
+        from airflow_llm_batch.triggers import BatchTrigger
+
+        return BatchTrigger(
+            job=self.handle.job,
+            conn_id=self.handle.conn_id,
+            batch_id=self.handle.stranger,
+            poll_interval=poll_interval,
+            max_poll_interval=max_poll_interval,
+            deadline=self.deadline,
+            on_deadline=self.on_deadline,
+            cancel_on_kill=cancel_on_kill,
+            not_before=self.not_before,
+        )
+
+    def kill(self, *, cancel: bool) -> None:
+        """The task is killed: nothing further is created, and with ``cancel`` what runs is cancelled."""
+        from airflow_llm_batch.jobs.settling import wait_for_creates
+
+        self.stop.set()
+        if cancel and self._wait is not None:
+            # As the directory has it then: a wave may have created more than the last look knew of.
+            wait_for_creates()
+            self._wait = None
+            self.wait.kill()
+
+
+def seconds(duration: timedelta | float | str | None) -> float | None:
+    """A duration as seconds, None for never."""
+    if duration is None or isinstance(duration, timedelta):
+        return duration.total_seconds() if duration is not None else None
+    return float(duration)
