@@ -38,8 +38,8 @@ class LLMBatchHook(BaseHook):
     0.9}``, a share of the list price), ``timeout`` (seconds of silence allowed while reading, default 120),
     ``connect_timeout`` (15), ``retries`` (5), ``settle_seconds`` (15: how long a vendor's listing may lag behind a
     create), ``create_seconds`` (180: how long another machine's create may take) and ``room_seconds`` (60: how long a
-    full queue is left alone before it is tried again, when nothing of the job has ended meanwhile; doubled each time, up
-    to 15 minutes).
+    full queue is left alone before it is tried again, when nothing of the job has ended meanwhile; doubled each time,
+    up to 15 minutes).
 
     Calls that cannot be repeated without cost (creating a batch) are sent once: only a refused connection or a 429,
     which both mean that nothing was taken, is followed by another try. Everything else is retried with growing pauses

@@ -237,6 +237,13 @@ class Failure(msgspec.Struct):
     round: int = 1
 
 
+def usd(amount: float | None) -> str:
+    """An amount for people: cents where there are dollars, more digits where there are none."""
+    if amount is None:
+        return "an unknown amount"
+    return f"${amount:,.2f}" if amount >= 1 else f"${amount:,.6f}"
+
+
 class Reason(BaseModel):
     """Why some rows did not succeed, and how many."""
 
@@ -331,8 +338,8 @@ class Manifest(BaseModel):
         """One line for people, as a chat notification wants it."""
         counts = ", ".join(f"{n:,} {status}" for status, n in self.counts.items() if n)
         rounds = f" in {len(self.rounds)} rounds" if len(self.rounds) > 1 else ""
-        cost = "cost unknown" if self.cost_usd is None else f"${self.cost_usd:,.4f}"
-        saved = f" (${self.saving_usd:,.4f} less than outside of batches)" if self.saving_usd else ""
+        cost = "cost unknown" if self.cost_usd is None else usd(self.cost_usd)
+        saved = f" ({usd(self.saving_usd)} less than outside of batches)" if self.saving_usd else ""
         reasons = "; ".join(f"{r.rows:,} x {r.code or r.status}: {r.message or 'no message'}" for r in self.reasons)
         told = f"{self.rows:,} rows landed{rounds}: {counts}; {cost}{saved}."
         return f"{told} {reasons}" if reasons else told

@@ -190,7 +190,7 @@ def test_the_sensor_defers_and_its_trigger_fires(provider, connect, context):
         path, kwargs = deferred.value.trigger.serialize()
         assert path == "airflow_llm_batch.triggers.BatchTrigger"
         event = asyncio.run(anext(BatchTrigger(**json.loads(json.dumps(kwargs))).run()))
-        assert event.payload == {"status": "ended", "message": ""}
+        assert event.payload == {"status": "ended", "message": "", "job": handle["job"]}
         assert deferred.value.method_name == "execute_complete"
         assert BatchSensor(task_id="wait", job=handle).execute_complete(context, event.payload) == handle
         assert BatchSensor(task_id="wait", job=handle).execute(context) == handle

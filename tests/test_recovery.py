@@ -496,7 +496,9 @@ def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys):
     command = [sys.executable, str(HERE / "killing" / "harness.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=580)
     table = [
-        line for line in done.stdout.splitlines() if line.startswith(("provider", "openai", "anthropic", "Wanted"))
+        line
+        for line in done.stdout.splitlines()
+        if line.startswith(("provider", "openai", "anthropic", "waves", "rounds", "Wanted"))
     ]
     summary = next(line for line in done.stdout.splitlines() if "points struck" in line)
     with capsys.disabled():

@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     def reset() -> None:
         """Forget every file, batch, call and fault."""
         vendor = app.state.vendor
-        for held in (vendor.files, vendor.batches, vendor.calls):
+        for held in (vendor.files, vendor.batches, vendor.calls, vendor.failures):
             held.clear()
         vendor.settings.faults = Faults()
 

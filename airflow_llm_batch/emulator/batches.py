@@ -62,6 +62,7 @@ class EmulatedBatch:
     prompt_tokens: int = 0
     cancelled_at: float | None = None
     expire: float | None = None
+    healed: bool = False
     upstream_done: int | None = None
     upstream_failed: int = 0
     upstream_ended: float | None = None
@@ -124,6 +125,7 @@ class Vendor:
         self._directory = tempfile.TemporaryDirectory(prefix="llm-batch-emulator-")
         self.directory = Path(self._directory.name)
         self.files: dict[str, StoredFile] = {}
+        self.failures: Counter[bytes] = Counter()
         self.batches: dict[str, EmulatedBatch] = {}
         self.calls: Counter[str] = Counter()
 
@@ -138,7 +140,8 @@ class Vendor:
 
     def add_batch(self, batch: EmulatedBatch) -> EmulatedBatch:
         faults = self.settings.faults
-        batch.expire = faults.expire
+        batch.healed = faults.heal is not None and len(self.batches) >= faults.heal
+        batch.expire = None if batch.healed else faults.expire
         if faults.fail:
             batch.problems.append({"code": faults.fail, "message": "Injected failure.", "line": None, "param": None})
         limit = faults.enqueued_tokens
@@ -158,11 +161,13 @@ class Vendor:
         return sum(b.prompt_tokens for b in waiting if b.model == model)
 
     def fate(self, text: str) -> int:
-        """1 for a row the faults strike; by its text, so that a row asked again fails again."""
-        share = self.settings.faults.row_errors
-        if not share:
+        """1 for a row the faults strike; by its text, so that a row asked again fails again until it has healed."""
+        faults = self.settings.faults
+        digest = hashlib.sha256(text.encode()).digest()
+        if not int.from_bytes(digest[:4], "big") / 2**32 < faults.row_errors:
             return 0
-        return int(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32 < share)
+        self.failures[digest] += 1
+        return int(faults.heal is None or self.failures[digest] <= faults.heal)
 
     def newest(self, dialect: Dialect, after: str | None, limit: int) -> tuple[list[EmulatedBatch], bool]:
         """A page of batches, newest first, and whether more follow.
@@ -187,7 +192,7 @@ class Vendor:
             bad: list[bytes] = ok if not split else []
             for succeeded, line in self.result_lines(batch, view, answer):
                 (ok if succeeded else bad).append(line)
-            self.disturb(ok)
+            self.disturb(ok, batch.healed)
             batch.output = self._write(batch, ok, "output") if ok or not split else None
             batch.errors = self._write(batch, bad, "error") if split and bad else None
 
@@ -206,11 +211,11 @@ class Vendor:
             succeeded, result = answer(request, unfinished)
             yield succeeded, encode(result)
 
-    def disturb(self, lines: list[bytes]) -> None:
+    def disturb(self, lines: list[bytes], healed: bool) -> None:
         """Do to result lines what networks and vendors have been seen to do."""
         faults = self.settings.faults
         draw = random.Random(len(lines))
-        del lines[: faults.missing]
+        del lines[: 0 if healed else faults.missing]
         lines += [lines[index % len(lines)] for index in range(faults.duplicates)] if lines else []
         for index in range(faults.foreign):
             stranger = json.loads(lines[0]) if lines else {}

@@ -35,6 +35,8 @@ class Faults(BaseModel):
     """What goes wrong with rows and batches.
 
     :param row_errors: share of rows that fail on the vendor's side; which ones follows from their text.
+    :param heal: how often a row fails before it succeeds when it is asked again, and how many batches expire or lose
+        lines before none does any more; None for ever.
     :param expire: batches expire with this share of their rows done, None for not.
     :param fail: batches fail validation with this code.
     :param shuffle: result lines come in another order.
@@ -50,6 +52,7 @@ class Faults(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     row_errors: float = Field(default=0, ge=0, le=1)
+    heal: int | None = None
     expire: float | None = Field(default=None, ge=0, le=1)
     fail: str | None = None
     shuffle: bool = False

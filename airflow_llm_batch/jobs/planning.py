@@ -13,7 +13,7 @@ from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.settling import Doubt
 from airflow_llm_batch.jobs.shards import Rows, fingerprint_of, remove_files, write_shards
 from airflow_llm_batch.jobs.store import JobStore
-from airflow_llm_batch.models import Estimate, Job, Result
+from airflow_llm_batch.models import Estimate, Job, Result, usd
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
@@ -133,23 +133,23 @@ def check_budget(job: Job, max_cost: float, spent: float = 0.0) -> None:
         uncapped = [model for model in unknown if job.estimate[model].output_tokens is None]
         why = "requests without max_tokens have no upper bound" if uncapped else "the price is not known"
         raise BudgetExceeded(
-            f"max_cost=${max_cost:,.2f} cannot be held for {', '.join(uncapped or unknown)}: {why}. "
+            f"max_cost={usd(max_cost)} cannot be held for {', '.join(uncapped or unknown)}: {why}. "
             f"{'Set max_tokens' if uncapped else 'Remove max_cost'}. Nothing was sent. {describe(job)}"
         )
     total = spent + (estimated_cost(job) or 0)
     if total > max_cost:
-        earlier = f" with the ${spent:,.4f} of earlier rounds" if spent else ""
+        earlier = f" with the {usd(spent)} of earlier rounds" if spent else ""
         raise BudgetExceeded(
-            f"The job is estimated at ${total:,.4f}{earlier}, above max_cost=${max_cost:,.4f}. Raise max_cost, lower "
+            f"The job is estimated at {usd(total)}{earlier}, above max_cost={usd(max_cost)}. Raise max_cost, lower "
             f"max_tokens or send fewer rows. Nothing was sent. {describe(job)}"
         )
 
 
 def describe(job: Job) -> str:
-    """The estimate in words: ``gpt-5-mini: 1,200 requests, 31,668 tokens in, at most 240,000 out, $0.2440``."""
+    """The estimate in words: ``gpt-5-mini: 1,200 requests, 31,668 tokens in, at most 240,000 out, $0.244000``."""
     told = []
     for model, e in job.estimate.items():
         out = "an unknown number" if e.output_tokens is None else f"at most {e.output_tokens:,}"
-        cost = "cost unknown" if e.cost_usd is None else f"${e.cost_usd:,.4f}"
+        cost = "cost unknown" if e.cost_usd is None else usd(e.cost_usd)
         told.append(f"{model}: {e.requests:,} requests, about {e.input_tokens:,} tokens in, {out} out, {cost}")
     return "Estimate by model: " + "; ".join(told) + "."

@@ -31,6 +31,16 @@ def land(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Log
     return manifest
 
 
+def land_once(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Logger) -> Manifest:
+    """What the job, or a later round of it, has landed already; else land it."""
+    manifest = store.manifest()
+    if manifest is None or not is_landed(store, target):
+        return land(store, job, hook, target, log)
+    # The last try may have been killed right before this.
+    remove_superseded(store, job, manifest, None, log)
+    return manifest
+
+
 def is_landed(store: JobStore, target: Target) -> bool:
     """Whether the rows lie there already, as this job or a later round of it has landed them."""
     from airflow_llm_batch.data.sinks import sink_class

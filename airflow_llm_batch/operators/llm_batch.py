@@ -11,7 +11,7 @@ from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, WaitEnded
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.operators.handle import JobHandle
-from airflow_llm_batch.operators.landing import check_failures, failing_share, is_landed, land
+from airflow_llm_batch.operators.landing import check_failures, failing_share, land_once
 from airflow_llm_batch.operators.submit import SubmitBatchOperator, at_least_one
 from airflow_llm_batch.operators.waiting import Waiting, seconds
 
@@ -109,10 +109,7 @@ class LLMBatchOperator(SubmitBatchOperator):
                 self._waiting = Waiting(handle, self.log, self._time_left(store), self.on_deadline)
                 if not self._waiting.advance():
                     break
-                if is_landed(store, target) and (landed := store.manifest()) is not None:
-                    manifest = landed
-                else:
-                    manifest = land(store, store.job(), hook, target, self.log)
+                manifest = land_once(store, store.job(), hook, target, self.log)
                 following = self._next_round(context, hook, store, manifest)
                 if following is None:
                     check_failures(manifest, store.manifest_uri, self.fail_on)

@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai anthropic waves
+    python tests/killing/harness.py openai anthropic waves rounds
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -34,14 +34,15 @@ from airflow_llm_batch import storage, transport  # noqa: E402
 from airflow_llm_batch.data import ChatRequest  # noqa: E402
 from airflow_llm_batch.jobs import adoption, lines, owner, planning, results, submission, wait  # noqa: E402, F401
 from airflow_llm_batch.jobs import store as store_module  # noqa: E402
-from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator  # noqa: E402
+from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator  # noqa: E402
 from airflow_llm_batch.providers import anthropic, openai  # noqa: E402, F401
 from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
-MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "waves": "gpt-5-mini"}
-TASKS = ("submit", "wait", "fetch")
+#: ``rounds`` is one task for all of it, which asks three rows again
+MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "waves": "gpt-5-mini", "rounds": "gpt-5-mini"}
+TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
 
 
@@ -115,25 +116,31 @@ def run_task(name: str, provider: str, directory: Path, stop_at: int | None, how
 def execute(name: str, provider: str, directory: Path) -> object:
     ti = SimpleNamespace(dag_id="dag", run_id=directory.name, task_id=name, map_index=-1)
     context = {"ti": ti}
+    rows = [{"id": f"k{n}", "text": f"text {n}"} for n in range(ROWS)]
+    request = ChatRequest(model=MODELS[provider], user="{text}", max_tokens=50)
+    out = f"file://{directory}/out"
+    if name == "rounds":
+        asked = {"rows": rows, "key": "id", "request": request, "conn_id": provider}
+        return LLMBatchOperator(task_id=name, destination=out, **asked).execute(context)
     if name == "submit":
-        rows = [{"id": f"k{n}", "text": f"text {n}"} for n in range(ROWS)]
-        request = ChatRequest(model=MODELS[provider], user="{text}", max_tokens=50)
         operator = SubmitBatchOperator(task_id=name, rows=rows, key="id", request=request, conn_id=provider)
         return operator.execute(context)
     if name == "wait":
         job = json.loads((directory / "submit.xcom").read_text())
         return BatchSensor(task_id=name, job=job, deferrable=False, poke_interval=0.01).execute(context)
     job = json.loads((directory / "wait.xcom").read_text())
-    return FetchResultsOperator(task_id=name, job=job, destination=f"file://{directory}/out").execute(context)
+    return FetchResultsOperator(task_id=name, job=job, destination=out).execute(context)
 
 
 def run_job(provider: str, task: str | None, stop_at: int | None, how: str, number: int) -> dict:
     """A whole job whose ``task`` is struck at one point in its first try; what it cost and what it landed."""
     VENDOR.post("/_emulator/reset").raise_for_status()
+    if provider == "rounds":
+        VENDOR.put("/_emulator/faults", json={"row_errors": 0.3, "heal": 1}).raise_for_status()
     directory = HOME / f"{provider}-{task}-{how}-{number}"
     directory.mkdir()
     tries = Counter()
-    for name in TASKS:
+    for name in TASKS[provider]:
         for _ in range(MOST_TRIES):
             struck = name == task and not tries[name]
             tries[name] += 1
@@ -148,14 +155,14 @@ def run_job(provider: str, task: str | None, stop_at: int | None, how: str, numb
         for line in path.read_bytes().split(b"\n")
         if line
     ]
-    points = {name: json.loads((directory / f"{name}.points").read_text()) for name in TASKS}
+    points = {name: json.loads((directory / f"{name}.points").read_text()) for name in TASKS[provider]}
     times = Counter(landed)
     outcome = {
         "tries": tries[task],
         "batches": len(stats["batches"]),
         "billed": stats["billed_rows"],
         "landed": len(landed),
-        "exact": len(stats["batches"]) == SHARDS
+        "exact": len(stats["batches"]) == SHARDS + (provider == "rounds")
         and stats["billed_rows"] == ROWS
         and set(times) == {f"k{n}" for n in range(ROWS)}
         and set(times.values()) == {1},
@@ -172,7 +179,7 @@ def main(providers: list[str]) -> int:
     struck = Counter()
     for provider in providers:
         undisturbed = run_job(provider, None, None, "none", 0)
-        for task in TASKS:
+        for task in TASKS[provider]:
             for number, (point, request) in enumerate(undisturbed["points"][task]):
                 for how in ("kill", "cut") if request else ("kill",):
                     outcome = run_job(provider, task, number, how, number)
@@ -182,7 +189,10 @@ def main(providers: list[str]) -> int:
                     line = table.format(provider, task, how, point, *told)
                     print(line if outcome["exact"] else f"{line}   <- WRONG", flush=True)
     counted = ", ".join(f"{provider} {n} {how}" for (provider, how), n in sorted(struck.items()))
-    print(f"Wanted everywhere: {SHARDS} batches, {ROWS} rows billed, {ROWS} rows landed once each under its own key.")
+    print(
+        f"Wanted everywhere: {SHARDS} batches (rounds: {SHARDS + 1}), {ROWS} rows billed, {ROWS} rows landed once each "
+        "under its own key."
+    )
     print(f"{sum(struck.values())} points struck ({counted}); {wrong} not exact")
     return 1 if wrong or not struck else 0
 
@@ -203,8 +213,11 @@ def start_emulator() -> tuple[subprocess.Popen, httpx.Client]:
     extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
     for provider in MODELS:
         connection = {"conn_type": "llmbatch", "host": str(client.base_url), "password": "k"}
-        waves = {"provider": "openai", "max_running_shards": 1} if provider == "waves" else {"provider": provider}
-        os.environ[f"AIRFLOW_CONN_{provider.upper()}"] = json.dumps({**connection, "extra": {**extra, **waves}})
+        spoken = {"provider": "anthropic" if provider == "anthropic" else "openai"}
+        waves = {"max_running_shards": 1} if provider == "waves" else {}
+        os.environ[f"AIRFLOW_CONN_{provider.upper()}"] = json.dumps(
+            {**connection, "extra": {**extra, **spoken, **waves}}
+        )
     return process, client
 
 
