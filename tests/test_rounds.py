@@ -226,7 +226,8 @@ def test_an_explicit_dag_repairs_what_was_fetched(provider, connect, context, tm
         assert second["counts"] == first["counts"]
         third = explicit(next_task(context, "submit_3"), conn_id, tmp_path, FailedRows(second["manifest"]))
         assert third["counts"]["succeeded"] == 100
-        assert [b.total for b in emulator.vendor.batches.values()] == [60, 40, failed, failed]
+        totals = [b.total for b in emulator.vendor.batches.values()]
+        assert (sorted(totals[:2]), totals[2:]) == ([40, 60], [failed, failed])
         # Nothing is left to repair: the same set goes on, and nothing is sent.
         fourth = explicit(next_task(context, "submit_4"), conn_id, tmp_path, FailedRows(third))
         assert len(emulator.vendor.batches) == 4
