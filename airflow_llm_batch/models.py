@@ -116,6 +116,7 @@ class Job(BaseModel):
         it of the pass-through columns.
     :param adopted: the batch was made elsewhere; its ``custom_id``s are not ours.
     :param round: 1 for rows that are asked for the first time; each repair of failed rows is the next one.
+    :param sources: URIs of the rows, empty where they are a list or have no URI.
     :param repairs: URI of the job whose failed rows are asked again; rows keep the numbers they have there.
     :param max_enqueued_tokens: estimated prompt tokens of the job that may be in the vendor's queue at once, None for
         any number; likewise ``max_running_shards``.
@@ -139,6 +140,7 @@ class Job(BaseModel):
     adopted: bool = False
     round: int = 1
     repairs: str | None = None
+    sources: tuple[str, ...] = ()
     max_enqueued_tokens: int | None = None
     max_running_shards: int | None = None
     dag_id: str | None = None

@@ -20,6 +20,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.operators"]}],
         "sensors": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.sensors"]}],
         "triggers": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.triggers"]}],
+        "extra-links": [f"airflow_llm_batch.links.{name}" for name in ("JobLink", "FilesLink", "ConsoleLink")],
         "task-decorators": [{"class-name": "airflow_llm_batch.decorators.llm_batch_task", "name": "llm_batch"}],
         "connection-types": [
             {

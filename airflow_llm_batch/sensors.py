@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue
 
 from airflow_llm_batch.exceptions import ConfigurationError, WaitEnded
+from airflow_llm_batch.links import LINKS
 from airflow_llm_batch.operators.handle import JobHandle
 from airflow_llm_batch.operators.waiting import Waiting, seconds
 
@@ -37,6 +38,7 @@ class BatchSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("job", "batch_id", "conn_id", "deadline")
+    operator_extra_links = LINKS
     ui_color = "#e4def5"
 
     def __init__(
@@ -68,6 +70,7 @@ class BatchSensor(BaseSensorOperator):
             raise ValueError(f"max_poll_interval is {max_poll_interval!r}; give seconds, more than 0.")
         self.max_poll_interval = float(max_poll_interval)
         self.cancel_on_kill = cancel_on_kill
+        self.link_addresses: dict[str, str] = {}
         self._waiting: Waiting | None = None
 
     def execute(self, context: Context) -> Any:
@@ -102,6 +105,7 @@ class BatchSensor(BaseSensorOperator):
         """Made when it is needed: Airflow copies operators, and an event cannot be copied."""
         if self._waiting is None:
             self._waiting = Waiting(self._handle(), self.log, seconds(self.deadline), self.on_deadline)
+            self.link_addresses = self._waiting.links
         return self._waiting
 
     def _handle(self) -> JobHandle:

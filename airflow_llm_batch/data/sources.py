@@ -72,6 +72,18 @@ def read_rows(rows: Any, columns: Collection[str] | None = None) -> Located:
         raise InputError(f"rows is a {type(rows).__name__}; give a URI, a path or a list. Nothing was sent.")
 
 
+def sources_of(rows: Any) -> tuple[str, ...]:
+    """Where rows come from, as far as that has a URI."""
+    if isinstance(rows, Mapping) and isinstance(rows.get("files"), list):
+        rows = rows["files"]
+    if isinstance(rows, Sql):
+        return (f"airflow://{rows.conn_id}",)
+    if hasattr(rows, "protocol") and hasattr(rows, "path"):
+        return (str(rows),)
+    given = [rows] if isinstance(rows, str) else rows if isinstance(rows, list) else []
+    return tuple(uri for uri in given if isinstance(uri, str) and (IS_URI.match(uri) or uri.startswith("/")))
+
+
 def told(place: Place) -> str:
     file, unit, number = place
     return f"{file} {unit} {number}".strip()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line
-from airflow_llm_batch.data.sources import read_rows, told
+from airflow_llm_batch.data.sources import read_rows, sources_of, told
 from airflow_llm_batch.data.templates import as_text
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.keys import UniqueKeys
@@ -53,7 +53,7 @@ class RowSpec(NamedTuple):
         """The job's fields that the rows and the request tell."""
         key_kind, columns = kinds.told()
         asked = {"request": self.request.serialize(), "output_schema": self.request.schema()} if self.request else {}
-        return {**asked, "key_kind": key_kind, "columns": columns}
+        return {**asked, "key_kind": key_kind, "columns": columns, "sources": sources_of(self.rows)}
 
 
 class Kind(NamedTuple):

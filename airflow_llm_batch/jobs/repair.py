@@ -84,7 +84,7 @@ class Repair(NamedTuple):
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """What the plan takes over from the job it repairs."""
         job = self.job
-        same = {name: getattr(job, name) for name in ("request", "output_schema", "key_kind", "columns")}
+        same = {name: getattr(job, name) for name in ("request", "output_schema", "key_kind", "columns", "sources")}
         return {**same, "round": job.round + 1, "repairs": self.store.uri}
 
     def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:

@@ -60,6 +60,8 @@ class Landing:
         self.model = next(iter(job.estimate)) if len(job.estimate) == 1 else None
         self.check = OutputCheck(job.output_schema) if job.output_schema is not None else None
         self.tally = Tally()
+        #: this round alone
+        self.own = Tally()
         self.dropped: Counter[str] = Counter({"duplicate": 0, "foreign": 0, "garbage": 0})
         self.files: list[str] = []
         self.encode = msgspec.json.Encoder().encode
@@ -77,7 +79,7 @@ class Landing:
             for shard in self.job.shards:
                 batches[shard.index] = self.confirm(shard, batches[shard.index])
                 self.land_shard(shard, batches[shard.index], progress)
-            own, counts, carried = self.tally.copy(), self.tally.counts, []
+            self.own, counts, carried = self.tally.copy(), self.tally.counts, []
             if earlier is not None:
                 for failure in earlier.failures():
                     self.keep_failure(failure)
@@ -97,22 +99,18 @@ class Landing:
         else:
             self.aside.discard()
         ids = [batch.id for shard in self.job.shards if (batch := batches[shard.index]).id]
-        return self.manifest(own, counts, carried, aside, ids, earlier.manifest if earlier else None)
+        return self.manifest(counts, carried, aside, ids, earlier.manifest if earlier else None)
 
     def manifest(
         self,
-        own: Tally,
         counts: Counter[str],
         carried: list[str],
         aside: str | None,
         ids: list[str],
         earlier: Manifest | None,
     ) -> Manifest:
-        """What was landed, all rounds together.
-
-        :param own: this round alone.
-        """
-        total, estimated = self.tally.total, estimated_cost(self.job)
+        """What was landed, all rounds together."""
+        own, total, estimated = self.own, self.tally.total, estimated_cost(self.job)
         this = Round(
             round=self.job.round,
             job=self.store.uri,

@@ -9,6 +9,8 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.lineage import emit_asset_events, lineage_of
+from airflow_llm_batch.links import LINKS, addresses
 from airflow_llm_batch.operators.handle import JobHandle
 from airflow_llm_batch.operators.landing import check_failures, ended, failing_share, land
 
@@ -42,6 +44,7 @@ class FetchResultsOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("job", "destination", "format", "fail_on", "conn_id")
+    operator_extra_links = LINKS
     ui_color = "#d9f2e3"
 
     def __init__(
@@ -65,6 +68,8 @@ class FetchResultsOperator(BaseOperator):
         self.destination = destination
         self.format = format
         self.max_file_size = max_file_size
+        self.link_addresses: dict[str, str] = {}
+        self._landed: JobStore | None = None
         self.fail_on = fail_on
         self.conn_id = conn_id
 
@@ -85,8 +90,16 @@ class FetchResultsOperator(BaseOperator):
             manifest = land(store, job, hook, target, self.log)
         finally:
             hook.close()
+        summary = manifest.summary(store.manifest_uri)
+        self.link_addresses = addresses(store.uri, hook.provider, manifest.batches, manifest.destination)
         check_failures(manifest, store.manifest_uri, self.fail_on)
-        return manifest.summary(store.manifest_uri)
+        emit_asset_events(self.outlets, context, summary)
+        self._landed = store
+        return summary
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Where the rows came from and what was landed, for the OpenLineage provider."""
+        return lineage_of(self._landed) if self._landed is not None else None
 
     def _adopt(self, hook: LLMBatchHook, batch_id: str, context: Context) -> tuple[JobStore, Job]:
         """A job directory, this task's own, for a batch that was made elsewhere."""

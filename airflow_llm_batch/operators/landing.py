@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 def land(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Logger) -> Manifest:
     """Land a job's results and publish its manifest, then take away what the landed files replace."""
     from airflow_llm_batch.jobs.results import Landing
+    from airflow_llm_batch.metrics import count_landing
 
     if hook.provider.name != job.provider:
         raise ConfigurationError(
             f"The job was submitted to {job.provider}; connection {hook.conn_id!r} is for {hook.provider.name}."
         )
     before = store.manifest()
-    manifest = Landing(store, job, hook, target, log).land(ended_batches(store, hook, job), before)
+    landing = Landing(store, job, hook, target, log)
+    manifest = landing.land(ended_batches(store, hook, job), before)
     store.save_manifest(manifest)
+    if before is None:
+        count_landing(job, landing.own)
     report(manifest, log)
     remove_superseded(store, job, manifest, before, log)
     return manifest

@@ -10,6 +10,8 @@ from airflow_llm_batch.data.failed import FailedRows
 from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, WaitEnded
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.lineage import emit_asset_events, lineage_of
+from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.handle import JobHandle
 from airflow_llm_batch.operators.landing import check_failures, failing_share, land_once
 from airflow_llm_batch.operators.submit import SubmitBatchOperator, at_least_one
@@ -82,6 +84,7 @@ class LLMBatchOperator(SubmitBatchOperator):
         self.fail_on, self.max_rounds, self.also = fail_on, max_rounds, tuple(also)
         self.deadline, self.on_deadline, self.poll_interval = deadline, on_deadline, poll_interval
         self._waiting: Waiting | None = None
+        self._landed: JobStore | None = None
 
     def execute(self, context: Context) -> Any:
         return self._go_on(context, JobHandle.of(self._start(context)))
@@ -90,6 +93,10 @@ class LLMBatchOperator(SubmitBatchOperator):
         if event["status"] == "error":
             raise WaitEnded(event["message"])
         return self._go_on(context, JobHandle.of(event["job"], self.conn_id))
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """As ``FetchResultsOperator``."""
+        return lineage_of(self._landed) if self._landed is not None else None
 
     def on_kill(self) -> None:
         super().on_kill()
@@ -112,8 +119,12 @@ class LLMBatchOperator(SubmitBatchOperator):
                 manifest = land_once(store, store.job(), hook, target, self.log)
                 following = self._next_round(context, hook, store, manifest)
                 if following is None:
+                    summary = manifest.summary(store.manifest_uri)
+                    self.link_addresses = addresses(store.uri, hook.provider, manifest.batches, manifest.destination)
                     check_failures(manifest, store.manifest_uri, self.fail_on)
-                    return manifest.summary(store.manifest_uri)
+                    emit_asset_events(self.outlets, context, summary)
+                    self._landed = store
+                    return summary
                 handle = following
         finally:
             hook.close()

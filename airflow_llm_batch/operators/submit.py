@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperat
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.links import LINKS, addresses
 from airflow_llm_batch.operators.handle import JobHandle
 from airflow_llm_batch.operators.recovery import Recovery
 
@@ -58,6 +59,7 @@ class SubmitBatchOperator(BaseOperator):
         "rows", "request", "key", "passthrough", "metadata", "max_cost", "max_enqueued_tokens",
         "max_running_shards", "batch_id", "recovery", "storage", "conn_id",
     )  # fmt: skip
+    operator_extra_links = LINKS
     ui_color = "#d9e8f6"
 
     def __init__(
@@ -97,6 +99,7 @@ class SubmitBatchOperator(BaseOperator):
         self.conn_id = conn_id
         # Made when it is needed: Airflow copies operators, and an event cannot be copied.
         self._stop: Event | None = None
+        self.link_addresses: dict[str, str] = {}
         self._submitting: tuple[JobStore, LLMBatchHook, Job] | None = None
 
     def on_kill(self) -> None:
@@ -191,7 +194,9 @@ class SubmitBatchOperator(BaseOperator):
         self._submitting, self._stop = (store, hook, job), Event()
         if job.round == 1:
             adopt(store, hook, job, {int(index): str(batch) for index, batch in (recovery.batch_ids or {}).items()})
+        self.link_addresses = addresses(store.uri, hook.provider, [])
         batches = submit(store, hook, job, recovery.on_doubt, self._stop)
+        self.link_addresses = addresses(store.uri, hook.provider, batches)
         return JobHandle(store.uri, self.conn_id, job.provider, job.rows, len(job.shards), batches)
 
     def _check_destinations(self, context: Context) -> None:

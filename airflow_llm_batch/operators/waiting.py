@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import SubmissionUnconfirmed
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.links import addresses
+from airflow_llm_batch.metrics import time_wait
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -56,7 +58,7 @@ class Waiting:
     def advance(self) -> bool:
         """Look once, and create what has room; True when the job has ended."""
         wait = self.wait
-        step = wait.look()
+        step = wait.look();
         if step.action == "create" and wait.store is not None:
             from airflow_llm_batch.jobs.polling import is_transient
             from airflow_llm_batch.jobs.submission import submit
@@ -69,7 +71,15 @@ class Waiting:
                 self.log.warning("Creating the next shards met trouble, trying again later: %s", error)
                 self.not_before = time.time() + TROUBLE
             self._wait = None
+        if step.action == "ended" and wait.store is not None:
+            time_wait(wait.store.job())
         return step.action == "ended"
+
+    @property
+    def links(self) -> dict[str, str]:
+        """Where the waiting task's links lead."""
+        batches = self.handle.batches
+        return addresses(self.handle.job, self.wait.hook.provider, batches)
 
     def told(self) -> dict[str, Any]:
         """The handle to pass on: as it was given, with the batches of later waves."""

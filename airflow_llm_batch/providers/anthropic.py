@@ -36,6 +36,7 @@ class Anthropic(Provider):
     endpoints = frozenset({"/v1/chat/completions", "/v1/messages"})
     one_model_per_batch = False
     keeps_metadata = False
+    console_url = "https://platform.claude.com/workspaces/default/batches"
     batch_price_factor = "0.5"
     page_size = 1000
     find_pages = 100

@@ -101,6 +101,8 @@ class Provider(ABC):
     find_pages: ClassVar[int] = 500
     #: batches on one page of a listing, 0 where the vendor has none
     page_size: ClassVar[int] = 0
+    #: the vendor's page of a batch, ``{id}``
+    console_url: ClassVar[str] = ""
     #: what a batch costs relative to synchronous calls, where the price table has no batch price of its own
     batch_price_factor: ClassVar[str | None] = None
 
@@ -123,6 +125,11 @@ class Provider(ABC):
     def normalize(self, base_url: str) -> str:
         """The base URL this protocol's paths hang on, from what people type as one."""
         return base_url
+
+    def console(self, batch_id: str) -> str:
+        """The vendor's page of a batch, empty for an address that is not the vendor's own."""
+        own = self.base_url == self.normalize(self.default_base_url)
+        return self.console_url.format(id=quote(batch_id, safe="")) if own else ""
 
     @abstractmethod
     def headers(self, key: str) -> dict[str, str]:

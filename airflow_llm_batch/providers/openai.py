@@ -45,6 +45,7 @@ class OpenAI(Provider):
     endpoints = frozenset(
         {"/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/completions", "/v1/moderations"}
     )
+    console_url = "https://platform.openai.com/batches/{id}"
     batch_price_factor = "0.5"
     page_size = 100
 

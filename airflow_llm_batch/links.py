@@ -1,0 +1,73 @@
+"""Buttons on a task in the Airflow UI: the job's page, the landed files, the vendor's console."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from airflow.providers.common.compat.sdk import BaseOperatorLink, conf
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.providers.base import Provider
+
+#: where object stores show a directory: scheme -> address of ``{bucket}`` and ``{key}``
+BROWSERS = {
+    "s3": "https://console.aws.amazon.com/s3/buckets/{bucket}?prefix={key}/",
+    "gs": "https://console.cloud.google.com/storage/browser/{bucket}/{key}",
+}
+#: below which the plugin serves
+PREFIX = "/llm-batches"
+
+
+class Linked(BaseOperatorLink):
+    """A link whose address the operator knows once it has run."""
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """The address, empty where there is none."""
+        known: dict[str, str] = getattr(operator, "link_addresses", None) or {}
+        return known.get(self.name, "")
+
+
+class JobLink(Linked):
+    name = "LLM batch job"
+
+
+class FilesLink(Linked):
+    name = "Landed files"
+
+
+class ConsoleLink(Linked):
+    name = "Vendor console"
+
+
+LINKS = (JobLink(), FilesLink(), ConsoleLink())
+
+
+def addresses(
+    job: str | None, provider: Provider, batches: list[str], destination: str | None = None
+) -> dict[str, str]:
+    """Where a task's links lead.
+
+    :param job: URI of the job directory.
+    :param destination: where results were landed.
+    """
+    known = {
+        JobLink.name: job_page(job) if job else "",
+        FilesLink.name: files_page(destination) if destination else "",
+        ConsoleLink.name: provider.console(batches[0]) if batches else "",
+    }
+    return {name: address for name, address in known.items() if address}
+
+
+def job_page(job: str) -> str:
+    """The plugin's page of a job: its directory's last four parts are DAG, run, task and map index."""
+    parts = job.partition("/round-")[0].rsplit("/", 4)[1:]
+    base = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+    return f"{base}{PREFIX}/job/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def files_page(destination: str) -> str:
+    """The store's own page of a directory, empty where it has none."""
+    parts = urlsplit(destination)
+    page = BROWSERS.get({"s3a": "s3", "gcs": "gs"}.get(parts.scheme, parts.scheme), "")
+    return page.format(bucket=parts.netloc.rpartition("@")[2], key=quote(parts.path.strip("/")))
