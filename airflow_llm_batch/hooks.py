@@ -24,22 +24,26 @@ T = TypeVar("T")
 KNOWN_EXTRA = frozenset(
     {"provider", "organization", "project", "anthropic_version", "anthropic_beta", "completion_window", "limits"}
     | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds", "room_seconds"}
-    | {"max_enqueued_tokens", "max_running_shards", "prices"}
+    | {"max_enqueued_tokens", "max_running_shards", "prices", "delete_files", "expire_seconds"}
 )
 
 
 class LLMBatchHook(BaseHook):
     """Auth, files and batches of one LLM vendor.
 
-    The connection has type ``llmbatch``: the key as password, the base URL as host (none for the vendor's own), and
-    an extra with ``provider`` (``openai``, ``anthropic``) and, optionally, ``organization``, ``project``,
-    ``anthropic_version``, ``anthropic_beta``, ``completion_window``, ``limits``, ``prices`` (model, or ``*`` for all
-    others, to ``{"input": 0.25, "output": 2.0}``, dollars per million tokens outside of batches, or ``{"factor":
-    0.9}``, a share of the list price), ``timeout`` (seconds of silence allowed while reading, default 120),
-    ``connect_timeout`` (15), ``retries`` (5), ``settle_seconds`` (15: how long a vendor's listing may lag behind a
-    create), ``create_seconds`` (180: how long another machine's create may take) and ``room_seconds`` (60: how long a
-    full queue is left alone before it is tried again, when nothing of the job has ended meanwhile; doubled each time,
-    up to 15 minutes).
+    The connection has type ``llmbatch``: the key as password, the base URL as host (none for the vendor's own), and an
+    extra with ``provider`` (``openai``, ``anthropic``) and, optionally:
+
+    - ``organization``, ``project``, ``anthropic_version``, ``anthropic_beta``, ``completion_window``, ``limits``;
+    - ``prices``: model, or ``*`` for all others, to ``{"input": 0.25, "output": 2.0}``, dollars per million tokens
+      outside of batches, or to ``{"factor": 0.9}``, a share of the list price;
+    - ``delete_files``: ``none``, ``inputs`` (OpenAI's default) or ``all`` of the vendor's files, once the results are
+      landed; ``expire_seconds``: after which OpenAI is to delete them by itself;
+    - ``timeout``: seconds of silence allowed while reading (120), ``connect_timeout`` (15), ``retries`` (5);
+    - ``settle_seconds``: how long a vendor's listing may lag behind a create (15), ``create_seconds``: how long another
+      machine's create may take (180), ``room_seconds``: how long a full queue is left alone before it is tried again,
+      when nothing of the job has ended meanwhile; doubled each time, up to 15 minutes (60);
+    - ``max_enqueued_tokens``, ``max_running_shards``: how much of a job may be in the vendor's queue at once.
 
     Calls that cannot be repeated without cost (creating a batch) are sent once: only a refused connection or a 429,
     which both mean that nothing was taken, is followed by another try. Everything else is retried with growing pauses

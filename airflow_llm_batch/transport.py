@@ -208,7 +208,7 @@ def line_payload(path: ObjectStoragePath) -> Payload:
 
 
 def is_repeatable(request: httpx.Request) -> bool:
-    return request.method in ("GET", "HEAD", "DELETE") or bool(request.extensions.get(REPEATABLE))
+    return request.method in ("GET", "HEAD") or bool(request.extensions.get(REPEATABLE))
 
 
 def drop_response(state: RetryCallState) -> None:

@@ -227,6 +227,23 @@ class JobStore:
     def was_killed(self) -> bool:
         return read_small(self.path("killed.json")) is not None
 
+    def save_cleaned(self, scope: str) -> None:
+        """Note which of the vendor's files were deleted after the landing."""
+        write_whole(self.path("cleaned.json"), msgspec.json.encode({"at": datetime.now(UTC), "scope": scope}))
+
+    def cleaned(self) -> str | None:
+        """``inputs`` or ``all``, None while the vendor's files were left alone."""
+        data = read_small(self.path("cleaned.json"))
+        return msgspec.json.decode(data)["scope"] if data else None
+
+    def forget_uploaded(self, index: int) -> None:
+        """The vendor has not, or does not take, the input file: the next try uploads another."""
+        self.shard(index, "uploaded.json").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Take the whole directory away, further rounds included."""
+        self.root.fs.rm(self.root.path, recursive=True)
+
     def following(self, number: int) -> JobStore:
         """Where a task keeps a further round of its job: ``round-2``, ``round-3``."""
         return JobStore(f"{self.first.uri}/round-{number}")

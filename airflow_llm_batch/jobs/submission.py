@@ -190,6 +190,8 @@ class Submission:
                     self._wait_for_room(number, error)
                     return None
                 self._void(number, "rejected")
+                # Perhaps the input file was at fault: deleted, expired, or uploaded with another key.
+                self.store.forget_uploaded(self.index)
                 raise
             except VendorUnavailable as error:
                 log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)

@@ -20,6 +20,8 @@ def land(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Log
     from airflow_llm_batch.jobs.results import Landing
     from airflow_llm_batch.metrics import count_landing
 
+    if store.cleaned() == "all":
+        return as_landed(store, target)
     if hook.provider.name != job.provider:
         raise ConfigurationError(
             f"The job was submitted to {job.provider}; connection {hook.conn_id!r} is for {hook.provider.name}."
@@ -32,7 +34,48 @@ def land(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Log
         count_landing(job, landing.own)
     report(manifest, log)
     remove_superseded(store, job, manifest, before, log)
+    delete_files(store, job, hook, manifest, log)
     return manifest
+
+
+def as_landed(store: JobStore, target: Target) -> Manifest:
+    """The landing of a job whose results the vendor does not have any more.
+
+    :raises ResultsUnusable: when it is not there, or was another.
+    """
+    manifest = store.manifest()
+    if manifest is not None and is_landed(store, target):
+        return manifest
+    raise ResultsUnusable(
+        f"The vendor's files of {store.uri} were deleted after they were landed (delete_files='all'), and cannot be "
+        f"landed once more. What was landed: {', '.join(manifest.files) if manifest else 'unknown'}."
+    )
+
+
+def delete_files(store: JobStore, job: Job, hook: LLMBatchHook, manifest: Manifest, log: Logger) -> None:
+    """Delete the vendor's files of a landed job, as the connection's ``delete_files`` says, and never before every row
+    was seen to be landed. A failure is told and harms nothing: files expire by themselves."""
+    from airflow_llm_batch.jobs.rounds import exists
+
+    scope = hook.connection.extra_dejson.get("delete_files") or hook.provider.deletes
+    if scope not in ("none", "inputs", "all"):
+        raise ConfigurationError(
+            f"The connection's delete_files is {scope!r}; give 'none', 'inputs' or 'all'. Everything was landed."
+        )
+    whole = manifest.rounds[-1].rows == job.rows and all(map(exists, manifest.files))
+    if scope == "none" or job.adopted or not whole or store.cleaned() in (scope, "all"):
+        return
+    deleted = 0
+    try:
+        for shard in job.shards:
+            batch = store.ended(shard.index)
+            if batch is not None and batch.id:
+                deleted += hook.run(hook.provider.delete(batch, scope))
+        store.save_cleaned(scope)
+    except Exception as error:
+        log.warning("The vendor's files could not all be deleted: %s", error)
+    if deleted:
+        log.info("Deleted %d of the vendor's files (%s); what was landed is whole.", deleted, scope)
 
 
 def land_once(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Logger) -> Manifest:

@@ -58,7 +58,7 @@ class Waiting:
     def advance(self) -> bool:
         """Look once, and create what has room; True when the job has ended."""
         wait = self.wait
-        step = wait.look();
+        step = wait.look()
         if step.action == "create" and wait.store is not None:
             from airflow_llm_batch.jobs.polling import is_transient
             from airflow_llm_batch.jobs.submission import submit

@@ -111,6 +111,12 @@ class Anthropic(Provider):
             return (yield from self.get(batch_id))
         return parse_batch(self.expect(response, f"the cancellation of batch {batch_id}"))
 
+    def delete(self, batch: Batch, scope: str) -> Flow[int]:
+        if scope != "all":
+            return 0
+        response = yield httpx.Request("DELETE", self.url("v1", "messages", "batches", batch.id))
+        return int(response.is_success)
+
     def downloads(self, batch: Batch) -> Requests:
         # Behind a gateway results_url names a host that our credentials must not go to; its path is documented.
         ours = httpx.URL(self.base_url)

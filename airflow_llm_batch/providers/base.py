@@ -101,6 +101,8 @@ class Provider(ABC):
     find_pages: ClassVar[int] = 500
     #: batches on one page of a listing, 0 where the vendor has none
     page_size: ClassVar[int] = 0
+    #: which files of a landed batch are deleted unless the connection says otherwise: ``none``, ``inputs`` or ``all``
+    deletes: ClassVar[str] = "none"
     #: the vendor's page of a batch, ``{id}``
     console_url: ClassVar[str] = ""
     #: what a batch costs relative to synchronous calls, where the price table has no batch price of its own
@@ -165,6 +167,11 @@ class Provider(ABC):
     @abstractmethod
     def cancel(self, batch_id: str) -> Flow[Batch]:
         """Ask for cancellation; a batch that has already ended is returned as it is."""
+
+    def delete(self, batch: Batch, scope: str) -> Flow[int]:
+        """Delete a landed batch's files at the vendor, its input or all; returns how many were there."""
+        return 0
+        yield
 
     @abstractmethod
     def downloads(self, batch: Batch) -> Requests:

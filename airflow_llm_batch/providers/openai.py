@@ -36,6 +36,8 @@ RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
 #: the metadata entry that says whose batch this is
 KEY = "airflow_llm_batch"
 MOST_METADATA = 16
+#: seconds after which an input file is deleted by the vendor: long enough for a shard that waits for room
+INPUTS_EXPIRE = 14 * 86400
 
 
 class OpenAI(Provider):
@@ -45,6 +47,7 @@ class OpenAI(Provider):
     endpoints = frozenset(
         {"/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/completions", "/v1/moderations"}
     )
+    deletes = "inputs"
     console_url = "https://platform.openai.com/batches/{id}"
     batch_price_factor = "0.5"
     page_size = 100
@@ -75,7 +78,9 @@ class OpenAI(Provider):
                 )
 
     def upload(self, filename: str, content: Payload) -> Flow[str | None]:
-        headers, body = encode_multipart({"purpose": "batch"}, filename, content)
+        expiry = self.expiry("input")
+        anchored = {f"expires_after[{name}]": str(value) for name, value in expiry.items()}
+        headers, body = encode_multipart({"purpose": "batch", **anchored}, filename, content)
         response = yield repeatable(streamed("POST", self.url("files"), headers, body))
         return str(self.expect(response, "the upload of an input file")["id"])
 
@@ -86,8 +91,27 @@ class OpenAI(Provider):
             "completion_window": self.options.get("completion_window", "24h"),
             "metadata": {**shard.metadata, **({KEY: shard.key} if shard.key else {})},
         }
+        if expiry := self.expiry("output"):
+            body["output_expires_after"] = expiry
         response = yield httpx.Request("POST", self.url("batches"), json=body)
         return self.parse(self.expect(response, "the creation of a batch"))
+
+    def expiry(self, what: str) -> dict[str, Any]:
+        """When the vendor deletes a file by itself, as it spells that; empty to leave it to the vendor.
+
+        :param what: ``input`` or ``output``; inputs at the vendor's own address expire after two weeks by default.
+        """
+        own = self.base_url == self.default_base_url
+        seconds = self.options.get("expire_seconds") or (INPUTS_EXPIRE if own and what == "input" else None)
+        return {"anchor": "created_at", "seconds": int(seconds)} if seconds else {}
+
+    def delete(self, batch: Batch, scope: str) -> Flow[int]:
+        files = [batch.input_ref, *(batch.files if scope == "all" else ())]
+        deleted = 0
+        for file_id in filter(None, files):
+            response = yield httpx.Request("DELETE", self.url("files", file_id))
+            deleted += response.is_success
+        return deleted
 
     def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
         # Created-at has whole seconds and the vendor's clock is not ours.
