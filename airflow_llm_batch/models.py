@@ -114,6 +114,7 @@ class Job(BaseModel):
     :param estimate: by model.
     :param key_kind: what the keys are, ``string``, ``integer``, ``number``, ``boolean`` or ``json``; ``columns`` says
         it of the pass-through columns.
+    :param console_url: the vendor's page of a batch, ``{id}``; empty where another server was asked.
     :param adopted: the batch was made elsewhere; its ``custom_id``s are not ours.
     :param round: 1 for rows that are asked for the first time; each repair of failed rows is the next one.
     :param sources: URIs of the rows, empty where they are a list or have no URI.
@@ -137,6 +138,7 @@ class Job(BaseModel):
     estimate: dict[str, Estimate] = {}
     key_kind: str = "integer"
     columns: dict[str, str] = {}
+    console_url: str = ""
     adopted: bool = False
     round: int = 1
     repairs: str | None = None
@@ -282,7 +284,10 @@ class Round(BaseModel):
     job: str
     rows: int
     succeeded: int
+    input_tokens: int = 0
+    output_tokens: int = 0
     cost_usd: float | None
+    saving_usd: float | None = None
     estimated_cost_usd: float | None
 
 

@@ -69,6 +69,7 @@ def plan(
         provider=provider.name,
         conn_id=hook.conn_id,
         created_at=datetime.now(UTC),
+        console_url=provider.console_url if provider.console("") else "",
         rows=sum(shard.rows for shard in shards),
         shards=tuple(shards),
         estimate={model: priced(model, estimate, prices) for model, estimate in use.items()},

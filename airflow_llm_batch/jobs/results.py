@@ -116,7 +116,10 @@ class Landing:
             job=self.store.uri,
             rows=own.requests,
             succeeded=own.counts["succeeded"],
+            input_tokens=own.total.input_tokens,
+            output_tokens=own.total.output_tokens,
             cost_usd=own.total.cost_usd,
+            saving_usd=own.total.saving_usd,
             estimated_cost_usd=estimated,
         )
         rounds = [*(earlier.rounds if earlier else ()), this]

@@ -15,6 +15,8 @@ from airflow_llm_batch.jobs.waves import Refusal, Room
 from airflow_llm_batch.models import Intent, Shard, Void
 
 if TYPE_CHECKING:
+    import logging
+
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.hooks import LLMBatchHook
@@ -32,7 +34,7 @@ class JobWait:
         self,
         hook: LLMBatchHook,
         store: JobStore | None,
-        log: Logger,
+        log: Logger | logging.Logger,
         *,
         batch_id: str | None = None,
         deadline: float | None = None,
@@ -186,6 +188,14 @@ class JobWait:
             elif created := self.store.created(index):
                 self.wait.pending[index] = created.batch_id
                 self.wait.planned.discard(index)
+
+    def withdraw(self) -> bool:
+        """Somebody does not want the job any more: close what was not sent, cancel what runs.
+
+        :return: whether the vendor took every cancellation.
+        """
+        self._give_up()
+        return self.cancel()
 
     def kill(self) -> None:
         """The waiting task was failed or cleared: cancel, and leave a note for a task that is run again."""

@@ -1,0 +1,248 @@
+"""All jobs of a storage as people want to see them: one listing, and of the files only those that have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from pydantic import BaseModel
+
+from airflow_llm_batch.jobs.planning import estimated_cost
+from airflow_llm_batch.jobs.store import ATTEMPT, ShardState, default_storage, state_of
+from airflow_llm_batch.models import Job, Manifest
+from airflow_llm_batch.storage import fresh, storage_path
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+JobState = Literal["planned", "running", "ended", "landed", "failed"]
+#: files read at once
+AT_ONCE = 16
+#: parts of a path below the storage that name a task's job
+DEPTH = 4
+
+
+class JobView(BaseModel):
+    """One task's job, further rounds of it included.
+
+    :param state: ``planned`` (nothing was sent), ``running``, ``ended`` (not landed yet), ``landed``, or ``failed``
+        (landed, and no row succeeded); ``words`` says it for people.
+    :param done: rows that the vendor has finished, failed ones included.
+    :param requests: that were sent, a row in two rounds counted twice.
+    :param cost_usd: of what was landed; None where it is not known, or nothing was landed.
+    """
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: str
+    uri: str
+    provider: str
+    models: list[str]
+    created_at: datetime
+    landed_at: datetime | None = None
+    state: JobState
+    words: str
+    rows: int
+    done: int
+    failed: int
+    shards: int
+    rounds: int
+    requests: int
+    tokens: int
+    estimated_cost_usd: float | None
+    cost_usd: float | None
+    saving_usd: float | None
+
+
+@dataclass
+class Round:
+    """The files of one round of a job.
+
+    :param files: name below the round's directory -> what the store tells of it.
+    """
+
+    uri: str
+    files: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    job: Job | None = None
+    manifest: Manifest | None = None
+    progress: dict[str, Any] | None = None
+
+    def states(self) -> dict[int, ShardState]:
+        found: dict[int, dict[int, set[str]]] = {}
+        for name in self.files:
+            if match := ATTEMPT.search(f"/{name}"):
+                found.setdefault(int(match[1]), {}).setdefault(int(match[2]), set()).add(match[3])
+        return {shard.index: state_of(found.get(shard.index, {})) for shard in self.job.shards} if self.job else {}
+
+    def counts(self) -> tuple[int, int]:
+        """Rows done and of them failed, as last seen at the vendor."""
+        shards = (self.progress or {}).get("shards", {}).values()
+        failed = sum(shard["failed"] or 0 for shard in shards)
+        return sum(shard["succeeded"] or 0 for shard in shards) + failed, failed
+
+
+#: (DAG, run, task, map index)
+Key = tuple[str, str, str, str]
+
+
+class Overview:
+    """The jobs of one storage.
+
+    :param storage: object storage URI, ``[llm_batch] storage`` by default.
+    """
+
+    def __init__(self, storage: str | None = None) -> None:
+        self.uri = (storage or default_storage()).rstrip("/")
+        self.known: dict[str, tuple[Any, Any]] = {}
+        self.jobs: dict[Key, list[Round]] = {}
+
+    def refresh(self) -> list[JobView]:
+        """Look at the storage; the jobs, newest first.
+
+        :raises Exception: what the store raises.
+        """
+        root = fresh(storage_path(self.uri))
+        top = root.path.rstrip("/")
+        jobs: dict[Key, dict[str, Round]] = {}
+        for path, info in root.fs.find(top, detail=True).items():
+            parts = path[len(top) + 1 :].split("/")
+            if len(parts) <= DEPTH or parts[-1].endswith(".part"):
+                continue
+            depth = DEPTH + parts[DEPTH].startswith("round-")
+            rounds = jobs.setdefault((parts[0], parts[1], parts[2], parts[3]), {})
+            name = "/".join(parts[:depth])
+            rounds.setdefault(name, Round(f"{self.uri}/{name}")).files["/".join(parts[depth:])] = {**info, "name": path}
+        self.load(root, [found for rounds in jobs.values() for found in rounds.values()])
+        self.jobs = {}
+        for key, rounds in jobs.items():
+            planned = [found for found in rounds.values() if found.job is not None]
+            if planned:
+                self.jobs[key] = sorted(planned, key=lambda found: found.job.created_at if found.job else found.uri)
+        views = [view(key, rounds) for key, rounds in self.jobs.items()]
+        return sorted(views, key=lambda job: job.created_at, reverse=True)
+
+    def load(self, root: ObjectStoragePath, rounds: Iterable[Round]) -> None:
+        """Read what has changed since the last look, side by side."""
+        wanted: list[tuple[Round, str]] = []
+        for found in rounds:
+            names = ["job.json", "manifest.json"]
+            wanted += [(found, name) for name in names if name in found.files]
+            if "manifest.json" not in found.files and "progress.json" in found.files:
+                wanted.append((found, "progress.json"))
+        changed = {
+            info["name"]: name
+            for found, name in wanted
+            if (self.known.get((info := found.files[name])["name"]) or (None,))[0] != signature(info)
+        }
+        with ThreadPoolExecutor(AT_ONCE, "llm-batch-overview") as pool:
+            read = dict(zip(changed, pool.map(lambda path: parse(root.fs, path, changed[path]), changed), strict=True))
+        known = {}
+        for found, name in wanted:
+            info = found.files[name]
+            path = info["name"]
+            value = read[path] if path in read else self.known[path][1]
+            known[path] = signature(info), value
+            setattr(found, name.removesuffix(".json"), value)
+        self.known = known
+
+
+def parse(fs: Any, path: str, name: str) -> Any:
+    """A file's content; None for one that is gone or damaged, which must not hide the others."""
+    try:
+        data = fs.cat_file(path)
+        if name == "job.json":
+            return Job.model_validate_json(data)
+        return Manifest.model_validate_json(data) if name == "manifest.json" else msgspec.json.decode(data)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def signature(info: Mapping[str, Any]) -> Any:
+    """What changes when a file does."""
+    return info.get("size"), str(modified(info)), info.get("ETag") or info.get("etag") or info.get("ino")
+
+
+def modified(info: Mapping[str, Any]) -> datetime | None:
+    """When a file was last written, as far as its store tells."""
+    told = next((info[name] for name in ("mtime", "LastModified", "updated", "last_modified") if info.get(name)), None)
+    if isinstance(told, int | float):
+        return datetime.fromtimestamp(told, UTC)
+    if isinstance(told, str):
+        told = datetime.fromisoformat(told)
+    return told if isinstance(told, datetime) else None
+
+
+def view(key: Key, rounds: list[Round]) -> JobView:
+    """One job from its rounds, oldest first."""
+    first, last = rounds[0].job, rounds[-1].job
+    assert first is not None
+    assert last is not None
+    manifest = next((found.manifest for found in reversed(rounds) if found.manifest is not None), None)
+    states = rounds[-1].states()
+    done, failed = rounds[-1].counts()
+    own = [done for done in manifest.rounds if f"{done.job}/".startswith(f"{rounds[0].uri}/")] if manifest else []
+    landed = rounds[-1].manifest is not None
+    if manifest is not None:
+        counts = manifest.counts
+        # A further round runs: its rows are not done yet.
+        done = manifest.rows if landed else manifest.rows - last.rows + done
+        failed = manifest.rows - counts["succeeded"] if landed else failed
+    state, words = describe(states, manifest if landed else None, rounds[-1], done, failed)
+    estimates = [estimated_cost(found.job) for found in rounds if found.job]
+    return JobView(
+        dag_id=key[0],
+        run_id=key[1],
+        task_id=key[2],
+        map_index=key[3],
+        uri=rounds[0].uri,
+        provider=first.provider,
+        models=sorted({model for found in rounds if found.job for model in found.job.estimate}),
+        created_at=first.created_at,
+        landed_at=manifest.landed_at if manifest and landed else None,
+        state=state,
+        words=words,
+        rows=manifest.rows if manifest else first.rows,
+        done=done,
+        failed=failed,
+        shards=sum(len(found.job.shards) for found in rounds if found.job),
+        rounds=len(rounds),
+        requests=sum(done.rows for done in own) if own else sum(found.job.rows for found in rounds if found.job),
+        tokens=sum(done.input_tokens + done.output_tokens for done in own),
+        estimated_cost_usd=None if None in estimates else sum(filter(None, estimates)),
+        cost_usd=total(done.cost_usd for done in own) if own else None,
+        saving_usd=total(done.saving_usd for done in own) if own else None,
+    )
+
+
+def total(amounts: Iterable[float | None]) -> float | None:
+    """The sum, None when one of them is not known."""
+    known = list(amounts)
+    return None if None in known else sum(filter(None, known))
+
+
+def describe(
+    states: dict[int, ShardState], manifest: Manifest | None, found: Round, done: int, failed: int
+) -> tuple[JobState, str]:
+    """A job's state, and the same in words."""
+    if manifest is not None:
+        return ("failed", "landed, no row succeeded") if failed and failed == manifest.rows else ("landed", "landed")
+    number = found.job.round if found.job else 1
+    round_ = f"round {number}: " if number > 1 else ""
+    counts = {state: list(states.values()).count(state) for state in ("planned", "creating", "running", "ended")}
+    if counts["ended"] == len(states):
+        cancelled = " (cancelled by hand)" if "killed.json" in found.files else ""
+        return "ended", f"{round_}ended, not landed yet{cancelled}"
+    if counts["planned"] == len(states):
+        return "planned", f"{round_}planned, nothing sent"
+    words = {"running": "running", "creating": "being sent", "planned": "waiting for room", "ended": "ended"}
+    told = [(counts[state], told) for state, told in words.items() if counts[state]]
+    if len(states) == 1:
+        return "running", round_ + told[0][1]
+    batches = "batch" if told[0][0] == 1 else "batches"
+    rest = "".join(f", {count} {told}" for count, told in told[1:])
+    return "running", f"{round_}{told[0][0]} {batches} {told[0][1]}{rest}"

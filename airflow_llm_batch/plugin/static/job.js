@@ -1,0 +1,133 @@
+// One job.
+
+import { airflow, ask, draw, route } from "./app.js";
+import { age, badge, clock, copy, cost, dollars, h, link, number, progress, short } from "./dom.js";
+import { timeline } from "./plots.js";
+
+export async function showJob(names) {
+  const path = `job/${names.map(encodeURIComponent).join("/")}`;
+  const job = await ask(path);
+  const task = `dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}/tasks/${encodeURIComponent(job.task_id)}` +
+    (/^\d+$/.test(job.map_index) ? `/mapped/${job.map_index}` : "");
+  return {
+    live: job.state === "planned" || job.state === "running" || job.state === "ended",
+    nodes: [
+      h("div", { class: "head" },
+        route("", "LLM batches"), h("span", { class: "quiet" }, "/"),
+        h("h1", {}, job.dag_id), h("span", { class: "quiet" }, job.task_id, /^\d+$/.test(job.map_index) ? ` [${job.map_index}]` : ""), badge(job.state),
+        h("div", { class: "right" },
+          link(airflow(task), "Task and logs"),
+          link(airflow(`dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}`), "DAG run"),
+          job.may_cancel ? cancelButton(job, path) : null)),
+      job.note ? h("p", { class: "note", role: "status" }, job.note) : null,
+      h("div", { class: "panel" }, progress(job), facts(job)),
+      job.counts ? [h("h2", {}, "Rows"), statuses(job)] : null,
+      h("h2", {}, "Batches"),
+      job.timeline.length ? [h("div", { class: "panel" }, timeline(job.timeline.slice(0, 60))), batches(job)] : h("p", { class: "quiet" }, "Nothing was left to ask."),
+      job.failures.length ? failures(job) : null,
+      job.usage.length ? usage(job) : null,
+      job.files.length ? files(job) : null,
+      h("h2", {}, "Asked"),
+      job.request ? h("details", {}, h("summary", {}, "Request template"), h("pre", {}, JSON.stringify(job.request, null, 2))) : h("p", { class: "small quiet" }, "The rows were batch input lines."),
+    ].flat().filter(Boolean),
+  };
+}
+
+function facts(job) {
+  const fact = (name, value, more) => value === null ? null : h("div", {}, h("dt", {}, name), h("dd", {}, value, more ? h("small", {}, more) : null));
+  const estimate = job.estimated_cost_usd;
+  return h("dl", { class: "facts" },
+    fact("Run", job.run_id),
+    fact("Provider", job.provider, job.models.join(", ")),
+    fact("Connection", job.conn_id),
+    fact("Submitted", clock(job.created_at), `${age(job.created_at)} ago`),
+    fact("Landed", job.landed_at ? clock(job.landed_at) : "not yet"),
+    fact("Rounds", job.rounds > 1 ? number(job.rounds) : null, `${number(job.requests)} requests`),
+    fact("Cost", cost(job), job.landed_at && estimate !== null ? `estimated at most ${dollars(estimate)}` : job.landed_at ? "" : "estimate, at most"),
+    fact("Outside of batches", job.sync_cost_usd === null ? null : dollars(job.sync_cost_usd), job.saving_usd ? `${dollars(job.saving_usd)} saved` : ""),
+    fact("Tokens", job.tokens ? short(job.tokens) : null),
+    fact("Rows from", job.sources.length ? job.sources.slice(0, 3).join(", ") : null, job.sources.length > 3 ? `and ${job.sources.length - 3} more` : ""));
+}
+
+function statuses(job) {
+  return h("div", { class: "statuses" },
+    Object.entries(job.counts).map(([status, rows]) => h("span", { class: rows ? "" : "zero" }, h("b", {}, number(rows)), ` ${status}`)),
+    job.reasons.length ? h("ul", { class: "small" }, job.reasons.map((reason) =>
+      h("li", { class: "wrap" }, `${number(reason.rows)} × ${reason.code ?? reason.status}: ${reason.message ?? "no message"}`))) : null);
+}
+
+function batches(job) {
+  const counted = (shard) => shard.succeeded === null ? "" : `${number(shard.succeeded + (shard.failed ?? 0))} done${shard.failed ? `, ${number(shard.failed)} failed` : ""}`;
+  const tried = (shard) => [...shard.tries.map((reason) => `try: ${reason}`), ...shard.errors].join("; ");
+  return h("div", { class: "scroll" }, h("table", {},
+    h("thead", {}, h("tr", {}, ["Batch", "Vendor's id", "State", "Rows", "Tokens, about", ""].map((name) => h("th", {}, name)))),
+    h("tbody", {}, job.timeline.map((shard) => h("tr", {},
+      h("td", { class: "small" }, shard.round > 1 ? `round ${shard.round}, ` : "", number(shard.index + 1)),
+      h("td", { class: "mono" }, shard.batch_id ? [shard.batch_id, " ", copy(shard.batch_id)] : h("span", { class: "quiet" }, "not created yet")),
+      h("td", { class: "small" }, shard.outcome ?? shard.status ?? shard.state, tried(shard) ? h("div", { class: "quiet wrap" }, tried(shard)) : null),
+      h("td", { class: "small" }, number(shard.rows), h("div", { class: "quiet" }, counted(shard))),
+      h("td", { class: "small" }, short(shard.tokens)),
+      h("td", { class: "small" }, shard.console_url ? link(shard.console_url, "Vendor's console") : null))))));
+}
+
+function failures(job) {
+  return [
+    h("h2", {}, job.failures.length < job.failed ? `The first ${job.failures.length} of ${number(job.failed)} rows that failed` : "Rows that failed"),
+    h("div", { class: "scroll" }, h("table", {},
+      h("thead", {}, h("tr", {}, ["Row", "Key", "Status", "Reason"].map((name) => h("th", {}, name)))),
+      h("tbody", {}, job.failures.map((failure) => h("tr", {},
+        h("td", { class: "small" }, number(failure.row)),
+        h("td", { class: "mono wrap" }, failure.key),
+        h("td", { class: "small" }, failure.status),
+        h("td", { class: "small wrap" }, [failure.error_code, failure.error_message].filter(Boolean).join(": "))))))),
+  ];
+}
+
+function usage(job) {
+  const heads = ["Model", "Status", "Requests", "Tokens in", "cached", "Tokens out", "Cost", "Outside of batches"];
+  return [
+    h("h2", {}, "Tokens and dollars"),
+    h("div", { class: "scroll" }, h("table", {},
+      h("thead", {}, h("tr", {}, heads.map((name, place) => h("th", { class: place > 1 ? "number" : "" }, name)))),
+      h("tbody", {}, job.usage.map((line) => h("tr", {},
+        h("td", {}, line.model || "unknown"), h("td", {}, line.status),
+        [line.requests, line.input_tokens, line.cached_tokens, line.output_tokens].map((value) => h("td", { class: "number" }, number(value))),
+        [line.cost_usd, line.sync_cost_usd].map((value) => h("td", { class: "number" }, dollars(value)))))))),
+  ];
+}
+
+function files(job) {
+  return [
+    h("h2", {}, "Landed files"),
+    h("p", { class: "small quiet wrap" }, job.destination, " ", copy(job.destination)),
+    h("ul", { class: "mono" }, job.files.slice(0, 100).map((file) => h("li", { class: "wrap" }, file, " ", copy(file)))),
+    job.files.length > 100 ? h("p", { class: "small quiet" }, `and ${number(job.files.length - 100)} more`) : null,
+  ].filter(Boolean);
+}
+
+function cancelButton(job, path) {
+  const left = job.timeline.filter((shard) => shard.state !== "ended").length;
+  const told = h("p", { role: "status" });
+  const ask_ = h("dialog", { "aria-label": "Cancel the job" },
+    h("strong", {}, `Cancel ${number(left)} ${left === 1 ? "batch" : "batches"} of ${job.dag_id}?`),
+    h("p", {}, "What the vendor has finished by then stays billed and is landed by the waiting task. Rows that are cancelled are not billed."),
+    told,
+    h("div", { class: "buttons" },
+      h("button", { onclick: () => ask_.close() }, "Keep running"),
+      h("button", { class: "danger", id: "confirm-cancel", onclick: confirm }, "Cancel the batches")));
+  async function confirm(event) {
+    event.target.disabled = true;
+    told.textContent = "Asking the vendor ...";
+    try {
+      told.textContent = (await ask(`${path}/cancel`, { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" })).message;
+      setTimeout(() => {
+        ask_.close();
+        draw();
+      }, 1500);
+    } catch (error) {
+      told.textContent = error.message;
+      event.target.disabled = false;
+    }
+  }
+  return [h("button", { class: "danger", id: "cancel-job", onclick: () => ask_.showModal() }, "Cancel job ..."), ask_];
+}

@@ -1,0 +1,119 @@
+// All jobs, or those of one DAG run.
+
+import { airflow, ask, draw, jobPath, route } from "./app.js";
+import { age, badge, clock, cost, dollars, h, link, number, progress, short } from "./dom.js";
+import { columns, ranks } from "./plots.js";
+
+const LIMIT = 50;
+const METRICS = [
+  { name: "Rows", value: (sum) => sum.rows, told: short },
+  { name: "Tokens", value: (sum) => sum.tokens, told: short },
+  { name: "Dollars", value: (sum) => sum.cost_usd, told: dollars },
+  { name: "Saved", value: (sum) => sum.saving_usd, told: dollars },
+];
+const STATES = { active: "not landed yet", planned: "planned", running: "running", ended: "ended", landed: "landed", failed: "failed" };
+const chosen = { dag_id: "", provider: "", state: "", since: "", until: "", offset: 0, metric: 0 };
+
+export async function showJobs(run) {
+  const filters = run ? { dag_id: run[0], run_id: run[1] } : { ...chosen };
+  delete filters.metric;
+  const asked = (extra) => new URLSearchParams(Object.entries({ ...filters, ...extra }).filter(([, value]) => value !== ""));
+  const [told, sums] = await Promise.all([
+    ask(`jobs?${asked({ limit: LIMIT, offset: run ? 0 : chosen.offset })}`),
+    run ? null : ask(`totals?${asked({ offset: "" })}`),
+  ]);
+  const live = told.active > 0;
+  const filtered = !run && ["dag_id", "provider", "state", "since", "until"].some((name) => chosen[name]);
+  const nothing = !told.found && !filtered;
+  return {
+    live,
+    nodes: [
+      h("div", { class: "head" },
+        h("h1", {}, "LLM batches"),
+        run ? h("span", { class: "quiet" }, `of ${run[0]}, run ${run[1]}`) : null,
+        h("div", { class: "right small quiet" }, h("span", { class: live ? "live" : "" }, live ? `${told.active} at work, live` : `as of ${new Date().toLocaleTimeString()}`))),
+      told.note ? h("p", { class: "note", role: "status" }, told.note) : null,
+      sums && sums.days.length ? totals(sums) : null,
+      run || nothing ? null : filterRow(told),
+      told.found ? table(told, run) : empty(run, filtered),
+      told.found > LIMIT && !run ? pager(told) : null,
+    ].filter(Boolean),
+  };
+}
+
+function totals(sums) {
+  const metric = METRICS[chosen.metric];
+  const sum = (value) => sums.days.reduce((all, day) => all + value(day), 0);
+  const unknown = sum((day) => day.unknown);
+  const choose = (place) => () => {
+    chosen.metric = place;
+    draw();
+  };
+  return h("section", { class: "totals", "aria-label": "Totals" },
+    h("div", { class: "panel" },
+      h("div", { class: "metrics" }, METRICS.map(({ name, value, told }, place) =>
+        h("button", { id: `metric-${name}`, "aria-pressed": String(place === chosen.metric), onclick: choose(place) }, h("strong", {}, told(sum(value))), name))),
+      columns(sums.days, metric.value, metric.told),
+      unknown ? h("p", { class: "small quiet" }, `Without ${number(unknown)} landed jobs whose price is not known.`) : null),
+    h("div", { class: "panel" }, h("h2", {}, `${metric.name} per DAG`), ranks(sums.dags, metric.value, metric.told)));
+}
+
+function filterRow(told) {
+  const set = (name) => (event) => {
+    Object.assign(chosen, { [name]: event.target.value, offset: 0 });
+    event.target.blur();
+    draw();
+  };
+  const select = (name, label, options) => h("label", {}, label,
+    h("select", { id: `filter-${name}`, onchange: set(name) },
+      h("option", { value: "" }, "all"),
+      options.map(([value, text]) => h("option", { value, selected: chosen[name] === value }, text))));
+  const day = (name, label) => h("label", {}, label, h("input", { id: `filter-${name}`, type: "date", value: chosen[name], onchange: set(name) }));
+  const clear = () => {
+    Object.assign(chosen, { dag_id: "", provider: "", state: "", since: "", until: "", offset: 0 });
+    draw();
+  };
+  const names = (list) => list.map((name) => [name, name]);
+  return h("div", { class: "filters" },
+    select("dag_id", "DAG", names(told.dags)),
+    select("provider", "Provider", names(told.providers)),
+    select("state", "State", Object.entries(STATES)),
+    day("since", "From (UTC)"), day("until", "To (UTC)"),
+    h("button", { onclick: clear }, "Clear"),
+    h("span", { class: "small quiet" }, `${number(told.found)} ${told.found === 1 ? "job" : "jobs"}`));
+}
+
+function table(told, run) {
+  const heads = ["Job", run ? null : "Run", "Provider, model", "Batches", "Progress", "Age", "Cost", "State"];
+  return h("div", { class: "scroll" }, h("table", {},
+    h("thead", {}, h("tr", {}, heads.filter(Boolean).map((name) => h("th", { class: ["Batches", "Cost"].includes(name) ? "number" : "" }, name)))),
+    h("tbody", {}, told.jobs.map((job) => h("tr", { "data-job": `${job.dag_id}/${job.run_id}/${job.task_id}/${job.map_index}` },
+      h("td", {}, route(jobPath(job), job.dag_id, { class: "name" }),
+        h("div", { class: "small quiet" }, job.task_id, job.map_index === "-1" ? "" : ` [${job.map_index}]`, job.rounds > 1 ? ` · ${job.rounds} rounds` : "")),
+      run ? null : h("td", { class: "small cut", title: job.run_id }, link(airflow(`dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}`), job.run_id)),
+      h("td", { class: "small" }, job.provider, h("div", { class: "quiet" }, job.models.join(", "))),
+      h("td", { class: "number" }, number(job.shards)),
+      h("td", {}, progress(job)),
+      h("td", { class: "small", title: clock(job.created_at) }, age(job.created_at)),
+      h("td", { class: "number" }, cost(job), job.saving_usd ? h("div", { class: "small quiet" }, `${dollars(job.saving_usd)} saved`) : null),
+      h("td", {}, badge(job.state)))))));
+}
+
+function pager(told) {
+  const move = (offset) => () => {
+    chosen.offset = offset;
+    draw();
+  };
+  const last = Math.min(chosen.offset + LIMIT, told.found);
+  return h("nav", { class: "pager small", "aria-label": "Pages" },
+    `${number(chosen.offset + 1)} to ${number(last)} of ${number(told.found)}`,
+    h("button", { disabled: chosen.offset === 0, onclick: move(Math.max(chosen.offset - LIMIT, 0)) }, "Newer"),
+    h("button", { disabled: last >= told.found, onclick: move(chosen.offset + LIMIT) }, "Older"));
+}
+
+function empty(run, filtered) {
+  if (filtered) return h("div", { class: "empty" }, "No job fits these filters.");
+  return h("div", { class: "empty" },
+    h("p", {}, run ? "This run has not submitted any LLM batches." : "No LLM batches yet."),
+    run ? null : h("p", { class: "small" }, "They appear here as soon as a SubmitBatchOperator or LLMBatchOperator has planned a job in a DAG that you may read."));
+}
