@@ -299,6 +299,7 @@ class Manifest(BaseModel):
 
     :param counts: rows per status; the sum is ``rows``.
     :param carried: those of ``files`` that hold rows of earlier rounds.
+    :param elsewhere: what was landed of the job before in other places, by destination.
     :param dropped: lines that were not landed, by reason: ``duplicate``, ``foreign`` (another job's ids), ``garbage``.
     :param reasons: the most frequent ones of rows that did not succeed.
     :param aside: file with the garbage lines as they came, None where there were none.
@@ -312,6 +313,7 @@ class Manifest(BaseModel):
     destination: str
     files: list[str]
     carried: list[str] = []
+    elsewhere: dict[str, list[str]] = {}
     rows: int
     counts: dict[str, int]
     dropped: dict[str, int]
@@ -339,6 +341,16 @@ class Manifest(BaseModel):
         )  # fmt: skip
         told = self.model_dump(mode="json", include=set(keys))
         return {"manifest": uri, "message": self.message, **told, "rounds": len(self.rounds)}
+
+    @property
+    def places(self) -> dict[str, list[str]]:
+        """Every file that was landed of the job and may still be there, by destination."""
+        return {**self.elsewhere, self.destination: self.files}
+
+    @property
+    def spent_usd(self) -> float:
+        """Dollars of all rounds, at most: what a round cost, or was estimated at where that is not known."""
+        return sum((r.estimated_cost_usd if r.cost_usd is None else r.cost_usd) or 0.0 for r in self.rounds)
 
     @property
     def message(self) -> str:

@@ -124,12 +124,18 @@ class WholeFile:
     def size(self) -> int:
         return self.writer.size
 
-    def commit(self) -> None:
+    def finish(self) -> None:
+        """Write the last of it and let go of the open file; it is not published yet."""
+        if self.file.closed:
+            return
         self.writer.flush()
         if self.local:
             self.file.flush()
             os.fsync(self.file.fileno())
         self.file.close()
+
+    def commit(self) -> None:
+        self.finish()
         if self.local:
             os.replace(self.at, self.path.path)
         elif self.beside:

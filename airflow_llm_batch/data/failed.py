@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
+from airflow.providers.common.compat.sdk import XComArg
 
 from airflow_llm_batch.exceptions import ConfigurationError
 
@@ -12,8 +14,12 @@ from airflow_llm_batch.exceptions import ConfigurationError
 BY_CHOICE = ("truncated", "invalid", "refused", "cancelled")
 
 
+#: what Airflow asks for the tasks that an argument depends on, and for its value when the task runs
+ResolveMixin: Any = next(base for base in XComArg.__mro__ if base.__name__ == "ResolveMixin")
+
+
 @dataclass
-class FailedRows:
+class FailedRows(ResolveMixin):  # type: ignore[misc]
     """The rows of a landed job that did not succeed and may when they are asked again, as ``rows`` of another job.
 
     Always asked again: rate limits, server errors, expired and missing rows. Never: what the vendor refused for good.
@@ -30,6 +36,16 @@ class FailedRows:
     token_factor: float = 2.0
 
     template_fields: ClassVar[tuple[str, ...]] = ("fetched",)
+
+    def iter_references(self) -> Iterator[tuple[Any, str]]:
+        """The tasks whose output it is, as Airflow wants to know them."""
+        return XComArg.iter_xcom_references(self.fetched)
+
+    def resolve(self, context: Any, **kwargs: Any) -> FailedRows:
+        """The same with the upstream task's output in place of the reference to it."""
+        if isinstance(self.fetched, ResolveMixin):
+            return replace(self, fetched=self.fetched.resolve(context, **kwargs))
+        return self
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.also) - set(BY_CHOICE)) if not isinstance(self.also, str) else [self.also]:

@@ -152,6 +152,7 @@ class ParquetSink:
         self.flush()
         assert self.writer is not None
         self.writer.close()
+        self.file.finish()
 
     def commit(self) -> None:
         self.file.commit()

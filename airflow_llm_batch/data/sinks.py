@@ -117,6 +117,7 @@ class JsonlSink:
         self.flush()
         if self.compressor:
             self.file.write(self.compressor.flush())
+        self.file.finish()
 
     @staticmethod
     def make_compressor() -> Any:

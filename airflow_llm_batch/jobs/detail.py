@@ -131,7 +131,7 @@ def timeline(found: Round) -> list[ShardView]:
     job = found.job
     assert job is not None
     states = found.states()
-    seen = (found.progress or {}).get("shards", {})
+    seen = found.seen()
     with ThreadPoolExecutor(AT_ONCE, "llm-batch-detail") as pool:
         return list(
             pool.map(

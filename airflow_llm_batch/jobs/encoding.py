@@ -41,6 +41,10 @@ class RowSpec(NamedTuple):
     key: str | None
     passthrough: Mapping[str, str]
 
+    @property
+    def identity(self) -> str:
+        return ""
+
     def check(self, provider: Provider) -> None:
         """:raises InputError: for an output schema that is none."""
         if self.request is not None and (schema := self.request.schema()) is not None:

@@ -21,9 +21,15 @@ def find_jobs(storage: str | None = None, dag_id: str | None = None) -> Iterator
     level = [f"{top}/{dag_id}" if dag_id else top]
     for _ in range(3 if dag_id else 4):
         level = [name for folder in level for name in folders(root.fs, folder)]
-    for folder in level:
+    for folder in sorted(level, key=lambda name: (name.rpartition("/")[0], name.partition(".")[0], generation(name))):
         if root.fs.exists(f"{folder}/job.json"):
             yield JobStore(uri + folder.removeprefix(top))
+
+
+def generation(uri: str) -> int:
+    """How many jobs of the same task instance a job has replaced."""
+    number = uri.rpartition(".")[2] if "." in uri.rpartition("/")[2] else "1"
+    return int(number) if number.isdigit() else 1
 
 
 def folders(fs: Any, folder: str) -> list[str]:

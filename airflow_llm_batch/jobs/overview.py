@@ -12,7 +12,7 @@ import msgspec
 from pydantic import BaseModel
 
 from airflow_llm_batch.jobs.planning import estimated_cost
-from airflow_llm_batch.jobs.store import ATTEMPT, ShardState, default_storage, state_of
+from airflow_llm_batch.jobs.store import ATTEMPT, NEVER_SENT, ShardState, default_storage, state_of
 from airflow_llm_batch.models import Job, Manifest
 from airflow_llm_batch.storage import fresh, storage_path
 
@@ -77,11 +77,19 @@ class Round:
         for name in self.files:
             if match := ATTEMPT.search(f"/{name}"):
                 found.setdefault(int(match[1]), {}).setdefault(int(match[2]), set()).add(match[3])
-        return {shard.index: state_of(found.get(shard.index, {})) for shard in self.job.shards} if self.job else {}
+        states = {shard.index: state_of(found.get(shard.index, {})) for shard in self.job.shards} if self.job else {}
+        # One that was given up at the deadline, or when the job was cancelled, has no try that tells.
+        unsent = {int(index) for index, seen in self.seen().items() if seen["status"] == NEVER_SENT.status}
+        return {index: "ended" if index in unsent else state for index, state in states.items()}
+
+    def seen(self) -> dict[str, dict[str, Any]]:
+        """Shard -> what the last look saw of it."""
+        shards: dict[str, dict[str, Any]] = (self.progress or {}).get("shards", {})
+        return shards
 
     def counts(self) -> tuple[int, int]:
         """Rows done and of them failed, as last seen at the vendor."""
-        shards = (self.progress or {}).get("shards", {}).values()
+        shards = self.seen().values()
         failed = sum(shard["failed"] or 0 for shard in shards)
         return sum(shard["succeeded"] or 0 for shard in shards) + failed, failed
 

@@ -58,7 +58,8 @@ def plan(
             )
         following = store.next_generation()
         log.warning("The input has changed since %s was planned; starting anew at %s.", store.uri, following.uri)
-        cancel_running(store, hook, job)
+        for running, unwanted in store.rounds():
+            cancel_running(running, hook, unwanted)
         store = following
     progress = Progress(log, "rows encoded")
     limits = provider.limits.model_copy(update={"tokens": origin.get("max_enqueued_tokens")})

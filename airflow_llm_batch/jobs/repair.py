@@ -63,6 +63,10 @@ class Repair(NamedTuple):
     def passthrough(self) -> Mapping[str, str]:
         return {}
 
+    @property
+    def identity(self) -> str:
+        return f" repairs {self.store.uri} {self.job.fingerprint}"
+
     def check(self, provider: Provider) -> None:
         """:raises ConfigurationError: when the rows cannot be asked again, or not on this connection."""
         if self.job.adopted:

@@ -17,7 +17,7 @@ from airflow_llm_batch.jobs.planning import estimated_cost
 from airflow_llm_batch.jobs.pricing import PICO, Prices
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.reconciling import Entries, Entry, Reconciler
-from airflow_llm_batch.jobs.rounds import Earlier
+from airflow_llm_batch.jobs.rounds import Carried, Earlier
 from airflow_llm_batch.jobs.settling import release, search_again
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.jobs.tally import Tally
@@ -75,31 +75,39 @@ class Landing:
         earlier = Earlier(self.store, self.job, JobStore(self.job.repairs), before) if self.job.repairs else None
         progress = Progress(self.log, "rows landed", self.job.rows)
         self.aside, self.failed = Side(self.store.path("aside.jsonl")), Side(self.store.failed())
+        carried = Carried([])
         try:
+            # What may be refused comes before the first file is published.
+            if earlier is not None:
+                carried = earlier.carry(self.begin, str(self.directory), self.sink.suffix)
             for shard in self.job.shards:
                 batches[shard.index] = self.confirm(shard, batches[shard.index])
                 self.land_shard(shard, batches[shard.index], progress)
-            self.own, counts, carried = self.tally.copy(), self.tally.counts, []
+            self.own, counts = self.tally.copy(), self.tally.counts
             if earlier is not None:
                 for failure in earlier.failures():
                     self.keep_failure(failure)
-                    self.tally.add_reason(failure)
                 self.failed.keep()
                 counts.update(earlier.counts())
-                carried = earlier.carry(self.begin, str(self.directory), self.sink.suffix)
+                self.dropped.update(earlier.manifest.dropped)
                 self.tally.add_usage(earlier.manifest)
+            carried.commit()
         except BaseException:
+            carried.discard()
             self.aside.discard()
             self.failed.discard()
             raise
         self.failed.commit()
-        aside = None
+        aside = earlier.manifest.aside if earlier is not None else None
         if self.aside.size:
             aside = self.aside.commit()
         else:
             self.aside.discard()
         ids = [batch.id for shard in self.job.shards if (batch := batches[shard.index]).id]
-        return self.manifest(counts, carried, aside, ids, earlier.manifest if earlier else None)
+        manifest = self.manifest(counts, carried.files, aside, ids, earlier.manifest if earlier else None)
+        elsewhere = dict(before.places) if before is not None else {}
+        elsewhere.pop(manifest.destination, None)
+        return manifest.model_copy(update={"elsewhere": elsewhere})
 
     def manifest(
         self,
@@ -235,6 +243,8 @@ class Landing:
             self.keep_failure(Failure(entry.row, entry.key, result.status, code, message, shard.index, self.job.round))
 
     def keep_failure(self, failure: Failure) -> None:
+        """A row that did not succeed: its reason counts, and the next round and the job's page may want to know."""
+        self.tally.add_reason(failure)
         self.failed.add(self.encode(failure))
 
 

@@ -17,7 +17,7 @@ from airflow_llm_batch.models import Job, Manifest
 from airflow_llm_batch.storage import open_blocks, storage_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from airflow_llm_batch.models import Failure
 
@@ -44,14 +44,14 @@ class Earlier:
             # A landing of this job has taken their place.
             self.files = before.carried
 
-    def carry(self, begin: Callable[[str], Sink], destination: str, suffix: str) -> list[str]:
-        """Put the other rows' records beside those of this round; returns the files.
+    def carry(self, begin: Callable[[str], Sink], destination: str, suffix: str) -> Carried:
+        """Write the other rows' records anew, to lie beside those of this round; nothing is published yet.
 
         :param begin: opens a file of the target by the stem of its name.
         :raises ResultsUnusable: when the landed files are not what they were.
         """
-        if not len(self.asked) and self.files == self.manifest.files and self.is_there(destination, suffix):
-            return list(self.files)
+        if not len(self.asked) and self.is_there(destination, suffix):
+            return Carried([], list(self.files))
         sinks: list[Sink] = []
         taken = left = 0
         try:
@@ -63,23 +63,20 @@ class Earlier:
                 sink.close()
             self.check(taken, left)
         except FileNotFoundError as error:
-            for sink in sinks:
-                sink.discard()
+            Carried(sinks).discard()
             raise ResultsUnusable(
                 f"{error} was landed by an earlier round and is gone. Clear the task that landed it (its job is "
                 f"{self.repaired.uri}), then this one: nothing is paid again."
             ) from None
         except BaseException:
-            for sink in sinks:
-                sink.discard()
+            Carried(sinks).discard()
             raise
-        for sink in sinks:
-            sink.commit()
-        return [sink.uri for sink in sinks]
+        return Carried(sinks)
 
     def is_there(self, destination: str, suffix: str) -> bool:
         """Whether the landed files lie where, and are what, this landing would write."""
-        return self.manifest.destination == destination and all(file.endswith(suffix) for file in self.files)
+        same = self.manifest.destination == destination and all(file.endswith(suffix) for file in self.files)
+        return same and self.files == self.manifest.files and all(map(exists, self.files))
 
     def check(self, taken: int, left: int) -> None:
         expected = self.manifest.rows - len(self.asked)
@@ -106,6 +103,27 @@ class Earlier:
             if failure.row in self.asked:
                 counts[failure.status] -= 1
         return counts
+
+
+class Carried:
+    """Files that are written and not published.
+
+    :param kept: files that stay as they are.
+    """
+
+    def __init__(self, sinks: list[Sink], kept: Sequence[str] = ()) -> None:
+        self.sinks = sinks
+        self.files = [*kept, *(sink.uri for sink in sinks)]
+
+    def commit(self) -> list[str]:
+        while self.sinks:
+            self.sinks[0].commit()
+            self.sinks.pop(0)
+        return self.files
+
+    def discard(self) -> None:
+        for sink in self.sinks:
+            sink.discard()
 
 
 def asked_rows(store: JobStore, job: Job) -> RowSet:

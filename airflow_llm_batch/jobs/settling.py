@@ -118,7 +118,7 @@ class Doubt:
                     f"Shard {self.index} may be any of the batches {', '.join(b.id for b in found)}: each was created "
                     f"in the same minutes with {self.shard.rows:,} rows, and {self.hook.provider.name} keeps nothing "
                     "else to tell them apart before they end. Nothing was sent again. Say which with "
-                    f"recovery=Recovery(batch_ids={{{self.index}: '...'}}), or send the shard once more and perhaps "
+                    f"recovery=Recovery(batch_ids={{{self.name!r}: '...'}}), or send the shard once more and perhaps "
                     "pay twice with Recovery(on_doubt='resubmit')."
                 )
             if found or over:
@@ -139,6 +139,11 @@ class Doubt:
         # Found by time and size alone. Of a batch that has ended, the results tell whose it is.
         prefix = f"{self.job.id}-"
         return [b for b in found if b.outcome is None or shows_ids(self.hook, b, prefix) is not False]
+
+    @property
+    def name(self) -> int | str:
+        """The shard as ``Recovery.batch_ids`` names it."""
+        return self.index if self.store.first.uri == self.store.uri else f"{self.job.round}/{self.index}"
 
     def claim(self, number: int) -> str:
         return str(self.store.attempt(self.index, number, "intent.json"))

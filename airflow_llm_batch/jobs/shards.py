@@ -24,6 +24,10 @@ class Rows(Protocol):
     @property
     def passthrough(self) -> Mapping[str, str]: ...
 
+    @property
+    def identity(self) -> str:
+        """What makes these rows others although the same is sent: the job they are taken from."""
+
     def check(self, provider: Provider) -> None:
         """:raises LLMBatchError: when they cannot be asked, whatever the rows are."""
 
@@ -148,7 +152,7 @@ def write_shards(
     limits = limits or provider.limits
     use, kinds = Use(), Kinds(spec.passthrough)
     # Of everything that is sent, in the order of the rows: how it is cut into shards changes nothing.
-    fingerprint = hashlib.sha256(provider.name.encode())
+    fingerprint = hashlib.sha256(f"{provider.name}{spec.identity}".encode())
     try:
         for count, line in enumerate(spec.lines(provider, store.job_id, kinds), 1):
             fingerprint.update(line.request)
@@ -184,7 +188,7 @@ def remove_files(store: JobStore, shards: list[Shard]) -> None:
 
 def fingerprint_of(spec: Rows, provider: Provider, job_id: str) -> str:
     """The fingerprint ``write_shards`` would return, without writing anything."""
-    fingerprint = hashlib.sha256(provider.name.encode())
+    fingerprint = hashlib.sha256(f"{provider.name}{spec.identity}".encode())
     for line in spec.lines(provider, job_id, Kinds(spec.passthrough)):
         fingerprint.update(line.request)
         fingerprint.update(line.entry)

@@ -249,6 +249,12 @@ class JobStore:
         return JobStore(f"{self.first.uri}/round-{number}")
 
     @property
+    def task_uri(self) -> str:
+        """What the jobs of one task instance have in common: ``.../-1`` of ``.../-1.2`` and ``.../-1.2/round-2``."""
+        base, _, name = self.first.uri.rpartition("/")
+        return f"{base}/{name.partition('.')[0]}"
+
+    @property
     def first(self) -> JobStore:
         """The job that a task's further rounds began with; itself when there are none."""
         base, _, name = self.uri.rpartition("/")
@@ -283,13 +289,26 @@ class JobStore:
     def manifest(self) -> Manifest | None:
         return self._read(self.path("manifest.json"), Manifest)
 
+    def rounds(self) -> list[tuple[JobStore, Job]]:
+        """A job and the further rounds that its task has made of it, oldest first; empty when nothing was planned."""
+        found, store = [], self
+        while job := store.load_job():
+            found.append((store, job))
+            store = self.following(job.round + 1)
+        return found
+
     def landings(self) -> list[Manifest]:
-        """The manifests of a job and of the further rounds that its task has made of it."""
-        landed, store = [], self
-        while manifest := store.manifest():
-            landed.append(manifest)
-            store = self.following(len(manifest.rounds) + 1)
-        return landed
+        """The manifests of a job and its further rounds."""
+        return [manifest for store, _ in self.rounds() if (manifest := store.manifest()) is not None]
+
+    def save_taken_over(self, by: str) -> None:
+        """Note the job that repairs this one and has landed its rows together with its own."""
+        write_whole(self.path("taken_over.json"), msgspec.json.encode({"by": by}))
+
+    def taken_over(self) -> JobStore | None:
+        """The job that has landed this one's rows together with its own, if there is one."""
+        data = read_small(self.path("taken_over.json"))
+        return JobStore(msgspec.json.decode(data)["by"]) if data else None
 
     def _read(self, path: ObjectStoragePath, model: type[M]) -> M | None:
         data = read_small(path)

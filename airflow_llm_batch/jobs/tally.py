@@ -65,10 +65,8 @@ class Tally:
         else:
             sums.batch_cost += cost[0]
             sums.sync_cost += cost[1]
-        if result.status != "succeeded":
-            self.add_reason(result)
 
-    def add_reason(self, failed: Result | Failure) -> None:
+    def add_reason(self, failed: Failure) -> None:
         message = failed.error_message[:200] if failed.error_message else None
         reason = (failed.status, failed.error_code, message)
         known = reason in self.reasons or len(self.reasons) < MOST_REASONS

@@ -43,6 +43,8 @@ class JobWait:
         self.hook, self.store, self.log = hook, store, log
         self.rows: int | None = None
         self.told = ""
+        #: batches whose cancellation was asked for
+        self.cancelled = 0
         self.allowed = deadline
         if store is None:
             self.wait = Wait({0: batch_id or ""}, on_deadline=on_deadline)
@@ -195,12 +197,15 @@ class JobWait:
         :return: whether the vendor took every cancellation.
         """
         self._give_up()
-        return self.cancel()
+        taken = self.cancel()
+        self._keep(lambda store: store.save_progress(self.wait.progress(time.time())))
+        return taken
 
     def kill(self) -> None:
-        """The waiting task was failed or cleared: cancel, and leave a note for a task that is run again."""
-        self._keep(JobStore.save_killed)
+        """The waiting task was failed or cleared: cancel, and leave a note of it for a task that is run again."""
         self.cancel()
+        if self.cancelled:
+            self._keep(JobStore.save_killed)
 
     def cancel(self) -> bool:
         """Ask for the cancellation of what still runs and is certainly ours; a failure at one batch spares no other.
@@ -216,6 +221,7 @@ class JobWait:
             try:
                 if self.hook.get_batch(batch_id).outcome is None:
                     self.hook.cancel_batch(batch_id)
+                    self.cancelled += 1
                     self.log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch_id)
             except LLMBatchError as error:
                 taken = False

@@ -20,9 +20,10 @@ class CleanupJobsOperator(BaseOperator):
     """Removes job directories that are older than a given age. Landed results and the vendor's files are left alone.
 
     A job that was not landed is kept however old it is: what the vendor has finished of it is paid for and may still be
-    fetched.
+    fetched. So is one whose failed rows a job that is kept has asked again. What one task instance has made, further
+    rounds and replaced jobs, goes together or stays. A task that is cleared afterwards starts anew, and pays again.
 
-    :param older_than: age since landing, or since planning for jobs that were not landed.
+    :param older_than: age since something last happened to a job: its planning, its landing, a further round.
     :param unlanded: remove jobs that were not landed too.
     :param of_dag: only the jobs of the DAG with this id.
     :param dry_run: only tell what would be removed.
@@ -52,24 +53,26 @@ class CleanupJobsOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_llm_batch.jobs.listing import find_jobs
+        from airflow_llm_batch.jobs.store import JobStore
         from airflow_llm_batch.operators.waiting import seconds
 
         age = seconds(self.older_than)
         if age is None or age < 0:
             raise ConfigurationError(f"older_than is {self.older_than!r}; give a timedelta or seconds, 0 or more.")
         before = datetime.now(UTC) - timedelta(seconds=age)
+        tasks: dict[str, Task] = {}
+        for store in find_jobs(self.storage, self.of_dag):
+            tasks.setdefault(store.task_uri, Task()).add(store)
         removed: list[str] = []
         waiting: list[str] = []
-        kept = 0
-        for store in find_jobs(self.storage, self.of_dag):
-            if not is_old(store, before):
-                kept += 1
-            elif store.manifest() is None and not self.unlanded:
-                waiting.append(store.uri)
-            else:
-                removed.append(store.uri)
-                if not self.only_tell:
-                    store.remove()
+        for task in (task for task in tasks.values() if task.newest < before):
+            (waiting if task.is_unlanded and not self.unlanded else removed).extend(task.stores)
+        gone = set(removed)
+        needed = {uri for task in tasks.values() if not gone.issuperset(task.stores) for uri in needs(task, tasks)}
+        removed = [uri for uri in removed if uri not in needed]
+        for uri in () if self.only_tell else removed:
+            JobStore(uri).remove()
+        kept = sum(len(task.stores) for task in tasks.values()) - len(removed) - len(waiting)
         told = "Would remove" if self.only_tell else "Removed"
         self.log.info("%s %d job directories; kept %d that are younger.", told, len(removed), kept)
         if waiting:
@@ -80,9 +83,42 @@ class CleanupJobsOperator(BaseOperator):
         return {"removed": removed, "kept": kept, "unlanded": waiting}
 
 
-def is_old(store: JobStore, before: datetime) -> bool:
-    """Whether nothing happened to a job, or to a further round of it, since then."""
-    job, landings = store.load_job(), store.landings()
-    if job is None:
-        return False
-    return max([job.created_at, *(landed.landed_at for landed in landings)]) < before
+class Task:
+    """All jobs that one task instance has made: those that a changed input replaced go and stay with the newest one.
+
+    :ivar newest: when something last happened to one of them.
+    :ivar is_unlanded: something was sent of the newest that was not landed.
+    :ivar repairs: jobs of other tasks that these were made from.
+    """
+
+    def __init__(self) -> None:
+        self.stores: list[str] = []
+        self.repairs: set[str] = set()
+        self.newest = datetime.min.replace(tzinfo=UTC)
+        self.is_unlanded = False
+
+    def add(self, store: JobStore) -> None:
+        """Take in a job, in the order in which they replaced each other."""
+        from airflow_llm_batch.jobs.store import JobStore
+
+        self.stores.append(store.uri)
+        for round_, job in store.rounds():
+            manifest = round_.manifest()
+            self.newest = max([self.newest, job.created_at, *([manifest.landed_at] if manifest else [])])
+            self.is_unlanded = manifest is None and round_.is_begun(job)
+            if job.repairs is not None:
+                self.repairs.add(JobStore(job.repairs).first.uri)
+
+
+def needs(task: Task, tasks: dict[str, Task]) -> set[str]:
+    """The jobs that a task's were made from, and those were made from in turn."""
+    from airflow_llm_batch.jobs.store import JobStore
+
+    found: set[str] = set()
+    wanted = set(task.repairs)
+    while wanted:
+        other = tasks.get(JobStore(wanted.pop()).task_uri)
+        if other is not None and not found.issuperset(other.stores):
+            found.update(other.stores)
+            wanted |= other.repairs
+    return found

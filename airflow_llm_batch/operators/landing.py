@@ -16,17 +16,25 @@ if TYPE_CHECKING:
 
 
 def land(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Logger) -> Manifest:
-    """Land a job's results and publish its manifest, then take away what the landed files replace."""
+    """Land a job's results and publish its manifest, then take away what the landed files replace.
+
+    What the vendor does not have any more, or a repair has landed together with its own rows, is left as it lies.
+
+    :raises ResultsUnusable: when the vendor's files are gone and something else is wanted than was landed.
+    """
     from airflow_llm_batch.jobs.results import Landing
     from airflow_llm_batch.metrics import count_landing
 
-    if store.cleaned() == "all":
-        return as_landed(store, target)
     if hook.provider.name != job.provider:
         raise ConfigurationError(
             f"The job was submitted to {job.provider}; connection {hook.conn_id!r} is for {hook.provider.name}."
         )
     before = store.manifest()
+    if before is not None and (by := store.taken_over()) is not None and is_landed(by, target):
+        log.info("The rows lie there already, landed together with those of the repair at %s.", by.uri)
+        return before
+    if store.cleaned() == "all":
+        return as_landed(store, target)
     landing = Landing(store, job, hook, target, log)
     manifest = landing.land(ended_batches(store, hook, job), before)
     store.save_manifest(manifest)
@@ -89,7 +97,7 @@ def land_once(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log
 
 
 def is_landed(store: JobStore, target: Target) -> bool:
-    """Whether the rows lie there already, as this job or a later round of it has landed them."""
+    """Whether the rows lie there already, as this job has landed them, or one that repairs it."""
     from airflow_llm_batch.data.sinks import sink_class
     from airflow_llm_batch.jobs.rounds import exists
     from airflow_llm_batch.storage import storage_path
@@ -99,7 +107,10 @@ def is_landed(store: JobStore, target: Target) -> bool:
         return False
     if not all(file.endswith(sink_class(target.format).suffix) for file in manifest.files):
         return False
-    return all(map(exists, manifest.files)) or is_landed(store.following(len(manifest.rounds) + 1), target)
+    if all(map(exists, manifest.files)):
+        return True
+    by = store.taken_over()
+    return by is not None and is_landed(by, target)
 
 
 def remove_superseded(store: JobStore, job: Job, manifest: Manifest, before: Manifest | None, log: Logger) -> None:
@@ -108,11 +119,13 @@ def remove_superseded(store: JobStore, job: Job, manifest: Manifest, before: Man
     from airflow_llm_batch.jobs.store import JobStore
     from airflow_llm_batch.storage import storage_path
 
-    others = [landed for previous in store.previous_generations() for landed in previous.landings()]
+    others = [landed for previous in store.first.previous_generations() for landed in previous.landings()]
     if job.repairs is not None:
-        others += JobStore(job.repairs).landings()[:1]
-    for landed in (before, *others):
-        superseded = set(landed.files) if landed and landed.destination == manifest.destination else set()
+        repaired = JobStore(job.repairs)
+        others += filter(None, [repaired.manifest()])
+        repaired.save_taken_over(store.uri)
+    for landed in filter(None, [before, *others]):
+        superseded = set(landed.places.get(manifest.destination, ()))
         for file in sorted(superseded - set(manifest.files)):
             storage_path(file).unlink(missing_ok=True)
             log.info("Removed %s, landed earlier and superseded.", file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,12 +66,6 @@ class LLMBatchOperator(SubmitBatchOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if "{" not in str(fail_on):
-            failing_share(fail_on)
-        if "{" not in format:
-            check_format(format)
-        if "{" not in str(max_rounds):
-            at_least_one("max_rounds", max_rounds or -1)
         if self.batch_id is not None:
             raise ConfigurationError(
                 "LLMBatchOperator makes its own batches. For one that was made elsewhere use SubmitBatchOperator("
@@ -79,14 +73,28 @@ class LLMBatchOperator(SubmitBatchOperator):
             )
         if on_deadline not in ("leave", "cancel"):
             raise ConfigurationError(f"on_deadline is {on_deadline!r}; give 'leave' or 'cancel'.")
-        FailedRows(None, also)
         self.destination, self.format, self.max_file_size = destination, format, max_file_size
         self.fail_on, self.max_rounds, self.also = fail_on, max_rounds, tuple(also)
         self.deadline, self.on_deadline, self.poll_interval = deadline, on_deadline, poll_interval
+        self._check()
         self._waiting: Waiting | None = None
         self._landed: JobStore | None = None
 
+    def _check(self) -> None:
+        """What can be wrong with the arguments is told before anything is paid for: of templates, once rendered."""
+        checks: dict[str, Callable[[Any], Any]] = {
+            "fail_on": failing_share,
+            "format": check_format,
+            "max_rounds": lambda rounds: at_least_one("max_rounds", rounds or -1),
+            "deadline": seconds,
+        }
+        for name, check in checks.items():
+            if "{" not in str(value := getattr(self, name)):
+                check(value)
+        FailedRows(None, self.also)
+
     def execute(self, context: Context) -> Any:
+        self._check()
         return self._go_on(context, JobHandle.of(self._start(context)))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
@@ -139,19 +147,23 @@ class LLMBatchOperator(SubmitBatchOperator):
     ) -> JobHandle | None:
         """Ask once more what is worth it; None when nothing is, or nothing more may be asked."""
         from airflow_llm_batch.jobs.repair import Repair
+        from airflow_llm_batch.jobs.shards import fingerprint_of
         from airflow_llm_batch.jobs.store import JobStore
 
         following = store.following(len(manifest.rounds) + 1)
-        if begun := following.load_job():
+        planned = following.load_job()
+        if planned is not None and following.is_begun(planned):
             # Whatever it asks was decided when it began.
-            return self._create(hook, following, begun)
+            return self._create(hook, following, planned)
         # What was cancelled since the task was failed or cleared by hand is wanted again now that the task runs.
         also = {*self.also, *(("cancelled",) if store.was_killed() else ())}
         rows = Repair(store, store.job(), tuple(sorted(also)))
+        if planned is not None and planned.fingerprint != fingerprint_of(rows, hook.provider, planned.id):
+            following.remove()
         if not rows.any(hook.provider):
             return None
         killed = sum(JobStore(done.job).was_killed() for done in manifest.rounds)
-        left = self._time_left(following)
+        left = self._time_left(store, datetime.now(UTC))
         if len(manifest.rounds) - store.first.job().round + 1 - killed >= int(self.max_rounds):
             self.log.info("Rows that failed are not asked again: this was round %s, the last.", self.max_rounds)
         elif left is not None and left <= 0:
@@ -159,19 +171,18 @@ class LLMBatchOperator(SubmitBatchOperator):
         else:
             self.log.info("Asking rows that failed once more, in round %d.", len(manifest.rounds) + 1)
             try:
-                return self._send(hook, context, following, rows, manifest.cost_usd or 0.0)
+                return self._send(hook, context, following, rows, manifest.spent_usd)
             except BudgetExceeded as error:
                 self.log.warning("Rows that failed are not asked again: %s", error)
         return None
 
-    def _time_left(self, store: JobStore) -> float | None:
-        """Seconds from a round's planning, or from now for one that is not planned, until the deadline of the task."""
+    def _time_left(self, store: JobStore, since: datetime | None = None) -> float | None:
+        """Seconds from the planning of a round, or another moment, until the deadline of the task."""
         allowed = seconds(self.deadline)
         if allowed is None:
             return None
-        job = store.load_job()
-        begun = job.created_at if job is not None else datetime.now(UTC)
-        return allowed - (begun - store.first.job().created_at).total_seconds()
+        since = since or store.job().created_at
+        return allowed - (since - store.first.job().created_at).total_seconds()
 
     def _check_destinations(self, context: Context) -> None:
         from airflow_llm_batch.storage import check_writable, storage_path

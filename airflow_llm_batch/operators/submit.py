@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, XComArg
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.hooks import LLMBatchHook
@@ -81,8 +81,6 @@ class SubmitBatchOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        # Airflow finds upstream tasks in arguments, not inside of them.
-        XComArg.apply_upstream_relationship(self, getattr(rows, "fetched", None))
         self.rows = rows
         # Mapped tasks are made from one set of arguments, and each renders its own.
         self.request = copy.copy(request)
@@ -112,6 +110,7 @@ class SubmitBatchOperator(BaseOperator):
 
             wait_for_creates()
             cancel_running(*self._submitting)
+            self._submitting[0].save_killed()
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         # Airflow renders nested objects in place; these are shared by every run of the DAG object.
@@ -158,7 +157,7 @@ class SubmitBatchOperator(BaseOperator):
         map_index = -1 if ti.map_index is None else ti.map_index
         store = JobStore(job_uri(self.storage, ti.dag_id, ti.run_id, ti.task_id, map_index))
         if isinstance(self.rows, FailedRows):
-            return self._send(hook, context, store, Repair.of(self.rows)).to_xcom()
+            return self._send(hook, context, store, Repair.of(self.rows.resolve(context))).to_xcom()
         spec = RowSpec(self.rows, self.request, self.key or None, passthrough_map(self.passthrough))
         return self._send(hook, context, store, spec).to_xcom()
 
@@ -192,8 +191,7 @@ class SubmitBatchOperator(BaseOperator):
 
         recovery = self.recovery or Recovery()
         self._submitting, self._stop = (store, hook, job), Event()
-        if job.round == 1:
-            adopt(store, hook, job, {int(index): str(batch) for index, batch in (recovery.batch_ids or {}).items()})
+        adopt(store, hook, job, recovery.batches_of(None if store.first.uri == store.uri else job.round))
         self.link_addresses = addresses(store.uri, hook.provider, [])
         batches = submit(store, hook, job, recovery.on_doubt, self._stop)
         self.link_addresses = addresses(store.uri, hook.provider, batches)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from airflow_llm_batch.exceptions import SubmissionUnconfirmed
+from airflow_llm_batch.exceptions import ConfigurationError, SubmissionUnconfirmed
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.metrics import time_wait
@@ -117,7 +117,13 @@ class Waiting:
 
 
 def seconds(duration: timedelta | float | str | None) -> float | None:
-    """A duration as seconds, None for never."""
+    """A duration as seconds, None for never.
+
+    :raises ConfigurationError: for anything that is not one.
+    """
     if duration is None or isinstance(duration, timedelta):
         return duration.total_seconds() if duration is not None else None
-    return float(duration)
+    try:
+        return float(duration)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{duration!r} is no duration; give a timedelta or a number of seconds.") from None

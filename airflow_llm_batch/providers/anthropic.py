@@ -115,7 +115,10 @@ class Anthropic(Provider):
         if scope != "all":
             return 0
         response = yield httpx.Request("DELETE", self.url("v1", "messages", "batches", batch.id))
-        return int(response.is_success)
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return 0
+        self.expect(response, f"the deletion of batch {batch.id}")
+        return 1
 
     def downloads(self, batch: Batch) -> Requests:
         # Behind a gateway results_url names a host that our credentials must not go to; its path is documented.

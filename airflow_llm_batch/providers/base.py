@@ -169,7 +169,10 @@ class Provider(ABC):
         """Ask for cancellation; a batch that has already ended is returned as it is."""
 
     def delete(self, batch: Batch, scope: str) -> Flow[int]:
-        """Delete a landed batch's files at the vendor, its input or all; returns how many were there."""
+        """Delete a landed batch's files at the vendor, its input or all; returns how many were there.
+
+        :raises LLMBatchError: when the vendor does not.
+        """
         return 0
         yield
 

@@ -110,7 +110,9 @@ class OpenAI(Provider):
         deleted = 0
         for file_id in filter(None, files):
             response = yield httpx.Request("DELETE", self.url("files", file_id))
-            deleted += response.is_success
+            if response.status_code != httpx.codes.NOT_FOUND:
+                self.expect(response, f"the deletion of file {file_id}")
+                deleted += 1
         return deleted
 
     def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
