@@ -117,7 +117,7 @@ def remove_superseded(store: JobStore, job: Job, manifest: Manifest, before: Man
     """Take away what was landed in the same place by jobs that this one replaced or repaired, and by an earlier landing
     of this one in another format or other sizes: rows must not be there twice."""
     from airflow_llm_batch.jobs.store import JobStore
-    from airflow_llm_batch.storage import storage_path
+    from airflow_llm_batch.storage import storage_path, sweep
 
     others = [landed for previous in store.first.previous_generations() for landed in previous.landings()]
     if job.repairs is not None:
@@ -129,6 +129,7 @@ def remove_superseded(store: JobStore, job: Job, manifest: Manifest, before: Man
         for file in sorted(superseded - set(manifest.files)):
             storage_path(file).unlink(missing_ok=True)
             log.info("Removed %s, landed earlier and superseded.", file)
+    sweep(storage_path(manifest.destination), {file.rpartition("/")[2] for file in manifest.files})
 
 
 def report(manifest: Manifest, log: Logger) -> None:
