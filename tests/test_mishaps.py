@@ -162,7 +162,7 @@ def test_a_search_that_does_not_reach_far_enough_is_no_proof(connect, store, mon
 
 def test_a_stranger_that_was_let_go_is_not_landed_by_the_next_try(emulator, connect, store, tmp_path):
     """Fetch failed because only somebody else's batch fits; cleared, it fails again and lands nothing."""
-    from airflow_llm_batch.operators.fetch import ended_batches
+    from airflow_llm_batch.operators.landing import ended_batches
 
     hook = LLMBatchHook(connect(emulator.url, "anthropic"))
     _, (other,) = submit(JobStore(f"{store.uri}-other"), hook, spec(texts(5), chat("anthropic")))
@@ -316,7 +316,7 @@ def test_trouble_that_passes_does_not_end_a_wait_for_room(connect, store, contex
         emulator.faults(http=[{"on": "POST /v1/files", "status": 503}])
         sensor = BatchSensor(task_id="w", job=store.uri, deferrable=False)
         assert sensor.poke(context).is_done is False
-        assert sensor._not_before > time.time()
+        assert sensor._waiting.not_before > time.time()
         assert sensor.poke(context).is_done is False
         assert len(emulator.vendor.batches) == 1
         sensor = BatchSensor(task_id="w", job=store.uri, deferrable=False)

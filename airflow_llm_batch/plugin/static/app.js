@@ -46,12 +46,12 @@ export async function draw() {
   clearTimeout(timer);
   const mine = ++turn;
   const [kind, ...names] = location.pathname.slice(base.length).split("/").filter(Boolean).map(decodeURIComponent);
-  let pause = 15000;
+  let pause = 10000;
   try {
     const { nodes, live } = kind === "job" ? await showJob(names) : await showJobs(kind === "run" ? names : null);
     if (mine !== turn) return;
     keepFocus(() => page.replaceChildren(...nodes));
-    pause = live ? 3000 : 30000;
+    pause = live ? 3000 : 10000;
   } catch (error) {
     if (mine !== turn) return;
     page.replaceChildren(h("div", { class: "error", role: "alert" }, h("strong", {}, "This cannot be shown. "), error.message),
