@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.detail import JobDetail, detail
 from airflow_llm_batch.jobs.overview import JobView, total
+from airflow_llm_batch.links import files_page
 from airflow_llm_batch.plugin.access import Editable, Readable, require_edit, require_read
 from airflow_llm_batch.plugin.snapshot import Snapshot, StoreTrouble
 
@@ -69,9 +70,10 @@ class Totals(BaseModel):
 
 
 class Page(JobDetail):
-    """A job's page, and whether the user may cancel it."""
+    """A job's page, and whether the user may cancel it; ``destination_url`` is the store's own page of the files."""
 
     may_cancel: bool
+    destination_url: str = ""
     note: str = ""
 
 
@@ -170,7 +172,8 @@ def make_app(snapshot: Snapshot | None = None) -> FastAPI:
             raise HTTPException(404, "No such job, or not yours to see.")
         told = detail(key, rounds)
         active = told.state in ("planned", "running")
-        return Page(**dict(told), may_cancel=active and dag_id in editable, note=look.note)
+        shown = files_page(told.destination) if told.destination else ""
+        return Page(**dict(told), may_cancel=active and dag_id in editable, destination_url=shown, note=look.note)
 
     @app.post(f"/api{job_path}/cancel", dependencies=[Depends(require_edit)])
     def cancel(dag_id: str, run_id: str, task_id: str, map_index: str) -> dict[str, str]:

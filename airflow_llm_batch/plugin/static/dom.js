@@ -107,6 +107,12 @@ export function progress(job) {
       `${number(job.done)} / ${number(job.rows)} rows`, job.failed ? `, ${number(job.failed)} failed` : "", ` · ${job.words}`));
 }
 
+/** Which of a task's jobs: ` [3]` of a mapped one, and the second one after its input was changed. */
+export function instance(job) {
+  const [index, generation] = job.map_index.split(".");
+  return `${index === "-1" ? "" : ` [${index}]`}${generation ? ` · job ${generation}, input changed` : ""}`;
+}
+
 export const badge = (state) => h("span", { class: `badge ${state}` }, state);
 
 /** What was paid, or what it may cost at most. */

@@ -1,20 +1,20 @@
 // One job.
 
 import { airflow, ask, draw, route } from "./app.js";
-import { age, badge, clock, copy, cost, dollars, h, link, number, progress, short } from "./dom.js";
+import { age, badge, clock, copy, cost, dollars, h, instance, link, number, progress, short } from "./dom.js";
 import { timeline } from "./plots.js";
 
 export async function showJob(names) {
   const path = `job/${names.map(encodeURIComponent).join("/")}`;
   const job = await ask(path);
   const task = `dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}/tasks/${encodeURIComponent(job.task_id)}` +
-    (/^\d+$/.test(job.map_index) ? `/mapped/${job.map_index}` : "");
+    (/^\d+/.test(job.map_index) ? `/mapped/${job.map_index.split(".")[0]}` : "");
   return {
     live: job.state === "planned" || job.state === "running" || job.state === "ended",
     nodes: [
       h("div", { class: "head" },
         route("", "LLM batches"), h("span", { class: "quiet" }, "/"),
-        h("h1", {}, job.dag_id), h("span", { class: "quiet" }, job.task_id, /^\d+$/.test(job.map_index) ? ` [${job.map_index}]` : ""), badge(job.state),
+        h("h1", {}, job.dag_id), h("span", { class: "quiet" }, job.task_id, instance(job)), badge(job.state),
         h("div", { class: "right" },
           link(airflow(task), "Task and logs"),
           link(airflow(`dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}`), "DAG run"),
@@ -34,7 +34,7 @@ export async function showJob(names) {
 }
 
 function facts(job) {
-  const fact = (name, value, more) => value === null ? null : h("div", {}, h("dt", {}, name), h("dd", {}, value, more ? h("small", {}, more) : null));
+  const fact = (name, value, more) => value === null ? null : h("div", { class: String(value).length > 40 ? "wide" : "" }, h("dt", {}, name), h("dd", {}, value, more ? h("small", {}, more) : null));
   const estimate = job.estimated_cost_usd;
   return h("dl", { class: "facts" },
     fact("Run", job.run_id),
@@ -99,7 +99,7 @@ function usage(job) {
 function files(job) {
   return [
     h("h2", {}, "Landed files"),
-    h("p", { class: "small quiet wrap" }, job.destination, " ", copy(job.destination)),
+    h("p", { class: "small quiet wrap" }, job.destination_url ? link(job.destination_url, job.destination) : job.destination, " ", copy(job.destination)),
     h("ul", { class: "mono" }, job.files.slice(0, 100).map((file) => h("li", { class: "wrap" }, file, " ", copy(file)))),
     job.files.length > 100 ? h("p", { class: "small quiet" }, `and ${number(job.files.length - 100)} more`) : null,
   ].filter(Boolean);
