@@ -74,7 +74,7 @@ def test_nothing_secret_lies_in_airflows_database_and_logs(connect, tmp_path, ca
         run = example("nightly_review_labels").test(logical_date=timezone.utcnow(), run_conf=conf)
         assert str(run.state) == "success"
     told = capfd.readouterr()
-    assert "Landed 5 rows" in told.out + told.err
+    assert "5 rows landed" in told.out + told.err
     assert SECRET not in told.out + told.err
     for root in (tmp_path, Path(os.environ["AIRFLOW_HOME"])):
         for path in root.rglob("*"):

@@ -190,8 +190,9 @@ class Submission:
                     self._wait_for_room(number, error)
                     return None
                 self._void(number, "rejected")
-                # Perhaps the input file was at fault: deleted, expired, or uploaded with another key.
-                self.store.forget_uploaded(self.index)
+                if "file" in f"{error.code} {error}".lower():
+                    # Deleted, expired, or uploaded with another key.
+                    self.store.forget_uploaded(self.index)
                 raise
             except VendorUnavailable as error:
                 log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: seconds until shards are created again after trouble that passes
 TROUBLE = 60.0
+#: what may happen at the deadline
+DEADLINES = ("leave", "cancel", "finish_online")
 
 
 class Waiting:
