@@ -23,6 +23,7 @@ import msgspec
 
 from airflow_llm_batch.exceptions import ConfigurationError, RequestRejected
 from airflow_llm_batch.jobs.journal import EVERY, Journal, journal_lines
+from airflow_llm_batch.jobs.lines import batch_lines
 from airflow_llm_batch.jobs.outputs import OutputCheck
 from airflow_llm_batch.jobs.owner import is_gone, this_process
 from airflow_llm_batch.jobs.pace import Pace
@@ -311,6 +312,43 @@ async def at_once(
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+
+
+def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
+    """The rows that a job's ended batches have not worked on: cancelled, expired, never sent, or lost."""
+    left = RowSet()
+    prefix = f"{job.id}-"
+    number = msgspec.json.Decoder(RowOf).decode
+    for shard in job.shards:
+        batch = store.ended(shard.index)
+        if batch is None or batch.outcome == "completed":
+            continue
+        worked = RowSet()
+        for line in batch_lines(hook, batch) if batch.id else ():
+            try:
+                result = hook.provider.read(line)
+            except UNREADABLE:
+                continue
+            row = result.custom_id.removeprefix(prefix)
+            if result.status not in ("cancelled", "expired") and row.isdigit():
+                worked.add(int(row))
+        for _, entry in sent(store, shard.index, shard.token):
+            if (row_ := number(entry).row) not in worked:
+                left.add(row_)
+    return left
+
+
+def finish(store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, stop: Event) -> int:
+    """Call what the job's batches have left undone; its answers are landed with theirs.
+
+    :return: how many rows that were.
+    """
+    rows = unfinished(store, hook, job)
+    if len(rows):
+        online = Online(store, hook, job, calls)
+        online.stop = stop
+        asyncio.run(online.call(rows))
+    return len(rows)
 
 
 def begin(store: JobStore, job: Job) -> None:

@@ -191,6 +191,11 @@ class JobWait:
                 self.wait.pending[index] = created.batch_id
                 self.wait.planned.discard(index)
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.wait.deadline is not None and time.time() >= self.wait.deadline
+
     def withdraw(self) -> bool:
         """Somebody does not want the job any more: close what was not sent, cancel what runs.
 

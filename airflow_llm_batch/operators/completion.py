@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.operators.llm_batch import LLMBatchOperator
-from airflow_llm_batch.operators.models import Asked, asked_models
+from airflow_llm_batch.operators.models import asked_models
 from airflow_llm_batch.operators.waiting import seconds
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class CompletionOperator(LLMBatchOperator):
             lane, why = self._choose(planned)
             self.log.info("Lane: %s, for %s.", lane, why)
             spent = 0.0
-            for hook, store, job in planned:
+            for _, store, job in planned:
                 spent += self._hold_to_budget(context, store, job, spent, online=lane == "online")
             if lane == "batch":
                 return self._bring_home(context, [self._create(hook, store, job) for hook, store, job in planned])
@@ -180,6 +180,3 @@ def positive(value: Any) -> bool:
     except ConfigurationError:
         return False
     return number is not None and number > 0
-
-
-__all__ = ["Asked", "CompletionOperator"]

@@ -58,7 +58,7 @@ def model_and_connection(given: Any, conn_id: str) -> tuple[str, str]:
     if isinstance(given, Sequence) and len(given) == 2 and all(isinstance(part, str) for part in given):
         return given[0], given[1]
     raise ConfigurationError(
-        f"models holds {given!r}; give a model's name, or (name, connection id), or a mapping of both. Nothing was sent."
+        f"models holds {given!r}; give a model's name, (name, connection id), or a mapping of both. Nothing was sent."
     )
 
 
