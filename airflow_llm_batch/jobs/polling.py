@@ -29,8 +29,8 @@ class Wait:
 
     :param pending: shard index -> batch id, of what has not ended.
     :param deadline: epoch seconds after which watching ends, None for never.
-    :param on_deadline: ``leave`` the batches running, or ``cancel`` them and take what they have finished; ``finish_online``
-        is the same to the batches.
+    :param on_deadline: ``leave`` the batches running, or ``cancel`` them and take what they have finished; to batches
+        ``finish_online`` is the same.
     :param planned: shards that wait for ``room`` in the vendor's queue.
     :param not_before: epoch seconds before which nothing is created: the last attempt at it met trouble that passes.
     :param doubtful: a create of a shard was claimed and nothing is known of what came of it.

@@ -98,11 +98,7 @@ class Race:
 
     def rows(self, done: RowSet) -> Iterator[tuple[Line, ...]]:
         """Every row that has no answer, as a line for each model."""
-        nothing = RowSet()
-        streams = [
-            (line for shard in lane.job.shards for line in wanted_lines(lane.store, shard, nothing, None))
-            for lane in self.lanes
-        ]
+        streams = [all_lines(lane) for lane in self.lanes]
         return (lines for lines in zip(*streams, strict=True) if lines[0].row not in done)
 
     def answered(self) -> RowSet:
@@ -130,6 +126,12 @@ class Race:
         lane = self.lanes[number]
         for shard in lane.job.shards:
             rows.update(answered_rows(lane.store, lane.job, shard))
+
+
+def all_lines(lane: Online) -> Iterator[Line]:
+    """Every request of a job, in the order of its rows."""
+    for shard in lane.job.shards:
+        yield from wanted_lines(lane.store, shard, RowSet(), None)
 
 
 def check_of(lane: Online) -> OutputCheck | None:
