@@ -24,7 +24,7 @@ T = TypeVar("T")
 KNOWN_EXTRA = frozenset(
     {"provider", "organization", "project", "anthropic_version", "anthropic_beta", "completion_window", "limits"}
     | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds", "room_seconds"}
-    | {"max_enqueued_tokens", "max_running_shards", "prices", "delete_files", "expire_seconds"}
+    | {"max_enqueued_tokens", "max_running_shards", "prices", "delete_files", "expire_seconds", "batch"}
 )
 
 
@@ -43,6 +43,7 @@ class LLMBatchHook(BaseHook):
     - ``settle_seconds``: how long a vendor's listing may lag behind a create (15), ``create_seconds``: how long another
       machine's create may take (180), ``room_seconds``: how long a full queue is left alone before it is tried again,
       when nothing of the job has ended meanwhile; doubled each time, up to 15 minutes (60);
+    - ``batch``: false for a server that has no batch API, which ``CompletionOperator(lane="auto")`` then calls online;
     - ``max_enqueued_tokens``, ``max_running_shards``: how much of a job may be in the vendor's queue at once.
 
     Calls that cannot be repeated without cost (creating a batch) are sent once: only a refused connection or a 429,

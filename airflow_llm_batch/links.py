@@ -54,7 +54,7 @@ def addresses(
     known = {
         JobLink.name: job_page(job) if job else "",
         FilesLink.name: files_page(destination) if destination else "",
-        ConsoleLink.name: provider.console(batches[0]) if batches else "",
+        ConsoleLink.name: provider.console(batches[0]) if batches and not batches[0].startswith("online-") else "",
     }
     return {name: address for name, address in known.items() if address}
 

@@ -22,7 +22,7 @@ def count_landing(job: Job, tally: Tally) -> None:
         stats.incr("llm_batch.tokens", sums.input_tokens, tags={**tags, "kind": "input"})
         stats.incr("llm_batch.tokens", sums.output_tokens, tags={**tags, "kind": "output"})
         if not sums.unpriced:
-            stats.incr("llm_batch.microdollars", round(sums.batch_cost / 10**6), tags=tags)
+            stats.incr("llm_batch.microdollars", round(sums.cost / 10**6), tags=tags)
 
 
 def time_wait(job: Job) -> None:

@@ -96,13 +96,15 @@ class Estimate(BaseModel):
 
     :param input_tokens: from the length of what is sent.
     :param output_tokens: the sum of the requests' token caps, None when one of them has none.
-    :param cost_usd: batch price of both, None when the price or the output is not known.
+    :param cost_usd: batch price of both, None when the price or the output is not known; likewise ``sync_cost_usd``
+        outside of batches.
     """
 
     requests: int
     input_tokens: int
     output_tokens: int | None
     cost_usd: float | None = None
+    sync_cost_usd: float | None = None
 
 
 class Job(BaseModel):
@@ -260,8 +262,8 @@ class Reason(BaseModel):
 class Usage(BaseModel):
     """What the requests of one model and status used, each request counted that was ever sent.
 
-    :param cost_usd: None when the price of any of them is unknown; ``sync_cost_usd`` is the same work's price outside
-        of batches.
+    :param cost_usd: what was paid, None when the price of any of them is unknown; ``batch_cost_usd`` is what the same
+        work costs in batches, ``sync_cost_usd`` outside of them.
     """
 
     model: str
@@ -271,6 +273,7 @@ class Usage(BaseModel):
     cached_tokens: int
     output_tokens: int
     cost_usd: float | None
+    batch_cost_usd: float | None = None
     sync_cost_usd: float | None
 
 
@@ -304,7 +307,7 @@ class Manifest(BaseModel):
     :param reasons: the most frequent ones of rows that did not succeed.
     :param aside: file with the garbage lines as they came, None where there were none.
     :param cost_usd: None when the price of any billed row is unknown; ``sync_cost_usd`` is the same work's price
-        outside of batches, and ``saving_usd`` the difference.
+        outside of batches, ``saving_usd`` the difference, and ``batch_cost_usd`` its price in batches alone.
     :param estimated_cost_usd: of all rounds, at most.
     :param usage: by model and status.
     """
@@ -325,6 +328,7 @@ class Manifest(BaseModel):
     cost_usd: float | None
     sync_cost_usd: float | None
     saving_usd: float | None = None
+    batch_cost_usd: float | None = None
     estimated_cost_usd: float | None = None
     usage: list[Usage] = []
     rounds: list[Round] = []

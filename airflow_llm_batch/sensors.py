@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnVa
 from airflow_llm_batch.exceptions import ConfigurationError, WaitEnded
 from airflow_llm_batch.links import LINKS
 from airflow_llm_batch.operators.handle import JobHandle
-from airflow_llm_batch.operators.waiting import Waiting, seconds
+from airflow_llm_batch.operators.waiting import DEADLINES, Waiting, seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -29,7 +29,8 @@ class BatchSensor(BaseSensorOperator):
     :param conn_id: the ``llmbatch`` connection; the job's own by default.
     :param deadline: how long after submission watching ends; None for never.
     :param on_deadline: ``leave`` what runs then and fail, or ``cancel`` it, wait for the cancellation and succeed with
-        what was finished.
+        what was finished, or ``finish_online``: cancel it, and call the rows that were not finished one by one at the
+        synchronous price, so that the job is complete and each row paid once.
     :param deferrable: False to look from a worker, as ``mode`` and ``poke_interval`` say.
     :param max_poll_interval: seconds; a deferred wait looks every ``poke_interval`` seconds at first and less often
         the longer it lasts, down to this.
@@ -60,8 +61,8 @@ class BatchSensor(BaseSensorOperator):
         self.deadline = deadline
         if job is None and batch_id is None:
             raise ValueError("BatchSensor needs job, a Submit task's output, or batch_id, a batch made elsewhere.")
-        if on_deadline not in ("leave", "cancel"):
-            raise ValueError(f"on_deadline is {on_deadline!r}; give 'leave' or 'cancel'.")
+        if on_deadline not in DEADLINES:
+            raise ValueError(f"on_deadline is {on_deadline!r}; give one of {', '.join(DEADLINES)}.")
         self.on_deadline = on_deadline
         self.deferrable = deferrable
         if isinstance(max_poll_interval, timedelta):

@@ -74,12 +74,15 @@ class Transport:
         self.provider = provider
         self.retries = int(retries)
         self.key = key
+        agent = {"user-agent": f"airflow-provider-llm-batch/{__version__}"}
+        #: for a connection to the provider's own host and no other
+        self.headers = {**agent, **provider.headers(key or "none")}
         self.options: dict[str, Any] = {
             "verify": ssl_context(),
             "auth": HostAuth(provider.base_url, provider.headers(key or "none")),
             "timeout": httpx.Timeout(timeout, connect=connect_timeout),
             "follow_redirects": False,
-            "headers": {"user-agent": f"airflow-provider-llm-batch/{__version__}"},
+            "headers": agent,
         }
 
     @cached_property

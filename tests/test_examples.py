@@ -175,3 +175,37 @@ def test_openlineage_facets_name_sources_and_row_counts(bag, connect, tmp_path):
     assert (source.namespace, source.name.rpartition("/")[2]) == ("file", "reviews.jsonl")
     assert (target.namespace, target.name) == ("file", f"{tmp_path}/again")
     assert target.outputFacets["outputStatistics"].rowCount == 30
+
+
+@pytest.mark.parametrize("name", ["small_work", "fastest_model", "compare_models"])
+def test_the_online_lane_answers_without_a_batch(bag, provider, connect, tmp_path, name):
+    """Called, raced, compared: one record per row, or per row and model, each with its own question's answer."""
+    other = "anthropic" if provider == "openai" else "openai"
+    with Emulator(duration=60) as emulator:
+        conf = {
+            "model": MODELS[provider],
+            "other_model": MODELS[other],
+            "other_conn_id": connect(emulator.url, other, conn_id="llm_other"),
+        }
+        _, told = run(bag, f"online_{name}", tmp_path, connect(emulator.url, provider), **conf)
+        assert not emulator.vendor.batches
+    rows = landed(tmp_path)
+    assert told["ask"]["counts"]["succeeded"] == len(rows) == (20 if name == "compare_models" else 10)
+    assert {row["key"] for row in rows} == set(range(3, 13))
+    assert all(row["text"] == f"Name a city with {row['key']} letters." for row in rows)
+    assert len({row["model"] for row in rows}) == (
+        2 if name == "compare_models" else len({row["model"] for row in rows})
+    )
+
+
+def test_the_deadline_is_kept_in_a_dag(bag, connect, tmp_path):
+    """A batch that would take a minute: cancelled after ten seconds, the rest called, the set complete."""
+    with Emulator(duration=40) as emulator:
+        _, told = run(bag, "online_deadline_kept", tmp_path, connect(emulator.url))
+        [batch] = emulator.vendor.batches.values()
+        called = emulator.vendor.calls["POST /v1/chat/completions"]
+        assert batch.cancelled_at is not None
+    rows = landed(tmp_path)
+    assert sorted(row["key"] for row in rows) == list(range(3, 13))
+    assert told["fetch"]["counts"]["succeeded"] == 10
+    assert 0 < called <= 10

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import BaseModel, Field
 
 from airflow_llm_batch.jobs.overview import AT_ONCE, JobView, Key, Round, modified, view
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.store import ONLINE, JobStore
 from airflow_llm_batch.models import Batch, Created, Estimate, Reason, Shard, Usage, Void
 from airflow_llm_batch.storage import read_small, storage_path
 
@@ -177,7 +177,9 @@ def shard_view(found: Round, shard: Shard, state: str, seen: dict[str, Any]) -> 
         ended_at=ended_at,
         tries=tried,
         errors=[f"{code}: {message}" for code, message in batch.errors] if batch else [],
-        console_url=job.console_url.format(id=created.batch_id) if created and job.console_url else "",
+        console_url=job.console_url.format(id=created.batch_id)
+        if created and job.console_url and not created.batch_id.startswith(ONLINE)
+        else "",
     )
 
 

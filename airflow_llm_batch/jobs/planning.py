@@ -12,7 +12,7 @@ from airflow_llm_batch.jobs.pricing import Prices, dollars
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.settling import Doubt
 from airflow_llm_batch.jobs.shards import Rows, fingerprint_of, remove_files, write_shards
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.store import ONLINE, JobStore
 from airflow_llm_batch.models import Estimate, Job, Result, usd
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
         return
     for shard in job.shards:
         created = store.created(shard.index)
-        if store.ended(shard.index) is not None:
+        if store.ended(shard.index) is not None or (created and created.batch_id.startswith(ONLINE)):
             continue
         if not hook.provider.keeps_metadata and (created is None or created.provisional):
             if store.last_try(shard.index):
@@ -110,24 +110,29 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
 
 
 def priced(model: str, estimate: Estimate, prices: Prices) -> Estimate:
-    """The estimate with its batch price."""
+    """The estimate with its prices."""
     if estimate.output_tokens is None:
         return estimate
     used = Result(input_tokens=estimate.input_tokens, output_tokens=estimate.output_tokens)
     cost = prices.cost(used, model)
-    return estimate.model_copy(update={"cost_usd": dollars(cost[0]) if cost else None})
+    told = {"cost_usd": dollars(cost[0]), "sync_cost_usd": dollars(cost[1])} if cost else {}
+    return estimate.model_copy(update=told)
 
 
-def estimated_cost(job: Job) -> float | None:
-    """Dollars that a job may cost at most, None where that is not known."""
-    costs = [estimate.cost_usd for estimate in job.estimate.values()]
+def estimated_cost(job: Job, *, online: bool = False) -> float | None:
+    """Dollars that a job may cost at most, None where that is not known.
+
+    :param online: called row by row, and not in batches.
+    """
+    costs = [e.sync_cost_usd if online else e.cost_usd for e in job.estimate.values()]
     return None if None in costs else sum(filter(None, costs))
 
 
-def check_budget(job: Job, max_cost: float, spent: float = 0.0) -> None:
+def check_budget(job: Job, max_cost: float, spent: float = 0.0, *, online: bool = False) -> None:
     """Refuse a job that may cost more than ``max_cost`` dollars.
 
-    :param spent: dollars that earlier rounds have cost.
+    :param spent: dollars that earlier rounds have cost, or other models may.
+    :param online: called row by row, and not in batches.
     :raises BudgetExceeded: with the estimate by model; also when it cannot be made.
     """
     unknown = [model for model, estimate in job.estimate.items() if estimate.cost_usd is None]
@@ -138,9 +143,9 @@ def check_budget(job: Job, max_cost: float, spent: float = 0.0) -> None:
             f"max_cost={usd(max_cost)} cannot be held for {', '.join(uncapped or unknown)}: {why}. "
             f"{'Set max_tokens' if uncapped else 'Remove max_cost'}. Nothing was sent. {describe(job)}"
         )
-    total = spent + (estimated_cost(job) or 0)
+    total = spent + (estimated_cost(job, online=online) or 0)
     if total > max_cost:
-        earlier = f" with the {usd(spent)} of earlier rounds" if spent else ""
+        earlier = f" with the {usd(spent)} of earlier rounds and other models" if spent else ""
         raise BudgetExceeded(
             f"The job is estimated at {usd(total)}{earlier}, above max_cost={usd(max_cost)}. Raise max_cost, lower "
             f"max_tokens or send fewer rows. Nothing was sent. {describe(job)}"

@@ -29,7 +29,8 @@ class Wait:
 
     :param pending: shard index -> batch id, of what has not ended.
     :param deadline: epoch seconds after which watching ends, None for never.
-    :param on_deadline: ``leave`` the batches running, or ``cancel`` them and take what they have finished.
+    :param on_deadline: ``leave`` the batches running, or ``cancel`` them and take what they have finished; to batches
+        ``finish_online`` is the same.
     :param planned: shards that wait for ``room`` in the vendor's queue.
     :param not_before: epoch seconds before which nothing is created: the last attempt at it met trouble that passes.
     :param doubtful: a create of a shard was claimed and nothing is known of what came of it.
@@ -81,7 +82,7 @@ class Wait:
             return Next("ended")
         left = ", ".join([*self.pending.values(), *(f"shard {index} (not sent yet)" for index in sorted(self.planned))])
         if self.deadline is not None and now >= self.deadline:
-            if self.on_deadline == "cancel" and now < self.deadline + CANCELLING:
+            if self.on_deadline in ("cancel", "finish_online") and now < self.deadline + CANCELLING:
                 return Next("cancel", f"The deadline has passed; cancelling {left}. What has finished is kept.")
             return Next(
                 "give_up",

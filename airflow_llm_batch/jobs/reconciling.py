@@ -7,7 +7,7 @@ import tempfile
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import IO, TYPE_CHECKING
 
 import msgspec
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 UNANSWERED: dict[str | None, RowStatus] = {"expired": "expired", "cancelled": "cancelled", "failed": "errored"}
 #: bytes of a shard's entries that are held in memory; more of them lie in a temporary file
 HELD = 4 * 2**20
+#: where a row's result comes from
+FROM_BATCH, FROM_CALL = 1, 2
 
 
 class Entry(msgspec.Struct):
@@ -130,10 +132,14 @@ class Reconciler:
 
     @property
     def answered(self) -> int:
-        return self.done.count(1)
+        return len(self.done) - self.done.count(0)
 
-    def take(self, lines: Iterable[bytes]) -> Iterator[tuple[Entry, Result]]:
-        """Each row's entry with its result, for the lines that answer one."""
+    def take(self, lines: Iterable[bytes], mark: int = FROM_BATCH) -> Iterator[tuple[Entry, Result]]:
+        """Each row's entry with its result, for the lines that answer one.
+
+        :param mark: where the lines come from. What was called online was called since the batch has no answer of it:
+            the batch's line for such a row is no duplicate.
+        """
         read, done = self.provider.read, self.done
         for line in lines:
             try:
@@ -146,13 +152,16 @@ class Reconciler:
             if place is None:
                 self.dropped["foreign"] += 1
             elif done[place]:
-                self.dropped["duplicate"] += 1
+                self.dropped["duplicate"] += done[place] == mark
             else:
-                done[place] = 1
+                done[place] = mark
                 yield self.entries[place], result
 
-    def rest(self, batch: Batch) -> Iterator[tuple[Entry, Result]]:
-        """A result for every row that no line answered."""
+    def rest(self, batch: Batch, only: Container[int] | None = None) -> Iterator[tuple[Entry, Result]]:
+        """A result for every row that no line answered.
+
+        :param only: rows that this job has to account for, None for all of its own.
+        """
         status = UNANSWERED.get(batch.outcome, "missing")
         code, message = next(iter(batch.errors), (f"batch_{batch.status}", None))
         if status == "missing":
@@ -161,6 +170,9 @@ class Reconciler:
         while place >= 0:
             self.done[place] = 1
             entry = self.entries[place]
+            if only is not None and entry.row not in only:
+                place = self.done.find(0, place)
+                continue
             custom_id = entry.custom_id or f"{self.prefix}{entry.row}"
             yield entry, Result(custom_id=custom_id, status=status, error_code=code, error_message=message)
             place = self.done.find(0, place)

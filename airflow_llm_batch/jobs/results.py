@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Container, Iterator
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -11,15 +12,16 @@ import msgspec
 
 from airflow_llm_batch.data.sinks import Layout, Parts, Sink, sink_class
 from airflow_llm_batch.exceptions import VendorUnavailable, WaitEnded
+from airflow_llm_batch.jobs.journal import journal_lines
 from airflow_llm_batch.jobs.lines import batch_lines, shows_ids
 from airflow_llm_batch.jobs.outputs import OutputCheck
 from airflow_llm_batch.jobs.planning import estimated_cost
 from airflow_llm_batch.jobs.pricing import PICO, Prices
 from airflow_llm_batch.jobs.progress import Progress
-from airflow_llm_batch.jobs.reconciling import Entries, Entry, Reconciler
+from airflow_llm_batch.jobs.reconciling import FROM_BATCH, FROM_CALL, Entries, Entry, Reconciler
 from airflow_llm_batch.jobs.rounds import Carried, Earlier
 from airflow_llm_batch.jobs.settling import release, search_again
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.store import ONLINE, JobStore
 from airflow_llm_batch.jobs.tally import Tally
 from airflow_llm_batch.models import ROW_STATUSES, Batch, Failure, Job, Manifest, Result, Round, Shard
 from airflow_llm_batch.storage import WholeFile, storage_path
@@ -47,10 +49,22 @@ class Target(NamedTuple):
 
 
 class Landing:
-    """Lands one job's results, a file per shard, and sums up what was landed."""
+    """Lands one job's results, a file per shard, and sums up what was landed.
 
-    def __init__(self, store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Logger) -> None:
+    :param only: the rows without an answer that this job has to account for, None for all.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        job: Job,
+        hook: LLMBatchHook,
+        target: Target,
+        log: Logger,
+        only: Container[int] | None = None,
+    ) -> None:
         self.store, self.job, self.hook, self.log = store, job, hook, log
+        self.only = only
         self.directory = storage_path(target.destination)
         self.largest = target.max_file_size
         self.sink = sink_class(target.format)
@@ -118,7 +132,7 @@ class Landing:
         earlier: Manifest | None,
     ) -> Manifest:
         """What was landed, all rounds together."""
-        own, total, estimated = self.own, self.tally.total, estimated_cost(self.job)
+        own, total, estimated = self.own, self.tally.total, estimated_cost(self.job, online=self.called_all)
         this = Round(
             round=self.job.round,
             job=self.store.uri,
@@ -148,6 +162,7 @@ class Landing:
             cost_usd=total.cost_usd,
             sync_cost_usd=total.sync_cost_usd,
             saving_usd=total.saving_usd,
+            batch_cost_usd=total.batch_cost_usd,
             estimated_cost_usd=None if None in estimates else sum(filter(None, estimates)),
             usage=self.tally.usage(),
             rounds=rounds,
@@ -189,13 +204,15 @@ class Landing:
             try:
                 progress.count = kept.requests
                 complete, write = self.complete, sink.write
-                for number, (entry, result) in enumerate(reconciler.take(batch_lines(self.hook, batch)), 1):
-                    complete(entry, result, shard)
-                    write(result, entry.columns)
-                    if number % 1000 == 0:
-                        progress.add(1000)
+                sources = (FROM_CALL, journal_lines(self.store, shard.index)), (FROM_BATCH, self.download(batch))
+                for source, lines in sources:
+                    for number, (entry, result) in enumerate(reconciler.take(lines, source), 1):
+                        complete(entry, result, shard, source == FROM_CALL)
+                        write(result, entry.columns)
+                        if number % 1000 == 0:
+                            progress.add(1000)
                 self.check_whole(reconciler, batch, last=attempt == DOWNLOAD_TRIES)
-                for entry, result in reconciler.rest(batch):
+                for entry, result in reconciler.rest(batch, self.only):
                     complete(entry, result, shard)
                     write(result, entry.columns)
                 files = sink.commit()
@@ -226,17 +243,31 @@ class Landing:
         elif short > 0:
             raise VendorUnavailable(f"{short:,} of {batch.succeeded:,} finished rows are not in the download")
 
-    def complete(self, entry: Entry, result: Result, shard: Shard) -> None:
-        """What the vendor could not know of a row, and the sums."""
+    @property
+    def called_all(self) -> bool:
+        """Whether no part of the job was sent as a batch."""
+        return self.store.lane(self.job) == "online"
+
+    def download(self, batch: Batch) -> Iterator[bytes]:
+        """The batch's lines; a shard that was called online has none."""
+        return iter(()) if batch.id.startswith(ONLINE) else batch_lines(self.hook, batch)
+
+    def complete(self, entry: Entry, result: Result, shard: Shard, called: bool = False) -> None:
+        """What the vendor could not know of a row, and the sums.
+
+        :param called: it was called online, and costs what that costs.
+        """
         if self.check is not None:
             self.check(result)
         model = shard.model or self.model or ""
-        cost = self.prices.cost(result, model)
+        cost = listed = self.prices.cost(result, model)
+        if called and listed is not None:
+            cost = listed[1], listed[1]
         result.model = result.model or model or None
         result.key, result.row, result.shard, result.round = entry.key, entry.row, shard.index, self.job.round
         result.provider = self.job.provider
         result.cost_usd = cost[0] / PICO if cost else None
-        self.tally.add(result, cost)
+        self.tally.add(result, cost, listed)
         if result.status != "succeeded":
             code = result.error_code or (result.finish_reason if result.status == "truncated" else None)
             message = result.error_message and result.error_message[:LONGEST]

@@ -20,6 +20,14 @@ class RowSet(Container[int]):
             self.bits[byte] |= 1 << bit
             self.count += 1
 
+    def update(self, other: RowSet) -> None:
+        """Take in all rows of another set."""
+        if len(other.bits) > len(self.bits):
+            self.bits.extend(bytes(len(other.bits) - len(self.bits)))
+        for byte, bits in enumerate(other.bits):
+            self.bits[byte] |= bits
+        self.count = sum(byte.bit_count() for byte in self.bits)
+
     def __contains__(self, row: object) -> bool:
         assert isinstance(row, int)
         byte, bit = divmod(row, 8)

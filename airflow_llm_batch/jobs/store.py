@@ -30,6 +30,8 @@ from airflow_llm_batch.storage import create_exclusive, fresh, open_blocks, read
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
+#: begins the id of a shard that was called and not sent as a batch
+ONLINE = "online-"
 M = TypeVar("M", bound=BaseModel)
 ShardState = Literal["planned", "creating", "running", "ended"]
 NEVER_SENT = Batch(
@@ -244,6 +246,25 @@ class JobStore:
         """Take the whole directory away, further rounds included."""
         self.root.fs.rm(self.root.path, recursive=True)
 
+    def of_model(self, number: int | None) -> JobStore:
+        """Where a task that asks several models keeps the job of one: ``-1~0``, ``-1~1``."""
+        return self if number is None else JobStore(f"{self.uri}~{number}")
+
+    def newest(self) -> JobStore:
+        """The job that has replaced this one last; itself when none has."""
+        store = self
+        while (following := store.next_generation()).load_job() is not None:
+            store = following
+        return store
+
+    def lane(self, job: Job) -> str | None:
+        """How a job was begun: its rows ``online``, or as a ``batch``; None when it was not."""
+        for shard in job.shards:
+            if self.last_try(shard.index):
+                created = self.created(shard.index)
+                return "online" if created is not None and created.batch_id.startswith(ONLINE) else "batch"
+        return None
+
     def following(self, number: int) -> JobStore:
         """Where a task keeps a further round of its job: ``round-2``, ``round-3``."""
         return JobStore(f"{self.first.uri}/round-{number}")
@@ -252,7 +273,7 @@ class JobStore:
     def task_uri(self) -> str:
         """What the jobs of one task instance have in common: ``.../-1`` of ``.../-1.2`` and ``.../-1.2/round-2``."""
         base, _, name = self.first.uri.rpartition("/")
-        return f"{base}/{name.partition('.')[0]}"
+        return f"{base}/{name.partition('.')[0].partition('~')[0]}"
 
     @property
     def first(self) -> JobStore:

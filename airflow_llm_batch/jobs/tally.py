@@ -23,6 +23,7 @@ class Sums:
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    cost: int = 0
     batch_cost: int = 0
     sync_cost: int = 0
     unpriced: int = 0
@@ -33,6 +34,10 @@ class Sums:
 
     @property
     def cost_usd(self) -> float | None:
+        return None if self.unpriced else dollars(self.cost)
+
+    @property
+    def batch_cost_usd(self) -> float | None:
         return None if self.unpriced else dollars(self.batch_cost)
 
     @property
@@ -41,7 +46,7 @@ class Sums:
 
     @property
     def saving_usd(self) -> float | None:
-        return None if self.unpriced else dollars(self.sync_cost - self.batch_cost)
+        return None if self.unpriced else dollars(self.sync_cost - self.cost)
 
 
 @dataclass
@@ -51,7 +56,8 @@ class Tally:
     sums: dict[tuple[str, str], Sums] = field(default_factory=dict)
     reasons: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
 
-    def add(self, result: Result, cost: Cost | None) -> None:
+    def add(self, result: Result, cost: Cost | None, listed: Cost | None) -> None:
+        """:param listed: what it costs in a batch and outside; ``cost`` is what was paid."""
         kind = (result.model or "", result.status)
         sums = self.sums.get(kind)
         if sums is None:
@@ -60,11 +66,12 @@ class Tally:
         sums.input_tokens += result.input_tokens or 0
         sums.cached_tokens += result.cached_tokens or 0
         sums.output_tokens += result.output_tokens or 0
-        if cost is None:
+        if cost is None or listed is None:
             sums.unpriced += 1
         else:
-            sums.batch_cost += cost[0]
-            sums.sync_cost += cost[1]
+            sums.cost += cost[0]
+            sums.batch_cost += listed[0]
+            sums.sync_cost += listed[1]
 
     def add_reason(self, failed: Failure) -> None:
         message = failed.error_message[:200] if failed.error_message else None
@@ -78,7 +85,8 @@ class Tally:
             known = line.cost_usd is not None and line.sync_cost_usd is not None
             used = Sums(
                 line.requests, line.input_tokens, line.cached_tokens, line.output_tokens,
-                picodollars(line.cost_usd), picodollars(line.sync_cost_usd), 0 if known else line.requests,
+                picodollars(line.cost_usd), picodollars(line.batch_cost_usd), picodollars(line.sync_cost_usd),
+                0 if known else line.requests,
             )  # fmt: skip
             self.sums.setdefault((line.model, line.status), Sums()).add(used)
 
@@ -118,6 +126,7 @@ class Tally:
                 cached_tokens=sums.cached_tokens,
                 output_tokens=sums.output_tokens,
                 cost_usd=sums.cost_usd,
+                batch_cost_usd=sums.batch_cost_usd,
                 sync_cost_usd=sums.sync_cost_usd,
             )
             for (model, status), sums in sorted(self.sums.items())

@@ -50,6 +50,8 @@ class JobWait:
             self.wait = Wait({0: batch_id or ""}, on_deadline=on_deadline)
         else:
             self.wait = self._read(store, on_deadline)
+        #: epoch seconds of the deadline; a cancellation moves the one of ``wait``
+        self.due = self.wait.deadline
 
     def _read(self, store: JobStore, on_deadline: str) -> Wait:
         """The wait as the job directory has it.
@@ -190,6 +192,11 @@ class JobWait:
             elif created := self.store.created(index):
                 self.wait.pending[index] = created.batch_id
                 self.wait.planned.discard(index)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.due is not None and time.time() >= self.due
 
     def withdraw(self) -> bool:
         """Somebody does not want the job any more: close what was not sent, cancel what runs.

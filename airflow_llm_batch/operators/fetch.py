@@ -92,7 +92,7 @@ class FetchResultsOperator(BaseOperator):
             hook.close()
         summary = manifest.summary(store.manifest_uri)
         self.link_addresses = addresses(store.uri, hook.provider, manifest.batches, manifest.destination)
-        check_failures(manifest, store.manifest_uri, self.fail_on)
+        check_failures(summary, store.manifest_uri, self.fail_on)
         emit_asset_events(self.outlets, context, summary)
         self._landed = store
         return summary

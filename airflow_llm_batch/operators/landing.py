@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
     from airflow_llm_batch.models import Batch, Job, Manifest
 
 
-def land(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Logger) -> Manifest:
+def land(
+    store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Logger, only: Container[int] | None = None
+) -> Manifest:
     """Land a job's results and publish its manifest, then take away what the landed files replace.
+
+    :param only: the rows without an answer that this job has to account for, None for all.
 
     What the vendor does not have any more, or a repair has landed together with its own rows, is left as it lies.
 
@@ -35,7 +40,7 @@ def land(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Log
         return before
     if store.cleaned() == "all":
         return as_landed(store, target)
-    landing = Landing(store, job, hook, target, log)
+    landing = Landing(store, job, hook, target, log, only)
     manifest = landing.land(ended_batches(store, hook, job), before)
     store.save_manifest(manifest)
     if before is None:
@@ -144,17 +149,20 @@ def report(manifest: Manifest, log: Logger) -> None:
         log.warning("Lines that were not landed: %s; unreadable ones are kept in %s.", dropped, manifest.aside)
 
 
-def check_failures(manifest: Manifest, uri: str, fail_on: Any) -> None:
+def check_failures(summary: dict[str, Any], uri: str, fail_on: Any) -> None:
     """Fail the task when too many rows did not succeed.
+
+    :param summary: of what was landed.
 
     :raises ResultsUnusable: with counts and reasons; everything was landed.
     """
     share = failing_share(fail_on)
-    failed = manifest.rows - manifest.counts["succeeded"]
-    if share is not None and failed and failed >= share * manifest.rows:
+    rows = summary["rows"]
+    failed = rows - summary["counts"]["succeeded"]
+    if share is not None and failed and failed >= share * rows:
         raise ResultsUnusable(
-            f"{failed:,} of {manifest.rows:,} rows did not succeed, which fail_on={fail_on!r} does not accept. "
-            f"{manifest.message} Everything was landed: {uri}"
+            f"{failed:,} of {rows:,} rows did not succeed, which fail_on={fail_on!r} does not accept. "
+            f"{summary['message']} Everything was landed: {uri}"
         )
 
 

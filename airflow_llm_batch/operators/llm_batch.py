@@ -14,8 +14,9 @@ from airflow_llm_batch.lineage import emit_asset_events, lineage_of
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.handle import JobHandle
 from airflow_llm_batch.operators.landing import check_failures, failing_share, land_once
+from airflow_llm_batch.operators.models import asked_models, joined
 from airflow_llm_batch.operators.submit import SubmitBatchOperator, at_least_one
-from airflow_llm_batch.operators.waiting import Waiting, seconds
+from airflow_llm_batch.operators.waiting import DEADLINES, Waiting, seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -40,6 +41,8 @@ class LLMBatchOperator(SubmitBatchOperator):
     :param max_rounds: how often a row is asked at most; 1 for no repair.
     :param also: statuses to ask again too: ``truncated`` (with twice the token cap), ``invalid``, ``refused``,
         ``cancelled``; see ``FailedRows``.
+    :param models: ask several models, each by name or as ``(name, connection id)``: a job each, one record per row and
+        model.
     :param deadline: how long after the first submission watching ends, None for never; no further round begins then.
     :param on_deadline: as ``BatchSensor``.
     :param poll_interval: seconds between looks at first; they grow to 5 minutes.
@@ -47,7 +50,7 @@ class LLMBatchOperator(SubmitBatchOperator):
     """
 
     template_fields: Sequence[str] = (
-        *SubmitBatchOperator.template_fields, "destination", "format", "fail_on", "max_rounds", "deadline",
+        *SubmitBatchOperator.template_fields, "destination", "format", "fail_on", "max_rounds", "models", "deadline",
     )  # fmt: skip
     ui_color = "#f6ead9"
 
@@ -60,6 +63,7 @@ class LLMBatchOperator(SubmitBatchOperator):
         fail_on: Literal["any", "all", "none"] | float | str = "all",
         max_rounds: int | str = 3,
         also: Sequence[str] = (),
+        models: Sequence[Any] = (),
         deadline: timedelta | float | str | None = timedelta(hours=48),
         on_deadline: str = "leave",
         poll_interval: float = 15.0,
@@ -71,10 +75,10 @@ class LLMBatchOperator(SubmitBatchOperator):
                 "LLMBatchOperator makes its own batches. For one that was made elsewhere use SubmitBatchOperator("
                 "batch_id=...), BatchSensor and FetchResultsOperator."
             )
-        if on_deadline not in ("leave", "cancel"):
-            raise ConfigurationError(f"on_deadline is {on_deadline!r}; give 'leave' or 'cancel'.")
+        if on_deadline not in DEADLINES:
+            raise ConfigurationError(f"on_deadline is {on_deadline!r}; give one of {', '.join(DEADLINES)}.")
         self.destination, self.format, self.max_file_size = destination, format, max_file_size
-        self.fail_on, self.max_rounds, self.also = fail_on, max_rounds, tuple(also)
+        self.fail_on, self.max_rounds, self.also, self.models = fail_on, max_rounds, tuple(also), models
         self.deadline, self.on_deadline, self.poll_interval = deadline, on_deadline, poll_interval
         self._check()
         self._waiting: Waiting | None = None
@@ -95,12 +99,29 @@ class LLMBatchOperator(SubmitBatchOperator):
 
     def execute(self, context: Context) -> Any:
         self._check()
-        return self._go_on(context, JobHandle.of(self._start(context)))
+        if not self.models:
+            return self._bring_home(context, [JobHandle.of(self._start(context))])
+        self._check_input(context)
+        handles, spent = [], 0.0
+        for asked in asked_models(self.models, self.request, self.conn_id):
+            hook = LLMBatchHook(asked.conn_id)
+            try:
+                store, rows = self._store(context).of_model(asked.number), self._rows(context, asked.request)
+                store, job = self._plan(hook, context, store, rows)
+                spent += self._hold_to_budget(context, store, job, spent)
+                handles.append(self._create(hook, store, job))
+            finally:
+                hook.close()
+        return self._bring_home(context, handles)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         if event["status"] == "error":
             raise WaitEnded(event["message"])
-        return self._go_on(context, JobHandle.of(event["job"], self.conn_id))
+        handles = []
+        for asked in asked_models(self.models, self.request, self.conn_id):
+            store = self._store(context).of_model(asked.number).newest()
+            handles.append(JobHandle.of(store.rounds()[-1][0].uri, asked.conn_id))
+        return self._bring_home(context, handles)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """As ``FetchResultsOperator``."""
@@ -111,36 +132,50 @@ class LLMBatchOperator(SubmitBatchOperator):
         if self._waiting is not None:
             self._waiting.kill(cancel=False)
 
-    def _go_on(self, context: Context, handle: JobHandle) -> Any:
-        """From wherever the job is to the end, through as many rounds as it takes; defers while a round runs."""
+    def _bring_home(self, context: Context, handles: list[JobHandle]) -> Any:
+        """From wherever the jobs are to the end; defers while one runs."""
+        manifests: dict[str, Manifest] = {}
+        for handle in handles:
+            hook = LLMBatchHook(handle.conn_id)
+            try:
+                store, manifest = self._go_on(context, hook, handle)
+            finally:
+                hook.close()
+            manifests[store.manifest_uri] = manifest
+        return self._finish(context, manifests, hook)
+
+    def _go_on(self, context: Context, hook: LLMBatchHook, handle: JobHandle) -> tuple[JobStore, Manifest]:
+        """One job through as many rounds as it takes; defers while a round runs."""
         from airflow_llm_batch.jobs.results import Target
         from airflow_llm_batch.jobs.store import JobStore
 
         target = Target(self.destination, self.format, self.max_file_size)
-        hook = LLMBatchHook(self.conn_id)
-        try:
-            while True:
-                store = JobStore(str(handle.job))
-                self._waiting = Waiting(handle, self.log, self._time_left(store), self.on_deadline)
-                if not self._waiting.advance():
-                    break
-                manifest = land_once(store, store.job(), hook, target, self.log)
-                following = self._next_round(context, hook, store, manifest)
-                if following is None:
-                    summary = manifest.summary(store.manifest_uri)
-                    self.link_addresses = addresses(store.uri, hook.provider, manifest.batches, manifest.destination)
-                    check_failures(manifest, store.manifest_uri, self.fail_on)
-                    emit_asset_events(self.outlets, context, summary)
-                    self._landed = store
-                    return summary
-                handle = following
-        finally:
-            hook.close()
-        self.defer(
-            trigger=self._waiting.trigger(self.poll_interval, LONGEST_PAUSE, cancel_on_kill=True),
-            method_name="execute_complete",
-        )
-        return None
+        while True:
+            store = JobStore(str(handle.job))
+            self._waiting = Waiting(handle, self.log, self._time_left(store), self.on_deadline)
+            if not self._waiting.advance():
+                self.defer(
+                    trigger=self._waiting.trigger(self.poll_interval, LONGEST_PAUSE, cancel_on_kill=True),
+                    method_name="execute_complete",
+                )
+            manifest = land_once(store, store.job(), hook, target, self.log)
+            following = self._next_round(context, hook, store, manifest)
+            if following is None:
+                return store, manifest
+            handle = following
+
+    def _finish(self, context: Context, manifests: dict[str, Manifest], hook: LLMBatchHook) -> dict[str, Any]:
+        """Tell what was landed, and fail the task when too much of it failed."""
+        from airflow_llm_batch.jobs.store import JobStore
+
+        uri, manifest = next(iter(manifests.items()))
+        summary = manifest.summary(uri) if len(manifests) == 1 else joined(manifests)
+        store = JobStore(uri.removesuffix("/manifest.json"))
+        self.link_addresses = addresses(store.uri, hook.provider, manifest.batches, manifest.destination)
+        check_failures(summary, ", ".join(manifests), self.fail_on)
+        emit_asset_events(self.outlets, context, summary)
+        self._landed = store
+        return summary
 
     def _next_round(
         self, context: Context, hook: LLMBatchHook, store: JobStore, manifest: Manifest

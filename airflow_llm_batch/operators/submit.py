@@ -124,6 +124,21 @@ class SubmitBatchOperator(BaseOperator):
 
     def _start(self, context: Context) -> dict[str, Any]:
         """Plan and create; returns the job's handle."""
+        self._check_input(context)
+        hook = LLMBatchHook(self.conn_id)
+        hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
+        try:
+            if self.batch_id:
+                return self._take(hook, context)
+            return self._send(hook, context, self._store(context), self._rows(context, self.request)).to_xcom()
+        finally:
+            hook.close()
+
+    def _check_input(self, context: Context) -> None:
+        """What is wrong whatever the rows are.
+
+        :raises NothingBilled: names it.
+        """
         from airflow_llm_batch.data.requests import RequestTemplate
 
         if self.request is not None and not isinstance(self.request, RequestTemplate):
@@ -133,13 +148,7 @@ class SubmitBatchOperator(BaseOperator):
             )
         if (self.rows is None) == (self.batch_id is None):
             raise ConfigurationError("Give either rows, or the batch_id of a batch that exists. Nothing was sent.")
-        hook = LLMBatchHook(self.conn_id)
-        hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
         self._check_destinations(context)
-        try:
-            return (self._take if self.batch_id else self._submit)(hook, context)
-        finally:
-            hook.close()
 
     def _take(self, hook: LLMBatchHook, context: Context) -> dict[str, Any]:
         """A batch that was made elsewhere."""
@@ -147,26 +156,35 @@ class SubmitBatchOperator(BaseOperator):
         self.log.info("Batch %s is %s.", batch.id, batch.status)
         return JobHandle(None, self.conn_id, hook.provider.name, batch.total, 1, [batch.id]).to_xcom()
 
-    def _submit(self, hook: LLMBatchHook, context: Context) -> dict[str, Any]:
-        from airflow_llm_batch.data.failed import FailedRows
-        from airflow_llm_batch.jobs.encoding import RowSpec, passthrough_map
-        from airflow_llm_batch.jobs.repair import Repair
+    def _store(self, context: Context) -> JobStore:
+        """Where the task's job lies."""
         from airflow_llm_batch.jobs.store import JobStore, job_uri
 
         ti = context["ti"]
         map_index = -1 if ti.map_index is None else ti.map_index
-        store = JobStore(job_uri(self.storage, ti.dag_id, ti.run_id, ti.task_id, map_index))
+        return JobStore(job_uri(self.storage, ti.dag_id, ti.run_id, ti.task_id, map_index))
+
+    def _rows(self, context: Context, request: RequestTemplate | None) -> Rows:
+        """What the job is made of."""
+        from airflow_llm_batch.data.failed import FailedRows
+        from airflow_llm_batch.jobs.encoding import RowSpec, passthrough_map
+        from airflow_llm_batch.jobs.repair import Repair
+
         if isinstance(self.rows, FailedRows):
-            return self._send(hook, context, store, Repair.of(self.rows.resolve(context))).to_xcom()
-        spec = RowSpec(self.rows, self.request, self.key or None, passthrough_map(self.passthrough))
-        return self._send(hook, context, store, spec).to_xcom()
+            return Repair.of(self.rows.resolve(context))
+        return RowSpec(self.rows, request, self.key or None, passthrough_map(self.passthrough))
 
     def _send(self, hook: LLMBatchHook, context: Context, store: JobStore, rows: Rows, spent: float = 0.0) -> JobHandle:
         """Plan a job and create what has room.
 
         :param spent: dollars that earlier rounds have cost, to be held to ``max_cost`` together with this one.
         """
-        from airflow_llm_batch.jobs.planning import check_budget, describe, plan
+        store, job = self._plan(hook, context, store, rows)
+        self._hold_to_budget(context, store, job, spent)
+        return self._create(hook, store, job)
+
+    def _plan(self, hook: LLMBatchHook, context: Context, store: JobStore, rows: Rows) -> tuple[JobStore, Job]:
+        from airflow_llm_batch.jobs.planning import plan
 
         recovery = self.recovery or Recovery()
         recovery.check()
@@ -177,13 +195,24 @@ class SubmitBatchOperator(BaseOperator):
         origin["map_index"] = -1 if ti.map_index is None else ti.map_index
         for name in ("max_enqueued_tokens", "max_running_shards"):
             origin[name] = at_least_one(name, getattr(self, name) or hook.connection.extra_dejson.get(name))
-        store, job = plan(store, hook, rows, metadata, origin, recovery.on_change)
+        return plan(store, hook, rows, metadata, origin, recovery.on_change)
+
+    def _hold_to_budget(
+        self, context: Context, store: JobStore, job: Job, spent: float, *, online: bool = False
+    ) -> float:
+        """Refuse what may cost too much, and stop where only an estimate is wanted.
+
+        :return: what the job may cost at most, 0 where that is not known.
+        """
+        from airflow_llm_batch.jobs.planning import check_budget, describe, estimated_cost
+
         if self.max_cost is not None and not store.is_begun(job):
-            check_budget(job, float(self.max_cost), spent)
+            check_budget(job, float(self.max_cost), spent, online=online)
         if self.only_plan:
-            ti.xcom_push(key="estimate", value={name: e.model_dump() for name, e in job.estimate.items()})
+            estimate = {name: e.model_dump() for name, e in job.estimate.items()}
+            context["ti"].xcom_push(key="estimate", value=estimate)
             raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {len(job.shards)} batches. {describe(job)}")
-        return self._create(hook, store, job)
+        return estimated_cost(job, online=online) or 0.0
 
     def _create(self, hook: LLMBatchHook, store: JobStore, job: Job) -> JobHandle:
         """Create the shards of a planned job that have room."""
@@ -195,7 +224,7 @@ class SubmitBatchOperator(BaseOperator):
         self.link_addresses = addresses(store.uri, hook.provider, [])
         batches = submit(store, hook, job, recovery.on_doubt, self._stop)
         self.link_addresses = addresses(store.uri, hook.provider, batches)
-        return JobHandle(store.uri, self.conn_id, job.provider, job.rows, len(job.shards), batches)
+        return JobHandle(store.uri, hook.conn_id, job.provider, job.rows, len(job.shards), batches)
 
     def _check_destinations(self, context: Context) -> None:
         """Prove that what lies downstream can be written, before money is spent.

@@ -15,19 +15,22 @@ from airflow_llm_batch.metrics import time_wait
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
+    from airflow_llm_batch.jobs.store import JobStore
     from airflow_llm_batch.jobs.wait import JobWait
     from airflow_llm_batch.operators.handle import JobHandle
     from airflow_llm_batch.triggers import BatchTrigger
 
 #: seconds until shards are created again after trouble that passes
 TROUBLE = 60.0
+#: what may happen at the deadline
+DEADLINES = ("leave", "cancel", "finish_online")
 
 
 class Waiting:
     """One job, or one batch that no job of ours made.
 
     :param deadline: seconds after submission at which watching ends, None for never.
-    :param on_deadline: ``leave`` or ``cancel``.
+    :param on_deadline: ``leave``, ``cancel`` or ``finish_online``.
     """
 
     def __init__(self, handle: JobHandle, log: Logger, deadline: float | None, on_deadline: str) -> None:
@@ -73,7 +76,17 @@ class Waiting:
             self._wait = None
         if step.action == "ended" and wait.store is not None:
             time_wait(wait.store.job())
+            if self.on_deadline == "finish_online" and wait.is_late:
+                self._finish_online(wait, wait.store)
         return step.action == "ended"
+
+    def _finish_online(self, wait: JobWait, store: JobStore) -> None:
+        """The rows that the deadline has cut off are called one by one; none that a batch has finished."""
+        from airflow_llm_batch.jobs.online import Calls, finish
+
+        self.log.info("The deadline has passed: calling what the batches have not finished.")
+        called = finish(store, wait.hook, store.job(), Calls(), self.stop)
+        self.log.info("Called %s rows online; they are landed together with the others.", f"{called:,}")
 
     @property
     def links(self) -> dict[str, str]:

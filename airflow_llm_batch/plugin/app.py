@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.detail import JobDetail, detail
 from airflow_llm_batch.jobs.overview import JobView, total
+from airflow_llm_batch.jobs.store import ONLINE
 from airflow_llm_batch.links import files_page
 from airflow_llm_batch.plugin.access import Editable, Readable, require_edit, require_read
 from airflow_llm_batch.plugin.snapshot import Snapshot, StoreTrouble
@@ -171,7 +172,8 @@ def make_app(snapshot: Snapshot | None = None) -> FastAPI:
         if rounds is None:
             raise HTTPException(404, "No such job, or not yours to see.")
         told = detail(key, rounds)
-        active = told.state in ("planned", "running")
+        called = any((shard.batch_id or "").startswith(ONLINE) for shard in told.timeline)
+        active = told.state in ("planned", "running") and not called
         shown = files_page(told.destination) if told.destination else ""
         return Page(**dict(told), may_cancel=active and dag_id in editable, destination_url=shown, note=look.note)
 

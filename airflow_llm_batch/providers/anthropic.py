@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import httpx
+import msgspec
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Result, Shard
@@ -16,6 +17,7 @@ from airflow_llm_batch.providers.anthropic_chat import message_params
 from airflow_llm_batch.providers.anthropic_results import read_frequent, read_line
 from airflow_llm_batch.providers.base import (
     Batches,
+    Call,
     Flow,
     Payload,
     Provider,
@@ -27,6 +29,16 @@ from airflow_llm_batch.providers.base import (
 from airflow_llm_batch.request import Request
 
 HEAD, TAIL = b'{"requests":[', b"]}"
+
+
+class Sent(msgspec.Struct):
+    """A batch line."""
+
+    custom_id: str
+    params: msgspec.Raw
+
+
+decode_sent = msgspec.json.Decoder(Sent).decode
 
 
 class Anthropic(Provider):
@@ -110,6 +122,15 @@ class Anthropic(Provider):
         if response.status_code in (400, 409):
             return (yield from self.get(batch_id))
         return parse_batch(self.expect(response, f"the cancellation of batch {batch_id}"))
+
+    def call(self, line: bytes) -> Call:
+        sent = decode_sent(line)
+        headers = {"content-type": "application/json"}
+        return Call(sent.custom_id, self.url("v1", "messages").raw_path, bytes(sent.params), headers)
+
+    def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
+        kind = b'"succeeded","message"' if 200 <= status < 300 else b'"errored","error"'
+        return b'{"custom_id":"%b","result":{"type":%b:%b}}' % (custom_id.encode(), kind, body)
 
     def delete(self, batch: Batch, scope: str) -> Flow[int]:
         if scope != "all":

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -79,6 +79,18 @@ class Payload(httpx.SyncByteStream, httpx.AsyncByteStream):
             yield tail
 
         return Payload(chunks, len(head) + self.size + len(tail))
+
+
+class Call(NamedTuple):
+    """A synchronous call.
+
+    :param path: below the host, encoded.
+    """
+
+    custom_id: str
+    path: bytes
+    body: bytes
+    headers: dict[str, str]
 
 
 class Provider(ABC):
@@ -167,6 +179,17 @@ class Provider(ABC):
     @abstractmethod
     def cancel(self, batch_id: str) -> Flow[Batch]:
         """Ask for cancellation; a batch that has already ended is returned as it is."""
+
+    @abstractmethod
+    def call(self, line: bytes) -> Call:
+        """A batch line as a call of the vendor's synchronous endpoint."""
+
+    @abstractmethod
+    def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
+        """The answer to a call as the line that a batch would have answered.
+
+        :param body: JSON, in one line.
+        """
 
     def delete(self, batch: Batch, scope: str) -> Flow[int]:
         """Delete a landed batch's files at the vendor, its input or all; returns how many were there.

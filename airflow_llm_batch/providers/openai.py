@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import httpx
+import msgspec
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Result, Shard
 from airflow_llm_batch.providers.base import (
     Batches,
+    Call,
     Flow,
     Payload,
     Provider,
@@ -38,6 +40,17 @@ KEY = "airflow_llm_batch"
 MOST_METADATA = 16
 #: seconds after which an input file is deleted by the vendor: long enough for a shard that waits for room
 INPUTS_EXPIRE = 14 * 86400
+
+
+class Sent(msgspec.Struct):
+    """A batch line."""
+
+    custom_id: str
+    url: str
+    body: msgspec.Raw
+
+
+decode_sent = msgspec.json.Decoder(Sent).decode
 
 
 class OpenAI(Provider):
@@ -104,6 +117,17 @@ class OpenAI(Provider):
         own = self.base_url == self.default_base_url
         seconds = self.options.get("expire_seconds") or (INPUTS_EXPIRE if own and what == "input" else None)
         return {"anchor": "created_at", "seconds": int(seconds)} if seconds else {}
+
+    def call(self, line: bytes) -> Call:
+        sent = decode_sent(line)
+        path = self.url(*sent.url.removeprefix("/v1/").split("/")).raw_path
+        # Asked twice with the same key, a vendor that knows it answers once.
+        headers = {"content-type": "application/json", "idempotency-key": sent.custom_id}
+        return Call(sent.custom_id, path, bytes(sent.body), headers)
+
+    def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
+        response = b'{"custom_id":"%b","response":{"status_code":%d,"body":%b},"error":null}'
+        return response % (custom_id.encode(), status, body)
 
     def delete(self, batch: Batch, scope: str) -> Flow[int]:
         files = [batch.input_ref, *(batch.files if scope == "all" else ())]

@@ -109,8 +109,10 @@ export function progress(job) {
 
 /** Which of a task's jobs: ` [3]` of a mapped one, and the second one after its input was changed. */
 export function instance(job) {
-  const [index, generation] = job.map_index.split(".");
-  return `${index === "-1" ? "" : ` [${index}]`}${generation ? ` · job ${generation}, input changed` : ""}`;
+  const [place, generation] = job.map_index.split(".");
+  const [index, model] = place.split("~");
+  const which = model ? ` · model ${Number(model) + 1}` : "";
+  return `${index === "-1" ? "" : ` [${index}]`}${which}${generation ? ` · job ${generation}, input changed` : ""}`;
 }
 
 export const badge = (state) => h("span", { class: `badge ${state}` }, state);

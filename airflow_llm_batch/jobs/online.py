@@ -1,0 +1,475 @@
+"""The online lane: the same requests against the synchronous endpoint, many at once, answers kept as they come.
+
+What a shard's batch would have answered is written into a journal in the job directory, line by line, and landed from
+there like any batch. A row whose answer is in the journal is never called again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from threading import Event
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import httpx
+import msgspec
+
+from airflow_llm_batch.exceptions import ConfigurationError, RequestRejected
+from airflow_llm_batch.jobs.journal import EVERY, Journal, journal_lines
+from airflow_llm_batch.jobs.lines import batch_lines
+from airflow_llm_batch.jobs.outputs import OutputCheck
+from airflow_llm_batch.jobs.owner import is_gone, this_process
+from airflow_llm_batch.jobs.pace import Pace
+from airflow_llm_batch.jobs.progress import Progress
+from airflow_llm_batch.jobs.repair import sent
+from airflow_llm_batch.jobs.rowset import RowSet
+from airflow_llm_batch.jobs.store import ONLINE
+from airflow_llm_batch.models import Batch, Created, Intent
+from airflow_llm_batch.providers.json_lines import UNREADABLE
+from airflow_llm_batch.transport import retry_after
+from airflow_llm_batch.wire import open_wire
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.models import Job, Result, Shard
+    from airflow_llm_batch.providers.base import Call
+    from airflow_llm_batch.wire import ProxiedWire, Wire
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+#: lines read ahead, off the event loop
+AHEAD = 256
+#: seconds between two tries of a call, doubled with each, at most a minute
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+#: answers that concern every call alike
+FATAL = frozenset({401, 403})
+TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
+
+
+@dataclass
+class Calls:
+    """How calls are made.
+
+    :param concurrency: at once.
+    :param requests_per_minute: None for any number; likewise ``tokens_per_minute``, the prompt as we estimate it.
+    :param timeout: seconds for one call, its repetitions and pauses included.
+    :param retries: how often a call is repeated after trouble that passes; refusals for the rate are not counted.
+    """
+
+    concurrency: int = 32
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    timeout: float = 600.0
+    retries: int = 5
+
+
+class Line(NamedTuple):
+    """One request to call.
+
+    :param tokens: of the prompt, estimated.
+    """
+
+    shard: Shard
+    row: int
+    request: bytes
+    tokens: int
+
+
+class Vendor:
+    """One model's endpoint: its connections and its pace.
+
+    :param check: for answers that have to fit a schema.
+    """
+
+    def __init__(self, hook: LLMBatchHook, calls: Calls, check: OutputCheck | None = None) -> None:
+        self.provider, self.calls, self.check = hook.provider, calls, check
+        self.redacted = hook.transport.redacted
+        self.origin = httpx.URL(hook.provider.base_url)
+        self.headers = dict(hook.transport.headers)
+        self.pace = Pace(calls.concurrency, calls.requests_per_minute, calls.tokens_per_minute)
+        self.idle: list[Wire | ProxiedWire] = []
+        self.good = 0
+
+    @contextlib.asynccontextmanager
+    async def wire(self, tokens: int) -> AsyncIterator[Wire | ProxiedWire]:
+        """A connection for one call, when it is this call's turn."""
+        await self.pace.enter(tokens)
+        wire = self.idle.pop() if self.idle else open_wire(self.origin, self.headers)
+        try:
+            yield wire
+        finally:
+            self.idle.append(wire)
+            self.pace.leave()
+
+    async def ask(self, request: bytes, tokens: int) -> bytes:
+        """The answer to one request, as a batch would have answered: good, refused, or the trouble that did not pass.
+
+        :raises RequestRejected: when the vendor refuses the key, and has not answered anything yet.
+        """
+        call = self.provider.call(request)
+        began = time.monotonic()
+        trouble = (0, "timeout", f"No answer within {self.calls.timeout:.0f} seconds.")
+        tries = 0
+        try:
+            async with asyncio.timeout(self.calls.timeout):
+                while True:
+                    status, body, pause = await self._try(call, tokens)
+                    if body is not None and not is_passing(status):
+                        return self.provider.answered(call.custom_id, status, body)
+                    tries += status != httpx.codes.TOO_MANY_REQUESTS
+                    if body is None:
+                        trouble = (0, "connection_error", "The connection failed.")
+                    else:
+                        trouble = (status, "", body.decode("utf-8", "replace"))
+                    if tries > self.calls.retries:
+                        break
+                    await asyncio.sleep(pause if pause is not None else backoff(tries))
+        except TimeoutError:
+            pass
+        status, code, message = trouble
+        if not code:
+            return self.provider.answered(call.custom_id, status, message.encode())
+        spent = time.monotonic() - began
+        error = {
+            "error": {"type": code, "code": code, "message": f"{message} Tried {tries + 1} times in {spent:.0f} s."}
+        }
+        return self.provider.answered(call.custom_id, 599, msgspec.json.encode(error))
+
+    async def _try(self, call: Call, tokens: int) -> tuple[int, bytes | None, float | None]:
+        """One try: the status, the body as one line of JSON or None without an answer, the pause that was asked for."""
+        async with self.wire(tokens) as wire:
+            try:
+                response = await wire.post(call.path, call.headers, call.body)
+            except httpx.TransportError:
+                return 0, None, None
+        status = response.status_code
+        if response.is_success:
+            self.good += 1
+            self.pace.went_well()
+        elif status == httpx.codes.TOO_MANY_REQUESTS:
+            pause = retry_after(response)
+            self.pace.was_refused(pause)
+            return status, one_line(response.content), pause or 0.0
+        elif status in FATAL and not self.good:
+            raise self.redacted(
+                RequestRejected(
+                    f"{self.provider.name} at {self.origin} refuses the key or the permission (HTTP {status}): "
+                    f"{self.provider.error_of(response)[1]} Nothing was billed.",
+                    status=status,
+                )
+            )
+        return status, one_line(response.content), retry_after(response)
+
+    def is_good(self, line: bytes) -> bool:
+        """Whether an answer is one to take: finished, not refused, and fit for the schema."""
+        try:
+            result: Result = self.provider.read(line)
+        except UNREADABLE:
+            return False
+        if self.check is not None:
+            self.check(result)
+        return result.status == "succeeded"
+
+    def close(self) -> None:
+        for wire in self.idle:
+            wire.close()
+
+
+def is_passing(status: int) -> bool:
+    """Whether trouble of this kind may pass."""
+    return status in TRANSIENT_STATUS or status >= 500
+
+
+def backoff(tries: int) -> float:
+    pause: float = min(FIRST_PAUSE * 2 ** max(tries - 1, 0), LONGEST_PAUSE)
+    return pause * random.uniform(0.5, 1.5)  # noqa: S311
+
+
+def one_line(body: bytes) -> bytes:
+    """A JSON body without newlines; anything else as a JSON object that says so."""
+    try:
+        formatted: bytes = msgspec.json.format(body, indent=-1)
+    except (ValueError, msgspec.MsgspecError):
+        told = body[:500].decode("utf-8", "replace")
+        return msgspec.json.encode({"error": {"type": "not_json", "message": f"The answer is not JSON: {told!r}"}})
+    return formatted if formatted.startswith(b"{") else b'{"error":{"type":"not_json","message":"not an object"}}'
+
+
+class Online:
+    """One job's calls.
+
+    :param deadline: epoch seconds after which no call is begun and none is waited for.
+    :ivar stop: set by another thread, ends it as a deadline does.
+    """
+
+    def __init__(
+        self, store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, deadline: float | None = None
+    ) -> None:
+        self.store, self.hook, self.job, self.calls = store, hook, job, calls
+        self.deadline = deadline
+        self.stop = Event()
+        self.answered: dict[int, int] = {}
+
+    def run(self) -> None:
+        """Call every row that was not answered yet, and close the shards: they can be landed then.
+
+        :raises RequestRejected: when the vendor refuses the key.
+        """
+        asyncio.run(self.call_all())
+
+    async def call_all(self) -> None:
+        """``run`` on an event loop."""
+        await asyncio.to_thread(begin, self.store, self.job)
+        await self.call()
+        if self.stop.is_set():
+            return
+        await asyncio.to_thread(close, self.store, self.job, self.answered)
+
+    async def call(self, rows: RowSet | None = None) -> None:
+        """Call what was not answered yet; the answers are in the journal when it returns.
+
+        :param rows: the only ones to call, None for all.
+        """
+        check = OutputCheck(self.job.output_schema) if self.job.output_schema is not None else None
+        vendor = Vendor(self.hook, self.calls, check)
+        progress = Progress(log, "rows answered", self.job.rows if rows is None else len(rows))
+        try:
+            for shard in self.job.shards:
+                if not self.is_over:
+                    await self._shard(vendor, shard, rows, progress)
+        finally:
+            vendor.close()
+
+    async def _shard(self, vendor: Vendor, shard: Shard, rows: RowSet | None, progress: Progress) -> None:
+        done = await asyncio.to_thread(answered_rows, self.store, self.job, shard)
+        self.answered[shard.index] = len(done)
+        if rows is None:
+            progress.add(len(done))
+        wanted = wanted_lines(self.store, shard, done, rows)
+        first = await asyncio.to_thread(next, wanted, None)
+        if first is None:
+            return
+        journal = await asyncio.to_thread(Journal, self.store, shard.index)
+        ahead = Ahead(first, wanted)
+
+        async def work() -> None:
+            while not self.is_over and (line := await ahead.next()) is not None:
+                journal.add(await vendor.ask(line.request, line.tokens))
+                self.answered[shard.index] += 1
+                progress.add(1)
+
+        try:
+            await at_once(work, self.calls.concurrency, lambda workers: self._watch(workers, journal))
+        finally:
+            await asyncio.to_thread(journal.close)
+
+    @property
+    def is_over(self) -> bool:
+        return self.stop.is_set() or (self.deadline is not None and time.time() >= self.deadline)
+
+    async def _watch(self, workers: Sequence[asyncio.Task[None]], journal: Journal) -> None:
+        """Writes the journal where it is not written line by line, tells how far it is, and ends the calls."""
+        told_at = time.monotonic()
+        while True:
+            await asyncio.sleep(0.2)
+            if journal.is_due:
+                await asyncio.to_thread(journal.flush)
+            if time.monotonic() - told_at > EVERY:
+                told_at = time.monotonic()
+                await asyncio.to_thread(tell, self.store, self.job, self.answered)
+            if self.is_over:
+                for worker in workers:
+                    worker.cancel()
+                return
+
+
+async def at_once(
+    work: Callable[[], Coroutine[Any, Any, None]],
+    workers: int,
+    watch: Callable[[list[asyncio.Task[None]]], Coroutine[Any, Any, None]],
+) -> None:
+    """Run so many workers to their end; the first that fails ends the others.
+
+    :param watch: runs beside them.
+    """
+    running = [asyncio.create_task(work()) for _ in range(workers)]
+    watching = asyncio.create_task(watch(running))
+    try:
+        done, left = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        if failed := [error for task in done if not task.cancelled() and (error := task.exception())]:
+            raise failed[0]
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
+    """The rows that a job's ended batches have not worked on: cancelled, expired, never sent, or lost."""
+    left = RowSet()
+    prefix = f"{job.id}-"
+    number = msgspec.json.Decoder(RowOf).decode
+    for shard in job.shards:
+        batch = store.ended(shard.index)
+        if batch is None or batch.outcome == "completed":
+            continue
+        worked = RowSet()
+        for line in batch_lines(hook, batch) if batch.id else ():
+            try:
+                result = hook.provider.read(line)
+            except UNREADABLE:
+                continue
+            row = result.custom_id.removeprefix(prefix)
+            if result.status not in ("cancelled", "expired") and row.isdigit():
+                worked.add(int(row))
+        for _, entry in sent(store, shard.index, shard.token):
+            if (row_ := number(entry).row) not in worked:
+                left.add(row_)
+    return left
+
+
+def finish(store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, stop: Event) -> int:
+    """Call what the job's batches have left undone; its answers are landed with theirs.
+
+    :return: how many rows that were.
+    """
+    rows = unfinished(store, hook, job)
+    if len(rows):
+        online = Online(store, hook, job, calls)
+        online.stop = stop
+        asyncio.run(online.call(rows))
+    return len(rows)
+
+
+def begin(store: JobStore, job: Job) -> None:
+    """Claim the shards for calls, or take up where a try stopped that is certainly over.
+
+    :raises ConfigurationError: when another process is at it, or a shard was sent as a batch.
+    """
+    for shard in job.shards:
+        name = f"{ONLINE}{job.id}-{shard.index}"
+        intent = Intent(at=datetime.now(UTC), owner=this_process())
+        if store.begin(shard.index, intent):
+            store.save_created(shard.index, Created(batch_id=name, at=datetime.now(UTC)), 1)
+            continue
+        created, held = store.created(shard.index), store.intent(shard.index, store.last_try(shard.index))
+        if created is None or created.batch_id != name:
+            if created is None and held.input_ref is None and is_mine_or_gone(held):
+                store.save_created(shard.index, Created(batch_id=name, at=datetime.now(UTC)), 1)
+                continue
+            raise ConfigurationError(
+                f"Shard {shard.index} of {store.uri} was sent as a batch already; its rows are not called again. Fetch "
+                "the batch, or clear the task with lane='batch'."
+            )
+        if store.ended(shard.index) is None and runs_beside(held):
+            raise ConfigurationError(f"Another process ({held.owner}) is calling the rows of {store.uri}; let it end.")
+
+
+def runs_beside(held: Intent) -> bool:
+    """Whether it is certain that another process of this machine holds a claim and runs."""
+    owner = held.owner or {}
+    return owner.get("host") == this_process()["host"] and not is_mine_or_gone(held)
+
+
+def is_mine_or_gone(held: Intent) -> bool:
+    return held.owner == this_process() or is_gone(held.owner)
+
+
+def close(store: JobStore, job: Job, answered: dict[int, int]) -> None:
+    """Write down how each shard ended: completed, or expired with rows that were not called."""
+    for shard in job.shards:
+        whole = answered.get(shard.index, 0) >= shard.rows
+        late = (
+            "deadline",
+            "The deadline passed before this row was answered; a call that was cut short may be billed.",
+        )
+        store.save_ended(
+            shard.index,
+            Batch(
+                id=f"{ONLINE}{job.id}-{shard.index}",
+                status="completed" if whole else "expired",
+                outcome="completed" if whole else "expired",
+                total=shard.rows,
+                errors=() if whole else (late,),
+            ),
+        )
+    tell(store, job, answered)
+
+
+def tell(store: JobStore, job: Job, answered: dict[int, int]) -> None:
+    """How far the job is, for the page and the log of whoever looks."""
+    shards = {
+        str(shard.index): {
+            "batch": f"{ONLINE}{job.id}-{shard.index}",
+            "status": "in_progress",
+            "total": shard.rows,
+            "succeeded": answered.get(shard.index, 0),
+            "failed": 0,
+        }
+        for shard in job.shards
+    }
+    store.save_progress({"at": time.time(), "shards": shards, "planned": []})
+
+
+def wanted_lines(store: JobStore, shard: Shard, done: RowSet, rows: RowSet | None) -> Iterator[Line]:
+    """The requests of a shard that are to be called.
+
+    :param rows: the only ones, None for all.
+    """
+    number = msgspec.json.Decoder(RowOf).decode
+    for request, entry in sent(store, shard.index, shard.token):
+        row = number(entry).row
+        if row not in done and (rows is None or row in rows):
+            yield Line(shard, row, request, len(request) // 4)
+
+
+class RowOf(msgspec.Struct):
+    row: int
+
+
+class Ahead(Generic[T]):
+    """Lines for many workers, read off the event loop a few hundred at a time."""
+
+    def __init__(self, first: T, lines: Iterator[T]) -> None:
+        self.held = [first]
+        self.lines = lines
+        self.lock = asyncio.Lock()
+
+    async def next(self) -> T | None:
+        while not self.held:
+            async with self.lock:
+                if not self.held:
+                    more = await asyncio.to_thread(lambda: list(islice(self.lines, AHEAD)))
+                    if not more:
+                        return None
+                    self.held = more[::-1]
+        return self.held.pop()
+
+
+def answered_rows(store: JobStore, job: Job, shard: Shard) -> RowSet:
+    """The rows of a shard whose answers are in its journal."""
+    done = RowSet()
+    prefix = f"{job.id}-"
+    decode = msgspec.json.Decoder(IdOf).decode
+    for line in journal_lines(store, shard.index):
+        try:
+            number = decode(line).custom_id.removeprefix(prefix)
+        except (ValueError, msgspec.MsgspecError):
+            continue  # cut off when the process was killed
+        if number.isdigit():
+            done.add(int(number))
+    return done
+
+
+class IdOf(msgspec.Struct):
+    custom_id: str

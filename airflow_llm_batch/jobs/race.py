@@ -1,0 +1,167 @@
+"""One row to many models: the first good answer is taken, the other calls are given up at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from threading import Event
+from typing import TYPE_CHECKING
+
+from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.jobs.journal import Journal
+from airflow_llm_batch.jobs.online import Ahead, Line, Vendor, answered_rows, at_once, begin, close, wanted_lines
+from airflow_llm_batch.jobs.outputs import OutputCheck
+from airflow_llm_batch.jobs.progress import Progress
+from airflow_llm_batch.jobs.rowset import RowSet
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.jobs.online import Online
+
+log = logging.getLogger(__name__)
+
+
+class Race:
+    """The same rows as jobs of several models, of which each row needs one answer.
+
+    The answer is kept in the journal of the job whose model gave it. Where no model gives a good one, the first model's
+    answer is kept, so that its failure can be looked at.
+
+    :param lanes: a job each, of the same rows in the same order.
+    """
+
+    def __init__(self, lanes: Sequence[Online]) -> None:
+        self.lanes = list(lanes)
+        self.stop = Event()
+        if len({lane.job.rows for lane in self.lanes}) > 1:
+            raise ConfigurationError(
+                "The models' jobs were planned from different rows; clear the task. Nothing was sent."
+            )
+
+    def run(self) -> None:
+        """Call until every row has an answer, and close the jobs."""
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        for lane in self.lanes:
+            await asyncio.to_thread(begin, lane.store, lane.job)
+        done = await asyncio.to_thread(self.answered)
+        progress = Progress(log, "rows answered", self.lanes[0].job.rows)
+        progress.add(len(done))
+        vendors = [Vendor(lane.hook, lane.calls, check_of(lane)) for lane in self.lanes]
+        journals: dict[tuple[int, int], Journal] = {}
+        rows = self.rows(done)
+        first = await asyncio.to_thread(next, rows, None)
+        try:
+            if first is not None:
+                ahead = Ahead(first, rows)
+
+                async def work() -> None:
+                    while not self.is_over and (lines := await ahead.next()) is not None:
+                        number, answer = await race(vendors, lines)
+                        place = number, lines[number].shard.index
+                        if place not in journals:
+                            journals[place] = Journal(self.lanes[number].store, place[1])
+                        journals[place].add(answer)
+                        progress.add(1)
+
+                at_most = min(lane.calls.concurrency for lane in self.lanes)
+                await at_once(work, at_most, lambda workers: self._watch(workers, journals))
+        finally:
+            for journal in journals.values():
+                await asyncio.to_thread(journal.close)
+            for vendor in vendors:
+                vendor.close()
+        if not self.stop.is_set():
+            whole = len(await asyncio.to_thread(self.answered)) >= self.lanes[0].job.rows
+            for lane in self.lanes:
+                # Each is whole when all rows have an answer, whoever gave it.
+                counts = {shard.index: shard.rows if whole else 0 for shard in lane.job.shards}
+                await asyncio.to_thread(close, lane.store, lane.job, counts)
+
+    @property
+    def is_over(self) -> bool:
+        deadline = self.lanes[0].deadline
+        return self.stop.is_set() or (deadline is not None and time.time() >= deadline)
+
+    async def _watch(self, workers: list[asyncio.Task[None]], journals: dict[tuple[int, int], Journal]) -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            for journal in list(journals.values()):
+                if journal.is_due:
+                    await asyncio.to_thread(journal.flush)
+            if self.is_over:
+                for worker in workers:
+                    worker.cancel()
+                return
+
+    def rows(self, done: RowSet) -> Iterator[tuple[Line, ...]]:
+        """Every row that has no answer, as a line for each model."""
+        streams = [all_lines(lane) for lane in self.lanes]
+        return (lines for lines in zip(*streams, strict=True) if lines[0].row not in done)
+
+    def answered(self) -> RowSet:
+        """The rows that have an answer, whoever gave it."""
+        done = RowSet()
+        for number in range(len(self.lanes)):
+            self.add_answered(number, done)
+        return done
+
+    def accountable(self, number: int) -> RowSet:
+        """The rows that a job has to land: those it has answered, and the first job also those that none has."""
+        rows = RowSet()
+        if number:
+            self.add_answered(number, rows)
+            return rows
+        others = RowSet()
+        for other in range(1, len(self.lanes)):
+            self.add_answered(other, others)
+        for row in range(self.lanes[0].job.rows):
+            if row not in others:
+                rows.add(row)
+        return rows
+
+    def add_answered(self, number: int, rows: RowSet) -> None:
+        lane = self.lanes[number]
+        for shard in lane.job.shards:
+            rows.update(answered_rows(lane.store, lane.job, shard))
+
+
+def all_lines(lane: Online) -> Iterator[Line]:
+    """Every request of a job, in the order of its rows."""
+    for shard in lane.job.shards:
+        yield from wanted_lines(lane.store, shard, RowSet(), None)
+
+
+def check_of(lane: Online) -> OutputCheck | None:
+    return OutputCheck(lane.job.output_schema) if lane.job.output_schema is not None else None
+
+
+async def race(vendors: Sequence[Vendor], lines: Sequence[Line]) -> tuple[int, bytes]:
+    """The first good answer to a row, and which model's it is; the first model's when none is good."""
+    calls = {
+        asyncio.ensure_future(vendor.ask(line.request, line.tokens)): number
+        for number, (vendor, line) in enumerate(zip(vendors, lines, strict=True))
+    }
+    failed: dict[int, bytes] = {}
+    errors: list[BaseException] = []
+    try:
+        left = set(calls)
+        while left:
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for call in sorted(done, key=calls.__getitem__):
+                number = calls[call]
+                if (error := call.exception()) is not None:
+                    errors.append(error)
+                    continue
+                if vendors[number].is_good(call.result()):
+                    return number, call.result()
+                failed[number] = call.result()
+    finally:
+        for call in calls:
+            call.cancel()
+    if not failed:
+        raise errors[0]
+    number = min(failed)
+    return (0, failed[0]) if 0 in failed else (number, failed[number])
