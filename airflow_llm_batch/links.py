@@ -61,9 +61,10 @@ def addresses(
 
 def job_page(job: str) -> str:
     """The plugin's page of a job: its directory's last four parts are DAG, run, task and map index."""
-    parts = job.partition("/round-")[0].rsplit("/", 4)[1:]
-    base = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
-    return f"{base}{PREFIX}/job/" + "/".join(quote(part, safe="") for part in parts)
+    base, _, name = job.rpartition("/")
+    parts = (base if name.startswith("round-") else job).rsplit("/", 4)[1:]
+    site = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+    return f"{site}{PREFIX}/job/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def files_page(destination: str) -> str:

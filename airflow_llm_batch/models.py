@@ -290,8 +290,10 @@ class Round(BaseModel):
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None
+    sync_cost_usd: float | None = None
     saving_usd: float | None = None
     estimated_cost_usd: float | None
+    usage: list[Usage] = []
 
 
 class Manifest(BaseModel):

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic import BaseModel, Field
 
-from airflow_llm_batch.jobs.overview import AT_ONCE, JobView, Key, Round, modified, view
-from airflow_llm_batch.jobs.store import ONLINE, JobStore
-from airflow_llm_batch.models import Batch, Created, Estimate, Reason, Shard, Usage, Void
+from airflow_llm_batch.exceptions import LLMBatchError
+from airflow_llm_batch.jobs.overview import AT_ONCE, JobView, Key, Round, modified, total, view
+from airflow_llm_batch.jobs.store import NEVER_SENT, ONLINE, JobStore, modified_at
+from airflow_llm_batch.models import Batch, Created, Estimate, Failure, Reason, Shard, Usage, Void
 from airflow_llm_batch.storage import read_small, storage_path
 
 if TYPE_CHECKING:
     from airflow_llm_batch.models import Manifest
+    from airflow_llm_batch.models import Round as Landed
 
+#: facts that never change, by their files: a page is drawn again every few seconds
+WRITTEN_ONCE: dict[str, Any] = {}
+MOST_KEPT = 20_000
+LOCK = Lock()
 #: shards, and failed rows, that are shown one by one
 MOST_SHARDS, MOST_FAILURES = 2000, 50
 
@@ -77,17 +85,24 @@ class JobDetail(JobView):
     sync_cost_usd: float | None = None
 
 
-def detail(key: Key, rounds: list[Round]) -> JobDetail:
-    """Read what an overview does not."""
+def detail(key: Key, rounds: list[Round], *, replaced: bool = False) -> JobDetail:
+    """Read what an overview does not.
+
+    :param replaced: another job has taken its place.
+    """
     first = rounds[0].job
     assert first is not None
     newest = next((found for found in reversed(rounds) if found.manifest is not None), None)
     manifest = newest.manifest if newest is not None else None
     told: dict[str, Any] = {}
     if newest is not None and manifest is not None:
-        told = landed(manifest) | {"failures": failures(newest)}
+        own = [done for done in manifest.rounds if f"{done.job}/".startswith(f"{rounds[0].uri}/")]
+        told = landed(manifest, own) | {"failures": failures(newest)}
+        if "taken_over.json" in newest.files:
+            # What lies there now was landed by the job that repaired this one.
+            told |= {"destination": None, "files": []}
     return JobDetail(
-        **view(key, rounds).model_dump(),
+        **view(key, rounds, replaced=replaced).model_dump(),
         conn_id=first.conn_id,
         sources=list(first.sources),
         request=first.request,
@@ -97,14 +112,15 @@ def detail(key: Key, rounds: list[Round]) -> JobDetail:
     )
 
 
-def landed(manifest: Manifest) -> dict[str, Any]:
+def landed(manifest: Manifest, own: list[Landed]) -> dict[str, Any]:
+    """:param own: the rounds that are this task's; a repair's manifest tells of those before it too."""
     return {
         "counts": manifest.counts,
-        "usage": manifest.usage,
+        "usage": [line for done in own for line in done.usage],
         "reasons": manifest.reasons,
         "destination": manifest.destination,
         "files": manifest.files,
-        "sync_cost_usd": manifest.sync_cost_usd,
+        "sync_cost_usd": total(done.sync_cost_usd for done in own),
     }
 
 
@@ -113,6 +129,9 @@ def failures(found: Round) -> list[FailureView]:
     if "failed.jsonl" not in found.files:
         return []
     decode = msgspec.json.decode
+    first: list[Failure] = []
+    with suppress(ValueError, LLMBatchError):  # cut off, or gone since
+        first.extend(islice(JobStore(found.uri).failures(), MOST_FAILURES))
     return [
         FailureView(
             row=failure.row,
@@ -122,7 +141,7 @@ def failures(found: Round) -> list[FailureView]:
             error_message=failure.error_message,
             round=failure.round,
         )
-        for failure in islice(JobStore(found.uri).failures(), MOST_FAILURES)
+        for failure in first
     ]
 
 
@@ -154,10 +173,12 @@ def shard_view(found: Round, shard: Shard, state: str, seen: dict[str, Any]) -> 
         at = f"{folder}/try-{number}"
         if void := read(found, f"{at}/void.json", Void):
             tried.append(void.reason)
+            if void.reason == "given up":
+                state, batch = "ended", NEVER_SENT
             continue
         created = read(found, f"{at}/created.json", Created)
         batch = read(found, f"{at}/ended.json", Batch)
-        ended_at = modified(found.files[f"{at}/ended.json"]) if batch else None
+        ended_at = written_at(found, f"{at}/ended.json") if batch else None
     if batch is not None:
         seen = {"status": batch.status, "succeeded": batch.succeeded, "failed": batch.failed}
     return ShardView(
@@ -168,7 +189,7 @@ def shard_view(found: Round, shard: Shard, state: str, seen: dict[str, Any]) -> 
         tokens=shard.tokens,
         state=state,
         batch_id=created.batch_id if created else None,
-        status=seen.get("status") if created else None,
+        status=seen.get("status") if created or batch else None,
         outcome=batch.outcome if batch else None,
         succeeded=seen.get("succeeded"),
         failed=seen.get("failed"),
@@ -187,5 +208,22 @@ def read(found: Round, name: str, model: Any) -> Any:
     """A small file of the job, None when there is none."""
     if name not in found.files:
         return None
-    data = read_small(storage_path(f"{found.uri}/{name}"))
-    return model.model_validate_json(data) if data else None
+    uri = f"{found.uri}/{name}"
+    with LOCK:
+        if (known := WRITTEN_ONCE.get(uri)) is not None:
+            return known
+    try:
+        value = model.model_validate_json(read_small(storage_path(uri)) or b"")
+    except ValueError:
+        return None  # cut off while it was written
+    with LOCK:
+        if len(WRITTEN_ONCE) > MOST_KEPT:
+            WRITTEN_ONCE.clear()
+        WRITTEN_ONCE[uri] = value
+    return value
+
+
+def written_at(found: Round, name: str) -> datetime | None:
+    """When a file of the job was written, as far as its store tells."""
+    info = found.files[name]
+    return modified(info) or modified_at(storage_path(f"{found.uri}/{name}"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,14 +16,17 @@ from pydantic import BaseModel
 from airflow_llm_batch.jobs.planning import estimated_cost
 from airflow_llm_batch.jobs.store import ATTEMPT, NEVER_SENT, ShardState, default_storage, state_of
 from airflow_llm_batch.models import Job, Manifest
-from airflow_llm_batch.storage import fresh, storage_path
+from airflow_llm_batch.storage import fresh, is_local, storage_path
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-JobState = Literal["planned", "running", "ended", "landed", "failed"]
+JobState = Literal["planned", "running", "ended", "landed", "failed", "replaced"]
+log = logging.getLogger(__name__)
 #: files read at once
 AT_ONCE = 16
+#: files whose content is looked at
+READ = frozenset({"job.json", "manifest.json", "progress.json"})
 #: parts of a path below the storage that name a task's job
 DEPTH = 4
 
@@ -29,8 +34,9 @@ DEPTH = 4
 class JobView(BaseModel):
     """One task's job, further rounds of it included.
 
-    :param state: ``planned`` (nothing was sent), ``running``, ``ended`` (not landed yet), ``landed``, or ``failed``
-        (landed, and no row succeeded); ``words`` says it for people.
+    :param state: ``planned`` (nothing was sent), ``running``, ``ended`` (not landed yet), ``landed``, ``failed``
+        (landed, and no row succeeded), or ``replaced`` (the task's input has changed since); ``words`` says it for
+        people.
     :param done: rows that the vendor has finished, failed ones included.
     :param requests: that were sent, a row in two rounds counted twice.
     :param cost_usd: of what was landed; None where it is not known, or nothing was landed.
@@ -79,19 +85,22 @@ class Round:
                 found.setdefault(int(match[1]), {}).setdefault(int(match[2]), set()).add(match[3])
         states = {shard.index: state_of(found.get(shard.index, {})) for shard in self.job.shards} if self.job else {}
         # One that was given up at the deadline, or when the job was cancelled, has no try that tells.
-        unsent = {int(index) for index, seen in self.seen().items() if seen["status"] == NEVER_SENT.status}
-        return {index: "ended" if index in unsent else state for index, state in states.items()}
+        seen = self.seen()
+        for index, state in states.items():
+            if state == "planned" and seen.get(str(index), {}).get("status") == NEVER_SENT.status:
+                states[index] = "ended"
+        return states
 
     def seen(self) -> dict[str, dict[str, Any]]:
         """Shard -> what the last look saw of it."""
-        shards: dict[str, dict[str, Any]] = (self.progress or {}).get("shards", {})
-        return shards
+        shards = self.progress.get("shards") if isinstance(self.progress, dict) else None
+        return {i: s for i, s in shards.items() if isinstance(s, dict)} if isinstance(shards, dict) else {}
 
     def counts(self) -> tuple[int, int]:
         """Rows done and of them failed, as last seen at the vendor."""
         shards = self.seen().values()
-        failed = sum(shard["failed"] or 0 for shard in shards)
-        return sum(shard["succeeded"] or 0 for shard in shards) + failed, failed
+        failed = sum(shard.get("failed") or 0 for shard in shards)
+        return sum(shard.get("succeeded") or 0 for shard in shards) + failed, failed
 
 
 #: (DAG, run, task, map index)
@@ -117,7 +126,7 @@ class Overview:
         root = fresh(storage_path(self.uri))
         top = root.path.rstrip("/")
         jobs: dict[Key, dict[str, Round]] = {}
-        for path, info in root.fs.find(top, detail=True).items():
+        for path, info in listing(root, top):
             parts = path[len(top) + 1 :].split("/")
             if len(parts) <= DEPTH or parts[-1].endswith(".part"):
                 continue
@@ -130,8 +139,14 @@ class Overview:
         for key, rounds in jobs.items():
             planned = [found for found in rounds.values() if found.job is not None]
             if planned:
-                self.jobs[key] = sorted(planned, key=lambda found: found.job.created_at if found.job else found.uri)
-        views = [view(key, rounds) for key, rounds in self.jobs.items()]
+                self.jobs[key] = sorted(planned, key=lambda found: found.job.round if found.job else 0)
+        views = []
+        for key in list(self.jobs):
+            try:
+                views.append(view(key, self.jobs[key], replaced=following(key) in self.jobs))
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                # A damaged job hides nothing but itself.
+                log.warning("The job at %s cannot be shown: %r", self.jobs.pop(key)[0].uri, error)
         return sorted(views, key=lambda job: job.created_at, reverse=True)
 
     def load(self, root: ObjectStoragePath, rounds: Iterable[Round]) -> None:
@@ -159,6 +174,38 @@ class Overview:
         self.known = known
 
 
+def listing(root: ObjectStoragePath, top: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every file of the storage, with what tells a changed one for those that are read.
+
+    :raises OSError: when a directory cannot be read.
+    """
+    if not is_local(root):
+        yield from root.fs.find(top, detail=True).items()
+        return
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for folder, _, names in os.walk(top, onerror=refuse):
+        for name in names:
+            path = f"{folder}/{name}"
+            info: dict[str, Any] = {}
+            if name in READ:
+                try:
+                    stat = os.stat(path)
+                except FileNotFoundError:
+                    continue
+                info = {"size": stat.st_size, "mtime": stat.st_mtime, "ino": stat.st_ino}
+            yield path, info
+
+
+def following(key: Key) -> Key:
+    """The key of the job that replaces one when a task's input has changed."""
+    instance, _, generation = key[3].partition(".")
+    return (*key[:3], f"{instance}.{int(generation) + 1 if generation.isdigit() else 2}")
+
+
 def parse(fs: Any, path: str, name: str) -> Any:
     """A file's content; None for one that is gone or damaged, which must not hide the others."""
     try:
@@ -166,7 +213,7 @@ def parse(fs: Any, path: str, name: str) -> Any:
         if name == "job.json":
             return Job.model_validate_json(data)
         return Manifest.model_validate_json(data) if name == "manifest.json" else msgspec.json.decode(data)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, TypeError):
         return None
 
 
@@ -185,8 +232,11 @@ def modified(info: Mapping[str, Any]) -> datetime | None:
     return told if isinstance(told, datetime) else None
 
 
-def view(key: Key, rounds: list[Round]) -> JobView:
-    """One job from its rounds, oldest first."""
+def view(key: Key, rounds: list[Round], *, replaced: bool = False) -> JobView:
+    """One job from its rounds, oldest first.
+
+    :param replaced: another job has taken its place.
+    """
     first, last = rounds[0].job, rounds[-1].job
     assert first is not None
     assert last is not None
@@ -196,11 +246,13 @@ def view(key: Key, rounds: list[Round]) -> JobView:
     own = [done for done in manifest.rounds if f"{done.job}/".startswith(f"{rounds[0].uri}/")] if manifest else []
     landed = rounds[-1].manifest is not None
     if manifest is not None:
-        counts = manifest.counts
-        # A further round runs: its rows are not done yet.
+        bad = manifest.rows - manifest.counts.get("succeeded", 0)
+        # A further round runs: its rows are not done yet, and have not failed again.
         done = manifest.rows if landed else manifest.rows - last.rows + done
-        failed = manifest.rows - counts["succeeded"] if landed else failed
+        failed = bad if landed else max(bad - last.rows, 0) + failed
     state, words = describe(states, manifest if landed else None, rounds[-1], done, failed)
+    if replaced and not landed:
+        state, words = "replaced", "replaced by a job with other input"
     estimates = [estimated_cost(found.job) for found in rounds if found.job]
     return JobView(
         dag_id=key[0],
@@ -210,7 +262,7 @@ def view(key: Key, rounds: list[Round]) -> JobView:
         uri=rounds[0].uri,
         provider=first.provider,
         models=sorted({model for found in rounds if found.job for model in found.job.estimate}),
-        created_at=first.created_at,
+        created_at=aware(first.created_at),
         landed_at=manifest.landed_at if manifest and landed else None,
         state=state,
         words=words,
@@ -225,6 +277,10 @@ def view(key: Key, rounds: list[Round]) -> JobView:
         cost_usd=total(done.cost_usd for done in own) if own else None,
         saving_usd=total(done.saving_usd for done in own) if own else None,
     )
+
+
+def aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def total(amounts: Iterable[float | None]) -> float | None:

@@ -141,8 +141,10 @@ class Landing:
             input_tokens=own.total.input_tokens,
             output_tokens=own.total.output_tokens,
             cost_usd=own.total.cost_usd,
+            sync_cost_usd=own.total.sync_cost_usd,
             saving_usd=own.total.saving_usd,
             estimated_cost_usd=estimated,
+            usage=own.usage(),
         )
         rounds = [*(earlier.rounds if earlier else ()), this]
         estimates = [done.estimated_cost_usd for done in rounds]

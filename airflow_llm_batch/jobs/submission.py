@@ -26,7 +26,7 @@ from airflow_llm_batch.exceptions import (
 from airflow_llm_batch.jobs.owner import this_process
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.settling import Doubt, in_flight, record
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.store import NEVER_SENT, JobStore
 from airflow_llm_batch.jobs.waves import Room
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 from airflow_llm_batch.providers.base import UNCLEAR, Payload
@@ -153,7 +153,7 @@ class Submission:
             number = self.store.last_try(self.index)
             if number and (created := self.store.created(self.index)):
                 return created
-            if self.wave.over and not self.store.is_creating(self.index):
+            if self._is_closed or (self.wave.over and not self.store.is_creating(self.index)):
                 return None
             if number and not self._is_void(number):
                 if batch := self.doubt.settle(number):
@@ -169,7 +169,7 @@ class Submission:
     def once(self) -> Created | None:
         """One create of a planned shard; None when nothing, or nothing certain, came of it."""
         number = self.store.last_try(self.index)
-        if self.wave.over or (number and not self._is_void(number)):
+        if self.wave.over or self._is_closed or (number and not self._is_void(number)):
             return None
         return self._create(number + 1)
 
@@ -237,6 +237,12 @@ class Submission:
                 f"{self.store.requests(self.index, self.shard.token)} is not what was planned (CRC-32 differs). No "
                 "batch was made of it and nothing billed. Remove the job directory to plan anew."
             )
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether the shard was given up unsent, at the deadline or because somebody has cancelled the job."""
+        ended = self.store.ended(self.index)
+        return ended is not None and ended.status == NEVER_SENT.status
 
     def _is_void(self, number: int) -> bool:
         """Whether a try is known to have made nothing.

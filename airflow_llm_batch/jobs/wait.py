@@ -45,6 +45,8 @@ class JobWait:
         self.told = ""
         #: batches whose cancellation was asked for
         self.cancelled = 0
+        #: and those that may be somebody else's
+        self.uncertain = 0
         self.allowed = deadline
         if store is None:
             self.wait = Wait({0: batch_id or ""}, on_deadline=on_deadline)
@@ -224,6 +226,7 @@ class JobWait:
             created = self.store.created(index) if self.store is not None else None
             if created is not None and created.provisional:
                 self.log.warning("Batch %s is not cancelled: whether it is ours shows when it has ended.", batch_id)
+                self.uncertain += 1
                 continue
             try:
                 if self.hook.get_batch(batch_id).outcome is None:

@@ -108,5 +108,5 @@ class FetchResultsOperator(BaseOperator):
 
         ti = context["ti"]
         map_index = -1 if ti.map_index is None else ti.map_index
-        store = JobStore(job_uri(None, ti.dag_id, ti.run_id, ti.task_id, map_index) + f"/{batch_id}")
+        store = JobStore(job_uri(None, ti.dag_id, ti.run_id, ti.task_id, map_index) + f"~{batch_id}")
         return store, adopted_job(store, hook, ended(hook.get_batch(batch_id)))

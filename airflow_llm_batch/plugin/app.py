@@ -10,21 +10,23 @@ from typing import Annotated, Any
 
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.detail import JobDetail, detail
-from airflow_llm_batch.jobs.overview import JobView, total
+from airflow_llm_batch.jobs.overview import JobView, following, total
 from airflow_llm_batch.jobs.store import ONLINE
 from airflow_llm_batch.links import files_page
-from airflow_llm_batch.plugin.access import Editable, Readable, require_edit, require_read
+from airflow_llm_batch.plugin.access import UNKNOWN, Asks, require_edit, require_read
 from airflow_llm_batch.plugin.snapshot import Snapshot, StoreTrouble
 
 log = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
+#: states of jobs that are on their way
+AT_WORK = ("running", "ended")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'self'; form-action 'none'; frame-ancestors 'self'",
@@ -94,7 +96,7 @@ class Filters(BaseModel):
     def fits(self, job: JobView) -> bool:
         day = job.created_at.date()
         wanted = ((self.dag_id, job.dag_id), (self.run_id, job.run_id), (self.provider, job.provider))
-        states = {"active": ("planned", "running", "ended")}.get(self.state or "", (self.state,))
+        states = {"active": AT_WORK}.get(self.state or "", (self.state,))
         return (
             all(asked in (None, "", told) for asked, told in wanted)
             and (not self.state or job.state in states)
@@ -133,29 +135,34 @@ def make_app(snapshot: Snapshot | None = None) -> FastAPI:
         return app.openapi()
 
     @app.get("/api/jobs")
-    def jobs(
-        readable: Readable,
+    async def jobs(
+        access: Asks,
         filters: Annotated[Filters, Depends()],
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
         offset: Annotated[int, Query(ge=0)] = 0,
     ) -> Jobs:
         """Jobs, newest first."""
-        look = seen.look()
+        look = await seen.look()
+        readable = await run_in_threadpool(access.readable, {job.dag_id for job in look.jobs})
         mine = [job for job in look.jobs if job.dag_id in readable]
         found = filters.keep(mine, readable)
+        near = [
+            job for job in mine if filters.run_id in (None, job.run_id) and filters.dag_id in (None, "", job.dag_id)
+        ]
         return Jobs(
             jobs=found[offset : offset + limit],
             found=len(found),
-            active=sum(job.state in ("planned", "running", "ended") for job in mine),
+            active=sum(job.state in AT_WORK for job in near),
             dags=sorted({job.dag_id for job in mine}),
             providers=sorted({job.provider for job in mine}),
             note=look.note,
         )
 
     @app.get("/api/totals")
-    def totals(readable: Readable, filters: Annotated[Filters, Depends()]) -> Totals:
+    async def totals(access: Asks, filters: Annotated[Filters, Depends()]) -> Totals:
         """Rows, tokens, dollars and saving per day and per DAG."""
-        look = seen.look()
+        look = await seen.look()
+        readable = await run_in_threadpool(access.readable, {job.dag_id for job in look.jobs})
         found = filters.keep(look.jobs, readable)
         return Totals(
             days=summed((job.created_at.date().isoformat(), job) for job in found),
@@ -164,27 +171,30 @@ def make_app(snapshot: Snapshot | None = None) -> FastAPI:
         )
 
     @app.get(f"/api{job_path}", dependencies=[Depends(require_read)])
-    def job(dag_id: str, run_id: str, task_id: str, map_index: str, editable: Editable) -> Page:
+    async def job(dag_id: str, run_id: str, task_id: str, map_index: str, access: Asks) -> Page:
         """One job in full."""
-        look = seen.look()
+        look = await seen.look()
         key = (dag_id, run_id, task_id, map_index)
         rounds = look.rounds.get(key)
         if rounds is None:
-            raise HTTPException(404, "No such job, or not yours to see.")
-        told = detail(key, rounds)
+            raise HTTPException(404, UNKNOWN)
+        told = await seen.ask(key, lambda: detail(key, rounds, replaced=following(key) in look.rounds))
         called = any((shard.batch_id or "").startswith(ONLINE) for shard in told.timeline)
-        active = told.state in ("planned", "running") and not called
+        active = told.state == "running" and not called
+        may_cancel = active and await run_in_threadpool(access.may, "PUT", dag_id)
         shown = files_page(told.destination) if told.destination else ""
-        return Page(**dict(told), may_cancel=active and dag_id in editable, destination_url=shown, note=look.note)
+        return Page(**dict(told), may_cancel=may_cancel, destination_url=shown, note=look.note)
 
     @app.post(f"/api{job_path}/cancel", dependencies=[Depends(require_edit)])
-    def cancel(dag_id: str, run_id: str, task_id: str, map_index: str) -> dict[str, str]:
+    async def cancel(dag_id: str, run_id: str, task_id: str, map_index: str) -> dict[str, str]:
         """Ask the vendor to cancel what runs of a job. Finished rows stay billed, and can still be fetched."""
-        rounds = seen.look().rounds.get((dag_id, run_id, task_id, map_index))
+        rounds = (await seen.look()).rounds.get((dag_id, run_id, task_id, map_index))
         if rounds is None:
-            raise HTTPException(404, "No such job, or not yours to see.")
-        message = cancel_job(rounds[-1].uri)
-        seen.forget()
+            raise HTTPException(404, UNKNOWN)
+        try:
+            message = await run_in_threadpool(cancel_job, rounds[-1].uri)
+        finally:
+            seen.forget()
         return {"message": message}
 
     @app.get("/", include_in_schema=False)
@@ -231,7 +241,7 @@ def summed(jobs: Iterable[tuple[str, JobView]]) -> list[Sum]:
 def cancel_job(uri: str) -> str:
     """Cancel what runs of a job; the waiting task sees it end, and lands what was finished.
 
-    :raises HTTPException: 409 when there is nothing to cancel, 502 when the vendor does not take it.
+    :raises HTTPException: 409 when there is nothing to cancel, or not yet; 502 when it cannot be cancelled.
     """
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.store import JobStore
@@ -242,16 +252,24 @@ def cancel_job(uri: str) -> str:
         hook = LLMBatchHook(store.job().conn_id)
         try:
             wait = JobWait(hook, store, log)
-            running = len(wait.wait.pending) + len(wait.wait.planned)
-            if not running:
+            # What has ended meanwhile is written down, and not cancelled.
+            wait.look()
+            planned, creating = len(wait.wait.planned), wait.wait.doubtful
+            if not (wait.wait.pending or planned or creating):
                 raise HTTPException(409, "Nothing of this job runs any more.")
             taken = wait.withdraw()
         finally:
             hook.close()
-    except LLMBatchError as error:
-        raise HTTPException(502, str(error)) from None
+    except HTTPException:
+        raise
+    except Exception as error:
+        raise HTTPException(502, f"The job could not be cancelled: {error}") from None
+    told = [f"Cancellation of {wait.cancelled} batch(es) was asked for"] if wait.cancelled else []
+    told += [f"{planned} that waited for room will not be sent"] if planned else []
+    told += [f"{wait.uncertain} may be somebody else's and cannot be cancelled"] if wait.uncertain else []
+    told += ["one is being created at this moment; cancel once more when it is there"] if creating else []
     if not taken:
-        raise HTTPException(502, "The vendor did not take every cancellation; try again in a minute.")
-    return (
-        f"Cancellation of {running} batch(es) was asked for. Vendors take up to ten minutes; finished rows stay billed."
-    )
+        raise HTTPException(502, "; ".join([*told, "the vendor did not take every cancellation: try again"]) + ".")
+    if not (wait.cancelled or planned):
+        raise HTTPException(409, "; ".join(told).capitalize() + ".")
+    return "; ".join(told) + ". Vendors take up to ten minutes; finished rows stay billed."

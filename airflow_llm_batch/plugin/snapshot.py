@@ -1,22 +1,27 @@
-"""The overview, kept for a moment and read by one thread: a slow store delays nobody for long."""
+"""The store's jobs, kept for a moment and read by threads of their own: a slow store delays nobody else, and nobody for
+long."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TooLate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from airflow_llm_batch.jobs.overview import Overview
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.overview import JobView, Key, Round
 
+T = TypeVar("T")
 #: seconds for which what was read is good enough
 FRESH = 2.0
 #: seconds that a request waits for the store
 PATIENCE = 5.0
+#: pages of one job that are read at once
+READERS = 4
 
 
 class StoreTrouble(Exception):
@@ -40,38 +45,73 @@ class Snapshot:
     def __init__(self, overview: Overview | None = None) -> None:
         self.overview = overview or Overview()
         self.pool = ThreadPoolExecutor(1, "llm-batch-snapshot")
+        self.readers = ThreadPoolExecutor(READERS, "llm-batch-page")
         self.lock = threading.Lock()
-        self.running: Future[Seen] | None = None
+        self.running: dict[Any, Future[Any]] = {}
+        self.known: dict[Any, tuple[float, Any]] = {}
         self.seen: Seen | None = None
         self.read_at = 0.0
+        self.is_stale = True
 
-    def look(self) -> Seen:
+    async def look(self) -> Seen:
         """What the store holds now, or held a moment ago.
 
         :raises StoreTrouble: when it was never read and cannot be now.
         """
-        with self.lock:
-            if self.seen is not None and time.monotonic() - self.read_at < FRESH:
-                return self.seen
-            if self.running is None or self.running.done():
-                self.running = self.pool.submit(self._read)
-            running = self.running
+        if self.seen is not None and not self.is_stale and time.monotonic() - self.read_at < FRESH:
+            return self.seen
         try:
-            return running.result(PATIENCE)
-        except TooLate:
-            trouble = f"The job store at {self.overview.uri} has not answered for {PATIENCE:.0f} seconds."
-        except Exception as error:
-            trouble = f"The job store at {self.overview.uri} cannot be read: {type(error).__name__}: {error}"
-        if self.seen is None:
-            raise StoreTrouble(trouble)
-        age = time.monotonic() - self.read_at
-        return self.seen._replace(note=f"{trouble} What is shown is {age:.0f} seconds old.")
+            return await self._wait_for(self._once(None, self.pool, self._read))
+        except StoreTrouble as trouble:
+            if self.seen is None:
+                raise
+            age = time.monotonic() - self.read_at
+            return self.seen._replace(note=f"{trouble} What is shown is {age:.0f} seconds old.")
+
+    async def ask(self, key: Any, read: Callable[[], T]) -> T:
+        """Something that takes reading of one job; what was read a moment ago is good enough.
+
+        :raises StoreTrouble: when the store cannot be read, or not in time.
+        """
+        known = self.known.get(key)
+        if known is not None and time.monotonic() - known[0] < FRESH:
+            value: T = known[1]
+            return value
+        value = await self._wait_for(self._once(key, self.readers, read))
+        if len(self.known) > 200:
+            self.known.clear()
+        self.known[key] = time.monotonic(), value
+        return value
 
     def forget(self) -> None:
         """Something was changed: read again at the next look."""
-        self.read_at = 0.0
+        self.is_stale = True
+        self.known.clear()
+
+    def _once(self, key: Any, pool: ThreadPoolExecutor, read: Callable[[], T]) -> Future[T]:
+        """The same thing is read once for all who wait for it."""
+        with self.lock:
+            running = self.running.get(key)
+            if running is None or running.done():
+                if len(self.running) > 200:
+                    self.running = {known: future for known, future in self.running.items() if not future.done()}
+                running = self.running[key] = pool.submit(read)
+            return running
+
+    async def _wait_for(self, future: Future[T]) -> T:
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), PATIENCE)
+        except TimeoutError:
+            raise StoreTrouble(
+                f"The job store at {self.overview.uri} has not answered for {PATIENCE:.0f} seconds."
+            ) from None
+        except Exception as error:
+            raise StoreTrouble(
+                f"The job store at {self.overview.uri} cannot be read: {type(error).__name__}: {error}"
+            ) from None
 
     def _read(self) -> Seen:
+        self.is_stale = False
         seen = Seen(self.overview.refresh(), self.overview.jobs)
         self.seen, self.read_at = seen, time.monotonic()
         return seen

@@ -8,6 +8,8 @@ const page = document.getElementById("page");
 const base = new URL(document.baseURI).pathname;
 let timer = 0;
 let turn = 0;
+let drawn = "";
+let touched = 0;
 
 /** The API's answer. */
 export async function ask(path, options = {}) {
@@ -22,21 +24,8 @@ export async function ask(path, options = {}) {
   throw new Error(told);
 }
 
-/** Go to another page of ours. */
-export function go(path) {
-  history.pushState(null, "", path);
-  draw();
-}
-
-/** A link to another page of ours. */
-export function route(path, text, attributes = {}) {
-  const follow = (event) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    go(path);
-  };
-  return h("a", { href: path, onclick: follow, ...attributes }, text);
-}
+/** A link to another page of ours: a real one, which Airflow's own address bar follows. */
+export const route = (path, text, attributes = {}) => h("a", { href: path || base, ...attributes }, text);
 
 export const jobPath = (job) => `job/${[job.dag_id, job.run_id, job.task_id, job.map_index].map(encodeURIComponent).join("/")}`;
 export const airflow = (path) => base.replace(/llm-batches\/$/, "") + path;
@@ -45,31 +34,67 @@ export const airflow = (path) => base.replace(/llm-batches\/$/, "") + path;
 export async function draw() {
   clearTimeout(timer);
   const mine = ++turn;
-  const [kind, ...names] = location.pathname.slice(base.length).split("/").filter(Boolean).map(decodeURIComponent);
   let pause = 10000;
   try {
-    const { nodes, live } = kind === "job" ? await showJob(names) : await showJobs(kind === "run" ? names : null);
+    const { data, make, live } = await show();
     if (mine !== turn) return;
-    keepFocus(() => page.replaceChildren(...nodes));
-    pause = live ? 3000 : 10000;
+    const told = `${new Date().getMinutes()} ${page.clientWidth} ${JSON.stringify(data)}`;
+    if (isBusy()) pause = 1500;
+    else {
+      // A page that would look the same is left alone.
+      if (told !== drawn) keepPlace(() => page.replaceChildren(...make()));
+      drawn = told;
+      pause = live ? 3000 : 10000;
+    }
   } catch (error) {
     if (mine !== turn) return;
+    drawn = "";
     page.replaceChildren(h("div", { class: "error", role: "alert" }, h("strong", {}, "This cannot be shown. "), error.message),
       h("p", {}, h("button", { onclick: draw }, "Try again")));
   }
   timer = setTimeout(function again() {
-    // Nobody types into a field that is replaced, and nobody looks at a hidden page.
-    const busy = document.hidden || document.querySelector("dialog[open]") || ["SELECT", "INPUT"].includes(document.activeElement?.tagName);
-    if (busy) timer = setTimeout(again, 1500);
+    if (document.hidden) timer = setTimeout(again, 1500);
     else draw();
   }, pause);
 }
 
-function keepFocus(change) {
-  const id = document.activeElement?.id;
+/** Draw at once, whatever the page looks like now. */
+export function redraw() {
+  drawn = "";
+  return draw();
+}
+
+function show() {
+  let names;
+  try {
+    names = location.pathname.slice(base.length).split("/").filter(Boolean).map(decodeURIComponent);
+  } catch {
+    throw new Error("The address is not one of a job.");
+  }
+  const [kind, ...rest] = names;
+  return kind === "job" ? showJob(rest) : showJobs(kind === "run" ? rest : null);
+}
+
+/** Whether somebody is in the middle of something that a new page would take away. */
+function isBusy() {
+  const typing = ["SELECT", "INPUT"].includes(document.activeElement?.tagName) && Date.now() - touched < 5000;
+  const selecting = !getSelection().isCollapsed && page.contains(getSelection().anchorNode);
+  return Boolean(document.querySelector("dialog[open]")) || typing || selecting;
+}
+
+/** Focus, scrolling and opened details stay where they are when the page is drawn anew. */
+function keepPlace(change) {
+  const like = (node) => [...page.querySelectorAll(node.tagName)].filter((other) => other.id === node.id && other.textContent === node.textContent);
+  const held = page.contains(document.activeElement) ? document.activeElement : null;
+  const place = held ? like(held).indexOf(held) : -1;
+  const open = [...page.querySelectorAll("details[open]")];
   const [left, top] = [scrollX, scrollY];
   change();
-  if (id) document.getElementById(id)?.focus({ preventScroll: true });
+  for (const details of open) {
+    const same = [...page.querySelectorAll("details")].find((other) => other.firstChild.textContent === details.firstChild.textContent);
+    if (same) same.open = true;
+  }
+  if (held) (like(held)[place] ?? (held.id ? document.getElementById(held.id) : null))?.focus({ preventScroll: true });
   scrollTo(left, top);
 }
 
@@ -96,7 +121,7 @@ try {
   if (window.parent !== window) new MutationObserver(dress).observe(window.parent.document.documentElement, { attributes: true });
 } catch { /* framed by somebody else */ }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
-window.addEventListener("popstate", draw);
+for (const kind of ["keydown", "pointerdown"]) document.addEventListener(kind, () => (touched = Date.now()), true);
 window.addEventListener("resize", () => {
   clearTimeout(timer);
   timer = setTimeout(draw, 200);

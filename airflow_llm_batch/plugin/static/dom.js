@@ -111,7 +111,7 @@ export function progress(job) {
 export function instance(job) {
   const [place, generation] = job.map_index.split(".");
   const [index, model] = place.split("~");
-  const which = model ? ` · model ${Number(model) + 1}` : "";
+  const which = model ? ` · ${/^\d+$/.test(model) ? `model ${Number(model) + 1}` : model}` : "";
   return `${index === "-1" ? "" : ` [${index}]`}${which}${generation ? ` · job ${generation}, input changed` : ""}`;
 }
 

@@ -1,6 +1,6 @@
 // One job.
 
-import { airflow, ask, draw, route } from "./app.js";
+import { airflow, ask, redraw, route } from "./app.js";
 import { age, badge, clock, copy, cost, dollars, h, instance, link, number, progress, short } from "./dom.js";
 import { timeline } from "./plots.js";
 
@@ -10,11 +10,12 @@ export async function showJob(names) {
   const task = `dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}/tasks/${encodeURIComponent(job.task_id)}` +
     (/^\d+/.test(job.map_index) ? `/mapped/${job.map_index.split(".")[0]}` : "");
   return {
-    live: job.state === "planned" || job.state === "running" || job.state === "ended",
-    nodes: [
+    live: job.state === "running" || job.state === "ended",
+    data: job,
+    make: () => [
       h("div", { class: "head" },
         route("", "LLM batches"), h("span", { class: "quiet" }, "/"),
-        h("h1", {}, job.dag_id), h("span", { class: "quiet" }, job.task_id, instance(job)), badge(job.state),
+        h("h1", { class: "wrap" }, job.dag_id), h("span", { class: "quiet" }, job.task_id, instance(job)), badge(job.state),
         h("div", { class: "right" },
           link(airflow(task), "Task and logs"),
           link(airflow(`dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}`), "DAG run"),
@@ -23,7 +24,7 @@ export async function showJob(names) {
       h("div", { class: "panel" }, progress(job), facts(job)),
       job.counts ? [h("h2", {}, "Rows"), statuses(job)] : null,
       h("h2", {}, "Batches"),
-      job.timeline.length ? [h("div", { class: "panel" }, timeline(job.timeline.slice(0, 60))), batches(job)] : h("p", { class: "quiet" }, "Nothing was left to ask."),
+      job.timeline.length ? [h("div", { class: "panel" }, timeline(job.timeline.slice(0, 60), Boolean(job.landed_at))), batches(job)] : h("p", { class: "quiet" }, "Nothing was left to ask."),
       job.failures.length ? failures(job) : null,
       job.usage.length ? usage(job) : null,
       job.files.length ? files(job) : null,
@@ -122,7 +123,7 @@ function cancelButton(job, path) {
       told.textContent = (await ask(`${path}/cancel`, { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" })).message;
       setTimeout(() => {
         ask_.close();
-        draw();
+        redraw();
       }, 1500);
     } catch (error) {
       told.textContent = error.message;

@@ -1,6 +1,6 @@
 // All jobs, or those of one DAG run.
 
-import { airflow, ask, draw, jobPath, route } from "./app.js";
+import { airflow, ask, jobPath, redraw, route } from "./app.js";
 import { age, badge, clock, cost, dollars, h, instance, link, number, progress, short } from "./dom.js";
 import { columns, ranks } from "./plots.js";
 
@@ -11,15 +11,32 @@ const METRICS = [
   { name: "Dollars", value: (sum) => sum.cost_usd, told: dollars },
   { name: "Saved", value: (sum) => sum.saving_usd, told: dollars },
 ];
-const STATES = { active: "not landed yet", planned: "planned", running: "running", ended: "ended", landed: "landed", failed: "failed" };
-const chosen = { dag_id: "", provider: "", state: "", since: "", until: "", offset: 0, metric: 0 };
+const STATES = { active: "not landed yet", planned: "planned", running: "running", ended: "ended", landed: "landed", failed: "failed", replaced: "replaced" };
+const MOST = 500;
+const NOTHING = { dag_id: "", provider: "", state: "", since: "", until: "", offset: 0 };
+/** What was chosen stays chosen while a job is looked at. */
+const chosen = { ...NOTHING, metric: 0, ...kept() };
+
+function kept() {
+  try {
+    return JSON.parse(sessionStorage.getItem("llm-batches")) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+function choose(change) {
+  Object.assign(chosen, change);
+  sessionStorage.setItem("llm-batches", JSON.stringify(chosen));
+  redraw();
+}
 
 export async function showJobs(run) {
   const filters = run ? { dag_id: run[0], run_id: run[1] } : { ...chosen };
   delete filters.metric;
   const asked = (extra) => new URLSearchParams(Object.entries({ ...filters, ...extra }).filter(([, value]) => value !== ""));
   const [told, sums] = await Promise.all([
-    ask(`jobs?${asked({ limit: LIMIT, offset: run ? 0 : chosen.offset })}`),
+    ask(`jobs?${asked({ limit: run ? MOST : LIMIT, offset: run ? 0 : chosen.offset })}`),
     run ? null : ask(`totals?${asked({ offset: "" })}`),
   ]);
   const live = told.active > 0;
@@ -27,7 +44,8 @@ export async function showJobs(run) {
   const nothing = !told.found && !filtered;
   return {
     live,
-    nodes: [
+    data: [told, sums, chosen],
+    make: () => [
       h("div", { class: "head" },
         h("h1", {}, "LLM batches"),
         run ? h("span", { class: "quiet" }, `of ${run[0]}, run ${run[1]}`) : null,
@@ -37,6 +55,7 @@ export async function showJobs(run) {
       run || nothing ? null : filterRow(told),
       told.found ? table(told, run) : empty(run, filtered),
       told.found > LIMIT && !run ? pager(told) : null,
+      run && told.found > MOST ? h("p", { class: "small quiet" }, `The newest ${MOST} of ${number(told.found)} jobs.`) : null,
     ].filter(Boolean),
   };
 }
@@ -45,34 +64,28 @@ function totals(sums) {
   const metric = METRICS[chosen.metric];
   const sum = (value) => sums.days.reduce((all, day) => all + value(day), 0);
   const unknown = sum((day) => day.unknown);
-  const choose = (place) => () => {
-    chosen.metric = place;
-    draw();
-  };
   return h("section", { class: "totals", "aria-label": "Totals" },
     h("div", { class: "panel" },
       h("div", { class: "metrics" }, METRICS.map(({ name, value, told }, place) =>
-        h("button", { id: `metric-${name}`, "aria-pressed": String(place === chosen.metric), onclick: choose(place) }, h("strong", {}, told(sum(value))), name))),
+        h("button", { id: `metric-${name}`, "aria-pressed": String(place === chosen.metric), onclick: () => choose({ metric: place }) }, h("strong", {}, told(sum(value))), name))),
       columns(sums.days, metric.value, metric.told),
       unknown ? h("p", { class: "small quiet" }, `Without ${number(unknown)} landed jobs whose price is not known.`) : null),
     h("div", { class: "panel" }, h("h2", {}, `${metric.name} per DAG`), ranks(sums.dags, metric.value, metric.told)));
 }
 
 function filterRow(told) {
-  const set = (name) => (event) => {
-    Object.assign(chosen, { [name]: event.target.value, offset: 0 });
-    event.target.blur();
-    draw();
+  const set = (name) => (event) => choose({ [name]: event.target.value, offset: 0 });
+  // A year that is being typed goes through 2, 20 and 202.
+  const typed = (name) => (event) => {
+    const { value } = event.target;
+    if (value !== chosen[name] && (value === "" || value >= "2000")) choose({ [name]: value, offset: 0 });
   };
   const select = (name, label, options) => h("label", {}, label,
     h("select", { id: `filter-${name}`, onchange: set(name) },
       h("option", { value: "" }, "all"),
       options.map(([value, text]) => h("option", { value, selected: chosen[name] === value }, text))));
-  const day = (name, label) => h("label", {}, label, h("input", { id: `filter-${name}`, type: "date", value: chosen[name], onchange: set(name) }));
-  const clear = () => {
-    Object.assign(chosen, { dag_id: "", provider: "", state: "", since: "", until: "", offset: 0 });
-    draw();
-  };
+  const day = (name, label) => h("label", {}, label, h("input", { id: `filter-${name}`, type: "date", value: chosen[name], onblur: typed(name), onkeydown: (event) => event.key === "Enter" && typed(name)(event), onchange: typed(name) }));
+  const clear = () => choose(NOTHING);
   const names = (list) => list.map((name) => [name, name]);
   return h("div", { class: "filters" },
     select("dag_id", "DAG", names(told.dags)),
@@ -100,10 +113,7 @@ function table(told, run) {
 }
 
 function pager(told) {
-  const move = (offset) => () => {
-    chosen.offset = offset;
-    draw();
-  };
+  const move = (offset) => () => choose({ offset });
   const last = Math.min(chosen.offset + LIMIT, told.found);
   return h("nav", { class: "pager small", "aria-label": "Pages" },
     `${number(chosen.offset + 1)} to ${number(last)} of ${number(told.found)}`,

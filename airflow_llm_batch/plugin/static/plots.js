@@ -52,10 +52,10 @@ export function ranks(sums, value, told) {
 }
 
 /** A line per batch: planned, created, ended. */
-export function timeline(shards) {
+export function timeline(shards, landed) {
   const times = shards.flatMap((shard) => [shard.planned_at, shard.created_at, shard.ended_at]).filter(Boolean).map((t) => +new Date(t));
   const from = Math.min(...times);
-  const running = shards.some((shard) => shard.state !== "ended");
+  const running = !landed && shards.some((shard) => shard.state !== "ended");
   const to = Math.max(running ? Date.now() : 0, ...times, from + 1000);
   const left = 92;
   const width = room(0.98);
