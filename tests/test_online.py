@@ -197,8 +197,7 @@ def test_trouble_that_passes_is_called_again_and_what_does_not_pass_is_landed(co
     assert asked["fail 500"] >= 3
     assert asked["cut"] >= 3
     assert rows[0]["error_code"] == "http_500"
-    assert rows[2]["error_code"] == "http_599"
-    assert "connection" in rows[2]["error_message"]
+    assert rows[2]["error_code"] == "connection_error"
 
 
 def test_a_call_that_hangs_is_given_up(connect, context, tmp_path):
@@ -225,6 +224,19 @@ def test_a_refused_key_stops_everything(connect, context, tmp_path):
         drive(operator(connect(emulator.url), tmp_path), context)
     assert "sk-planted" not in str(told.value)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_server_that_cannot_be_reached_fails_the_task_and_no_row(connect, context, tmp_path):
+    """Nothing was ever answered: Airflow's retry is the remedy, and nothing is landed as failed."""
+    from airflow_llm_batch.exceptions import VendorUnavailable
+    from airflow_llm_batch.jobs import calls
+
+    task = operator(connect("http://127.0.0.1:9"), tmp_path)
+    with pytest.MonkeyPatch.context() as quick:
+        quick.setattr(calls, "FIRST_PAUSE", 0.01)
+        with pytest.raises(VendorUnavailable, match="cannot be reached"):
+            drive(task, context)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_the_fastest_good_answer_wins_and_the_others_are_given_up(connect, context, tmp_path):

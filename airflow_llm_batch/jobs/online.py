@@ -7,68 +7,38 @@ there like any batch. A row whose answer is in the journal is never called again
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from threading import Event
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-import httpx
 import msgspec
 
-from airflow_llm_batch.exceptions import ConfigurationError, RequestRejected
+from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.jobs.calls import Calls, Vendor
 from airflow_llm_batch.jobs.journal import EVERY, Journal, journal_lines
 from airflow_llm_batch.jobs.lines import batch_lines
 from airflow_llm_batch.jobs.outputs import OutputCheck
 from airflow_llm_batch.jobs.owner import is_gone, this_process
-from airflow_llm_batch.jobs.pace import Pace
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.repair import sent
 from airflow_llm_batch.jobs.rowset import RowSet
 from airflow_llm_batch.jobs.store import ONLINE
 from airflow_llm_batch.models import Batch, Created, Intent
 from airflow_llm_batch.providers.json_lines import UNREADABLE
-from airflow_llm_batch.transport import retry_after
-from airflow_llm_batch.wire import open_wire
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.store import JobStore
-    from airflow_llm_batch.models import Job, Result, Shard
-    from airflow_llm_batch.providers.base import Call
-    from airflow_llm_batch.wire import ProxiedWire, Wire
+    from airflow_llm_batch.models import Job, Shard
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: lines read ahead, off the event loop
 AHEAD = 256
-#: seconds between two tries of a call, doubled with each, at most a minute
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-#: answers that concern every call alike
-FATAL = frozenset({401, 403})
-TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
-
-
-@dataclass
-class Calls:
-    """How calls are made.
-
-    :param concurrency: at once.
-    :param requests_per_minute: None for any number; likewise ``tokens_per_minute``, the prompt as we estimate it.
-    :param timeout: seconds for one call, its repetitions and pauses included.
-    :param retries: how often a call is repeated after trouble that passes; refusals for the rate are not counted.
-    """
-
-    concurrency: int = 32
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout: float = 600.0
-    retries: int = 5
 
 
 class Line(NamedTuple):
@@ -81,126 +51,6 @@ class Line(NamedTuple):
     row: int
     request: bytes
     tokens: int
-
-
-class Vendor:
-    """One model's endpoint: its connections and its pace.
-
-    :param check: for answers that have to fit a schema.
-    """
-
-    def __init__(self, hook: LLMBatchHook, calls: Calls, check: OutputCheck | None = None) -> None:
-        self.provider, self.calls, self.check = hook.provider, calls, check
-        self.redacted = hook.transport.redacted
-        self.origin = httpx.URL(hook.provider.base_url)
-        self.headers = dict(hook.transport.headers)
-        self.pace = Pace(calls.concurrency, calls.requests_per_minute, calls.tokens_per_minute)
-        self.idle: list[Wire | ProxiedWire] = []
-        self.good = 0
-
-    @contextlib.asynccontextmanager
-    async def wire(self, tokens: int) -> AsyncIterator[Wire | ProxiedWire]:
-        """A connection for one call, when it is this call's turn."""
-        await self.pace.enter(tokens)
-        wire = self.idle.pop() if self.idle else open_wire(self.origin, self.headers)
-        try:
-            yield wire
-        finally:
-            self.idle.append(wire)
-            self.pace.leave()
-
-    async def ask(self, request: bytes, tokens: int) -> bytes:
-        """The answer to one request, as a batch would have answered: good, refused, or the trouble that did not pass.
-
-        :raises RequestRejected: when the vendor refuses the key, and has not answered anything yet.
-        """
-        call = self.provider.call(request)
-        began = time.monotonic()
-        trouble = (0, "timeout", f"No answer within {self.calls.timeout:.0f} seconds.")
-        tries = 0
-        try:
-            async with asyncio.timeout(self.calls.timeout):
-                while True:
-                    status, body, pause = await self._try(call, tokens)
-                    if body is not None and not is_passing(status):
-                        return self.provider.answered(call.custom_id, status, body)
-                    tries += status != httpx.codes.TOO_MANY_REQUESTS
-                    if body is None:
-                        trouble = (0, "connection_error", "The connection failed.")
-                    else:
-                        trouble = (status, "", body.decode("utf-8", "replace"))
-                    if tries > self.calls.retries:
-                        break
-                    await asyncio.sleep(pause if pause is not None else backoff(tries))
-        except TimeoutError:
-            pass
-        status, code, message = trouble
-        if not code:
-            return self.provider.answered(call.custom_id, status, message.encode())
-        spent = time.monotonic() - began
-        error = {
-            "error": {"type": code, "code": code, "message": f"{message} Tried {tries + 1} times in {spent:.0f} s."}
-        }
-        return self.provider.answered(call.custom_id, 599, msgspec.json.encode(error))
-
-    async def _try(self, call: Call, tokens: int) -> tuple[int, bytes | None, float | None]:
-        """One try: the status, the body as one line of JSON or None without an answer, the pause that was asked for."""
-        async with self.wire(tokens) as wire:
-            try:
-                response = await wire.post(call.path, call.headers, call.body)
-            except httpx.TransportError:
-                return 0, None, None
-        status = response.status_code
-        if response.is_success:
-            self.good += 1
-            self.pace.went_well()
-        elif status == httpx.codes.TOO_MANY_REQUESTS:
-            pause = retry_after(response)
-            self.pace.was_refused(pause)
-            return status, one_line(response.content), pause or 0.0
-        elif status in FATAL and not self.good:
-            raise self.redacted(
-                RequestRejected(
-                    f"{self.provider.name} at {self.origin} refuses the key or the permission (HTTP {status}): "
-                    f"{self.provider.error_of(response)[1]} Nothing was billed.",
-                    status=status,
-                )
-            )
-        return status, one_line(response.content), retry_after(response)
-
-    def is_good(self, line: bytes) -> bool:
-        """Whether an answer is one to take: finished, not refused, and fit for the schema."""
-        try:
-            result: Result = self.provider.read(line)
-        except UNREADABLE:
-            return False
-        if self.check is not None:
-            self.check(result)
-        return result.status == "succeeded"
-
-    def close(self) -> None:
-        for wire in self.idle:
-            wire.close()
-
-
-def is_passing(status: int) -> bool:
-    """Whether trouble of this kind may pass."""
-    return status in TRANSIENT_STATUS or status >= 500
-
-
-def backoff(tries: int) -> float:
-    pause: float = min(FIRST_PAUSE * 2 ** max(tries - 1, 0), LONGEST_PAUSE)
-    return pause * random.uniform(0.5, 1.5)  # noqa: S311
-
-
-def one_line(body: bytes) -> bytes:
-    """A JSON body without newlines; anything else as a JSON object that says so."""
-    try:
-        formatted: bytes = msgspec.json.format(body, indent=-1)
-    except (ValueError, msgspec.MsgspecError):
-        told = body[:500].decode("utf-8", "replace")
-        return msgspec.json.encode({"error": {"type": "not_json", "message": f"The answer is not JSON: {told!r}"}})
-    return formatted if formatted.startswith(b"{") else b'{"error":{"type":"not_json","message":"not an object"}}'
 
 
 class Online:

@@ -10,8 +10,9 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.jobs.calls import Vendor
 from airflow_llm_batch.jobs.journal import Journal
-from airflow_llm_batch.jobs.online import Ahead, Line, Vendor, answered_rows, at_once, begin, close, wanted_lines
+from airflow_llm_batch.jobs.online import Ahead, Line, answered_rows, at_once, begin, close, wanted_lines
 from airflow_llm_batch.jobs.outputs import OutputCheck
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.rowset import RowSet

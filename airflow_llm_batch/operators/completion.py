@@ -16,7 +16,8 @@ from airflow_llm_batch.operators.waiting import seconds
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_llm_batch.jobs.online import Calls, Online
+    from airflow_llm_batch.jobs.calls import Calls
+    from airflow_llm_batch.jobs.online import Online
     from airflow_llm_batch.jobs.race import Race
     from airflow_llm_batch.jobs.store import JobStore
     from airflow_llm_batch.models import Job, Manifest
@@ -159,7 +160,7 @@ class CompletionOperator(LLMBatchOperator):
         return landed
 
     def _calls(self) -> Calls:
-        from airflow_llm_batch.jobs.online import Calls
+        from airflow_llm_batch.jobs.calls import Calls
 
         return Calls(
             concurrency=int(self.concurrency),

@@ -82,7 +82,8 @@ class Waiting:
 
     def _finish_online(self, wait: JobWait, store: JobStore) -> None:
         """The rows that the deadline has cut off are called one by one; none that a batch has finished."""
-        from airflow_llm_batch.jobs.online import Calls, finish
+        from airflow_llm_batch.jobs.calls import Calls
+        from airflow_llm_batch.jobs.online import finish
 
         self.log.info("The deadline has passed: calling what the batches have not finished.")
         called = finish(store, wait.hook, store.job(), Calls(), self.stop)

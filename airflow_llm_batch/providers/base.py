@@ -42,7 +42,7 @@ TRANSIENT = frozenset(
     {"rate_limit_exceeded", "rate_limit_error", "server_error", "internal_error", "internal_server_error"}
     | {"api_error", "overloaded_error", "engine_overloaded", "slow_down", "timeout", "timeout_error"}
     | {"request_timeout", "service_unavailable", "service_unavailable_error", "bad_gateway", "gateway_timeout"}
-    | {"http_408", "http_429"}
+    | {"connection_error", "http_408", "http_429"}
 )
 
 
