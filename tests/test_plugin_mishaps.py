@@ -37,12 +37,15 @@ def fetch(handle, tmp_path, **arguments):
 
 def test_another_teams_jobs_are_not_seen_nor_cancelled(site, connect, storage, monkeypatch):  # noqa: F811
     """Multi-team Airflow: the DAG's team decides, as it does for Airflow's own routes."""
+    from airflow.models import dag as dag_module
     from airflow.models.dagbundle import DagBundleModel
     from airflow.models.team import Team
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
+    # Airflow remembers for a while which team a DAG is of.
+    dag_module._team_name_cache.clear()
     with create_session() as session:
         team = session.scalar(select(Team).where(Team.name == "team_b")) or Team(name="team_b")
         session.add(team)
@@ -59,6 +62,7 @@ def test_another_teams_jobs_are_not_seen_nor_cancelled(site, connect, storage, m
     finally:
         with create_session() as session:
             session.get(DagBundleModel, "llm-batch-tests").teams = []
+        dag_module._team_name_cache.clear()
 
 
 def test_list_page_and_button_ask_for_the_same_permissions(site, connect, storage, monkeypatch):  # noqa: F811

@@ -168,13 +168,17 @@ def main() -> None:
                 print(f"{name} is not installed")
                 continue
             best = min(runs, key=lambda run: run["wall"])
-            race = None if given.only else measured(name, url, 1, 10, ["gpt-5-mini", "slow-model"])
-            rows.append([name, best["wall"], best["wall"] / ideal, best["cpu"], best["peak"], race and race["wall"]])
+            race = alone = {"wall": 0.0}
+            if not given.only:
+                race = measured(name, url, 1, 10, ["gpt-5-mini", "slow-model"])
+                alone = measured(name, url, 1, 10)
+            walls = [alone["wall"], race["wall"]]
+            rows.append([name, best["wall"], best["wall"] / ideal, best["cpu"], best["peak"], *walls])
         if len(rows) > 1:
             print(f"CPU of ours: {rows[0][3] / rows[1][3]:.2f} of LiteLLM's")
         print(f"{given.calls:,} calls of {given.latency * 1000:.0f} ms, {given.at_once} at once: ideally {ideal:.2f} s")
-        shown = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-        print(table(["", "wall s", "x ideal", "CPU s", "peak MB", "fastest of two, s"], shown))
+        shown = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+        print(table(["", "wall s", "x ideal", "CPU s", "peak MB", "fast model, s", "fastest of two, s"], shown))
     finally:
         server.terminate()
         server.wait()
