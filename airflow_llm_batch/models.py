@@ -123,6 +123,7 @@ class Job(BaseModel):
     :param repairs: URI of the job whose failed rows are asked again; rows keep the numbers they have there.
     :param max_enqueued_tokens: estimated prompt tokens of the job that may be in the vendor's queue at once, None for
         any number; likewise ``max_running_shards``.
+    :param max_cost: dollars that the job may cost, rows that are called online after all included; None for any.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -147,6 +148,7 @@ class Job(BaseModel):
     sources: tuple[str, ...] = ()
     max_enqueued_tokens: int | None = None
     max_running_shards: int | None = None
+    max_cost: float | None = None
     dag_id: str | None = None
     run_id: str | None = None
     task_id: str | None = None

@@ -23,7 +23,7 @@ from test_rounds import drive
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, RequestRejected
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, RequestRejected, WaitEnded
 from airflow_llm_batch.jobs.pace import Bucket, Pace
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
@@ -385,6 +385,33 @@ def test_the_deadline_is_kept_by_finishing_online(connect, context, tmp_path, on
     assert prices[True] == called
     assert summary["cost_usd"] == pytest.approx(sum(row["cost_usd"] for row in rows))
     assert summary["saving_usd"] > 0
+
+
+def test_finishing_online_is_held_to_the_budget(connect, context, tmp_path):
+    """A budget that batches fit and calls do not: the deadline cancels, and nothing is called above max_cost."""
+    with Emulator(duration=2.0) as emulator:
+        emulator.vendor.settings.duration = 20
+        task = LLMBatchOperator(
+            task_id="submit", conn_id=connect(emulator.url), rows=texts(100), key="id", poll_interval=0.05,
+            request=ChatRequest("gpt-5-mini", user="{text}", max_tokens=50), destination=f"file://{tmp_path}/out",
+            deadline=0.3, on_deadline="finish_online", max_cost=100 * 50 * 1e-6 * 1.2, fail_on="none",
+        )  # fmt: skip
+        summary = drive(task, context)
+        assert emulator.vendor.calls["POST /v1/chat/completions"] == 0
+    assert summary["counts"]["cancelled"] == 100
+
+
+def test_a_killed_task_keeps_what_was_answered_and_lands_nothing(connect, context, tmp_path):
+    """on_kill stops the calls; the next try goes on."""
+    with Server() as server:
+        conn_id = connect(server.url)
+        rows = [{"id": n, "text": "hi" if n < 20 else "sleep 60"} for n in range(24)]
+        task = operator(conn_id, tmp_path, rows=rows, passthrough=None, concurrency=4)
+        threading.Timer(1.0, task.on_kill).start()
+        with pytest.raises(WaitEnded, match="was killed"):
+            drive(task, context)
+        assert not list((tmp_path / "out").iterdir())
+        assert server.answered["gpt-5-mini"] == 20
 
 
 def cancel_at_once(emulator):

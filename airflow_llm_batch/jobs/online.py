@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
 from airflow_llm_batch.jobs.calls import Calls, Vendor
 from airflow_llm_batch.jobs.journal import EVERY, Journal, journal_lines
 from airflow_llm_batch.jobs.lines import batch_lines
 from airflow_llm_batch.jobs.outputs import OutputCheck
 from airflow_llm_batch.jobs.owner import is_gone, this_process
+from airflow_llm_batch.jobs.planning import estimated_cost
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.repair import sent
 from airflow_llm_batch.jobs.rowset import RowSet
 from airflow_llm_batch.jobs.store import ONLINE
-from airflow_llm_batch.models import Batch, Created, Intent
+from airflow_llm_batch.models import Batch, Created, Intent, usd
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 
 if TYPE_CHECKING:
@@ -192,13 +193,29 @@ def finish(store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, stop: Ev
     """Call what the job's batches have left undone; its answers are landed with theirs.
 
     :return: how many rows that were.
+    :raises BudgetExceeded: when the synchronous price of those rows may take the job above its ``max_cost``.
     """
     rows = unfinished(store, hook, job)
     if len(rows):
+        hold_to_budget(job, len(rows))
         online = Online(store, hook, job, calls)
         online.stop = stop
         asyncio.run(online.call(rows))
     return len(rows)
+
+
+def hold_to_budget(job: Job, rows: int) -> None:
+    """Refuse to call so many rows of a batched job when that may cost more than the job may."""
+    batched, called = estimated_cost(job), estimated_cost(job, online=True)
+    if job.max_cost is None or batched is None or called is None:
+        return
+    share = rows / job.rows
+    cost = (1 - share) * batched + share * called
+    if cost > job.max_cost:
+        raise BudgetExceeded(
+            f"Calling {rows:,} of {job.rows:,} rows online may take the job to {usd(cost)}, above max_cost="
+            f"{usd(job.max_cost)}. They were not called, and nothing was billed for them."
+        )
 
 
 def begin(store: JobStore, job: Job) -> None:

@@ -117,7 +117,8 @@ class Landing:
             aside = self.aside.commit()
         else:
             self.aside.discard()
-        ids = [batch.id for shard in self.job.shards if (batch := batches[shard.index]).id]
+        ended = [batches[shard.index].id for shard in self.job.shards]
+        ids = [batch_id for batch_id in ended if batch_id and not batch_id.startswith(ONLINE)]
         manifest = self.manifest(counts, carried.files, aside, ids, earlier.manifest if earlier else None)
         elsewhere = dict(before.places) if before is not None else {}
         elsewhere.pop(manifest.destination, None)

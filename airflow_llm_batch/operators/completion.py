@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.exceptions import ConfigurationError, WaitEnded
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.operators.llm_batch import LLMBatchOperator
 from airflow_llm_batch.operators.models import asked_models
@@ -152,6 +152,8 @@ class CompletionOperator(LLMBatchOperator):
             self._running = list(lanes)
             for lane in lanes:
                 lane.run()
+        if any(running.stop.is_set() for running in self._running):
+            raise WaitEnded("The task was killed while it called. What was answered is kept; clear the task to go on.")
         target = Target(self.destination, self.format, self.max_file_size)
         landed: dict[str, Manifest] = {}
         for number, (hook, store, job) in enumerate(planned):

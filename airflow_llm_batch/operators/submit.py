@@ -195,6 +195,7 @@ class SubmitBatchOperator(BaseOperator):
         origin["map_index"] = -1 if ti.map_index is None else ti.map_index
         for name in ("max_enqueued_tokens", "max_running_shards"):
             origin[name] = at_least_one(name, getattr(self, name) or hook.connection.extra_dejson.get(name))
+        origin["max_cost"] = float(self.max_cost) if self.max_cost is not None else None
         return plan(store, hook, rows, metadata, origin, recovery.on_change)
 
     def _hold_to_budget(

@@ -7,7 +7,7 @@ from datetime import timedelta
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from airflow_llm_batch.exceptions import ConfigurationError, SubmissionUnconfirmed
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, SubmissionUnconfirmed
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.metrics import time_wait
@@ -86,7 +86,11 @@ class Waiting:
         from airflow_llm_batch.jobs.online import finish
 
         self.log.info("The deadline has passed: calling what the batches have not finished.")
-        called = finish(store, wait.hook, store.job(), Calls(), self.stop)
+        try:
+            called = finish(store, wait.hook, store.job(), Calls(), self.stop)
+        except BudgetExceeded as error:
+            self.log.warning("%s They are landed as the batch has left them.", error)
+            return
         self.log.info("Called %s rows online; they are landed together with the others.", f"{called:,}")
 
     @property
