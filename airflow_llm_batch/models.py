@@ -159,8 +159,10 @@ class Intent(BaseModel):
     """Written before a create is sent: from here on the batch may exist.
 
     :param owner: the process that sends it, ``{"host", "pid", "started"}``.
+    :param lane: ``online`` when its rows are called one by one, and no batch is made.
     """
 
+    lane: str = "batch"
     at: datetime
     input_ref: str | None = None
     owner: dict[str, Any] | None = None

@@ -552,3 +552,137 @@ def test_requests_per_minute_are_kept():
         return now[0]
 
     assert asyncio.run(enter(41)) == pytest.approx(20, abs=0.6)
+
+
+def all_landed(tmp_path):
+    return [row for path in (tmp_path / "out").glob("results-*") for row in read_jsonl(path)]
+
+
+def test_a_task_whose_models_change_leaves_no_rows_of_others_behind(emulator, connect, context, tmp_path):
+    """One, then two, the fastest of them, and the other one alone: what lies there is what was asked last."""
+    conn_id = connect(emulator.url)
+    steps = [
+        ({}, 1),
+        ({"models": ["gpt-5-mini", "gpt-5"]}, 2),
+        ({"models": ["gpt-5", "gpt-5-mini"]}, 2),
+        ({"models": ["gpt-5-mini", "gpt-5"], "strategy": "fastest"}, 1),
+        ({"models": ["gpt-5"]}, 1),
+    ]
+    calls = []
+    for arguments, each in steps:
+        summary = drive(operator(conn_id, tmp_path, rows=texts(10), **arguments), context)
+        assert Counter(row["key"] for row in all_landed(tmp_path)) == {f"k{n}": each for n in range(10)}
+        assert summary["rows"] == 10 * each
+        calls.append(emulator.vendor.calls["POST /v1/chat/completions"])
+    # The same models in another order, or in a race, are not called again.
+    assert calls == [10, 30, 30, 30, 30]
+
+
+def test_waiting_for_ones_turn_is_not_the_calls_time(connect, context, tmp_path):
+    """A slow rate and a short timeout: every row is answered, none is given up for having waited."""
+    with Server() as server:
+        task = operator(connect(server.url), tmp_path, rows=texts(12), requests_per_minute=300, call_timeout=0.6)
+        assert drive(task, context)["counts"]["succeeded"] == 12
+    context["ti"].run_id += "-b"
+    with Server() as server:
+        server.refuse = 3
+        task = operator(connect(server.url), tmp_path / "b", rows=texts(40), concurrency=8, call_timeout=0.5)
+        assert drive(task, context)["counts"]["succeeded"] == 40
+        assert len(server.asked) == 43
+
+
+def test_answers_survive_a_store_that_fails_and_is_slow(emulator, connect, context, tmp_path, monkeypatch):
+    """An object store whose every other PUT fails and takes its time: no answer is lost, none is asked again."""
+    from airflow_llm_batch.jobs import journal
+
+    real, times = journal.write_whole, []
+
+    def write(path, data):
+        times.append(path)
+        time.sleep(0.05)
+        if len(times) % 2:
+            raise OSError("slow down")
+        real(path, data)
+
+    monkeypatch.setattr(journal, "is_local", lambda path: False)
+    monkeypatch.setattr(journal, "EVERY", 0.0)
+    monkeypatch.setattr(journal, "write_whole", write)
+    task = operator(connect(emulator.url, limits={"requests": 70}), tmp_path, rows=texts(200), concurrency=3)
+    assert drive(task, context)["counts"]["succeeded"] == 200
+    assert emulator.vendor.calls["POST /v1/chat/completions"] == 200
+    assert len(times) > 4
+
+
+def test_a_job_directory_that_cannot_be_written_does_not_stop_the_clock(connect, context, tmp_path, monkeypatch):
+    """progress.json fails: the deadline holds all the same."""
+    from airflow_llm_batch.jobs import online
+
+    monkeypatch.setattr(online, "EVERY", 0.0)
+    monkeypatch.setattr(online, "tell", lambda *told: (_ for _ in ()).throw(OSError("denied")))
+    monkeypatch.setattr(online, "close", lambda store, job, answered: None)
+    with Server() as server:
+        rows = [{"id": 1, "text": "sleep 60"}]
+        task = operator(connect(server.url), tmp_path, rows=rows, passthrough=None, deadline=1.0)
+        with pytest.raises(Exception, match=r"online-|No batch|404|501|Unsupported"):
+            drive(task, context)
+
+
+def test_an_outage_fails_the_task_and_is_made_up_for_by_the_next_try(connect, context, tmp_path):
+    """Rows that got no answer are called again; those that did are not."""
+    with Server() as server:
+        rows = [{"id": n, "text": "hi" if n < 10 else "cut"} for n in range(12)]
+        task = operator(connect(server.url), tmp_path, rows=rows, passthrough=None, call_timeout=1.0, concurrency=4)
+        first = drive(task, context)
+        assert first["counts"]["errored"] == 2
+        server.asked.clear()
+        drive(operator(connect(server.url), tmp_path, rows=rows, passthrough=None, call_timeout=1.0), context)
+        assert {prompt for _, prompt, _ in server.asked} == {"cut"}
+
+
+@pytest.mark.parametrize("body", [b"<html>maintenance</html>", b"", b"[]", b'{"error": {"message": "no"}}'])
+def test_a_page_that_is_no_answer_is_no_answer(provider, body):
+    """A gateway's 200 with something else in it is an error at either vendor."""
+    from airflow_llm_batch.jobs.calls import one_line
+    from airflow_llm_batch.providers.registry import provider_class
+
+    made = provider_class(provider)("http://h")
+    assert made.read(made.answered("id-1", 200, one_line(body))).status == "errored"
+
+
+def test_an_empty_account_stops_everything(connect, context, tmp_path):
+    """insufficient_quota is a 429 that waiting does not mend."""
+
+    class Empty(Server):
+        pass
+
+    with Empty() as server:
+        server.server.RequestHandlerClass.answer = lambda self, model, prompt, refused: self.say(
+            429, {"error": {"code": "insufficient_quota", "message": "You exceeded your current quota"}}
+        )
+        with pytest.raises(RequestRejected, match="quota"):
+            drive(operator(connect(server.url), tmp_path), context)
+
+
+def test_a_try_that_was_killed_before_its_first_call_goes_on_online(emulator, connect, context, tmp_path, monkeypatch):
+    """Between the claim and the first call: the next try calls, and makes no batch."""
+    real = JobStore.save_created
+    monkeypatch.setattr(JobStore, "save_created", lambda *given: (_ for _ in ()).throw(OSError("killed")))
+    with pytest.raises(OSError, match="killed"):
+        drive(operator(connect(emulator.url), tmp_path), context)
+    monkeypatch.setattr(JobStore, "save_created", real)
+    assert drive(operator(connect(emulator.url), tmp_path), context)["counts"]["succeeded"] == 100
+    assert not emulator.vendor.batches
+
+
+def test_finishing_online_does_nothing_once_a_job_is_landed(connect, context, tmp_path):
+    """Landed in time with rows that expired; cleared after the deadline: nothing is called that would not be landed."""
+    with Emulator(duration=0, faults={"expire": 0.5}) as emulator:
+        arguments = {
+            "rows": texts(20), "key": "id", "request": ChatRequest("gpt-5-mini", user="{text}", max_tokens=9),
+            "destination": f"file://{tmp_path}/out", "on_deadline": "finish_online", "max_rounds": 1, "fail_on": "none",
+        }  # fmt: skip
+        conn_id = connect(emulator.url)
+        first = drive(LLMBatchOperator(task_id="submit", conn_id=conn_id, deadline=60, **arguments), context)
+        again = drive(LLMBatchOperator(task_id="submit", conn_id=conn_id, deadline=0, **arguments), context)
+        assert again == first
+        assert emulator.vendor.calls["POST /v1/chat/completions"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 #: seconds between two tries of a call, doubled with each, at most a minute
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-#: answers that concern every call alike
-FATAL = frozenset({401, 403})
+#: says that the account is empty, which waiting does not mend
+QUOTA = b"insufficient_quota"
+#: marks an answer of ours for a call that got none: it is landed, and called again by the next try
+UNANSWERED = b'"unanswered":true'
 TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 #: what no vendor answers: there was no answer
 NO_ANSWER = 599
@@ -65,8 +68,9 @@ class Vendor:
         self.pace = Pace(calls.concurrency, calls.requests_per_minute, calls.tokens_per_minute)
         self.idle: list[Wire | ProxiedWire] = []
         self.good = 0
-        #: whether it has ever answered anything
+        #: whether it has ever answered anything, and how many calls in a row it has not
         self.heard = False
+        self.silent = 0
 
     @contextlib.asynccontextmanager
     async def wire(self, tokens: int) -> AsyncIterator[Wire | ProxiedWire]:
@@ -87,57 +91,69 @@ class Vendor:
         """
         call = self.provider.call(request)
         trouble = self._unanswered(call, "timeout", f"No answer within {self.calls.timeout:.0f} seconds.")
-        tries = 0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.calls.timeout):
-                while tries <= self.calls.retries:
-                    status, body, pause = await self._try(call, tokens)
-                    if body is None:
-                        trouble = self._unanswered(call, "connection_error", "The connection failed.")
-                    else:
-                        self.heard = True
-                        trouble = self.provider.answered(call.custom_id, status, body)
-                        if not is_passing(status):
-                            break
-                    # To be told to slow down is no failure.
-                    tries += status != httpx.codes.TOO_MANY_REQUESTS
-                    if tries <= self.calls.retries:
-                        await asyncio.sleep(pause if pause is not None else backoff(tries))
-        if tries > self.calls.retries and not self.heard:
-            raise VendorUnavailable(
-                f"{self.provider.name} at {self.origin} cannot be reached: {tries} tries of the first calls got no "
-                "answer. What was answered before is kept; retry when it can be."
-            )
+        left, tries = self.calls.timeout, 0
+        while tries <= self.calls.retries and left > 0:
+            status, body, pause, spent = await self._try(call, tokens, left)
+            left -= spent
+            if body is None:
+                if left > 0:
+                    trouble = self._unanswered(call, "connection_error", "The connection failed.")
+            else:
+                self.silent = 0
+                trouble = self.provider.answered(call.custom_id, status, body)
+                if not is_passing(status):
+                    return trouble
+            # To be told to slow down is no failure, and the wait for one's turn is not the call's time.
+            tries += status != httpx.codes.TOO_MANY_REQUESTS
+            if tries <= self.calls.retries and status != httpx.codes.TOO_MANY_REQUESTS:
+                pause = backoff(tries) if pause is None else pause
+                await asyncio.sleep(min(pause, max(left, 0)))
+                left -= pause
+        if UNANSWERED in trouble:
+            self.silent += 1
+            if (self.silent >= self.calls.concurrency or not self.heard) and tries > self.calls.retries:
+                raise VendorUnavailable(
+                    f"{self.provider.name} at {self.origin} cannot be reached: {self.silent} calls in a row got no "
+                    "answer in all their tries. What was answered is kept; retry when it can be."
+                )
         return trouble
 
     def _unanswered(self, call: Call, code: str, message: str) -> bytes:
-        error = {"error": {"type": code, "code": code, "message": message}}
+        error = {"error": {"type": code, "code": code, "message": message, "unanswered": True}}
         return self.provider.answered(call.custom_id, NO_ANSWER, msgspec.json.encode(error))
 
-    async def _try(self, call: Call, tokens: int) -> tuple[int, bytes | None, float | None]:
-        """One try: the status, the body as one line of JSON or None without an answer, the pause that was asked for."""
+    async def _try(self, call: Call, tokens: int, seconds: float) -> tuple[int, bytes | None, float | None, float]:
+        """One try: the status, the body as one line of JSON or None without an answer, the pause that was asked for,
+        and the seconds that it took, without the wait for its turn."""
         async with self.wire(tokens) as wire:
+            began = time.monotonic()
             try:
-                response = await wire.post(call.path, call.headers, call.body)
-            except httpx.TransportError:
-                return 0, None, None
+                async with asyncio.timeout(seconds):
+                    response = await wire.post(call.path, call.headers, call.body)
+            except (httpx.RequestError, TimeoutError):
+                return 0, None, None, time.monotonic() - began
+            spent = time.monotonic() - began
         status = response.status_code
         if response.is_success:
             self.good += 1
             self.pace.went_well()
         elif status == httpx.codes.TOO_MANY_REQUESTS:
             pause = retry_after(response)
-            self.pace.was_refused(pause)
-            return status, one_line(response.content), pause or 0.0
-        elif status in FATAL and not self.good:
+            if QUOTA not in response.content:
+                self.pace.was_refused(pause)
+            if QUOTA not in response.content:
+                return status, one_line(response.content), pause, spent
+        if is_fatal(status, response.content, self.good):
             raise self.redacted(
                 RequestRejected(
-                    f"{self.provider.name} at {self.origin} refuses the key or the permission (HTTP {status}): "
-                    f"{self.provider.error_of(response)[1]} Nothing was billed.",
+                    f"{self.provider.name} at {self.origin} refuses the key, the permission or the quota (HTTP "
+                    f"{status}): {self.provider.error_of(response)[1]} That call was not billed; what was answered "
+                    "before is kept.",
                     status=status,
                 )
             )
-        return status, one_line(response.content), retry_after(response)
+        self.heard = True
+        return status, one_line(response.content), retry_after(response), spent
 
     def is_good(self, line: bytes) -> bool:
         """Whether an answer is one to take: finished, not refused, and fit for the schema."""
@@ -154,6 +170,11 @@ class Vendor:
             wire.close()
 
 
+def is_fatal(status: int, body: bytes, good: int) -> bool:
+    """Whether an answer concerns every call: a refused key, an empty account, a permission that was never there."""
+    return status == httpx.codes.UNAUTHORIZED or QUOTA in body[:2000] or (status == httpx.codes.FORBIDDEN and not good)
+
+
 def is_passing(status: int) -> bool:
     """Whether trouble of this kind may pass."""
     return status in TRANSIENT_STATUS or status >= 500
@@ -168,7 +189,7 @@ def one_line(body: bytes) -> bytes:
     """A JSON body without newlines; anything else as a JSON object that says so."""
     try:
         formatted: bytes = msgspec.json.format(body, indent=-1)
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, RecursionError, msgspec.MsgspecError):
         told = body[:500].decode("utf-8", "replace")
         return msgspec.json.encode({"error": {"type": "not_json", "message": f"The answer is not JSON: {told!r}"}})
     return formatted if formatted.startswith(b"{") else b'{"error":{"type":"not_json","message":"not an object"}}'

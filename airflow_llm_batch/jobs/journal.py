@@ -6,6 +6,7 @@ files only: there a file is written every few seconds, and a killed task loses t
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import uuid
@@ -21,18 +22,22 @@ if TYPE_CHECKING:
 
 #: seconds, and bytes, after which a file is written to an object store
 EVERY, MOST = 2.0, 4 * 2**20
+#: how often the last of the answers is tried to be written
+LAST_TRIES = 5
 
 
 class Journal:
-    """Takes one shard's answers."""
+    """Takes one shard's answers; everything but the writing itself happens on the event loop."""
 
     def __init__(self, store: JobStore, index: int) -> None:
         self.store, self.index = store, index
-        self.token = uuid.uuid4().hex[:8]
+        # In the order of their names the files are in that of their tries.
+        self.token = f"{time.time_ns() // 10**6:013d}-{uuid.uuid4().hex[:8]}"
         self.number = 0
         self.file: int | None = None
         self.lines = bytearray()
         self.written_at = time.monotonic()
+        self.writing = asyncio.Lock()
         path = self.path()
         if is_local(path):
             make_parent(path)
@@ -53,29 +58,46 @@ class Journal:
         """Whether what was added should be written now."""
         return bool(self.lines) and (len(self.lines) > MOST or time.monotonic() - self.written_at > EVERY)
 
-    def flush(self) -> None:
-        """Write what was added since the last time."""
-        if self.lines:
-            lines, self.lines = bytes(self.lines), bytearray()
-            write_whole(self.path(), lines)
-            self.number += 1
-        self.written_at = time.monotonic()
+    async def flush(self) -> None:
+        """Write what was added since the last time; what cannot be written is kept for the next.
 
-    def close(self) -> None:
-        self.flush()
+        :raises Exception: what the store raises.
+        """
+        async with self.writing:
+            if self.lines:
+                lines, self.lines = self.lines, bytearray()
+                path = self.path()
+                self.number += 1
+                try:
+                    await asyncio.to_thread(write_whole, path, bytes(lines))
+                except BaseException:
+                    self.lines = lines + self.lines
+                    raise
+            self.written_at = time.monotonic()
+
+    async def close(self) -> None:
+        """Write the last of it, as often as it takes within reason: it was paid for."""
+        for attempt in range(LAST_TRIES):
+            try:
+                await self.flush()
+                break
+            except Exception:
+                if attempt == LAST_TRIES - 1:
+                    raise
+                await asyncio.sleep(2.0**attempt)
         if self.file is not None:
             os.close(self.file)
             self.file = None
 
 
 def journal_lines(store: JobStore, index: int) -> Iterator[bytes]:
-    """Every answer that was kept of a shard, oldest file first."""
+    """Every answer that was kept of a shard, those of the newest try first: what it has answered counts."""
     folder = store.shard(index)
     try:
         names = fresh(folder).fs.ls(folder.path, detail=False)
     except FileNotFoundError:
         return
-    for name in sorted(name.rpartition("/")[2] for name in names):
+    for name in sorted((name.rpartition("/")[2] for name in names), reverse=True):
         if name.startswith("answers-") and name.endswith(".jsonl"):
             with open_blocks(store.shard(index, name)) as lines:
                 yield from (line.rstrip(b"\n") for line in lines if not line.isspace())

@@ -7,6 +7,7 @@ there like any batch. A row whose answer is in the journal is never called again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
-from airflow_llm_batch.jobs.calls import Calls, Vendor
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, VendorUnavailable
+from airflow_llm_batch.jobs.calls import UNANSWERED, Calls, Vendor
 from airflow_llm_batch.jobs.journal import EVERY, Journal, journal_lines
 from airflow_llm_batch.jobs.lines import batch_lines
 from airflow_llm_batch.jobs.outputs import OutputCheck
@@ -108,7 +109,7 @@ class Online:
         first = await asyncio.to_thread(next, wanted, None)
         if first is None:
             return
-        journal = await asyncio.to_thread(Journal, self.store, shard.index)
+        journal = Journal(self.store, shard.index)
         ahead = Ahead(first, wanted)
 
         async def work() -> None:
@@ -118,41 +119,66 @@ class Online:
                 progress.add(1)
 
         try:
-            await at_once(work, self.calls.concurrency, lambda workers: self._watch(workers, journal))
+            await at_once(work, self.calls.concurrency, lambda workers, over: self._watch(workers, over, journal))
         finally:
-            await asyncio.to_thread(journal.close)
+            await journal.close()
 
     @property
     def is_over(self) -> bool:
         return self.stop.is_set() or (self.deadline is not None and time.time() >= self.deadline)
 
-    async def _watch(self, workers: Sequence[asyncio.Task[None]], journal: Journal) -> None:
-        """Writes the journal where it is not written line by line, tells how far it is, and ends the calls."""
+    async def _watch(self, workers: Sequence[asyncio.Task[None]], over: asyncio.Event, journal: Journal) -> None:
+        """Tells how far it is, beside what every watch does."""
         told_at = time.monotonic()
-        while True:
-            await asyncio.sleep(0.2)
-            if journal.is_due:
-                await asyncio.to_thread(journal.flush)
+
+        async def look() -> None:
+            nonlocal told_at
             if time.monotonic() - told_at > EVERY:
                 told_at = time.monotonic()
                 await asyncio.to_thread(tell, self.store, self.job, self.answered)
-            if self.is_over:
-                for worker in workers:
-                    worker.cancel()
-                return
+
+        await watch(workers, over, lambda: self.is_over, lambda: [journal], look)
+
+
+async def watch(
+    workers: Sequence[asyncio.Task[None]],
+    over: asyncio.Event,
+    is_over: Callable[[], bool],
+    journals: Callable[[], Sequence[Journal]],
+    look: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
+    """Writes journals that are not written line by line, and ends the calls at their deadline.
+
+    Trouble with the store is told and does not end the watching: what is not written now is written later.
+    """
+    while not over.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), 0.2)
+        try:
+            for journal in journals():
+                if journal.is_due:
+                    await journal.flush()
+            await look()
+        except Exception as error:
+            log.warning("Could not write to the job directory, trying again: %s: %s", type(error).__name__, error)
+        if is_over():
+            for worker in workers:
+                worker.cancel()
+            return
 
 
 async def at_once(
     work: Callable[[], Coroutine[Any, Any, None]],
     workers: int,
-    watch: Callable[[list[asyncio.Task[None]]], Coroutine[Any, Any, None]],
+    watch: Callable[[list[asyncio.Task[None]], asyncio.Event], Coroutine[Any, Any, None]],
 ) -> None:
     """Run so many workers to their end; the first that fails ends the others.
 
-    :param watch: runs beside them.
+    :param watch: runs beside them until its event is set.
     """
     running = [asyncio.create_task(work()) for _ in range(workers)]
-    watching = asyncio.create_task(watch(running))
+    over = asyncio.Event()
+    watching = asyncio.create_task(watch(running, over))
     try:
         done, left = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
         for task in left:
@@ -161,7 +187,7 @@ async def at_once(
         if failed := [error for task in done if not task.cancelled() and (error := task.exception())]:
             raise failed[0]
     finally:
-        watching.cancel()
+        over.set()
         await asyncio.gather(watching, return_exceptions=True)
 
 
@@ -174,7 +200,7 @@ def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
         batch = store.ended(shard.index)
         if batch is None or batch.outcome == "completed":
             continue
-        worked = RowSet()
+        worked, finished = RowSet(), 0
         for line in batch_lines(hook, batch) if batch.id else ():
             try:
                 result = hook.provider.read(line)
@@ -183,6 +209,12 @@ def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
             row = result.custom_id.removeprefix(prefix)
             if result.status not in ("cancelled", "expired") and row.isdigit():
                 worked.add(int(row))
+                finished += 1
+        if finished < (batch.succeeded or 0):
+            raise VendorUnavailable(
+                f"The download of batch {batch.id} has {finished:,} of {batch.succeeded:,} finished rows; nothing is "
+                "called before all of them are known."
+            )
         for _, entry in sent(store, shard.index, shard.token):
             if (row_ := number(entry).row) not in worked:
                 left.add(row_)
@@ -225,13 +257,13 @@ def begin(store: JobStore, job: Job) -> None:
     """
     for shard in job.shards:
         name = f"{ONLINE}{job.id}-{shard.index}"
-        intent = Intent(at=datetime.now(UTC), owner=this_process())
+        intent = Intent(at=datetime.now(UTC), owner=this_process(), lane="online")
         if store.begin(shard.index, intent):
             store.save_created(shard.index, Created(batch_id=name, at=datetime.now(UTC)), 1)
             continue
         created, held = store.created(shard.index), store.intent(shard.index, store.last_try(shard.index))
         if created is None or created.batch_id != name:
-            if created is None and held.input_ref is None and is_mine_or_gone(held):
+            if created is None and held.lane == "online" and not runs_beside(held):
                 store.save_created(shard.index, Created(batch_id=name, at=datetime.now(UTC)), 1)
                 continue
             raise ConfigurationError(
@@ -330,6 +362,8 @@ def answered_rows(store: JobStore, job: Job, shard: Shard) -> RowSet:
     decode = msgspec.json.Decoder(IdOf).decode
     for line in journal_lines(store, shard.index):
         try:
+            if UNANSWERED in line:
+                continue
             number = decode(line).custom_id.removeprefix(prefix)
         except (ValueError, msgspec.MsgspecError):
             continue  # cut off when the process was killed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 #: seconds of pause after a 429 without Retry-After, doubled with each one in a row
@@ -39,37 +40,61 @@ class Pace:
         self.not_before = 0.0
         self.refusals = 0
         self.refused_at = float("-inf")
-        self.freed = asyncio.Event()
+        self.waiting: deque[asyncio.Future[None]] = deque()
 
     async def enter(self, tokens: int) -> None:
-        """Wait for one's turn; ``leave`` afterwards."""
-        while True:
-            if self.active >= int(self.allowed):
-                self.freed.clear()
-                await self.freed.wait()
-                continue
-            wait = self.not_before - self.clock() if self.not_before else 0.0
-            if wait <= 0:
-                wait = max(
-                    self.requests.wait(1) if self.requests else 0.0, self.tokens.wait(tokens) if self.tokens else 0.0
-                )
-            if wait <= 0:
-                break
-            await self.sleep(wait)
+        """Wait for one's turn, first come first served; ``leave`` afterwards."""
+        await self._slot()
+        try:
+            while (wait := self._wait(tokens)) > 0:
+                await self.sleep(wait)
+        except BaseException:
+            self.leave()
+            raise
         if self.requests:
             self.requests.take(1)
         if self.tokens:
             self.tokens.take(tokens)
-        self.active += 1
+
+    def _wait(self, tokens: int) -> float:
+        """Seconds until a call may be made."""
+        if self.not_before and (pause := self.not_before - self.clock()) > 0:
+            return pause
+        waits = [bucket.wait(amount) for bucket, amount in ((self.requests, 1), (self.tokens, tokens)) if bucket]
+        return max(waits, default=0.0)
+
+    async def _slot(self) -> None:
+        if self.active < int(self.allowed) and not self.waiting:
+            self.active += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self.leave()
+            else:
+                self.waiting.remove(turn)
+            raise
 
     def leave(self) -> None:
         self.active -= 1
-        self.freed.set()
+        self._grant()
+
+    def _grant(self) -> None:
+        """Let those go whose turn it is."""
+        while self.waiting and self.active < int(self.allowed):
+            turn = self.waiting.popleft()
+            if not turn.done():
+                self.active += 1
+                turn.set_result(None)
 
     def went_well(self) -> None:
         self.refusals = 0
         if self.allowed < self.most:
             self.allowed = min(self.most, self.allowed + 1 / self.allowed)
+            self._grant()
 
     def was_refused(self, retry_after: float | None) -> None:
         """The vendor took a call for too much: slow down, all of us."""

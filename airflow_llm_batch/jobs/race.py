@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Event
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.calls import Vendor
 from airflow_llm_batch.jobs.journal import Journal
-from airflow_llm_batch.jobs.online import Ahead, Line, answered_rows, at_once, begin, close, wanted_lines
+from airflow_llm_batch.jobs.online import Ahead, Line, answered_rows, at_once, begin, close, wanted_lines, watch
 from airflow_llm_batch.jobs.outputs import OutputCheck
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.rowset import RowSet
@@ -68,10 +68,10 @@ class Race:
                         progress.add(1)
 
                 at_most = min(lane.calls.concurrency for lane in self.lanes)
-                await at_once(work, at_most, lambda workers: self._watch(workers, journals))
+                await at_once(work, at_most, lambda workers, over: self._watch(workers, over, journals))
         finally:
             for journal in journals.values():
-                await asyncio.to_thread(journal.close)
+                await journal.close()
             for vendor in vendors:
                 vendor.close()
         if not self.stop.is_set():
@@ -86,16 +86,16 @@ class Race:
         deadline = self.lanes[0].deadline
         return self.stop.is_set() or (deadline is not None and time.time() >= deadline)
 
-    async def _watch(self, workers: list[asyncio.Task[None]], journals: dict[tuple[int, int], Journal]) -> None:
-        while True:
-            await asyncio.sleep(0.2)
-            for journal in list(journals.values()):
-                if journal.is_due:
-                    await asyncio.to_thread(journal.flush)
-            if self.is_over:
-                for worker in workers:
-                    worker.cancel()
-                return
+    async def _watch(
+        self,
+        workers: list[asyncio.Task[None]],
+        over: asyncio.Event,
+        journals: dict[tuple[int, int], Journal],
+    ) -> None:
+        async def look() -> None:
+            """A race tells how far it is in the log alone."""
+
+        await watch(workers, over, lambda: self.is_over, lambda: list(journals.values()), look)
 
     def rows(self, done: RowSet) -> Iterator[tuple[Line, ...]]:
         """Every row that has no answer, as a line for each model."""
@@ -110,23 +110,33 @@ class Race:
         return done
 
     def accountable(self, number: int) -> RowSet:
-        """The rows that a job has to land: those it has answered, and the first job also those that none has."""
-        rows = RowSet()
+        """The rows that a job has to land: those it has answered and none before it, and the first job also those that
+        none has answered."""
+        before, own = RowSet(), RowSet()
+        for earlier in range(number):
+            self.add_answered(earlier, before)
         if number:
-            self.add_answered(number, rows)
-            return rows
-        others = RowSet()
-        for other in range(1, len(self.lanes)):
-            self.add_answered(other, others)
-        for row in range(self.lanes[0].job.rows):
-            if row not in others:
-                rows.add(row)
-        return rows
+            self.add_answered(number, own)
+        else:
+            mine, others = RowSet(), RowSet()
+            self.add_answered(0, mine)
+            for other in range(1, len(self.lanes)):
+                self.add_answered(other, others)
+            own = rows_where(self.lanes[0].job.rows, lambda row: row in mine or row not in others)
+        return rows_where(self.lanes[0].job.rows, lambda row: row in own and row not in before)
 
     def add_answered(self, number: int, rows: RowSet) -> None:
         lane = self.lanes[number]
         for shard in lane.job.shards:
             rows.update(answered_rows(lane.store, lane.job, shard))
+
+
+def rows_where(count: int, holds: Callable[[int], bool]) -> RowSet:
+    rows = RowSet()
+    for row in range(count):
+        if holds(row):
+            rows.add(row)
+    return rows
 
 
 def all_lines(lane: Online) -> Iterator[Line]:

@@ -134,8 +134,12 @@ class Reconciler:
     def answered(self) -> int:
         return len(self.done) - self.done.count(0)
 
-    def take(self, lines: Iterable[bytes], mark: int = FROM_BATCH) -> Iterator[tuple[Entry, Result]]:
+    def take(
+        self, lines: Iterable[bytes], mark: int = FROM_BATCH, only: Container[int] | None = None
+    ) -> Iterator[tuple[Entry, Result]]:
         """Each row's entry with its result, for the lines that answer one.
+
+        :param only: rows to take, None for all.
 
         :param mark: where the lines come from. What was called online was called since the batch has no answer of it:
             the batch's line for such a row is no duplicate.
@@ -153,7 +157,7 @@ class Reconciler:
                 self.dropped["foreign"] += 1
             elif done[place]:
                 self.dropped["duplicate"] += done[place] == mark
-            else:
+            elif only is None or self.entries.rows[place] in only:
                 done[place] = mark
                 yield self.entries[place], result
 

@@ -209,7 +209,7 @@ class Landing:
                 complete, write = self.complete, sink.write
                 sources = (FROM_CALL, journal_lines(self.store, shard.index)), (FROM_BATCH, self.download(batch))
                 for source, lines in sources:
-                    for number, (entry, result) in enumerate(reconciler.take(lines, source), 1):
+                    for number, (entry, result) in enumerate(reconciler.take(lines, source, self.only), 1):
                         complete(entry, result, shard, source == FROM_CALL)
                         write(result, entry.columns)
                         if number % 1000 == 0:

@@ -246,9 +246,18 @@ class JobStore:
         """Take the whole directory away, further rounds included."""
         self.root.fs.rm(self.root.path, recursive=True)
 
-    def of_model(self, number: int | None) -> JobStore:
-        """Where a task that asks several models keeps the job of one: ``-1~0``, ``-1~1``."""
-        return self if number is None else JobStore(f"{self.uri}~{number}")
+    def of_model(self, name: str | None) -> JobStore:
+        """Where a task that asks several models keeps the job of one: ``-1~gpt-5-mini_llm_batch_default``."""
+        return self if name is None else JobStore(f"{self.uri}~{name}")
+
+    def siblings(self) -> list[JobStore]:
+        """Every job that the task instance has made, this one included: of other models, and of other input."""
+        base = self.task_uri.rpartition("/")[0]
+        folder = fresh(storage_path(base))
+        names = [path.rstrip("/").rpartition("/")[2] for path in folder.fs.ls(folder.path, detail=False)]
+        return [
+            JobStore(f"{base}/{name}") for name in sorted(names) if JobStore(f"{base}/{name}").task_uri == self.task_uri
+        ]
 
     def newest(self) -> JobStore:
         """The job that has replaced this one last; itself when none has."""
@@ -260,9 +269,8 @@ class JobStore:
     def lane(self, job: Job) -> str | None:
         """How a job was begun: its rows ``online``, or as a ``batch``; None when it was not."""
         for shard in job.shards:
-            if self.last_try(shard.index):
-                created = self.created(shard.index)
-                return "online" if created is not None and created.batch_id.startswith(ONLINE) else "batch"
+            if number := self.last_try(shard.index):
+                return self.intent(shard.index, number).lane
         return None
 
     def following(self, number: int) -> JobStore:

@@ -40,7 +40,7 @@ class CompletionOperator(LLMBatchOperator):
     For small or urgent work, and for servers without a batch API. Takes everything that ``LLMBatchOperator`` takes. The
     answers are kept as they come: a task that is killed and retried calls no row again whose answer was kept. (A call
     that got no answer, for a timeout or a cut connection, is repeated, and the vendor may bill both: synchronous
-    endpoints keep nothing to look it up by.)
+    endpoints keep nothing to look it up by.) ``max_rounds`` and ``also`` are the batch lane's.
 
     :param models: ask several models, each by name or as ``(name, connection id)``; ``strategy`` says for what.
     :param strategy: ``all`` lands one record per row and model; ``fastest`` one per row, the first good answer of any
@@ -83,6 +83,8 @@ class CompletionOperator(LLMBatchOperator):
         for name, known in (("strategy", ("all", "fastest")), ("lane", ("online", "batch", "auto"))):
             if "{" not in (value := str(getattr(self, name))) and value not in known:
                 raise ConfigurationError(f"{name} is {value!r}; give one of {', '.join(known)}. Nothing was sent.")
+        if self.also and self.lane == "online":
+            raise ConfigurationError("also asks rows again in rounds, which are the batch lane's. Nothing was sent.")
         if self.strategy == "fastest" and self.lane == "batch":
             raise ConfigurationError(
                 "strategy='fastest' needs lane='online': a batch is never the fastest. Nothing was sent."
@@ -100,7 +102,7 @@ class CompletionOperator(LLMBatchOperator):
             for asked in asked_models(self.models, self.request, self.conn_id):
                 hook = LLMBatchHook(asked.conn_id)
                 hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
-                store = self._store(context).of_model(asked.number)
+                store = self._store(context).of_model(asked.name)
                 planned.append(Planned(hook, *self._plan(hook, context, store, self._rows(context, asked.request))))
             lane, why = self._choose(planned)
             self.log.info("Lane: %s, for %s.", lane, why)
@@ -149,8 +151,9 @@ class CompletionOperator(LLMBatchOperator):
             self._running = [race]
             race.run()
         else:
-            self._running = list(lanes)
-            for lane in lanes:
+            # What a repair has landed together with its own rows is not called once more.
+            self._running = [lane for lane in lanes if lane.store.taken_over() is None]
+            for lane in list(self._running):
                 lane.run()
         if any(running.stop.is_set() for running in self._running):
             raise WaitEnded("The task was killed while it called. What was answered is kept; clear the task to go on.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
@@ -76,7 +76,8 @@ def delete_files(store: JobStore, job: Job, hook: LLMBatchHook, manifest: Manife
             f"The connection's delete_files is {scope!r}; give 'none', 'inputs' or 'all'. Everything was landed."
         )
     whole = manifest.rounds[-1].rows == job.rows and all(map(exists, manifest.files))
-    if scope == "none" or job.adopted or not whole or store.cleaned() in (scope, "all"):
+    called = store.lane(job) == "online"
+    if scope == "none" or job.adopted or called or not whole or store.cleaned() in (scope, "all"):
         return
     deleted = 0
     try:
@@ -135,6 +136,23 @@ def remove_superseded(store: JobStore, job: Job, manifest: Manifest, before: Man
             storage_path(file).unlink(missing_ok=True)
             log.info("Removed %s, landed earlier and superseded.", file)
     sweep(storage_path(manifest.destination), {file.rpartition("/")[2] for file in manifest.files})
+
+
+def remove_others(store: JobStore, files: Collection[str], destination: str, log: Logger) -> None:
+    """Take away what the task instance has landed in this place and does not account for now: other models' rows, say,
+    that are not asked any more.
+
+    :param files: what it has landed now, all models together.
+    """
+    from airflow_llm_batch.storage import storage_path
+
+    for sibling in store.siblings():
+        for landed in sibling.landings():
+            for file in sorted(set(landed.places.get(destination, ())) - set(files)):
+                path = storage_path(file)
+                if path.exists():
+                    path.unlink(missing_ok=True)
+                    log.info("Removed %s, which this task has landed earlier.", file)
 
 
 def report(manifest: Manifest, log: Logger) -> None:

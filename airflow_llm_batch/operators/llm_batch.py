@@ -13,7 +13,7 @@ from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.lineage import emit_asset_events, lineage_of
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.handle import JobHandle
-from airflow_llm_batch.operators.landing import check_failures, failing_share, land_once
+from airflow_llm_batch.operators.landing import check_failures, failing_share, land_once, remove_others
 from airflow_llm_batch.operators.models import asked_models, joined
 from airflow_llm_batch.operators.submit import SubmitBatchOperator, at_least_one
 from airflow_llm_batch.operators.waiting import DEADLINES, Waiting, seconds
@@ -106,7 +106,7 @@ class LLMBatchOperator(SubmitBatchOperator):
         for asked in asked_models(self.models, self.request, self.conn_id):
             hook = LLMBatchHook(asked.conn_id)
             try:
-                store, rows = self._store(context).of_model(asked.number), self._rows(context, asked.request)
+                store, rows = self._store(context).of_model(asked.name), self._rows(context, asked.request)
                 store, job = self._plan(hook, context, store, rows)
                 spent += self._hold_to_budget(context, store, job, spent)
                 handles.append(self._create(hook, store, job))
@@ -119,7 +119,7 @@ class LLMBatchOperator(SubmitBatchOperator):
             raise WaitEnded(event["message"])
         handles = []
         for asked in asked_models(self.models, self.request, self.conn_id):
-            store = self._store(context).of_model(asked.number).newest()
+            store = self._store(context).of_model(asked.name).newest()
             handles.append(JobHandle.of(store.rounds()[-1][0].uri, asked.conn_id))
         return self._bring_home(context, handles)
 
@@ -172,6 +172,7 @@ class LLMBatchOperator(SubmitBatchOperator):
         summary = manifest.summary(uri) if len(manifests) == 1 else joined(manifests)
         store = JobStore(uri.removesuffix("/manifest.json"))
         self.link_addresses = addresses(store.uri, hook.provider, manifest.batches, manifest.destination)
+        remove_others(store, summary["files"], manifest.destination, self.log)
         check_failures(summary, ", ".join(manifests), self.fail_on)
         emit_asset_events(self.outlets, context, summary)
         self._landed = store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,15 +14,19 @@ if TYPE_CHECKING:
     from airflow_llm_batch.models import Manifest
 
 
+#: characters that have a meaning in the name of a job's directory, or none in a path
+UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+
+
 class Asked(NamedTuple):
     """One model's share of a task.
 
-    :param number: place among several models, None for the only one.
+    :param name: tells several models' jobs apart in the storage, None for the only one.
     """
 
     conn_id: str
     request: RequestTemplate | None
-    number: int | None = None
+    name: str | None = None
 
 
 def asked_models(models: Any, request: RequestTemplate | None, conn_id: str) -> list[Asked]:
@@ -43,10 +48,10 @@ def asked_models(models: Any, request: RequestTemplate | None, conn_id: str) -> 
             "models needs a ChatRequest or EmbeddingRequest, whose model it replaces. Nothing was sent."
         )
     asked = []
-    for number, (model, connection) in enumerate(named):
+    for model, connection in named:
         own = copy.copy(request)
         own.model = model
-        asked.append(Asked(connection, own, number))
+        asked.append(Asked(connection, own, UNSAFE.sub("_", f"{model}_{connection}")[:100]))
     return asked
 
 

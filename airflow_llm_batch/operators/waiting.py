@@ -76,7 +76,7 @@ class Waiting:
             self._wait = None
         if step.action == "ended" and wait.store is not None:
             time_wait(wait.store.job())
-            if self.on_deadline == "finish_online" and wait.is_late:
+            if self.on_deadline == "finish_online" and wait.is_late and not is_further(wait.store):
                 self._finish_online(wait, wait.store)
         return step.action == "ended"
 
@@ -132,6 +132,11 @@ class Waiting:
             wait_for_creates()
             self._wait = None
             self.wait.kill()
+
+
+def is_further(store: JobStore) -> bool:
+    """Whether a job is landed already, or a further round of it has begun."""
+    return store.manifest() is not None or store.following(store.job().round + 1).load_job() is not None
 
 
 def seconds(duration: timedelta | float | str | None) -> float | None:

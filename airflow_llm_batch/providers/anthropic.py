@@ -129,7 +129,9 @@ class Anthropic(Provider):
         return Call(sent.custom_id, self.url("v1", "messages").raw_path, bytes(sent.params), headers)
 
     def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
-        kind = b'"succeeded","message"' if 200 <= status < 300 else b'"errored","error"'
+        # A gateway's page is no message, whatever its status says.
+        good = 200 <= status < 300 and b'"type":"message"' in body
+        kind = b'"succeeded","message"' if good else b'"errored","error"'
         return b'{"custom_id":"%b","result":{"type":%b:%b}}' % (custom_id.encode(), kind, body)
 
     def delete(self, batch: Batch, scope: str) -> Flow[int]:
