@@ -42,11 +42,11 @@ class LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchOperator):
     ) -> None:
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
 
-    def _start(self, context: Context) -> dict[str, Any]:
+    def _check_input(self, context: Context) -> None:
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
         self.rows = self.python_callable(*self.op_args, **kwargs)
-        return super()._start(context)
+        super()._check_input(context)
 
 
 def llm_batch_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

@@ -8,7 +8,6 @@ responses and errors.
 from __future__ import annotations
 
 import asyncio
-import ssl
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -60,7 +59,7 @@ class Wire:
 
     async def _open(self) -> None:
         secure = self.origin.scheme == "https"
-        options: dict[str, Any] = {"ssl": tls_context(), "server_hostname": self.origin.host} if secure else {}
+        options: dict[str, Any] = {"ssl": ssl_context(), "server_hostname": self.origin.host} if secure else {}
         port = self.origin.port or (443 if secure else 80)
         try:
             opening = asyncio.open_connection(self.origin.host, port, **options)
@@ -118,8 +117,3 @@ def open_wire(origin: httpx.URL, headers: Mapping[str, str], connect_timeout: fl
     """A connection to an origin, through the environment's proxy where there is one for it."""
     proxied = urllib.request.getproxies().get(origin.scheme) and not urllib.request.proxy_bypass(origin.host)
     return (ProxiedWire if proxied else Wire)(origin, headers, connect_timeout)
-
-
-def tls_context() -> ssl.SSLContext:
-    """The process's context; h11 speaks HTTP/1.1 alone."""
-    return ssl_context()

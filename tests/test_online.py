@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_rounds import drive
 
-from airflow_llm_batch.data import ChatRequest, EmbeddingRequest
+from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, RequestRejected, WaitEnded
 from airflow_llm_batch.jobs.pace import Bucket, Pace
@@ -686,3 +686,24 @@ def test_finishing_online_does_nothing_once_a_job_is_landed(connect, context, tm
         again = drive(LLMBatchOperator(task_id="submit", conn_id=conn_id, deadline=0, **arguments), context)
         assert again == first
         assert emulator.vendor.calls["POST /v1/chat/completions"] == 0
+
+
+def test_failed_rows_are_not_asked_of_other_models(emulator, connect, context, tmp_path):
+    """A repair sends what was sent; models with it are refused, and nothing is sent."""
+    conn_id = connect(emulator.url)
+    summary = drive(operator(conn_id, tmp_path, rows=texts(3)), context)
+    context["ti"].run_id += "-b"
+    task = operator(conn_id, tmp_path, rows=FailedRows(summary), models=["a", "b"], key=None, passthrough=None)
+    with pytest.raises(ConfigurationError, match="leave out models"):
+        drive(task, context)
+
+
+def test_a_decorated_function_feeds_several_models(emulator, connect, context, tmp_path):
+    """@task.llm_batch with models: the function is called for the rows, and both models are asked."""
+    from airflow_llm_batch.decorators import LLMBatchDecoratedOperator
+
+    task = LLMBatchDecoratedOperator(
+        task_id="submit", python_callable=lambda: ["a", "b"], conn_id=connect(emulator.url), poll_interval=0.05,
+        request=ChatRequest("x", max_tokens=9), models=["gpt-5-mini", "gpt-5"], destination=f"file://{tmp_path}/out",
+    )  # fmt: skip
+    assert drive(task, context)["rows"] == 4

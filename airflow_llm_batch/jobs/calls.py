@@ -137,13 +137,7 @@ class Vendor:
         if response.is_success:
             self.good += 1
             self.pace.went_well()
-        elif status == httpx.codes.TOO_MANY_REQUESTS:
-            pause = retry_after(response)
-            if QUOTA not in response.content:
-                self.pace.was_refused(pause)
-            if QUOTA not in response.content:
-                return status, one_line(response.content), pause, spent
-        if is_fatal(status, response.content, self.good):
+        elif is_fatal(status, response.content, self.good):
             raise self.redacted(
                 RequestRejected(
                     f"{self.provider.name} at {self.origin} refuses the key, the permission or the quota (HTTP "
@@ -153,7 +147,10 @@ class Vendor:
                 )
             )
         self.heard = True
-        return status, one_line(response.content), retry_after(response), spent
+        pause = retry_after(response)
+        if status == httpx.codes.TOO_MANY_REQUESTS:
+            self.pace.was_refused(pause)
+        return status, one_line(response.content), pause, spent
 
     def is_good(self, line: bytes) -> bool:
         """Whether an answer is one to take: finished, not refused, and fit for the schema."""
@@ -172,7 +169,8 @@ class Vendor:
 
 def is_fatal(status: int, body: bytes, good: int) -> bool:
     """Whether an answer concerns every call: a refused key, an empty account, a permission that was never there."""
-    return status == httpx.codes.UNAUTHORIZED or QUOTA in body[:2000] or (status == httpx.codes.FORBIDDEN and not good)
+    empty = status == httpx.codes.TOO_MANY_REQUESTS and QUOTA in body
+    return status == httpx.codes.UNAUTHORIZED or empty or (status == httpx.codes.FORBIDDEN and not good)
 
 
 def is_passing(status: int) -> bool:

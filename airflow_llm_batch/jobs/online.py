@@ -26,6 +26,7 @@ from airflow_llm_batch.jobs.outputs import OutputCheck
 from airflow_llm_batch.jobs.owner import is_gone, this_process
 from airflow_llm_batch.jobs.planning import estimated_cost
 from airflow_llm_batch.jobs.progress import Progress
+from airflow_llm_batch.jobs.reconciling import RowNumber
 from airflow_llm_batch.jobs.repair import sent
 from airflow_llm_batch.jobs.rowset import RowSet
 from airflow_llm_batch.jobs.store import ONLINE
@@ -195,7 +196,7 @@ def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
     """The rows that a job's ended batches have not worked on: cancelled, expired, never sent, or lost."""
     left = RowSet()
     prefix = f"{job.id}-"
-    number = msgspec.json.Decoder(RowOf).decode
+    number = msgspec.json.Decoder(RowNumber).decode
     for shard in job.shards:
         batch = store.ended(shard.index)
         if batch is None or batch.outcome == "completed":
@@ -216,8 +217,8 @@ def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
                 "called before all of them are known."
             )
         for _, entry in sent(store, shard.index, shard.token):
-            if (row_ := number(entry).row) not in worked:
-                left.add(row_)
+            if (planned := number(entry).row) not in worked:
+                left.add(planned)
     return left
 
 
@@ -276,12 +277,8 @@ def begin(store: JobStore, job: Job) -> None:
 
 def runs_beside(held: Intent) -> bool:
     """Whether it is certain that another process of this machine holds a claim and runs."""
-    owner = held.owner or {}
-    return owner.get("host") == this_process()["host"] and not is_mine_or_gone(held)
-
-
-def is_mine_or_gone(held: Intent) -> bool:
-    return held.owner == this_process() or is_gone(held.owner)
+    owner, ours = held.owner or {}, this_process()
+    return owner.get("host") == ours["host"] and owner != ours and not is_gone(owner)
 
 
 def close(store: JobStore, job: Job, answered: dict[int, int]) -> None:
@@ -325,15 +322,11 @@ def wanted_lines(store: JobStore, shard: Shard, done: RowSet, rows: RowSet | Non
 
     :param rows: the only ones, None for all.
     """
-    number = msgspec.json.Decoder(RowOf).decode
+    number = msgspec.json.Decoder(RowNumber).decode
     for request, entry in sent(store, shard.index, shard.token):
         row = number(entry).row
         if row not in done and (rows is None or row in rows):
             yield Line(shard, row, request, len(request) // 4)
-
-
-class RowOf(msgspec.Struct):
-    row: int
 
 
 class Ahead(Generic[T]):

@@ -51,7 +51,7 @@ class Target(NamedTuple):
 class Landing:
     """Lands one job's results, a file per shard, and sums up what was landed.
 
-    :param only: the rows without an answer that this job has to account for, None for all.
+    :param only: the rows that this job has to account for, None for all of its own.
     """
 
     def __init__(

@@ -21,10 +21,9 @@ def land(
 ) -> Manifest:
     """Land a job's results and publish its manifest, then take away what the landed files replace.
 
-    :param only: the rows without an answer that this job has to account for, None for all.
-
     What the vendor does not have any more, or a repair has landed together with its own rows, is left as it lies.
 
+    :param only: the rows that this job has to account for, None for all of its own.
     :raises ResultsUnusable: when the vendor's files are gone and something else is wanted than was landed.
     """
     from airflow_llm_batch.jobs.results import Landing

@@ -97,6 +97,14 @@ class LLMBatchOperator(SubmitBatchOperator):
                 check(value)
         FailedRows(None, self.also)
 
+    def _check_input(self, context: Context) -> None:
+        super()._check_input(context)
+        if self.models and isinstance(self.rows, FailedRows):
+            raise ConfigurationError(
+                "FailedRows asks again what was sent, of the model that it was sent to; leave out models. Nothing was "
+                "sent."
+            )
+
     def execute(self, context: Context) -> Any:
         self._check()
         if not self.models:
