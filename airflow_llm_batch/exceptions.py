@@ -9,7 +9,8 @@ LLMBatchError
 ├── SomethingBilled                 a batch exists or may exist at the vendor
 │   ├── SubmissionUnconfirmed       a create was sent and its fate is not known
 │   ├── WaitEnded                   we stopped watching; the batch was left in place or cancelled, as it says
-│   └── ResultsUnusable             what came back cannot be landed, or too much of it failed
+│   ├── ResultsUnusable             what came back cannot be landed, or too much of it failed
+│   └── Unwritable                  one row's answer does not fit the format
 └── VendorUnavailable               the vendor could not be reached or answered 5xx, for longer than we retry
 """
 
@@ -63,6 +64,10 @@ class WaitEnded(SomethingBilled):
 
 class ResultsUnusable(SomethingBilled):
     """Results were harvested and they, or too many of them, cannot be used."""
+
+
+class Unwritable(SomethingBilled):
+    """A format cannot hold a row's answer; the row is landed as ``invalid``, with the whole answer in ``raw``."""
 
 
 class VendorUnavailable(LLMBatchError):

@@ -25,6 +25,7 @@ KNOWN_EXTRA = frozenset(
     {"provider", "organization", "project", "anthropic_version", "anthropic_beta", "completion_window", "limits"}
     | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds", "room_seconds"}
     | {"max_enqueued_tokens", "max_running_shards", "prices", "delete_files", "expire_seconds", "batch"}
+    | {"batch_factor", "token_cap"}
 )
 
 
@@ -37,6 +38,9 @@ class LLMBatchHook(BaseHook):
     - ``organization``, ``project``, ``anthropic_version``, ``anthropic_beta``, ``completion_window``, ``limits``;
     - ``prices``: model, or ``*`` for all others, to ``{"input": 0.25, "output": 2.0}``, dollars per million tokens
       outside of batches, or to ``{"factor": 0.9}``, a share of the list price;
+    - ``batch_factor``: what a batch costs relative to synchronous calls, where the address is a gateway's: none is
+      assumed to hand the vendor's discount on;
+    - ``token_cap``: ``max_tokens`` or ``max_completion_tokens``, what the server calls the cap of an answer;
     - ``delete_files``: ``none``, ``inputs`` (OpenAI's default) or ``all`` of the vendor's files, once the results are
       landed; ``expire_seconds``: after which OpenAI is to delete them by itself;
     - ``timeout``: seconds of silence allowed while reading (120), ``connect_timeout`` (15), ``retries`` (5);

@@ -96,13 +96,19 @@ class Estimate(BaseModel):
 
     :param input_tokens: from the length of what is sent.
     :param output_tokens: the sum of the requests' token caps, None when one of them has none.
-    :param cost_usd: batch price of both, None when the price or the output is not known; likewise ``sync_cost_usd``
-        outside of batches.
+    :param largest: prompt tokens of the largest request.
+    :param cache: how long prompts may be cached at the customer's wish: ``""``, ``5m`` or ``1h``.
+    :param unknown: what the prompts hold that cannot be estimated, "" for nothing.
+    :param cost_usd: batch price of both, at most; None when it, the prompt or the output is not known; likewise
+        ``sync_cost_usd`` outside of batches.
     """
 
     requests: int
     input_tokens: int
     output_tokens: int | None
+    largest: int = 0
+    cache: str = ""
+    unknown: str = ""
     cost_usd: float | None = None
     sync_cost_usd: float | None = None
 
@@ -114,9 +120,9 @@ class Job(BaseModel):
     :param fingerprint: sha256 over everything that would be sent, keys and pass-through columns included.
     :param request: the request template as planned, for people to read.
     :param estimate: by model.
-    :param key_kind: what the keys are, ``string``, ``integer``, ``number``, ``boolean`` or ``json``; ``columns`` says
-        it of the pass-through columns.
+    :param key_kind: what the keys are, as ``data.kinds`` names it; ``columns`` says it of the pass-through columns.
     :param console_url: the vendor's page of a batch, ``{id}``; empty where another server was asked.
+    :param several_vectors: a request may embed several texts, and its answer hold as many vectors.
     :param adopted: the batch was made elsewhere; its ``custom_id``s are not ours.
     :param round: 1 for rows that are asked for the first time; each repair of failed rows is the next one.
     :param sources: URIs of the rows, empty where they are a list or have no URI.
@@ -142,6 +148,7 @@ class Job(BaseModel):
     key_kind: str = "integer"
     columns: dict[str, str] = {}
     console_url: str = ""
+    several_vectors: bool = False
     adopted: bool = False
     round: int = 1
     repairs: str | None = None
@@ -205,7 +212,12 @@ class Result(msgspec.Struct):
         landing.
     :param embedding: a list of floats, or of such lists; perhaps still as JSON.
     :param input_tokens: all prompt tokens, cached ones and cache writes included; None where usage is not told.
-    :param cache_write_tokens: prompt tokens that were written to a cache, part of ``input_tokens``.
+    :param cache_write_tokens: prompt tokens that were written to a cache, part of ``input_tokens``; of them
+        ``cache_write_1h_tokens`` to one that is kept for an hour.
+    :param reasoning: what the model thought before it answered, where the vendor tells.
+    :param choices: every answer, the first one too, where several were asked for.
+    :param tool_uses: the vendor's own tools that ran, with how often: ``{"web_search": 2}``.
+    :param raw: the vendor's whole line, where it is kept: by choice, and where it could not be landed otherwise.
     """
 
     key: Any = None
@@ -229,6 +241,14 @@ class Result(msgspec.Struct):
     cost_usd: float | None = None
     shard: int | None = None
     round: int = 1
+    reasoning: str | None = None
+    choices: list[dict[str, Any]] | None = None
+    logprobs: Any = None
+    citations: Any = None
+    tool_uses: dict[str, int] | None = None
+    service_tier: str | None = None
+    cache_write_1h_tokens: int | None = None
+    raw: Any = None
 
 
 class Failure(msgspec.Struct):

@@ -11,10 +11,12 @@ class Request(NamedTuple):
     :param endpoint: the path the request is meant for. ``/v1/chat/completions`` and ``/v1/embeddings`` bodies are in
         OpenAI's format, which is the neutral one; any other endpoint is sent only to a provider that has it.
     :param body: the request body, JSON-serializable.
+    :param api: ``chat`` or ``responses`` for a conversation, where the vendor has both; None for what fits the model.
     """
 
     endpoint: str
     body: dict[str, Any]
+    api: str | None = None
 
     @property
     def model(self) -> str:

@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt
 from airflow_llm_batch import __version__
 from airflow_llm_batch.exceptions import LLMBatchError, VendorUnavailable
 from airflow_llm_batch.providers.base import REPEATABLE, Payload, same_origin
+from airflow_llm_batch.providers.troubles import is_full, may_pass
 from airflow_llm_batch.storage import file_size, open_blocks, read_chunks
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Flow, Provider
 
 T = TypeVar("T")
-#: answers after which a safe call is repeated; 529 is Anthropic's "overloaded"
-BUSY = frozenset({408, 429, 500, 502, 503, 504, 529})
 #: failures before the request left this machine
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 LONGEST_PAUSE = 120.0
@@ -182,9 +181,10 @@ class Transport:
                 return isinstance(error, httpx.RequestError if is_repeatable(request) else NEVER_SENT)
             response = outcome.result()
             if is_repeatable(request):
-                return response.status_code in BUSY
+                # A conflict is an answer: what was to be cancelled has ended.
+                return may_pass(response.status_code) and response.status_code != httpx.codes.CONFLICT
             # A full queue empties in hours: not what a worker waits for.
-            return response.status_code == 429 and not self.provider.is_full(*self.provider.error_of(response))
+            return response.status_code == 429 and not is_full(*self.provider.error_of(response))
 
         return {
             "retry": again,

@@ -10,8 +10,10 @@ from airflow.providers.common.compat.sdk import XComArg
 
 from airflow_llm_batch.exceptions import ConfigurationError
 
-#: statuses that are asked again by choice only: each of them was, or may have been, paid for or wanted
-BY_CHOICE = ("truncated", "invalid", "refused", "cancelled")
+#: rows that failed since the account had no money
+QUOTA = "quota"
+#: what is asked again by choice only: it was, or may have been, paid for or wanted, or fails again at once
+BY_CHOICE = ("truncated", "invalid", "refused", "cancelled", QUOTA)
 
 
 #: what Airflow asks for the tasks that an argument depends on, and for its value when the task runs
@@ -22,17 +24,20 @@ ResolveMixin: Any = next(base for base in XComArg.__mro__ if base.__name__ == "R
 class FailedRows(ResolveMixin):  # type: ignore[misc]
     """The rows of a landed job that did not succeed and may when they are asked again, as ``rows`` of another job.
 
-    Always asked again: rate limits, server errors, expired and missing rows. Never: what the vendor refused for good.
+    Always asked again: rate limits, server errors, time-outs, expired and missing rows. Never: what the vendor refused
+    for good. Rows that failed since the account had no money are asked again by default here, for one who has filled it
+    and would else send, and pay, all rows once more.
+
     The requests are those that were sent, kept in the job directory; the source of the rows is not read again. When
     there is nothing to ask again the job has no rows, and fetching it passes on what was landed before.
 
     :param fetched: a Fetch task's output, or the URI of its manifest or of the job directory.
-    :param also: statuses to ask again too, of ``truncated``, ``invalid``, ``refused`` and ``cancelled``.
-    :param token_factor: truncated rows are asked with their token cap times this.
+    :param also: what to ask again too, of ``truncated``, ``invalid``, ``refused``, ``cancelled`` and ``quota``.
+    :param token_factor: rows that were cut at their token cap are asked with it times this.
     """
 
     fetched: Any
-    also: Sequence[str] = ()
+    also: Sequence[str] = (QUOTA,)
     token_factor: float = 2.0
 
     template_fields: ClassVar[tuple[str, ...]] = ("fetched",)

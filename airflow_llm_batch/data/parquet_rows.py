@@ -1,13 +1,15 @@
-"""Rows from Parquet files, some at a time and only the columns that are needed. Needs the extra ``parquet``."""
+"""Rows from Parquet files and Arrow tables, some at a time and only the columns that are needed. Needs pyarrow."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import ArrowException
 
+from airflow_llm_batch.data.values import Nanoseconds
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.storage import open_random
 
@@ -35,6 +37,63 @@ def read_parquet(path: ObjectStoragePath, columns: Collection[str] | None = None
             # Without a column there would be no rows to count.
             wanted = None if columns is None else [name for name in names if name in columns] or names[:1]
             for batch in parquet.iter_batches(ROWS, columns=wanted, use_threads=False):
-                yield from batch.to_pylist()
-    except (ArrowException, OSError) as error:
+                yield from batch_rows(batch)
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"Cannot read {path}: {type(error).__name__}: {error}. Nothing was sent.") from error
+
+
+def table_rows(table: Any) -> Iterator[dict[str, Any]]:
+    """The rows of an Arrow table, record batch or reader."""
+    batches = [table] if isinstance(table, pa.RecordBatch) else table
+    for batch in table.to_batches(ROWS) if isinstance(table, pa.Table) else batches:
+        for start in range(0, batch.num_rows, ROWS):
+            yield from batch_rows(batch.slice(start, ROWS))
+
+
+def batch_rows(batch: Any) -> list[dict[str, Any]]:
+    """A record batch's rows, without pandas: Arrow would ask it for nanoseconds."""
+    columns = [column_values(column) for column in batch.columns]
+    return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def column_values(column: Any) -> list[Any]:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.dictionary_decode(), kind.value_type
+    if not has_nanoseconds(kind):
+        values: list[Any] = column.to_pylist()
+        return values
+    if not pa.types.is_timestamp(kind):
+        return list(column.cast(in_microseconds(kind), safe=False).to_pylist())
+    numbers = column.cast(pa.int64())
+    if pc.all(pc.equal(numbers, pc.multiply(pc.divide(numbers, 1000), 1000))).as_py() is not False:
+        return list(column.cast(in_microseconds(kind)).to_pylist())
+    zone = "+00:00" if kind.tz else ""
+    texts = pc.strftime(column.cast(pa.timestamp("ns", "UTC") if kind.tz else kind), format="%Y-%m-%dT%H:%M:%S")
+    return [None if text is None else Nanoseconds(f"{text}{zone}") for text in texts.to_pylist()]
+
+
+def has_nanoseconds(kind: Any) -> bool:
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind):
+        return str(kind.unit) == "ns"
+    return any(has_nanoseconds(kind.field(place).type) for place in range(kind.num_fields))
+
+
+def in_microseconds(kind: Any) -> Any:
+    """The type with microseconds in the place of nanoseconds."""
+    if not has_nanoseconds(kind):
+        return kind
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    if pa.types.is_time(kind):
+        return pa.time64("us")
+    if pa.types.is_duration(kind):
+        return pa.duration("us")
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, in_microseconds(f.type)) for f in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(in_microseconds(kind.key_type), in_microseconds(kind.item_type))
+    inner = in_microseconds(kind.value_type)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(inner, kind.list_size)
+    return pa.large_list(inner) if pa.types.is_large_list(kind) else pa.list_(inner)

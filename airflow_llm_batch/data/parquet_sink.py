@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Container
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airflow_llm_batch.data.arrow_types import JSON_TEXT, PLAIN, arrow_type
+from airflow_llm_batch.data.arrow_types import JSON_TEXT, arrow_type, as_json, fit, kind_type, stored
 from airflow_llm_batch.data.sinks import not_alike
+from airflow_llm_batch.exceptions import Unwritable
 from airflow_llm_batch.models import Result
 from airflow_llm_batch.storage import WholeFile, open_random
 
@@ -28,20 +28,25 @@ INTEGERS = (
     "input_tokens",
     "cached_tokens",
     "cache_write_tokens",
+    "cache_write_1h_tokens",
     "output_tokens",
     "reasoning_tokens",
     "row",
     "shard",
     "round",
 )
+#: fields of no one type
+JSON = ("choices", "logprobs", "citations", "tool_uses", "raw")
 VECTOR = pa.float32()
+NO_FIELDS = ("embedding", "key", "output", "tool_calls", *JSON)
 
 
 class ParquetSink:
     """One Parquet file, zstd-compressed.
 
-    ``output`` has the type of the job's output schema, ``embedding`` is a list of float32 of the vectors' length, the
-    key and the pass-through columns have the types that planning met. What has no single type is JSON text.
+    ``output`` has the type of the job's output schema, ``embedding`` is a list of float32 (a list of such lists where
+    requests embed several texts), the key and the pass-through columns have the types that planning met. What has no
+    single type is JSON text.
     """
 
     suffix = ".parquet"
@@ -51,7 +56,7 @@ class ParquetSink:
         self.file = WholeFile(path)
         self.layout = layout
         self.writer: pq.ParquetWriter | None = None
-        self.fields = [field for field in Result.__struct_fields__ if field != "embedding"]
+        self.fields = [field for field in Result.__struct_fields__ if field not in NO_FIELDS]
         self.output_type = arrow_type(layout.output_schema) if layout.output_schema else JSON_TEXT
         self.clear()
 
@@ -60,28 +65,56 @@ class ParquetSink:
         return self.file.size + self.bytes + 4 * len(self.vectors)
 
     def clear(self) -> None:
-        self.columns: dict[str, list[Any]] = {name: [] for name in (*self.fields, *self.layout.columns)}
+        names = (name for name in (*Result.__struct_fields__, *self.layout.columns) if name != "embedding")
+        self.columns: dict[str, list[Any]] = {name: [] for name in names}
+        #: the numbers of all vectors, where each vector ends among them, and each row among the vectors
         self.vectors = array("f")
-        self.has_vector: list[bool] = []
+        self.ends, self.row_ends, self.has_vector = array("i", [0]), array("i", [0]), array("b")
         self.rows = self.bytes = 0
 
     def write(self, result: Result, columns: msgspec.Raw) -> None:
+        # What may be refused comes before anything is added.
+        output = fit(result.output, self.output_type)
+        vectors = self.vectors_of(result.embedding)
+        texts = [None if (value := getattr(result, name)) is None else as_json(value) for name in JSON]
+        calls = result.tool_calls and [
+            {**call, "arguments": as_json(call.get("arguments"))} for call in result.tool_calls
+        ]
         values = self.columns
         for name in self.fields:
             values[name].append(getattr(result, name))
-        values["key"][-1] = stored(msgspec.json.decode(result.key), self.layout.key)
-        values["output"][-1] = fit(result.output, self.output_type)
-        if result.tool_calls:
-            calls = [{**call, "arguments": as_json(call.get("arguments"))} for call in result.tool_calls]
-            values["tool_calls"][-1] = calls
-        self.add_vector(result.embedding)
+        for name, text in zip(JSON, texts, strict=True):
+            values[name].append(text)
+        values["key"].append(stored(msgspec.json.decode(result.key), self.layout.key))
+        values["output"].append(output)
+        values["tool_calls"].append(calls or None)
+        for vector in vectors:
+            self.vectors.extend(vector)
+            self.ends.append(len(self.vectors))
+        self.row_ends.append(len(self.ends) - 1)
+        self.has_vector.append(bool(vectors))
         carried = msgspec.json.decode(columns)
         for name, kind in self.layout.columns.items():
             values[name].append(stored(carried.get(name), kind))
         self.rows += 1
-        self.bytes += len(result.text or "") + len(columns)
+        self.bytes += len(result.text or "") + len(columns) + sum(map(len, filter(None, texts)))
         if self.rows >= GROUP_ROWS or self.bytes + 4 * len(self.vectors) >= GROUP_BYTES:
             self.flush()
+
+    def vectors_of(self, embedding: Any) -> list[list[float]]:
+        """The vectors of one row.
+
+        :raises Unwritable: for several where the plan knew of one.
+        """
+        if embedding is None:
+            return []
+        if isinstance(embedding, msgspec.Raw):
+            return [msgspec.json.decode(embedding)]
+        if not isinstance(embedding[0], list | msgspec.Raw):
+            return [embedding]
+        if not self.layout.several_vectors:
+            raise Unwritable(f"{len(embedding)} vectors came where one was asked for")
+        return [msgspec.json.decode(vector) if isinstance(vector, msgspec.Raw) else vector for vector in embedding]
 
     def copy(self, landed: ObjectStoragePath, without: Container[int]) -> tuple[int, int]:
         if not str(landed).endswith(self.suffix):
@@ -96,23 +129,12 @@ class ParquetSink:
                 self.writer.write_batch(batch.filter(pa.array(keep, pa.bool_())))
         return taken, left
 
-    def add_vector(self, embedding: Any) -> None:
-        if isinstance(embedding, msgspec.Raw):
-            embedding = msgspec.json.decode(embedding)
-        usable = bool(embedding) and not isinstance(embedding, str) and not isinstance(embedding[0], list | msgspec.Raw)
-        if usable and not self.layout.vector_length:
-            self.layout.vector_length = len(embedding)
-        usable = usable and len(embedding) == self.layout.vector_length
-        self.has_vector.append(usable)
-        if usable:
-            self.vectors.extend(embedding)
-
     def flush(self) -> None:
         """Write a row group."""
         if not self.rows and self.writer is not None:
             return
         schema = self.writer.schema if self.writer is not None else self.schema()
-        arrays = [self.vector_array(f.type) if f.name == "embedding" else self.array(f) for f in schema]
+        arrays = [self.vector_array() if f.name == "embedding" else self.array(f) for f in schema]
         if self.writer is None:
             self.writer = pq.ParquetWriter(Out(self.file), schema, compression="zstd")
         self.writer.write_table(pa.table(arrays, schema=schema))
@@ -121,26 +143,24 @@ class ParquetSink:
     def array(self, field: pa.Field) -> pa.Array:
         return pa.array(self.columns[field.name], type=field.type)
 
-    def vector_array(self, kind: pa.DataType) -> pa.Array:
-        """The vectors as the file has them: of one length, or, when its first rows had none to tell it, of any."""
-        length = self.layout.vector_length
+    def vector_array(self) -> pa.Array:
         missing = pa.array([not has for has in self.has_vector], pa.bool_())
-        if not pa.types.is_fixed_size_list(kind):
-            ends = accumulate((length * has for has in self.has_vector), initial=0)
-            return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), floats(self.vectors), mask=missing)
-        padded, used, zeros = array("f"), 0, array("f", bytes(4 * length))
-        for has in self.has_vector:
-            padded.extend(self.vectors[used : used + length] if has else zeros)
-            used += length if has else 0
-        return pa.FixedSizeListArray.from_arrays(floats(padded), length, mask=missing)
+        numbers = pa.Array.from_buffers(VECTOR, len(self.vectors), [None, pa.py_buffer(self.vectors)])
+        vectors = pa.ListArray.from_arrays(pa.array(self.ends, pa.int32()), numbers)
+        rows = pa.array(self.row_ends, pa.int32())
+        if self.layout.several_vectors:
+            return pa.ListArray.from_arrays(rows, vectors, mask=missing)
+        # One vector or none: the rows' ends among the numbers.
+        ends = pa.array([self.ends[place] for place in self.row_ends], pa.int32())
+        return pa.ListArray.from_arrays(ends, numbers, mask=missing)
 
     def schema(self) -> pa.Schema:
-        length = self.layout.vector_length
+        vector = pa.list_(VECTOR)
         special = {
             "key": kind_type(self.layout.key),
             "output": self.output_type,
             "tool_calls": TOOL_CALLS,
-            "embedding": pa.list_(VECTOR, length) if length else pa.list_(VECTOR),
+            "embedding": pa.list_(vector) if self.layout.several_vectors else vector,
             "cost_usd": pa.float64(),
             **dict.fromkeys(INTEGERS, pa.int64()),
         }
@@ -189,37 +209,3 @@ class Out:
         """The file is published by its owner."""
 
     close = flush
-
-
-def floats(values: array[float]) -> pa.Array:
-    return pa.Array.from_buffers(VECTOR, len(values), [None, pa.py_buffer(values)])
-
-
-def kind_type(kind: str) -> pa.DataType:
-    return PLAIN.get(kind, JSON_TEXT)
-
-
-def stored(value: Any, kind: str) -> Any:
-    """A pass-through value for a column of a kind that planning met."""
-    if value is None or kind in ("string", "integer", "boolean"):
-        return value
-    return float(value) if kind == "number" else as_json(value)
-
-
-def fit(value: Any, kind: pa.DataType) -> Any:
-    """An answer, which fits its schema, for a column of the schema's type."""
-    if value is None:
-        return None
-    if pa.types.is_struct(kind):
-        return {field.name: fit(value.get(field.name), field.type) for field in kind}
-    if pa.types.is_list(kind):
-        return [fit(item, kind.value_type) for item in value]
-    if pa.types.is_string(kind):
-        return value if isinstance(value, str) else as_json(value)
-    if pa.types.is_int64(kind):
-        return int(value) if -(2**63) <= value < 2**63 else None
-    return float(value) if pa.types.is_float64(kind) else value
-
-
-def as_json(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -13,6 +13,12 @@ from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.request import Request
 
 CHAT, EMBEDDINGS, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/messages"
+#: where bodies hold the schema of their answers
+SCHEMAS = (
+    ("response_format", "json_schema", "schema"),
+    ("text", "format", "schema"),
+    ("output_config", "format", "schema"),
+)
 Render = Callable[[Mapping[str, Any]], Request]
 
 
@@ -35,6 +41,12 @@ class RequestTemplate:
     def columns(self) -> set[str] | None:
         """Every column that a request is filled from, None when that may be any."""
         return None
+
+    def jinja_names(self) -> set[str]:
+        """Names in Jinja's braces, ``{{ name }}``, which are no placeholders."""
+        from airflow_llm_batch.data.templates import jinja_names
+
+        return jinja_names([getattr(self, f.name) for f in fields(self) if f.name != "output"])  # type: ignore[arg-type]
 
     def schema(self) -> dict[str, Any] | None:
         """The JSON schema answers must fit, None for free text."""
@@ -62,6 +74,9 @@ class ChatRequest(RequestTemplate):
     :param max_tokens: cap on the answer's tokens; Anthropic requires one.
     :param params: further body parameters in OpenAI's spelling (``temperature``, ``tools``, ``reasoning_effort``...);
         one that a vendor cannot express is refused by name.
+    :param api: ``"responses"`` asks OpenAI's Responses API, with the same rows and results; ``"chat"`` chat
+        completions. By default the one that the model takes: from GPT-5.4 on tools beside ``reasoning_effort`` need
+        the Responses API.
     """
 
     model: str
@@ -71,12 +86,15 @@ class ChatRequest(RequestTemplate):
     output: Any = None
     max_tokens: int | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    api: str | None = None
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "system", "user", "messages", "max_tokens", "params")
 
     def __post_init__(self) -> None:
         if self.messages is not None and (self.user is not None or self.system is not None):
             raise InputError("ChatRequest takes either messages, or system and user; it was given both.")
+        if self.api not in (None, "chat", "responses"):
+            raise InputError(f"api is {self.api!r}; give 'chat' or 'responses', or leave it out. Nothing was sent.")
 
     def schema(self) -> dict[str, Any] | None:
         return json_schema(self.output)
@@ -116,7 +134,9 @@ class ChatRequest(RequestTemplate):
         if self.max_tokens is not None:
             body["max_completion_tokens"] = int(self.max_tokens)
         if schema := self.schema():
-            body["response_format"] = {"type": "json_schema", "json_schema": schema_name(self.output, schema)}
+            # Whether it is strict the provider says, who knows what its strict mode takes.
+            named = {"name": str(schema.get("title") or "output"), "schema": asked_schema(self.output)}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
         if clash := sorted(body.keys() & self.params.keys()):
             raise InputError(f"ChatRequest.params repeats {', '.join(clash)}; use the argument of that name alone.")
         contents = [text_or_parts(turn, compile_template) for turn in self.turns()]
@@ -125,7 +145,7 @@ class ChatRequest(RequestTemplate):
         def render(row: Mapping[str, Any]) -> Request:
             filled = {**body, **fill_rest(row)}
             filled["messages"] = [fill(row) for fill in contents]
-            return Request(CHAT, filled)
+            return Request(CHAT, filled, self.api)
 
         return render
 
@@ -184,6 +204,12 @@ class RawRequest(RequestTemplate):
 
     template_fields: ClassVar[tuple[str, ...]] = ("body", "endpoint")
 
+    def schema(self) -> dict[str, Any] | None:
+        from airflow_llm_batch.data.templates import columns_of
+
+        schema = schema_of(self.body)
+        return None if columns_of(schema) else schema
+
     def columns(self) -> set[str] | None:
         from airflow_llm_batch.data.templates import columns_of
 
@@ -197,6 +223,7 @@ class RawRequest(RequestTemplate):
         return lambda row: Request(endpoint, fill(row))
 
 
+@dataclass
 class BatchLines(RequestTemplate):
     """Rows that already are batch input lines, OpenAI's or Anthropic's; used when no request is given."""
 
@@ -265,26 +292,51 @@ def json_schema(output: Any) -> dict[str, Any] | None:
     if output is None or isinstance(output, dict):
         return output
     if hasattr(output, "model_json_schema"):
-        schema: dict[str, Any] = strict_objects(output.model_json_schema())
+        schema: dict[str, Any] = closed_objects(output.model_json_schema())
         return schema
     raise InputError(f"output is {output!r}; give a Pydantic model class or a JSON schema as a dict. Nothing was sent.")
 
 
-def strict_objects(schema: Any) -> Any:
-    """The schema with closed objects whose properties are all required: what vendors' strict modes insist on."""
+def asked_schema(output: Any) -> dict[str, Any]:
+    """The schema as it is asked for: of a Pydantic model every property, those with a default too."""
+    if isinstance(output, dict):
+        return output
+    schema: dict[str, Any] = closed_objects(output.model_json_schema(), every=True)
+    return schema
+
+
+def closed_objects(schema: Any, every: bool = False) -> Any:
+    """A Pydantic model's schema with objects closed that the model leaves so: it ignores what it does not name.
+
+    :param every: require every property, as strict modes want it.
+    """
     if isinstance(schema, list):
-        return [strict_objects(item) for item in schema]
+        return [closed_objects(item, every) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {key: strict_objects(value) for key, value in schema.items() if key != "default"}
+    closed = dict(schema)
+    for name, value in schema.items():
+        if name in ("properties", "$defs") and isinstance(value, dict):
+            closed[name] = {inner: closed_objects(part, every) for inner, part in value.items()}
+        elif name not in ("enum", "const", "default", "examples"):
+            closed[name] = closed_objects(value, every)
     if closed.get("type") == "object" and isinstance(schema.get("properties"), dict):
-        properties = {name: strict_objects(value) for name, value in schema["properties"].items()}
-        closed = {**closed, "properties": properties, "required": list(properties)}
+        if every:
+            closed["required"] = list(schema["properties"])
         closed.setdefault("additionalProperties", False)
     return closed
 
 
-def schema_name(output: Any, schema: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's ``json_schema`` object; strict unless the schema was written by hand and leaves objects open."""
-    name = "".join(c if c.isalnum() or c in "_-" else "_" for c in str(schema.get("title") or "output"))[:64]
-    return {"name": name, "strict": not isinstance(output, dict), "schema": schema}
+def schema_of(body: Any) -> dict[str, Any] | None:
+    """The JSON schema that a body asks an answer to fit, in chat completions, the Responses API or messages."""
+    for path in (
+        ("response_format", "json_schema", "schema"),
+        ("text", "format", "schema"),
+        ("output_config", "format", "schema"),
+    ):
+        found = body
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            return found
+    return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from airflow_llm_batch.data.formats import check_format
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.exceptions import ConfigurationError, Unwritable
 from airflow_llm_batch.storage import CHUNK, WholeFile, open_blocks
 
 if TYPE_CHECKING:
@@ -27,15 +27,14 @@ class Layout:
     """What is known of a job's records before the first of them.
 
     :param output_schema: JSON schema of ``output``, None for answers that are free text.
-    :param key: kind of the keys, and ``columns`` of the pass-through columns: ``string``, ``integer``, ``number``,
-        ``boolean`` or ``json``.
-    :param vector_length: numbers in an embedding, 0 until the first one is seen.
+    :param key: kind of the keys, and ``columns`` of the pass-through columns, as ``data.kinds`` names them.
+    :param several_vectors: a request may embed several texts.
     """
 
     output_schema: dict[str, Any] | None = None
     key: str = "json"
     columns: dict[str, str] = field(default_factory=dict)
-    vector_length: int = 0
+    several_vectors: bool = False
 
 
 class Sink(Protocol):
@@ -50,7 +49,12 @@ class Sink(Protocol):
     def size(self) -> int:
         """Bytes written so far, about."""
 
-    def write(self, result: Result, columns: msgspec.Raw) -> None: ...
+    def write(self, result: Result, columns: msgspec.Raw) -> None:
+        """Add a record.
+
+        :raises Unwritable: when the format cannot hold it; nothing was added then.
+        """
+
     def copy(self, landed: ObjectStoragePath, without: Container[int]) -> tuple[int, int]:
         """Take over the records of a landed file but for some rows; returns how many were taken and left out.
 
@@ -82,7 +86,12 @@ class JsonlSink:
 
     def write(self, result: Result, columns: msgspec.Raw) -> None:
         buffer = self.buffer
-        self.encode_into(result, buffer, -1)
+        start = len(buffer)
+        try:
+            self.encode_into(result, buffer, -1)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            del buffer[start:]
+            raise Unwritable(f"it cannot be written as JSON: {error}") from None
         if len(columns) > len("{}"):
             # Both are JSON objects: the columns' members follow the result's.
             buffer[-1:] = b","

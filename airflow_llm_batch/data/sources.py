@@ -29,7 +29,9 @@ Row = dict[str, Any]
 #: file, unit and number; put into words only when something is wrong with the row
 Place = tuple[str, str, int]
 Located = Iterator[tuple[Place, Row]]
-IS_URI = re.compile(r"^[a-z][a-z0-9+.-]*://\S+$")
+IS_URI = re.compile(r"[a-z][a-z0-9+.-]*://\S[^\r\n]*$")
+#: rows of a DataFrame taken at once
+FRAME = 1000
 SPACE = re.compile(r"[ \t\r\n]*")
 BOM = b"\xef\xbb\xbf"
 
@@ -37,17 +39,16 @@ BOM = b"\xef\xbb\xbf"
 def read_rows(rows: Any, columns: Collection[str] | None = None) -> Located:
     """The rows of whatever ``SubmitBatchOperator(rows=...)`` was given.
 
-    :param rows: a URI, path, directory or glob of files; a list of strings, dicts or URIs; a Fetch task's output; a
-        query.
+    :param rows: a URI, path, directory or glob of files; a list of strings, dicts or URIs; a DataFrame (pandas, polars)
+        or Arrow table; a Fetch task's output; a query.
     :param columns: the only columns that are needed, None for all; formats that can leave the others out do.
     :raises InputError: for anything else, and for unreadable files and malformed lines, by file and line.
     """
     if isinstance(rows, Mapping) and isinstance(rows.get("files"), list):
         rows = rows["files"]
     if isinstance(rows, Sql):
-        yield from (((f"{rows.conn_id}:", "row", number), row) for number, row in enumerate(rows.rows()))
-        return
-    if isinstance(rows, str):
+        yield from numbered(rows.rows(), f"{rows.conn_id}:")
+    elif isinstance(rows, str):
         if not IS_URI.match(rows) and not rows.startswith("/"):
             raise InputError(
                 f"rows is the text {rows[:60]!r}; give a URI (file:///..., s3://...), an absolute path or a list. "
@@ -56,20 +57,58 @@ def read_rows(rows: Any, columns: Collection[str] | None = None) -> Located:
         yield from read_files([rows], columns)
     elif hasattr(rows, "protocol") and hasattr(rows, "path"):
         yield from read_files([rows], columns)
-    elif isinstance(rows, Iterable) and not isinstance(rows, Mapping | bytes):
-        # The first item tells; a mapped task's output is a sequence that is read as it is walked.
-        items = iter(rows)
-        first = next(items, None)
-        if first is None:
-            return
-        if isinstance(first, str) and IS_URI.match(first):
-            yield from read_files(chain([first], items), columns)
-            return
-        for number, item in enumerate(chain([first], items)):
-            place = "", "row", number
-            yield place, as_row(item, place)
+    elif (framed := frame_rows(rows)) is not None:
+        yield from numbered(framed, "")
+    elif isinstance(rows, Iterable) and not isinstance(rows, Mapping | bytes | set | frozenset):
+        yield from read_items(rows, columns)
     else:
-        raise InputError(f"rows is a {type(rows).__name__}; give a URI, a path or a list. Nothing was sent.")
+        raise InputError(
+            f"rows is a {type(rows).__name__}; give a URI, a path, a list or a DataFrame. Nothing was sent."
+        )
+
+
+def read_items(rows: Iterable[Any], columns: Collection[str] | None) -> Located:
+    """The rows of a list. The first item tells; a mapped task's output is a sequence that is read as it is walked."""
+    items = iter(rows)
+    first = next(items, None)
+    if first is None:
+        return
+    if isinstance(first, str) and is_file_uri(first):
+        yield from read_files(chain([first], items), columns)
+        return
+    for number, item in enumerate(chain([first], items)):
+        place = "", "row", number
+        yield place, as_row(item, place)
+
+
+def numbered(rows: Iterable[Row], name: str) -> Located:
+    yield from (((name, "row", number), row) for number, row in enumerate(rows))
+
+
+def is_file_uri(text: str) -> bool:
+    """Whether an item of a list names a file; a text that begins with a link does not."""
+    return bool(IS_URI.match(text)) and not (text.startswith(("http://", "https://")) and any(map(str.isspace, text)))
+
+
+def frame_rows(rows: Any) -> Iterator[Row] | None:
+    """The rows of a DataFrame or an Arrow table, some at a time; None for anything else.
+
+    :raises InputError: for a frame that was not computed yet.
+    """
+    library = type(rows).__module__.partition(".")[0]
+    if library == "pandas" and hasattr(rows, "iloc") and hasattr(rows, "columns"):
+        starts = range(0, len(rows), FRAME)
+        return (row for start in starts for row in rows.iloc[start : start + FRAME].to_dict("records"))
+    if library == "polars" and hasattr(rows, "iter_rows"):
+        found: Iterator[Row] = rows.iter_rows(named=True, buffer_size=FRAME)
+        return found
+    if library == "polars" and hasattr(rows, "collect"):
+        raise InputError("rows is a LazyFrame, which was not computed yet; give rows.collect(). Nothing was sent.")
+    if library == "pyarrow" and (hasattr(rows, "to_batches") or hasattr(rows, "num_rows") or hasattr(rows, "read_all")):
+        from airflow_llm_batch.data.parquet_rows import table_rows
+
+        return table_rows(rows)
+    return None
 
 
 def sources_of(rows: Any) -> tuple[str, ...]:
@@ -90,8 +129,8 @@ def told(place: Place) -> str:
 
 
 def as_row(item: Any, place: Place) -> Row:
-    if isinstance(item, dict):
-        return item
+    if isinstance(item, Mapping):
+        return item if isinstance(item, dict) else dict(item)
     if isinstance(item, str):
         return {"text": item}
     raise InputError(f"{told(place)} is a {type(item).__name__}; rows are strings or objects. Nothing was sent.")
@@ -120,22 +159,32 @@ def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
     uri = str(path)
     try:
         fresh(path)
-        if any(c in uri for c in "*?["):
+        if any(c in uri for c in "*?[") and not path.fs.exists(path.path):
             names = path.fs.glob(path.path)
+            above = re.split(r"[*?\[]", path.path, maxsplit=1)[0].rpartition("/")[0]
         elif (reader_of(uri) is None or is_parquet(uri)) and path.fs.isdir(path.path):
+            above = path.path
             names = [name for name in path.fs.ls(path.path, detail=False) if reader_of(name)]
             # A dataset in partitions has its files further down.
             names = names or [name for name in path.fs.find(path.path) if reader_of(name)]
         else:
             return [path]
-        # Markers and half-written files of other tools: _SUCCESS, _temporary, .part
-        names = [name for name in names if name.rpartition("/")[2][:1] not in ("", ".", "_")]
     except Exception as error:
         raise InputError(f"Cannot list {uri}: {type(error).__name__}: {error}. Nothing was sent.") from error
+    names = [name for name in names if is_data(name, above)]
     if not names:
         raise InputError(f"No files match {uri}. Nothing was sent.")
     protocol = path.protocol or "file"
     return [storage_path_of(protocol, name, path.conn_id) for name in sorted(names)]
+
+
+def is_data(name: str, above: str) -> bool:
+    """Whether a file found below a directory is data, and none of the markers, logs and half-written files that other
+    tools keep there: ``_SUCCESS``, ``_delta_log``, ``_temporary``, ``.part``."""
+    below = name.partition("://")[2] or name
+    above = (above.partition("://")[2] or above).strip("/")
+    parts = below.strip("/").removeprefix(above).strip("/").split("/")
+    return bool(parts[-1]) and not any(part[:1] in (".", "_") and "=" not in part for part in parts)
 
 
 def storage_path_of(protocol: str, name: str, conn_id: str | None) -> ObjectStoragePath:

@@ -1,19 +1,52 @@
 """``{column}`` templates, filled from a row.
 
-Only braces around a name are placeholders, so JSON examples in a prompt need no escaping. ``{{name}}`` stands for a
-literal ``{name}`` (inside an Airflow template field, write it in a Jinja ``raw`` block).
+Only braces around a name are placeholders, so JSON examples in a prompt need no escaping. A name begins with a letter,
+of any script, and goes on with letters, digits, spaces, ``_``, ``.`` and ``-``. ``{{name}}`` stands for a literal
+``{name}`` (inside an Airflow template field, write it in a Jinja ``raw`` block).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
 
-import msgspec
+from airflow_llm_batch.data.values import as_text, plain
 
-PLACEHOLDER = re.compile(r"\{\{([A-Za-z_][\w .-]*)\}\}|\{([A-Za-z_][\w .-]*)\}")
+BRACES = re.compile(r"\{\{([^{}\n]+)\}\}|\{([^{}\n]+)\}")
+#: what Jinja users write
+JINJA = re.compile(r"\{\{\s+([^{}\n]+?)\s+\}\}")
+#: characters of a name that are neither letters, digits nor marks: the last two join letters in Persian and in Indic
+JOINTS = frozenset(" _.-\u200c\u200d")
 Fill = Callable[[Mapping[str, Any]], Any]
+
+
+class Placeholder(NamedTuple):
+    """Braces around a name, where they stand in a text.
+
+    :param column: None for ``{{name}}``, whose ``literal`` is ``{name}``.
+    """
+
+    start: int
+    end: int
+    column: str | None
+    literal: str
+
+
+@cache
+def is_name(text: str) -> bool:
+    """Whether what stands between braces names a column."""
+    begins = text[:1].isalpha() or text[:1] == "_"
+    return begins and all(c.isalnum() or c in JOINTS or unicodedata.category(c)[0] == "M" for c in text)
+
+
+def placeholders(text: str) -> Iterator[Placeholder]:
+    for match in BRACES.finditer(text):
+        name = match[1] or match[2]
+        if is_name(name):
+            yield Placeholder(match.start(), match.end(), match[2], f"{{{name}}}")
 
 
 def compile_template(template: Any) -> Fill:
@@ -31,9 +64,9 @@ def compile_template(template: Any) -> Fill:
 
 def value_template(template: Any) -> Fill:
     if isinstance(template, str):
-        whole = PLACEHOLDER.fullmatch(template)
-        if whole and (column := whole[2]):
-            return lambda row: in_order(row[column])
+        found = list(placeholders(template))
+        if len(found) == 1 and (column := found[0].column) and found[0].literal == template:
+            return lambda row: plain(row[column])
         return text_template(template)
     if isinstance(template, Mapping):
         fills = {key: value_template(value) for key, value in template.items()}
@@ -50,14 +83,14 @@ def text_template(template: str) -> Fill:
     parts: list[str] = []
     columns: list[str] = []
     position, literal = 0, ""
-    for match in PLACEHOLDER.finditer(template):
-        literal += template[position : match.start()]
-        position = match.end()
-        if match[1]:
-            literal += "{" + match[1] + "}"
+    for found in placeholders(template):
+        literal += template[position : found.start]
+        position = found.end
+        if found.column is None:
+            literal += found.literal
         else:
             parts.append(literal)
-            columns.append(match[2])
+            columns.append(found.column)
             literal = ""
     last = literal + template[position:]
     if not columns:
@@ -75,32 +108,23 @@ def text_template(template: str) -> Fill:
     return fill
 
 
-def in_order(value: Any) -> Any:
-    """The value, sets as sorted lists: the same rows must make the same bytes in every process."""
-    return sorted(value, key=str) if isinstance(value, set | frozenset) else value
-
-
-def as_text(value: Any) -> str:
-    """A column's value inside a prompt: nulls are empty, lists and objects are JSON.
-
-    :raises TypeError: for bytes, whose encoding nobody told.
-    """
-    value = in_order(value)
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        raise TypeError("a column of bytes; decode it first")
-    if isinstance(value, dict | list | tuple | bool):
-        return msgspec.json.encode(value).decode()
-    return str(value)
-
-
 def columns_of(template: Any) -> set[str]:
     """The columns a template names."""
+    return {found.column for text in texts_of(template) for found in placeholders(text) if found.column is not None}
+
+
+def jinja_names(template: Any) -> set[str]:
+    """What a template has in Jinja's braces, which nobody fills here."""
+    return {match[1] for text in texts_of(template) for match in JINJA.finditer(text)}
+
+
+def texts_of(template: Any) -> Iterator[str]:
+    """Every text of a template."""
     if isinstance(template, str):
-        return {match[2] for match in PLACEHOLDER.finditer(template) if match[2]}
-    if isinstance(template, Mapping):
-        return set().union(*map(columns_of, template.values()), set())
-    if isinstance(template, list | tuple):
-        return set().union(*map(columns_of, template), set())
-    return set()
+        yield template
+    elif isinstance(template, Mapping):
+        for value in template.values():
+            yield from texts_of(value)
+    elif isinstance(template, list | tuple):
+        for value in template:
+            yield from texts_of(value)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +12,7 @@ from airflow_llm_batch.exceptions import RequestRejected, ResultsUnusable
 from airflow_llm_batch.jobs.lines import batch_lines, split_lines
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard
+from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
 from airflow_llm_batch.storage import whole_file
 
@@ -29,9 +30,11 @@ def adopted_job(store: JobStore, hook: LLMBatchHook, batch: Batch) -> Job:
     """
     if job := store.load_job():
         return job
-    rows = 0
+    rows, several = 0, False
     with whole_file(store.rows(0, PLAN)) as file:
-        for rows, custom_id in enumerate(custom_ids(hook, batch), 1):
+        for rows, line in enumerate(named_lines(hook, batch), 1):
+            custom_id = str(line["custom_id"])
+            several = several or embeds_several(line)
             entry = {"row": rows - 1, "key": custom_id, "custom_id": custom_id}
             file.write(msgspec.json.encode(entry) + b"\n")
     if not rows:
@@ -49,29 +52,38 @@ def adopted_job(store: JobStore, hook: LLMBatchHook, batch: Batch) -> Job:
         rows=rows,
         shards=(Shard(endpoint="", rows=rows, token=PLAN),),
         key_kind="string",
+        several_vectors=several,
         adopted=True,
     )
     store.save_job(job)
     return job
 
 
-def custom_ids(hook: LLMBatchHook, batch: Batch) -> Iterator[str]:
-    """Every ``custom_id`` of a batch, once."""
+def embeds_several(line: Mapping[str, Any]) -> bool:
+    """Whether a request line embeds several texts, or a result line holds several vectors."""
+    texts = members(line.get("body")).get("input")
+    vectors = members(members(line.get("response")).get("body")).get("data")
+    return any(isinstance(items, list) and items[1:] and not isinstance(items[0], int) for items in (texts, vectors))
+
+
+def named_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[dict[str, Any]]:
+    """A line for every ``custom_id`` of a batch: of its input where the vendor still has it, else of its results."""
     requests = hook.provider.inputs(batch)
     if requests:
         try:
             for request in requests:
                 with hook.stream(request) as chunks:
-                    yield from (str(parse_line(line)["custom_id"]) for line in split_lines(chunks) if line.strip())
+                    yield from (parse_line(line) for line in split_lines(chunks) if line.strip())
             return
         except RequestRejected:
             pass  # deleted or expired: before the first line, so nothing was yielded yet
     seen: set[str] = set()
     for line in batch_lines(hook, batch):
         try:
-            custom_id = str(parse_line(line)["custom_id"])
+            parsed = parse_line(line)
+            custom_id = str(parsed["custom_id"])
         except UNREADABLE:
             continue
         if custom_id not in seen:
             seen.add(custom_id)
-            yield custom_id
+            yield parsed

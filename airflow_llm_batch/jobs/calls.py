@@ -16,6 +16,7 @@ import msgspec
 from airflow_llm_batch.exceptions import RequestRejected, VendorUnavailable
 from airflow_llm_batch.jobs.pace import Pace
 from airflow_llm_batch.providers.json_lines import UNREADABLE
+from airflow_llm_batch.providers.troubles import is_empty_account, may_pass
 from airflow_llm_batch.transport import retry_after
 from airflow_llm_batch.wire import open_wire
 
@@ -28,11 +29,8 @@ if TYPE_CHECKING:
 
 #: seconds between two tries of a call, doubled with each, at most a minute
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-#: says that the account is empty, which waiting does not mend
-QUOTA = b"insufficient_quota"
 #: marks an answer of ours for a call that got none: it is landed, and called again by the next try
 UNANSWERED = b'"unanswered":true'
-TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 #: what no vendor answers: there was no answer
 NO_ANSWER = 599
 
@@ -101,7 +99,7 @@ class Vendor:
             else:
                 self.silent = 0
                 trouble = self.provider.answered(call.custom_id, status, body)
-                if not is_passing(status):
+                if not may_pass(status):
                     return trouble
             # To be told to slow down is no failure, and the wait for one's turn is not the call's time.
             tries += status != httpx.codes.TOO_MANY_REQUESTS
@@ -137,7 +135,7 @@ class Vendor:
         if response.is_success:
             self.good += 1
             self.pace.went_well()
-        elif is_fatal(status, response.content, self.good):
+        elif is_fatal(status, self.provider.error_of(response), self.good):
             raise self.redacted(
                 RequestRejected(
                     f"{self.provider.name} at {self.origin} refuses the key, the permission or the quota (HTTP "
@@ -150,7 +148,7 @@ class Vendor:
         pause = retry_after(response)
         if status == httpx.codes.TOO_MANY_REQUESTS:
             self.pace.was_refused(pause)
-        return status, one_line(response.content), pause, spent
+        return status, one_line(response.content, status), pause, spent
 
     def is_good(self, line: bytes) -> bool:
         """Whether an answer is one to take: finished, not refused, and fit for the schema."""
@@ -167,15 +165,10 @@ class Vendor:
             wire.close()
 
 
-def is_fatal(status: int, body: bytes, good: int) -> bool:
+def is_fatal(status: int, error: tuple[str, str], good: int) -> bool:
     """Whether an answer concerns every call: a refused key, an empty account, a permission that was never there."""
-    empty = status == httpx.codes.TOO_MANY_REQUESTS and QUOTA in body
+    empty = status == httpx.codes.PAYMENT_REQUIRED or (400 <= status < 500 and is_empty_account(*error))
     return status == httpx.codes.UNAUTHORIZED or empty or (status == httpx.codes.FORBIDDEN and not good)
-
-
-def is_passing(status: int) -> bool:
-    """Whether trouble of this kind may pass."""
-    return status in TRANSIENT_STATUS or status >= 500
 
 
 def backoff(tries: int) -> float:
@@ -183,11 +176,15 @@ def backoff(tries: int) -> float:
     return pause * random.uniform(0.5, 1.5)  # noqa: S311
 
 
-def one_line(body: bytes) -> bytes:
-    """A JSON body without newlines; anything else as a JSON object that says so."""
+def one_line(body: bytes, status: int) -> bytes:
+    """A JSON body without newlines; anything else as an error that holds it, in a JSON object."""
     try:
         formatted: bytes = msgspec.json.format(body, indent=-1)
     except (ValueError, RecursionError, msgspec.MsgspecError):
-        told = body[:500].decode("utf-8", "replace")
-        return msgspec.json.encode({"error": {"type": "not_json", "message": f"The answer is not JSON: {told!r}"}})
-    return formatted if formatted.startswith(b"{") else b'{"error":{"type":"not_json","message":"not an object"}}'
+        formatted = b""
+    if formatted.startswith(b"{"):
+        return formatted
+    said = body[:500].decode("utf-8", "replace")
+    code = "unreadable_answer" if 200 <= status < 300 else f"http_{status}"
+    error = {"type": code, "message": f"The answer is not a JSON object: {said!r}"}
+    return msgspec.json.encode({"error": error, "answer": msgspec.Raw(formatted) if formatted else said})

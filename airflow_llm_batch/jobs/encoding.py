@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.data.kinds import Kinds
+from airflow_llm_batch.data.kinds import kind_of as column_kind
 from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line
 from airflow_llm_batch.data.sources import read_rows, sources_of, told
-from airflow_llm_batch.data.templates import as_text
+from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.keys import UniqueKeys
 from airflow_llm_batch.jobs.outputs import validator
+from airflow_llm_batch.jobs.tokens import Kind, count_tokens, kind_of, prompt_tokens
 from airflow_llm_batch.models import Result
-from airflow_llm_batch.request import Request
 
 if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Provider
-
-to_json = msgspec.json.Encoder().encode
-#: keys sorted: the same rows make the same bytes in every process
-to_stable_json = msgspec.json.Encoder(order="deterministic").encode
 
 
 class RowSpec(NamedTuple):
@@ -60,20 +58,6 @@ class RowSpec(NamedTuple):
         return {**asked, "key_kind": key_kind, "columns": columns, "sources": sources_of(self.rows)}
 
 
-class Kind(NamedTuple):
-    """What is known of a request besides its bytes.
-
-    :param group: requests of one group may share a batch.
-    :param inputs: texts to embed, 1 for other requests.
-    :param cap: the most tokens the answer may have, None for any number.
-    """
-
-    group: tuple[str, str]
-    model: str
-    inputs: int
-    cap: int | None
-
-
 class Line(msgspec.Struct, gc=False):
     """One encoded row: its lines of ``requests.jsonl`` and ``rows.jsonl``, newlines included.
 
@@ -86,7 +70,15 @@ class Line(msgspec.Struct, gc=False):
     kind: Kind
 
 
-Encode = Callable[[int, Mapping[str, Any]], tuple[bytes, Kind]]
+class Encoded(NamedTuple):
+    """A row's request line, newline included; ``tokens`` of its prompt, estimated."""
+
+    line: bytes
+    kind: Kind
+    tokens: int
+
+
+Encode = Callable[[int, Mapping[str, Any]], Encoded]
 
 
 def passthrough_map(columns: Any) -> dict[str, str]:
@@ -106,32 +98,6 @@ def passthrough_map(columns: Any) -> dict[str, str]:
     return named
 
 
-class Kinds:
-    """What keys and pass-through columns hold, as they go by."""
-
-    def __init__(self, columns: Iterable[str]) -> None:
-        self.key: set[type] = set()
-        self.columns: dict[str, set[type]] = {name: set() for name in columns}
-
-    def add(self, seen: set[type], value: Any) -> None:
-        kind = type(value)
-        # An integer that no column type holds is kept as JSON.
-        if kind not in seen or kind is int:
-            seen.add(object if kind is int and not -(2**63) <= value < 2**63 else kind)
-
-    def told(self) -> tuple[str, dict[str, str]]:
-        """The keys' kind, and each column's."""
-        return kind_name(self.key or {int}), {name: kind_name(seen) for name, seen in self.columns.items()}
-
-
-def kind_name(seen: set[type]) -> str:
-    kinds = seen - {type(None)}
-    if kinds == {int, float}:
-        return "number"
-    only = kinds.pop() if len(kinds) == 1 else object
-    return {str: "string", int: "integer", float: "number", bool: "boolean"}.get(only, "json")
-
-
 def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | None = None) -> Iterator[Line]:
     """Encode every row once.
 
@@ -144,6 +110,8 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
     number = -1
     with UniqueKeys(spec.key or "custom_id") as keys:
         for number, (place, row) in enumerate(read_rows(spec.rows, needed_columns(spec))):
+            if number < 2:
+                check_template(spec.request, row, number)
             try:
                 line, key = encode_row(number, row)
             except KeyError as error:
@@ -168,6 +136,26 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
         raise InputError("There are no rows: the input is empty. Nothing was sent.")
 
 
+def check_template(template: RequestTemplate | None, row: Mapping[str, Any], number: int) -> None:
+    """Refuse a template that would ask the same of every row.
+
+    :raises InputError: also for one with a column's name in Jinja's braces, which would go out as it stands.
+    """
+    if template is None or template.columns() is None:
+        return
+    if names := sorted(template.jinja_names() & row.keys()):
+        raise InputError(
+            f"The request has '{{{{ {names[0]} }}}}', Jinja's way; a column is written {{{names[0]}}} here. "
+            "Nothing was sent."
+        )
+    if number == 1 and not template.columns():
+        raise InputError(
+            "The request names no column of its rows, so all of them would be asked the same. Write {column} where a "
+            f"row's value belongs; the rows have {', '.join(map(repr, row)) or 'no columns'}. ({{{{ column }}}} is "
+            "Jinja's: Airflow has filled it, with nothing, before the task ran.) Nothing was sent."
+        )
+
+
 def needed_columns(spec: RowSpec) -> set[str] | None:
     """The columns that the request, the key and the pass-through list name; None when the request may use any."""
     named = spec.request.columns() if spec.request is not None else None
@@ -188,12 +176,12 @@ def row_encoder(
     def encode_row(number: int, row: Mapping[str, Any]) -> tuple[Line, bytes | None]:
         key = None
         if spec.key is not None:
-            key = row[spec.key]
-            if key is None or key != key:
-                raise InputError(f"its key {spec.key!r} is {key!r}; every row needs a key of its own")
+            key = plain(row[spec.key])
+            if key is None:
+                raise InputError(f"its key {spec.key!r} is {row[spec.key]!r}; every row needs a key of its own")
         elif spec.request is None and is_batch_line(row):
             key = row["custom_id"]
-        request, kind = encode(number, row)
+        request, kind, tokens = encode(number, row)
         if len(request) > limit:
             raise InputError(
                 f"its request has {len(request):,} bytes, over {provider.name}'s limit of {limit:,} for a whole "
@@ -202,16 +190,15 @@ def row_encoder(
         named = None
         if key is not None:
             named = to_stable_json(key)
-            if type(key) is not str or str not in kinds.key:
-                kinds.add(kinds.key, key)
+            kinds.key.add(column_kind(key))
         entry = b'{"row":%d,"key":%b}\n' % (number, named or b"%d" % number)
         if columns:
-            values = {name: row[column] for name, column in columns}
+            values = {name: plain(row[column]) for name, column in columns}
             for name, value in values.items():
-                kinds.add(kinds.columns[name], value)
+                kinds.columns[name].add(column_kind(value))
             carried = to_stable_json(values)
             entry = b'%b,"columns":%b}\n' % (entry[:-2], carried)
-        return Line(request, entry, count_tokens(request), kind), named
+        return Line(request, entry, tokens, kind), named
 
     return encode_row
 
@@ -220,10 +207,10 @@ def encode_whole(template: RequestTemplate, provider: Provider, job_id: str) -> 
     """Renders, translates and encodes each row's request."""
     render = template.compile()
 
-    def encode(number: int, row: Mapping[str, Any]) -> tuple[bytes, Kind]:
-        request = render(row)
-        line = to_json(provider.encode(request, f"{job_id}-{number}")) + b"\n"
-        return line, kind_of(request, provider)
+    def encode(number: int, row: Mapping[str, Any]) -> Encoded:
+        request = provider.translate(render(row))
+        line = to_json(provider.line(request, f"{job_id}-{number}")) + b"\n"
+        return Encoded(line, kind_of(request, provider), prompt_tokens(line, request.body, provider, request.model))
 
     return encode
 
@@ -238,47 +225,28 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
     if columns is None or len(columns) > 1000:
         return None
     mark = uuid.uuid4().hex
-    request = template.compile()({column: f"{mark}{place:04}" for place, column in enumerate(columns)})
-    line = to_json(provider.encode(request, f"{mark}{len(columns):04}")) + b"\n"
+    request = provider.translate(
+        template.compile()({column: f"{mark}{place:04}" for place, column in enumerate(columns)})
+    )
+    line = to_json(provider.line(request, f"{mark}{len(columns):04}")) + b"\n"
     pieces = re.split(mark.encode() + rb"(\d{4})", line)
     order = [int(place) for place in pieces[1::2]]
     kind = kind_of(request, provider)
     prefix = f"{job_id}-".encode()
+    # Pictures and files are the same in every row.
+    more = prompt_tokens(line, request.body, provider, request.model) - count_tokens(line)
+    whole = None if provider.takes_empty_text else encode_whole(template, provider, job_id)
 
-    def encode(number: int, row: Mapping[str, Any]) -> tuple[bytes, Kind]:
+    def encode(number: int, row: Mapping[str, Any]) -> Encoded:
         values = [row[column] for column in columns]
-        texts = [to_json(value if type(value) is str else as_text(value))[1:-1] for value in values]
-        texts.append(b"%b%d" % (prefix, number))
+        texts = [value if type(value) is str else as_text(value) for value in values]
+        if whole is not None and not all(map(str.strip, texts)):
+            return whole(number, row)
+        encoded = [to_json(text)[1:-1] for text in texts]
+        encoded.append(b"%b%d" % (prefix, number))
         parts = pieces.copy()
-        parts[1::2] = [texts[place] for place in order]
-        return b"".join(parts), kind
+        parts[1::2] = [encoded[place] for place in order]
+        line = b"".join(parts)
+        return Encoded(line, kind, max(count_tokens(line) + more, 1))
 
     return encode
-
-
-def kind_of(request: Request, provider: Provider) -> Kind:
-    return Kind(provider.group(request), request.model, count_inputs(request), token_cap(request))
-
-
-def count_inputs(request: Request) -> int:
-    value = request.body.get("input")
-    return len(value) if isinstance(value, list) else 1
-
-
-def token_cap(request: Request) -> int | None:
-    if request.endpoint == "/v1/embeddings":
-        return 0
-    body = request.body
-    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        if isinstance(body.get(name), int):
-            return int(body[name]) * (body["n"] if isinstance(body.get("n"), int) else 1)
-    return None
-
-
-def count_tokens(line: bytes) -> int:
-    """Prompt tokens of a request line: four ASCII characters a token, one of any other script."""
-    if line.isascii():
-        return -(-len(line) // 4)
-    characters = len(line.decode("utf-8", "replace"))
-    other = (len(line) - characters) // 2  # the others take two to four bytes each, mostly three
-    return -(-(characters - other) // 4) + other

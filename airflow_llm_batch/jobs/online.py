@@ -30,6 +30,7 @@ from airflow_llm_batch.jobs.reconciling import RowNumber
 from airflow_llm_batch.jobs.repair import sent
 from airflow_llm_batch.jobs.rowset import RowSet
 from airflow_llm_batch.jobs.store import ONLINE
+from airflow_llm_batch.jobs.tokens import sent_tokens
 from airflow_llm_batch.models import Batch, Created, Intent, usd
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.store import JobStore
     from airflow_llm_batch.models import Job, Shard
+    from airflow_llm_batch.providers.base import Provider
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -106,7 +108,7 @@ class Online:
         self.answered[shard.index] = len(done)
         if rows is None:
             progress.add(len(done))
-        wanted = wanted_lines(self.store, shard, done, rows)
+        wanted = wanted_lines(self.store, shard, done, rows, self.hook.provider)
         first = await asyncio.to_thread(next, wanted, None)
         if first is None:
             return
@@ -317,7 +319,9 @@ def tell(store: JobStore, job: Job, answered: dict[int, int]) -> None:
     store.save_progress({"at": time.time(), "shards": shards, "planned": []})
 
 
-def wanted_lines(store: JobStore, shard: Shard, done: RowSet, rows: RowSet | None) -> Iterator[Line]:
+def wanted_lines(
+    store: JobStore, shard: Shard, done: RowSet, rows: RowSet | None, provider: Provider
+) -> Iterator[Line]:
     """The requests of a shard that are to be called.
 
     :param rows: the only ones, None for all.
@@ -326,7 +330,7 @@ def wanted_lines(store: JobStore, shard: Shard, done: RowSet, rows: RowSet | Non
     for request, entry in sent(store, shard.index, shard.token):
         row = number(entry).row
         if row not in done and (rows is None or row in rows):
-            yield Line(shard, row, request, len(request) // 4)
+            yield Line(shard, row, request, sent_tokens(request, provider))
 
 
 class Ahead(Generic[T]):

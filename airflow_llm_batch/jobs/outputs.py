@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jsonschema_rs
@@ -9,6 +10,8 @@ import msgspec
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Result
+from airflow_llm_batch.providers.json_lines import legal
+from airflow_llm_batch.providers.schemas import VALUE, is_object
 
 #: characters of a validator's message that are kept
 LONGEST = 300
@@ -23,14 +26,15 @@ class OutputCheck:
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
-        self.decode = msgspec.json.Decoder().decode
         self.validate = validator(schema).validate
+        #: vendors want an object at the root, and got one around a schema of anything else
+        self.may_be_wrapped = not is_object(schema)
 
     def __call__(self, result: Result) -> None:
         if result.status != "succeeded" or result.tool_calls:
             return
         try:
-            output = self.decode(result.text or "")
+            output = self.unwrapped(parsed(result.text or ""))
             self.validate(output)
         except jsonschema_rs.ValidationError as error:
             place = "".join(f"[{part!r}]" for part in error.instance_path)
@@ -40,6 +44,28 @@ class OutputCheck:
             refuse(result, "not_json", f"The answer is not JSON: {error}")
         else:
             result.output = output
+
+    def unwrapped(self, output: Any) -> Any:
+        if self.may_be_wrapped and isinstance(output, dict) and output.keys() == {VALUE}:
+            return output[VALUE]
+        return output
+
+
+def parsed(text: str) -> Any:
+    """An answer's JSON. Halves of surrogate pairs, where a model cut an emoji in two, are made legal.
+
+    :raises ValueError: for what is none.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except ValueError:
+        if "\\u" not in text:
+            raise
+        return legal(json.loads(text, parse_constant=no_number))
+
+
+def no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def refuse(result: Result, code: str, message: str) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
-from airflow_llm_batch.jobs.pricing import Prices, dollars
+from airflow_llm_batch.jobs.pricing import PICO, Prices
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.settling import Doubt
 from airflow_llm_batch.jobs.shards import Rows, fingerprint_of, remove_files, write_shards
@@ -63,7 +63,7 @@ def plan(
         store = following
     progress = Progress(log, "rows encoded")
     limits = provider.limits.model_copy(update={"tokens": origin.get("max_enqueued_tokens")})
-    shards, fingerprint, use, kinds = write_shards(spec, provider, store, metadata, limits, progress.add)
+    shards, fingerprint, use, kinds, several = write_shards(spec, provider, store, metadata, limits, progress.add)
     job = Job(
         id=store.job_id,
         fingerprint=fingerprint,
@@ -73,8 +73,8 @@ def plan(
         console_url=provider.console_url if provider.console("") else "",
         rows=sum(shard.rows for shard in shards),
         shards=tuple(shards),
-        estimate={model: priced(model, estimate, prices) for model, estimate in use.items()},
-        **spec.facts(kinds),
+        estimate={model: priced(model, estimate, prices, provider.caches_by_itself) for model, estimate in use.items()},
+        **{"several_vectors": several, **spec.facts(kinds)},
         **origin,
     )
     if not store.save_job(job):
@@ -109,14 +109,32 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
             log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch.id)
 
 
-def priced(model: str, estimate: Estimate, prices: Prices) -> Estimate:
-    """The estimate with its prices."""
-    if estimate.output_tokens is None:
+def priced(model: str, estimate: Estimate, prices: Prices, caches_by_itself: bool) -> Estimate:
+    """The estimate with its prices: what it may cost at most, every request at the rates of the largest one.
+
+    :param caches_by_itself: the vendor may write any prompt to a cache, which some models bill higher.
+    """
+    if estimate.output_tokens is None or estimate.unknown:
         return estimate
-    used = Result(input_tokens=estimate.input_tokens, output_tokens=estimate.output_tokens)
-    cost = prices.cost(used, model)
-    told = {"cost_usd": dollars(cost[0]), "sync_cost_usd": dollars(cost[1])} if cost else {}
-    return estimate.model_copy(update=told)
+    largest = max(estimate.largest, 1)
+    answer = -(-estimate.output_tokens // max(estimate.requests, 1))
+    written = largest if estimate.cache or caches_by_itself else 0
+    hour = largest if estimate.cache == "1h" else 0
+    costs: dict[str, float] = {}
+    for name, called in (("cost_usd", False), ("sync_cost_usd", True)):
+
+        def price(output: int, written: int, hour: int, called: bool = called) -> int | None:
+            used = Result(input_tokens=largest, output_tokens=output)
+            used.cache_write_tokens, used.cache_write_1h_tokens = written, hour
+            cost = prices.cost(used, model, called)
+            return cost.paid if cost else None
+
+        known = [cost for cost in (price(0, 0, 0), price(0, written, hour)) if cost is not None]
+        answered = price(answer, 0, 0)
+        if len(known) == 2 and answered is not None:
+            prompts = max(known) * estimate.input_tokens / largest
+            costs[name] = (prompts + (answered - known[0]) * estimate.requests) / PICO
+    return estimate.model_copy(update=costs)
 
 
 def estimated_cost(job: Job, *, online: bool = False) -> float | None:
@@ -135,13 +153,22 @@ def check_budget(job: Job, max_cost: float, spent: float = 0.0, *, online: bool 
     :param online: called row by row, and not in batches.
     :raises BudgetExceeded: with the estimate by model; also when it cannot be made.
     """
-    unknown = [model for model, estimate in job.estimate.items() if estimate.cost_usd is None]
+    unknown = [m for m, e in job.estimate.items() if (e.sync_cost_usd if online else e.cost_usd) is None]
     if unknown:
         uncapped = [model for model in unknown if job.estimate[model].output_tokens is None]
-        why = "requests without max_tokens have no upper bound" if uncapped else "the price is not known"
+        uncounted = [model for model in unknown if job.estimate[model].unknown]
+        why, remedy = (
+            "the price is not known",
+            "Declare it (the connection's 'prices', 'batch_factor') or remove max_cost",
+        )
+        if uncapped:
+            why, remedy = "requests without max_tokens have no upper bound", "Set max_tokens"
+        elif uncounted:
+            why = f"what it reads cannot be estimated ({job.estimate[uncounted[0]].unknown})"
+            remedy = "Remove max_cost, or leave that out"
         raise BudgetExceeded(
-            f"max_cost={usd(max_cost)} cannot be held for {', '.join(uncapped or unknown)}: {why}. "
-            f"{'Set max_tokens' if uncapped else 'Remove max_cost'}. Nothing was sent. {describe(job)}"
+            f"max_cost={usd(max_cost)} cannot be held for {', '.join(uncapped or uncounted or unknown)}: {why}. "
+            f"{remedy}. Nothing was sent. {describe(job)}"
         )
     total = spent + (estimated_cost(job, online=online) or 0)
     if total > max_cost:
@@ -158,5 +185,6 @@ def describe(job: Job) -> str:
     for model, e in job.estimate.items():
         out = "an unknown number" if e.output_tokens is None else f"at most {e.output_tokens:,}"
         cost = "cost unknown" if e.cost_usd is None else usd(e.cost_usd)
-        told.append(f"{model}: {e.requests:,} requests, about {e.input_tokens:,} tokens in, {out} out, {cost}")
+        beside = f" beside {e.unknown}" if e.unknown else ""
+        told.append(f"{model}: {e.requests:,} requests, about {e.input_tokens:,} tokens in{beside}, {out} out, {cost}")
     return "Estimate by model: " + "; ".join(told) + "."

@@ -6,10 +6,12 @@ any vendor costs thousands of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
@@ -21,10 +23,27 @@ if TYPE_CHECKING:
 PICO = 10**12
 MILLION = 10**6
 
-#: picodollars as batched, and as the same work costs outside of batches
-Cost = tuple[int, int]
-NOTHING: Cost = (0, 0)
-PriceOf = Callable[[Result], Cost | None]
+#: picodollars in a batch, None where the vendor is not known to give a discount, and outside of batches
+Listed = tuple[int | None, int]
+PriceOf = Callable[[Result], Listed | None]
+#: answers that were paid for, however little is told of it
+ANSWERED = frozenset({"succeeded", "truncated", "refused", "invalid", "missing"})
+#: the word for calls in another queue at another price; any other tier costs what the list says
+TIERS = frozenset({"flex", "priority", "fast", "scale"})
+#: tools of the vendor's whose use costs nothing beside tokens
+FREE = frozenset({"web_fetch", "mcp", "computer", "local_shell", "shell", "apply_patch", "tool_search"})
+SEARCH = "web_search"
+
+
+class Cost(NamedTuple):
+    """Picodollars: what was paid, what the same work costs in a batch, and outside of one."""
+
+    paid: int
+    batched: int
+    sync: int
+
+
+NOTHING = Cost(0, 0, 0)
 
 
 def dollars(pico: int) -> float:
@@ -39,7 +58,7 @@ class Negotiated(BaseModel):
     """A model's price as a customer has agreed on it: rates of one's own, or a share of the list price.
 
     :param input: dollars for a million prompt tokens outside of batches; likewise ``cached`` (read from a cache),
-        ``cache_write`` (both as ``input`` by default) and ``output``.
+        ``cache_write`` (both as ``input`` by default), ``cache_write_1h`` (as ``cache_write``) and ``output``.
     :param batch_factor: what a batch costs relative to that; the vendor's usual discount by default.
     :param factor: share of the list price instead of rates, 0.9 for ten percent off.
     """
@@ -49,6 +68,7 @@ class Negotiated(BaseModel):
     input: Decimal | None = None
     cached: Decimal | None = None
     cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
     output: Decimal | None = None
     batch_factor: Decimal | None = None
     factor: Decimal | None = None
@@ -57,11 +77,13 @@ class Negotiated(BaseModel):
         """:param usual: the vendor's batch factor."""
         factor = self.batch_factor if self.batch_factor is not None else usual if usual is not None else Decimal(1)
 
-        def million(rate: Decimal | None) -> Cost:
-            sync = (rate if rate is not None else self.input or Decimal(0)) * PICO
+        def million(*rates: Decimal | None) -> Listed:
+            sync = next((rate for rate in rates if rate is not None), self.input or Decimal(0)) * PICO
             return round(sync * factor), round(sync)
 
-        return Rates(million(self.input), million(self.cached), million(self.cache_write), million(self.output))
+        written = million(self.cache_write)
+        hour = million(self.cache_write_1h, self.cache_write)
+        return Rates(million(self.input), million(self.cached), written, hour, million(self.output))
 
 
 def negotiated(extra: Mapping[str, Any]) -> dict[str, Negotiated]:
@@ -91,118 +113,210 @@ class Prices:
     """Prices of one provider's models, looked up once per model.
 
     :param provider: genai-prices' provider id.
-    :param factor: batch price relative to the synchronous one, for models whose batch price the table does not have.
+    :param factor: batch price relative to the synchronous one, for models whose batch price the table does not have;
+        None where the server is not known to give a discount, and what batches cost is not known therefore.
     :param agreed: prices that replace the table's.
+    :param declared: the factor holds for every model, whatever the table says.
     """
 
     def __init__(
-        self, provider: str, factor: str | None = None, agreed: Mapping[str, Negotiated] | None = None
+        self,
+        provider: str,
+        factor: str | None = None,
+        agreed: Mapping[str, Negotiated] | None = None,
+        *,
+        declared: bool = False,
     ) -> None:
-        self.provider = provider
+        self.provider, self.declared = provider, declared
         self.factor = Decimal(factor) if factor else None
         self.agreed = dict(agreed or {})
-        self.models: dict[str, PriceOf] = {}
+        self.models: dict[tuple[str, str], PriceOf] = {}
 
     @classmethod
     def of(cls, hook: LLMBatchHook) -> Prices:
         """The prices that hold on a connection."""
-        return cls(hook.provider.name, hook.provider.batch_price_factor, negotiated(hook.connection.extra_dejson))
+        provider, extra = hook.provider, hook.connection.extra_dejson
+        declared = extra.get("batch_factor")
+        factor = provider.batch_discount if declared is None else str(declared)
+        return cls(provider.name, factor, negotiated(extra), declared=declared is not None)
 
-    def cost(self, result: Result, model: str) -> Cost | None:
+    def cost(self, result: Result, model: str, called: bool = False) -> Cost | None:
         """What a row cost; zero only for a row the vendor reports no usage for and did not answer.
 
         :param model: the model asked for, used when the result names none.
+        :param called: it was called, and not sent in a batch.
         """
         if result.input_tokens is None:
             # A row the vendor lost may have been worked on.
-            return None if result.status in ("succeeded", "truncated", "missing") else NOTHING
+            return None if result.status in ANSWERED else NOTHING
         if not is_consistent(result):
             return None
         name = result.model or model
-        price = self.models.get(name)
+        tier = result.service_tier if called and result.service_tier in TIERS else ""
+        price = self.models.get((name, tier))
         if price is None:
-            price = self.models[name] = self._find(name, model)
-        return price(result)
+            price = self.models[name, tier] = self._find(name, model, tier)
+        listed = price(result)
+        if listed is None or (listed[0] is None and not called):
+            return None
+        batched, sync = listed
+        return Cost(sync if called or batched is None else batched, sync if batched is None else batched, sync)
 
-    def _find(self, name: str, model: str) -> PriceOf:
+    def _find(self, name: str, model: str, tier: str) -> PriceOf:
         """:param name: the model that answered, ``model`` the one that was asked."""
         agreed = self.agreed.get(name) or self.agreed.get(model) or self.agreed.get("*")
+        listed = self._price_of(name, tier) or self._price_of(model, tier)
         if agreed is not None and agreed.factor is None:
-            return linear(agreed.rates(self.factor))
-        listed = self._price_of(name) or self._price_of(model) or (lambda result: None)
+            return with_tools(linear(agreed.rates(self.factor)), listed)
+        if listed is None:
+            return lambda result: None
         return listed if agreed is None else scaled(listed, agreed.factor or Decimal(0))
 
-    def _price_of(self, model: str) -> PriceOf | None:
-        from genai_prices import calc_price
-        from genai_prices.types import Usage
-
-        def usage(result: Result) -> Any:
-            return Usage(
-                input_tokens=result.input_tokens,
-                cache_read_tokens=result.cached_tokens or 0,
-                cache_write_tokens=result.cache_write_tokens or 0,
-                output_tokens=result.output_tokens or 0,
-            )
-
-        def calculate(result: Result) -> Cost:
-            used = usage(result)
-            sync = calc_price(used, model, provider_id=self.provider).total_price
-            batch = calc_price(
-                used, model, provider_id=self.provider, price_context={"processing": "batch"}
-            ).total_price
-            if batch == sync and self.factor is not None:
-                batch = sync * self.factor
-            return round(batch * PICO), round(sync * PICO)
-
-        def probe(read: int = 0, cached: int = 0, written: int = 0, output: int = 0) -> Cost:
-            used = Result(input_tokens=read, output_tokens=output)
-            used.cached_tokens, used.cache_write_tokens = cached, written
-            return calculate(used)
+    def _price_of(self, model: str, tier: str) -> PriceOf | None:
+        """The list price of a model; None for one that the table does not have, or not in this tier."""
+        from genai_prices import Usage, calc_price
 
         try:
             price = calc_price(Usage(input_tokens=1), model, provider_id=self.provider).model_price
-            rates = Rates(
-                probe(MILLION), probe(MILLION, cached=MILLION), probe(MILLION, written=MILLION), probe(output=MILLION)
-            )
+            variants = variants_of(self.provider, model)
         except LookupError:
             return None
+        if tier and not any(when.get("service_tier") == tier for when in variants):
+            return None
+        has_batch_price = any(when.get("processing") == "batch" for when in variants) and not self.declared
+        sync_context = {"service_tier": tier} if tier else {}
+
+        def calculate(result: Result) -> Listed:
+            used = usage(result)
+            sync = calc_price(used, model, provider_id=self.provider, price_context=sync_context).total_price
+            if self.factor is None:
+                return None, round(sync * PICO)
+            if has_batch_price:
+                context = {"processing": "batch"}
+                batch = calc_price(used, model, provider_id=self.provider, price_context=context).total_price
+            else:
+                batch = sync * self.factor
+            return round(batch * PICO), round(sync * PICO)
+
+        def probe(read: int = 0, cached: int = 0, written: int = 0, hour: int = 0, output: int = 0) -> Listed:
+            used = Result(input_tokens=read, output_tokens=output)
+            used.cached_tokens, used.cache_write_tokens, used.cache_write_1h_tokens = cached, written, hour
+            return calculate(used)
+
+        rates = Rates(
+            probe(MILLION), probe(MILLION, cached=MILLION), probe(MILLION, written=MILLION),
+            probe(MILLION, written=MILLION, hour=MILLION), probe(output=MILLION),
+        )  # fmt: skip
+        searches = calc_price(Usage(web_searches=1000), model, provider_id=self.provider).total_price
         tiered = any(getattr(value, "tiers", None) for value in vars(price).values())
-        return calculate if tiered else linear(rates)
+        return with_searches(calculate if tiered else linear(rates), round(searches * PICO))
+
+
+def usage(result: Result) -> Any:
+    """What a row used, in the table's words; tools of the vendor's are counted apart."""
+    from genai_prices import Usage
+
+    return Usage(
+        input_tokens=result.input_tokens,
+        cache_read_tokens=result.cached_tokens or 0,
+        cache_write_tokens=result.cache_write_tokens or 0,
+        cache_write_1h_tokens=result.cache_write_1h_tokens or 0,
+        output_tokens=result.output_tokens or 0,
+    )
+
+
+def variants_of(provider: str, model: str) -> list[Mapping[str, Any]]:
+    """When a model has other prices than the usual ones, today: in batches, in other tiers.
+
+    :raises LookupError: for a model that the table does not have.
+    """
+    from genai_prices import data_snapshot
+
+    now = datetime.now(UTC)
+    _, found = data_snapshot.get_snapshot().find_provider_model(model, None, provider, None)
+    return [v.when for v in found.price_variants or () if v.constraint is None or v.constraint.active(now)]
+
+
+def with_searches(price: PriceOf, thousand: int) -> PriceOf:
+    """The price with web searches, which cost the same in batches.
+
+    :param thousand: picodollars for so many, 0 where the table does not know.
+    """
+
+    def price_of(result: Result) -> Listed | None:
+        listed = price(result)
+        if not result.tool_uses or listed is None:
+            return listed
+        paid = {tool: uses for tool, uses in result.tool_uses.items() if tool not in FREE}
+        if paid.keys() - {SEARCH} or (paid and not thousand):
+            return None
+        cost = paid.get(SEARCH, 0) * thousand // 1000
+        return None if listed[0] is None else listed[0] + cost, listed[1] + cost
+
+    return price_of
+
+
+def with_tools(agreed: PriceOf, listed: PriceOf | None) -> PriceOf:
+    """An agreed price of tokens, with tools at their list price."""
+
+    def price_of(result: Result) -> Listed | None:
+        price = agreed(result)
+        if not result.tool_uses or price is None:
+            return price
+        bare = msgspec.structs.replace(result, tool_uses=None)
+        with_them, without = (listed(result), listed(bare)) if listed is not None else (None, None)
+        if with_them is None or without is None:
+            return None
+        tools = with_them[1] - without[1]
+        return None if price[0] is None else price[0] + tools, price[1] + tools
+
+    return price_of
 
 
 def scaled(price: PriceOf, factor: Decimal) -> PriceOf:
-    def price_of(result: Result) -> Cost | None:
+    def price_of(result: Result) -> Listed | None:
         cost = price(result)
-        return cost and (round(cost[0] * factor), round(cost[1] * factor))
+        if cost is None:
+            return None
+        return None if cost[0] is None else round(cost[0] * factor), round(cost[1] * factor)
 
     return price_of
 
 
 def is_consistent(result: Result) -> bool:
     """Whether token counts can be what they say: gateways have been seen to report more cached tokens than tokens."""
-    read, wrote = result.cached_tokens or 0, result.cache_write_tokens or 0
-    return min(read, wrote, result.output_tokens or 0, (result.input_tokens or 0) - read - wrote) >= 0
+    read, wrote, hour = result.cached_tokens or 0, result.cache_write_tokens or 0, result.cache_write_1h_tokens or 0
+    return (
+        min(read, wrote, hour, wrote - hour, result.output_tokens or 0, (result.input_tokens or 0) - read - wrote) >= 0
+    )
 
 
 class Rates(NamedTuple):
-    """What a million tokens of each kind cost; ``written`` to a cache, ``cached`` read from one."""
+    """What a million tokens of each kind cost; ``cached`` read from a cache, ``written`` to one, ``hour`` to one that
+    is kept for an hour."""
 
-    fresh: Cost
-    cached: Cost
-    written: Cost
-    output: Cost
+    fresh: Listed
+    cached: Listed
+    written: Listed
+    hour: Listed
+    output: Listed
 
 
 def linear(rates: Rates) -> PriceOf:
     """The price function of a model whose tokens cost the same however many there are."""
-    (fresh, sync_fresh), (cached, sync_cached), (written, sync_written), (output, sync_output) = rates
+    sync = [rate[1] for rate in rates]
+    batch = [rate[0] or 0 for rate in rates]
+    known = None not in [rate[0] for rate in rates]
 
-    def price(result: Result) -> Cost:
-        read, wrote = result.cached_tokens or 0, result.cache_write_tokens or 0
-        rest, out = (result.input_tokens or 0) - read - wrote, result.output_tokens or 0
-        return (
-            (rest * fresh + read * cached + wrote * written + out * output) // MILLION,
-            (rest * sync_fresh + read * sync_cached + wrote * sync_written + out * sync_output) // MILLION,
+    def total(rates: Sequence[int], result: Result) -> int:
+        fresh, cached, written, hour, output = rates
+        read, wrote, hours = (
+            result.cached_tokens or 0,
+            result.cache_write_tokens or 0,
+            result.cache_write_1h_tokens or 0,
         )
+        rest = (result.input_tokens or 0) - read - wrote
+        tokens = rest * fresh + read * cached + (wrote - hours) * written + hours * hour
+        return (tokens + (result.output_tokens or 0) * output) // MILLION
 
-    return price
+    return lambda result: (total(batch, result) if known else None, total(sync, result))

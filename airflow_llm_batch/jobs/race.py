@@ -142,7 +142,7 @@ def rows_where(count: int, holds: Callable[[int], bool]) -> RowSet:
 def all_lines(lane: Online) -> Iterator[Line]:
     """Every request of a job, in the order of its rows."""
     for shard in lane.job.shards:
-        yield from wanted_lines(lane.store, shard, RowSet(), None)
+        yield from wanted_lines(lane.store, shard, RowSet(), None, lane.hook.provider)
 
 
 def check_of(lane: Online) -> OutputCheck | None:

@@ -137,7 +137,7 @@ class Reconciler:
     def take(
         self, lines: Iterable[bytes], mark: int = FROM_BATCH, only: Container[int] | None = None
     ) -> Iterator[tuple[Entry, Result]]:
-        """Each row's entry with its result, for the lines that answer one.
+        """Each row's entry with its result, and in ``raw`` the line, for the lines that answer one.
 
         :param only: rows to take, None for all.
 
@@ -159,6 +159,7 @@ class Reconciler:
                 self.dropped["duplicate"] += done[place] == mark
             elif only is None or self.entries.rows[place] in only:
                 done[place] = mark
+                result.raw = line
                 yield self.entries[place], result
 
     def rest(self, batch: Batch, only: Container[int] | None = None) -> Iterator[tuple[Entry, Result]]:

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.data.failed import QUOTA
+from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.requests import line_request
+from airflow_llm_batch.data.values import to_json
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.jobs.encoding import Kinds, Line, count_tokens, kind_of, to_json
+from airflow_llm_batch.jobs.encoding import Line
 from airflow_llm_batch.jobs.reconciling import RowNumber
 from airflow_llm_batch.jobs.rowset import RowSet
 from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.tokens import CAPS, kind_of, prompt_tokens
 from airflow_llm_batch.models import Failure, Job
-from airflow_llm_batch.providers.base import is_transient_code
+from airflow_llm_batch.providers.endings import NONE, PAUSED, UNKNOWN
+from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.storage import open_blocks
 
@@ -25,26 +30,31 @@ if TYPE_CHECKING:
 
 #: truncated for want of room in the model, which no higher cap gives
 NO_ROOM = "model_context_window_exceeded"
-CAPS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
 def is_worth_asking(failure: Failure, also: Iterable[str]) -> bool:
     """Whether a row may succeed when it is asked once more.
 
-    :param also: statuses that are asked again by choice.
+    :param also: what is asked again by choice: statuses, and ``quota`` for an account that had no money.
     """
+    code = failure.error_code or ""
     if failure.status == "errored":
-        return is_transient_code(failure.error_code or "")
+        return is_passing_code(code) or (QUOTA in also and is_empty_account(code))
     if failure.status in ("expired", "missing"):
         return True
-    return failure.status in also and failure.error_code != NO_ROOM
+    return failure.status in also and code != NO_ROOM
+
+
+def wants_room(failure: Failure) -> bool:
+    """Whether a row was cut short at its token cap, and a higher one may do."""
+    return failure.status == "truncated" and failure.error_code not in (PAUSED, UNKNOWN, NONE)
 
 
 class Repair(NamedTuple):
     """The rows of a landed job that are worth asking again.
 
     :param store: of the landed job, whose ``failed.jsonl`` tells of every row of its rounds.
-    :param also: statuses that are asked again by choice.
+    :param also: what is asked again by choice.
     :param token_factor: by which the caps of truncated rows are raised.
     """
 
@@ -88,7 +98,8 @@ class Repair(NamedTuple):
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """What the plan takes over from the job it repairs."""
         job = self.job
-        same = {name: getattr(job, name) for name in ("request", "output_schema", "key_kind", "columns", "sources")}
+        taken = ("request", "output_schema", "key_kind", "columns", "sources", "several_vectors")
+        same = {name: getattr(job, name) for name in taken}
         return {**same, "round": job.round + 1, "repairs": self.store.uri}
 
     def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
@@ -100,7 +111,7 @@ class Repair(NamedTuple):
             if is_worth_asking(failure, self.also):
                 chosen.setdefault(failure.round, RowSet()).add(failure.row)
                 shards.add((failure.round, failure.shard))
-                if failure.status == "truncated":
+                if wants_room(failure):
                     truncated.add(failure.row)
         for store, job in rounds(self.store):
             for shard in job.shards:
@@ -125,8 +136,10 @@ class Repair(NamedTuple):
                 return None
             raised = {name: math.ceil(cap * self.token_factor) for name, cap in caps.items()}
             request = Request(request.endpoint, {**request.body, **raised})
-        line = to_json(provider.encode(request, custom_id)) + b"\n"
-        return Line(line, entry, count_tokens(line), kind_of(request, provider))
+        request = provider.translate(request)
+        line = to_json(provider.line(request, custom_id)) + b"\n"
+        tokens = prompt_tokens(line, request.body, provider, request.model)
+        return Line(line, entry, tokens, kind_of(request, provider))
 
 
 read_number = msgspec.json.Decoder(RowNumber).decode

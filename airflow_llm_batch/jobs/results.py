@@ -6,17 +6,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Container, Iterator
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from airflow_llm_batch.data.sinks import Layout, Parts, Sink, sink_class
-from airflow_llm_batch.exceptions import VendorUnavailable, WaitEnded
+from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable, WaitEnded
 from airflow_llm_batch.jobs.journal import journal_lines
 from airflow_llm_batch.jobs.lines import batch_lines, shows_ids
 from airflow_llm_batch.jobs.outputs import OutputCheck
 from airflow_llm_batch.jobs.planning import estimated_cost
-from airflow_llm_batch.jobs.pricing import PICO, Prices
+from airflow_llm_batch.jobs.pricing import Prices, dollars
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.reconciling import FROM_BATCH, FROM_CALL, Entries, Entry, Reconciler
 from airflow_llm_batch.jobs.rounds import Carried, Earlier
@@ -24,6 +24,7 @@ from airflow_llm_batch.jobs.settling import release, search_again
 from airflow_llm_batch.jobs.store import ONLINE, JobStore
 from airflow_llm_batch.jobs.tally import Tally
 from airflow_llm_batch.models import ROW_STATUSES, Batch, Failure, Job, Manifest, Result, Round, Shard
+from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.storage import WholeFile, storage_path
 
 if TYPE_CHECKING:
@@ -41,11 +42,13 @@ class Target(NamedTuple):
     """Where and how results are landed.
 
     :param max_file_size: bytes after which another file is begun, None for one file a shard.
+    :param keep_raw: every record has the vendor's whole line in ``raw``.
     """
 
     destination: str
     format: str = "jsonl"
     max_file_size: int | None = None
+    keep_raw: bool = False
 
 
 class Landing:
@@ -68,7 +71,8 @@ class Landing:
         self.directory = storage_path(target.destination)
         self.largest = target.max_file_size
         self.sink = sink_class(target.format)
-        self.layout = Layout(job.output_schema, job.key_kind, job.columns)
+        self.layout = Layout(job.output_schema, job.key_kind, job.columns, job.several_vectors)
+        self.keep_raw = target.keep_raw
         self.prices = Prices.of(hook)
         #: the model of rows that no answer names one for
         self.model = next(iter(job.estimate)) if len(job.estimate) == 1 else None
@@ -206,18 +210,15 @@ class Landing:
             sink = Parts(self.begin, f"results-{self.job.id}-{shard.index:05d}", self.largest)
             try:
                 progress.count = kept.requests
-                complete, write = self.complete, sink.write
                 sources = (FROM_CALL, journal_lines(self.store, shard.index)), (FROM_BATCH, self.download(batch))
                 for source, lines in sources:
                     for number, (entry, result) in enumerate(reconciler.take(lines, source, self.only), 1):
-                        complete(entry, result, shard, source == FROM_CALL)
-                        write(result, entry.columns)
+                        self.land_row(entry, result, shard, sink, source == FROM_CALL)
                         if number % 1000 == 0:
                             progress.add(1000)
                 self.check_whole(reconciler, batch, last=attempt == DOWNLOAD_TRIES)
                 for entry, result in reconciler.rest(batch, self.only):
-                    complete(entry, result, shard)
-                    write(result, entry.columns)
+                    self.land_row(entry, result, shard, sink)
                 files = sink.commit()
                 break
             except BaseException as error:
@@ -255,22 +256,27 @@ class Landing:
         """The batch's lines; a shard that was called online has none."""
         return iter(()) if batch.id.startswith(ONLINE) else batch_lines(self.hook, batch)
 
-    def complete(self, entry: Entry, result: Result, shard: Shard, called: bool = False) -> None:
-        """What the vendor could not know of a row, and the sums.
+    def land_row(self, entry: Entry, result: Result, shard: Shard, sink: Parts, called: bool = False) -> None:
+        """Fill in what the vendor could not know of a row, write it, and add it to the sums.
 
         :param called: it was called online, and costs what that costs.
         """
+        line, result.raw = result.raw, None
+        if self.keep_raw and line is not None:
+            result.raw = as_written(line)
         if self.check is not None:
             self.check(result)
         model = shard.model or self.model or ""
-        cost = listed = self.prices.cost(result, model)
-        if called and listed is not None:
-            cost = listed[1], listed[1]
+        cost = self.prices.cost(result, model, called)
         result.model = result.model or model or None
         result.key, result.row, result.shard, result.round = entry.key, entry.row, shard.index, self.job.round
         result.provider = self.job.provider
-        result.cost_usd = cost[0] / PICO if cost else None
-        self.tally.add(result, cost, listed)
+        result.cost_usd = dollars(cost.paid) if cost else None
+        try:
+            sink.write(result, entry.columns)
+        except Unwritable as error:
+            sink.write(without_answer(result, str(error), line), entry.columns)
+        self.tally.add(result, cost)
         if result.status != "succeeded":
             code = result.error_code or (result.finish_reason if result.status == "truncated" else None)
             message = result.error_message and result.error_message[:LONGEST]
@@ -280,6 +286,24 @@ class Landing:
         """A row that did not succeed: its reason counts, and the next round and the job's page may want to know."""
         self.tally.add_reason(failure)
         self.failed.add(self.encode(failure))
+
+
+def as_written(line: bytes) -> Any:
+    """A result line as a value in a record."""
+    try:
+        return msgspec.json.decode(line, type=msgspec.Raw)
+    except ValueError:
+        return parse_line(line)
+
+
+def without_answer(result: Result, why: str, line: bytes | None) -> Result:
+    """A result that its format cannot hold: ``invalid``, its text and the vendor's whole line kept."""
+    result.status, result.error_code = "invalid", "unwritable"
+    result.error_message = f"The file's format cannot hold this answer, it is in raw: {why}."
+    for name in ("output", "embedding", "tool_calls", "choices", "logprobs", "citations", "tool_uses"):
+        setattr(result, name, None)
+    result.raw = None if line is None else line.decode("utf-8", "replace")
+    return result
 
 
 class Side:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from airflow_llm_batch.jobs.encoding import Kind, Kinds, Line
+from airflow_llm_batch.data.kinds import Kinds
+from airflow_llm_batch.jobs.encoding import Line
+from airflow_llm_batch.jobs.tokens import EMBEDDINGS, Kind
 from airflow_llm_batch.models import Estimate, Limits, Shard
 from airflow_llm_batch.storage import CHUNK, WholeFile
 
@@ -39,37 +41,44 @@ class Rows(Protocol):
 
 
 class Written(NamedTuple):
-    """The shard files of a job: the shards in order, the fingerprint of all that would be sent, the expected use, and
-    what keys and pass-through columns hold."""
+    """The shard files of a job: the shards in order, the fingerprint of all that would be sent, the expected use, what
+    keys and pass-through columns hold, and whether a request embeds several texts."""
 
     shards: list[Shard]
     fingerprint: str
     use: dict[str, Estimate]
     kinds: Kinds
+    several_vectors: bool
 
 
 class Use:
     """What is expected to be used, summed by kind of request: most jobs have one."""
 
     def __init__(self) -> None:
+        #: requests, tokens of their prompts, and of the largest
         self.kinds: dict[Kind, list[int]] = {}
         self.kind: Kind | None = None
-        self.sums = [0, 0]
+        self.sums = [0, 0, 0]
 
     def add(self, line: Line) -> None:
         if line.kind is not self.kind:
             self.kind = line.kind
-            self.sums = self.kinds.setdefault(line.kind, [0, 0])
+            self.sums = self.kinds.setdefault(line.kind, [0, 0, 0])
         self.sums[0] += 1
         self.sums[1] += line.tokens
+        if line.tokens > self.sums[2]:
+            self.sums[2] = line.tokens
 
     def estimates(self) -> dict[str, Estimate]:
         """By model."""
         models: dict[str, Estimate] = {}
-        for kind, (requests, tokens) in self.kinds.items():
+        for kind, (requests, tokens, largest) in self.kinds.items():
             use = models.setdefault(kind.model, Estimate(requests=0, input_tokens=0, output_tokens=0))
             use.requests += requests
             use.input_tokens += tokens
+            use.largest = max(use.largest, largest)
+            use.cache = max(use.cache, kind.cache, key=("", "5m", "1h").index)
+            use.unknown = use.unknown or kind.unknown
             capped = use.output_tokens is not None and kind.cap is not None
             use.output_tokens = use.output_tokens + requests * kind.cap if capped else None  # type: ignore[operator]
         return models
@@ -80,7 +89,7 @@ class ShardFile:
 
     def __init__(self, store: JobStore, index: int, group: tuple[str, str], limits: Limits, token: str) -> None:
         self.index, self.group, self.limits, self.token = index, group, limits, token
-        self.embeddings = group[0] == "/v1/embeddings"
+        self.embeddings = group[0] == EMBEDDINGS
         self.files = WholeFile(store.requests(index, token)), WholeFile(store.rows(index, token))
         self.requests, self.entries = bytearray(), bytearray()
         self.rows = self.inputs = self.tokens = self.size = self.crc32 = 0
@@ -175,7 +184,8 @@ def write_shards(
         remove_files(store, finished)
         raise
     shards = sorted(finished, key=lambda shard: shard.index)
-    return Written(shards, fingerprint.hexdigest(), use.estimates(), kinds)
+    several = any(kind.inputs > 1 for kind in use.kinds)
+    return Written(shards, fingerprint.hexdigest(), use.estimates(), kinds, several)
 
 
 def remove_files(store: JobStore, shards: list[Shard]) -> None:

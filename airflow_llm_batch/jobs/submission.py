@@ -29,7 +29,8 @@ from airflow_llm_batch.jobs.settling import Doubt, in_flight, record
 from airflow_llm_batch.jobs.store import NEVER_SENT, JobStore
 from airflow_llm_batch.jobs.waves import Room
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
-from airflow_llm_batch.providers.base import UNCLEAR, Payload
+from airflow_llm_batch.providers.base import Payload
+from airflow_llm_batch.providers.troubles import UNCLEAR, is_empty_account, is_full
 from airflow_llm_batch.transport import stored_payload
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 #: a shard's create is claimed at most this often in one run of the task
+TOO_MANY = 429
 MOST_CLAIMS = 4
 #: shards that are uploaded at once: enough to fill a connection, few enough to stay small in memory
 AT_ONCE = 3
@@ -186,7 +188,8 @@ class Submission:
                 if error.status in UNCLEAR:
                     log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
                     return None
-                if self.hook.provider.is_full(error.code, str(error)) or error.status == 429:
+                said = error.code, str(error)
+                if is_full(*said) or (error.status == TOO_MANY and not is_empty_account(*said)):
                     self._wait_for_room(number, error)
                     return None
                 self._void(number, "rejected")

@@ -56,8 +56,7 @@ class Tally:
     sums: dict[tuple[str, str], Sums] = field(default_factory=dict)
     reasons: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
 
-    def add(self, result: Result, cost: Cost | None, listed: Cost | None) -> None:
-        """:param listed: what it costs in a batch and outside; ``cost`` is what was paid."""
+    def add(self, result: Result, cost: Cost | None) -> None:
         kind = (result.model or "", result.status)
         sums = self.sums.get(kind)
         if sums is None:
@@ -66,12 +65,12 @@ class Tally:
         sums.input_tokens += result.input_tokens or 0
         sums.cached_tokens += result.cached_tokens or 0
         sums.output_tokens += result.output_tokens or 0
-        if cost is None or listed is None:
+        if cost is None:
             sums.unpriced += 1
         else:
-            sums.cost += cost[0]
-            sums.batch_cost += listed[0]
-            sums.sync_cost += listed[1]
+            sums.cost += cost.paid
+            sums.batch_cost += cost.batched
+            sums.sync_cost += cost.sync
 
     def add_reason(self, failed: Failure) -> None:
         message = failed.error_message[:200] if failed.error_message else None

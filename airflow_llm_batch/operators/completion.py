@@ -157,7 +157,7 @@ class CompletionOperator(LLMBatchOperator):
                 lane.run()
         if any(running.stop.is_set() for running in self._running):
             raise WaitEnded("The task was killed while it called. What was answered is kept; clear the task to go on.")
-        target = Target(self.destination, self.format, self.max_file_size)
+        target = Target(self.destination, self.format, self.max_file_size, self.keep_raw)
         landed: dict[str, Manifest] = {}
         for number, (hook, store, job) in enumerate(planned):
             only = race.accountable(number) if race is not None else None

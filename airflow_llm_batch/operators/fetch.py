@@ -37,6 +37,7 @@ class FetchResultsOperator(BaseOperator):
     :param max_file_size: bytes after which another file is begun; one file per shard by default.
     :param fail_on: fails the task, after landing, when this many rows did not succeed: ``"any"``, ``"all"``, a share
         between 0 and 1, or ``"none"`` to never fail for rows.
+    :param keep_raw: the vendor's whole answer as a column ``raw``, for what the other columns leave out.
     :param conn_id: the ``llmbatch`` connection; the job's own by default.
     :return: the manifest's summary (XCom): ``{"manifest": URI, "message": one line for people, "files": [URI], "rows",
         "counts": {status: n}, "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
@@ -55,6 +56,7 @@ class FetchResultsOperator(BaseOperator):
         format: str = "jsonl",  # noqa: A002
         max_file_size: int | None = None,
         fail_on: Literal["any", "all", "none"] | float | str = "all",
+        keep_raw: bool = False,
         conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -68,6 +70,7 @@ class FetchResultsOperator(BaseOperator):
         self.destination = destination
         self.format = format
         self.max_file_size = max_file_size
+        self.keep_raw = keep_raw
         self.link_addresses: dict[str, str] = {}
         self._landed: JobStore | None = None
         self.fail_on = fail_on
@@ -86,7 +89,7 @@ class FetchResultsOperator(BaseOperator):
             else:
                 store = JobStore(handle.job)
                 job = store.job()
-            target = Target(self.destination, self.format, self.max_file_size)
+            target = Target(self.destination, self.format, self.max_file_size, self.keep_raw)
             manifest = land(store, job, hook, target, self.log)
         finally:
             hook.close()

@@ -37,10 +37,10 @@ class LLMBatchOperator(SubmitBatchOperator):
     runs. A retried or cleared task takes up where it was: nothing is paid twice.
 
     :param destination: directory for the result files, any ``ObjectStoragePath`` URI.
-    :param format: as ``FetchResultsOperator``; likewise ``max_file_size`` and ``fail_on``.
+    :param format: as ``FetchResultsOperator``; likewise ``max_file_size``, ``fail_on`` and ``keep_raw``.
     :param max_rounds: how often a row is asked at most; 1 for no repair.
-    :param also: statuses to ask again too: ``truncated`` (with twice the token cap), ``invalid``, ``refused``,
-        ``cancelled``; see ``FailedRows``.
+    :param also: what to ask again too: ``truncated`` (with twice the token cap), ``invalid``, ``refused``,
+        ``cancelled``, ``quota`` (the account had no money); see ``FailedRows``.
     :param models: ask several models, each by name or as ``(name, connection id)``: a job each, one record per row and
         model.
     :param deadline: how long after the first submission watching ends, None for never; no further round begins then.
@@ -61,6 +61,7 @@ class LLMBatchOperator(SubmitBatchOperator):
         format: str = "jsonl",  # noqa: A002
         max_file_size: int | None = None,
         fail_on: Literal["any", "all", "none"] | float | str = "all",
+        keep_raw: bool = False,
         max_rounds: int | str = 3,
         also: Sequence[str] = (),
         models: Sequence[Any] = (),
@@ -79,6 +80,7 @@ class LLMBatchOperator(SubmitBatchOperator):
             raise ConfigurationError(f"on_deadline is {on_deadline!r}; give one of {', '.join(DEADLINES)}.")
         self.destination, self.format, self.max_file_size = destination, format, max_file_size
         self.fail_on, self.max_rounds, self.also, self.models = fail_on, max_rounds, tuple(also), models
+        self.keep_raw = keep_raw
         self.deadline, self.on_deadline, self.poll_interval = deadline, on_deadline, poll_interval
         self._check()
         self._waiting: Waiting | None = None
@@ -157,7 +159,7 @@ class LLMBatchOperator(SubmitBatchOperator):
         from airflow_llm_batch.jobs.results import Target
         from airflow_llm_batch.jobs.store import JobStore
 
-        target = Target(self.destination, self.format, self.max_file_size)
+        target = Target(self.destination, self.format, self.max_file_size, self.keep_raw)
         while True:
             store = JobStore(str(handle.job))
             self._waiting = Waiting(handle, self.log, self._time_left(store), self.on_deadline)

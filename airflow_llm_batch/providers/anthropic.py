@@ -13,7 +13,7 @@ import msgspec
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Result, Shard
-from airflow_llm_batch.providers.anthropic_chat import message_params
+from airflow_llm_batch.providers.anthropic_chat import fitted_params, message_params
 from airflow_llm_batch.providers.anthropic_results import read_frequent, read_line
 from airflow_llm_batch.providers.base import (
     Batches,
@@ -26,6 +26,7 @@ from airflow_llm_batch.providers.base import (
     same_origin,
     streamed,
 )
+from airflow_llm_batch.providers.images import anthropic_tokens
 from airflow_llm_batch.request import Request
 
 HEAD, TAIL = b'{"requests":[', b"]}"
@@ -48,6 +49,7 @@ class Anthropic(Provider):
     endpoints = frozenset({"/v1/chat/completions", "/v1/messages"})
     one_model_per_batch = False
     keeps_metadata = False
+    takes_empty_text = False
     console_url = "https://platform.claude.com/workspaces/default/batches"
     batch_price_factor = "0.5"
     page_size = 1000
@@ -63,17 +65,25 @@ class Anthropic(Provider):
             headers["anthropic-beta"] = beta if isinstance(beta, str) else ",".join(beta)
         return headers
 
-    def encode(self, request: Request, custom_id: str) -> dict[str, Any]:
+    def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
         params = message_params(request.body) if request.endpoint == "/v1/chat/completions" else request.body
-        if not params.get("max_tokens"):
+        cap = params.get("max_tokens")
+        if not cap or (isinstance(cap, int) and cap < 0):
+            told = "this one has none" if cap is None else f"this one has {cap!r}"
             raise InputError(
-                "Anthropic requires max_tokens with every request and this one has none; set max_tokens. "
+                f"Anthropic requires max_tokens of 1 or more with every request and {told}; set max_tokens. "
                 "Nothing was sent."
             )
         if params.get("stream"):
             raise InputError("Anthropic cannot stream inside a batch; remove stream. Nothing was sent.")
-        return {"custom_id": custom_id, "params": params}
+        return Request("/v1/messages", fitted_params(params))
+
+    def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:
+        return anthropic_tokens(model, size)
+
+    def line(self, request: Request, custom_id: str) -> dict[str, Any]:
+        return {"custom_id": custom_id, "params": request.body}
 
     def group(self, request: Request) -> tuple[str, str]:
         return "/v1/messages", ""
@@ -132,7 +142,8 @@ class Anthropic(Provider):
         # A gateway's page is no message, whatever its status says.
         good = 200 <= status < 300 and b'"type":"message"' in body
         kind = b'"succeeded","message"' if good else b'"errored","error"'
-        return b'{"custom_id":"%b","result":{"type":%b:%b}}' % (custom_id.encode(), kind, body)
+        line = b'{"custom_id":"%b","result":{"status_code":%d,"type":%b:%b}}'
+        return line % (custom_id.encode(), status, kind, body)
 
     def delete(self, batch: Batch, scope: str) -> Flow[int]:
         if scope != "all":

@@ -11,12 +11,22 @@ from typing import Any, NoReturn
 import msgspec
 
 from airflow_llm_batch.exceptions import InputError
+from airflow_llm_batch.providers.coerce import members
+from airflow_llm_batch.providers.schemas import ANTHROPIC, Unfit, fit, is_object
 
 #: parameters both APIs spell alike, and Anthropic's own, which may be given as they are
 SAME = frozenset(
     {"model", "temperature", "top_p", "top_k", "thinking", "stop_sequences", "service_tier", "system", "container"}
     | {"inference_geo", "cache_control", "mcp_servers", "context_management"}
 )
+#: content that is Anthropic's own already
+BLOCKS = frozenset(
+    {"text", "image", "document", "tool_use", "tool_result", "thinking", "redacted_thinking", "search_result"}
+    | {"server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "code_execution_tool_result"}
+    | {"bash_code_execution_tool_result", "text_editor_code_execution_tool_result", "mcp_tool_use", "mcp_tool_result"}
+    | {"container_upload"}
+)
+IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 #: neutral parameters whose default asks for nothing
 NO_OP: dict[str, Any] = {"n": 1, "stream": False, "logprobs": False, "frequency_penalty": 0, "presence_penalty": 0}
 
@@ -49,12 +59,14 @@ def messages(value: list[dict[str, Any]], params: dict[str, Any]) -> None:
         if role in ("system", "developer"):
             system += blocks(message.get("content"))
         elif role == "tool":
-            result = {"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": message["content"]}
-            append(turns, "user", [result])
+            append(turns, "user", [tool_result(message)])
         elif role == "assistant":
             append(turns, "assistant", blocks(message.get("content")) + tool_uses(message.get("tool_calls") or []))
         elif role == "user":
-            append(turns, "user", blocks(message.get("content")))
+            content = blocks(message.get("content"))
+            if not content:
+                refuse("a message without text", "the prompt of this row is empty; filter such rows out")
+            append(turns, "user", content)
         else:
             refuse(f"a message of role {role!r}", "use system, user, assistant or tool")
     if system:
@@ -62,8 +74,17 @@ def messages(value: list[dict[str, Any]], params: dict[str, Any]) -> None:
     params["messages"] = [{"role": turn["role"], "content": plain(turn["content"])} for turn in turns]
 
 
+def tool_result(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    told = content if isinstance(content, str) else blocks(content)
+    result = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
+    return {**result, "content": told} if told else result
+
+
 def append(turns: list[dict[str, Any]], role: str, content: list[dict[str, Any]]) -> None:
     """Add to the conversation; consecutive messages of one role become one turn, as Anthropic reads them anyway."""
+    if not content:
+        return
     if turns and turns[-1]["role"] == role:
         turns[-1]["content"] += content
     else:
@@ -78,25 +99,59 @@ def plain(content: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
 
 
 def blocks(content: Any) -> list[dict[str, Any]]:
-    if content is None:
-        return []
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    return [block(part) for part in content]
+    """A message's content as blocks; empty texts, which Anthropic refuses, are left out."""
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    made = [block(part) for part in parts]
+    return [part for part in made if part.get("type") != "text" or str(part.get("text") or "").strip()]
 
 
-def block(part: dict[str, Any]) -> dict[str, Any]:
+def block(part: Any) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
     kind = part.get("type")
     if kind == "image_url":
-        url = part["image_url"]["url"] if isinstance(part["image_url"], dict) else part["image_url"]
-        if not url.startswith("data:"):
-            return {"type": "image", "source": {"type": "url", "url": url}}
-        head, _, data = url.partition(",")
-        media = head.removeprefix("data:").partition(";")[0]
-        return {"type": "image", "source": {"type": "base64", "media_type": media, "data": data}}
-    if kind in ("text", "image", "document", "tool_use", "tool_result", "thinking", "redacted_thinking"):
-        return part
-    return refuse(f"a content part of type {kind!r}", "use text and image_url parts")
+        return media_block(part["image_url"]["url"] if isinstance(part["image_url"], dict) else part["image_url"])
+    if kind == "file":
+        return file_block(part.get("file") or {})
+    if kind in ("input_text", "output_text"):
+        return {"type": "text", "text": part.get("text")}
+    if kind in BLOCKS:
+        return dict(part)
+    return refuse(f"a content part of type {kind!r}", "use text, image_url and file parts")
+
+
+def media_block(url: Any) -> dict[str, Any]:
+    """An image, or a document where it is one, from its address or from what it holds."""
+    if not isinstance(url, str) or not url.strip():
+        refuse(f"an image whose URL is {url!r}", "filter such rows out, or leave the part out of the message")
+    if not url.startswith("data:"):
+        return {"type": "image", "source": {"type": "url", "url": url}}
+    head, _, data = url.partition(",")
+    media = head.removeprefix("data:").partition(";")[0].lower()
+    media = {"image/jpg": "image/jpeg"}.get(media, media)
+    if media == "application/pdf":
+        return {"type": "document", "source": {"type": "base64", "media_type": media, "data": data}}
+    if media not in IMAGES:
+        refuse(f"an image of type {media!r}", f"convert it to one of {', '.join(sorted(IMAGES))}")
+    return {"type": "image", "source": {"type": "base64", "media_type": media, "data": data}}
+
+
+def file_block(file: dict[str, Any]) -> dict[str, Any]:
+    named = {"title": file["filename"]} if file.get("filename") else {}
+    if file.get("file_id"):
+        return {"type": "document", "source": {"type": "file", "file_id": file["file_id"]}, **named}
+    data = file.get("file_data")
+    if not isinstance(data, str) or not data:
+        refuse("a file without file_data or file_id", "filter such rows out")
+    head, comma, packed = data.partition(",")
+    media = head.removeprefix("data:").partition(";")[0] if comma else "application/pdf"
+    if media != "application/pdf":
+        refuse(f"a file of type {media!r}", "give a PDF, or its text")
+    return {
+        "type": "document",
+        "source": {"type": "base64", "media_type": media, "data": packed if comma else data},
+        **named,
+    }
 
 
 def tool_uses(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -173,6 +228,40 @@ def response_format(value: dict[str, Any] | None, params: dict[str, Any]) -> Non
         params.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": schema}
     elif kind != "text":
         refuse(f"response_format {kind!r}", "give a JSON schema (ChatRequest(output=...))")
+
+
+def fitted_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with their schemas as Anthropic takes them; the same object where nothing is to be changed.
+
+    :raises InputError: names the keyword and the place of what it does not take.
+    """
+    changed: dict[str, Any] = {}
+    config = members(params.get("output_config"))
+    wanted = members(config.get("format"))
+    if isinstance(wanted.get("schema"), dict):
+        changed["output_config"] = {
+            **config,
+            "format": {**wanted, "schema": fitted(wanted["schema"], "an output schema")},
+        }
+    if isinstance(params.get("tools"), list):
+        changed["tools"] = [fitted_tool(tool) for tool in params["tools"]]
+    return {**params, **changed} if any(params[name] != value for name, value in changed.items()) else params
+
+
+def fitted_tool(tool: Any) -> Any:
+    schema = tool.get("input_schema") if isinstance(tool, dict) else None
+    if not isinstance(schema, dict):
+        return tool
+    if not is_object(schema):
+        refuse(f"parameters of tool {tool.get('name')!r} that are no object", "give a schema of type object")
+    return {**tool, "input_schema": fitted(schema, f"the tool {tool.get('name')!r}")} if tool.get("strict") else tool
+
+
+def fitted(schema: dict[str, Any], what: str) -> dict[str, Any]:
+    try:
+        return fit(schema, ANTHROPIC)
+    except (Unfit, RecursionError) as error:
+        return refuse(f"{what} with {error}", "change the schema, or ask without output and parse the text")
 
 
 def reasoning_effort(value: str | None, params: dict[str, Any]) -> None:

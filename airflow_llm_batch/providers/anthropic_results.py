@@ -1,36 +1,51 @@
-"""Result lines of Anthropic's message batches, in the neutral shape."""
+"""Result lines of Anthropic's message batches, in the neutral shape.
+
+Every field is coerced when it is read: whatever JSON stands in its place, the row gets a result.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from airflow_llm_batch.models import Result, RowStatus
-from airflow_llm_batch.providers.base import whole
+from airflow_llm_batch.providers.coerce import Count, Name, id_of, members, objects, text_of, tool_call, whole, word
+from airflow_llm_batch.providers.endings import Endings, judge, unreadable
+from airflow_llm_batch.providers.troubles import trouble_of
 
 ROW_OUTCOMES: dict[str, RowStatus] = {"canceled": "cancelled", "expired": "expired"}
-STOPPED: dict[str, RowStatus] = {
-    "max_tokens": "truncated",
-    "model_context_window_exceeded": "truncated",
-    "refusal": "refused",
-}
+ENDINGS = Endings(
+    good=frozenset({"end_turn", "stop_sequence"}),
+    calling=frozenset({"tool_use"}),
+    cut=frozenset({"max_tokens", "model_context_window_exceeded"}),
+    refused=frozenset({"refusal"}),
+)
+
+
+class CacheCreation(msgspec.Struct):
+    ephemeral_1h_input_tokens: Count = 0
 
 
 class Usage(msgspec.Struct):
-    input_tokens: int
-    output_tokens: int
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    input_tokens: Count
+    output_tokens: Count
+    cache_read_input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    cache_creation: CacheCreation | None = None
+    server_tool_use: None = None
+    service_tier: Name | None = None
 
 
 class Text(msgspec.Struct):
     type: Literal["text"]
     text: str
+    citations: tuple[()] | None = None
 
 
 class Message(msgspec.Struct):
-    model: str
+    model: Name
     content: tuple[Text]
     stop_reason: Literal["end_turn", "stop_sequence"]
     usage: Usage
@@ -60,6 +75,8 @@ def read_frequent(line: bytes) -> Result | None:
     message = told.result.message
     usage = message.usage
     read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
+    if not message.content[0].text:
+        return None
     return Result(
         custom_id=told.custom_id,
         status="succeeded",
@@ -69,42 +86,69 @@ def read_frequent(line: bytes) -> Result | None:
         input_tokens=usage.input_tokens + read + written,
         cached_tokens=read,
         cache_write_tokens=written,
+        cache_write_1h_tokens=usage.cache_creation.ephemeral_1h_input_tokens if usage.cache_creation else None,
         output_tokens=usage.output_tokens,
+        service_tier=usage.service_tier,
     )
 
 
 def read_line(line: dict[str, Any]) -> Result:
-    """A parsed line of a results stream."""
-    told = line["result"]
-    result = Result(custom_id=str(line["custom_id"]))
-    if told["type"] == "errored":
-        error = told.get("error") or {}
-        error = error.get("error") or error
-        result.error_code, result.error_message = error.get("type"), error.get("message")
-    elif told["type"] != "succeeded":
-        result.status = ROW_OUTCOMES.get(told["type"], "errored")
+    """A parsed line of a results stream.
+
+    :raises KeyError: for a line that names no row, or tells nothing of it.
+    """
+    result = Result(custom_id=id_of(line))
+    told = members(line.get("result"))
+    if not told:
+        raise KeyError("result")
+    kind, message = told.get("type"), told.get("message")
+    if kind == "succeeded" and isinstance(message, dict) and message and message.get("type") != "error":
+        read_message(message, result)
+    elif kind == "succeeded" and not isinstance(message, dict):
+        unreadable(result, "it has no message")
+    elif isinstance(kind, str) and kind in ROW_OUTCOMES:
+        result.status = ROW_OUTCOMES[kind]
         result.error_code = f"batch_{result.status}"
     else:
-        read_message(told["message"], result)
+        # A call's status is kept beside its error; a batch's rows have none.
+        status = whole(told.get("status_code")) or 0
+        error = told.get("error") or (message if kind == "succeeded" else None) or {"message": f"result type {kind!r}"}
+        trouble = trouble_of(error, 0 if 200 <= status < 300 else status)
+        result.error_code, result.error_message = trouble
+        if trouble.code == "unreadable_answer":
+            result.status = "invalid"
     return result
 
 
 def read_message(message: dict[str, Any], result: Result) -> None:
-    texts, calls = [], []
-    for block in message.get("content") or ():
-        if block.get("type") == "text":
-            texts.append(block.get("text") or "")
-        elif block.get("type") == "tool_use":
-            calls.append({"id": block.get("id"), "name": block.get("name"), "arguments": block.get("input")})
-    result.text = "".join(texts) if texts else None
+    content = message.get("content")
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else objects(content)
+
+    def of(kind: str) -> list[dict[str, Any]]:
+        return [block for block in blocks if block.get("type") == kind]
+
+    texts, thoughts = of("text"), of("thinking")
+    result.text = "".join(text_of(block.get("text")) or "" for block in texts) if texts else None
+    result.reasoning = "\n".join(filter(None, (text_of(block.get("thinking")) for block in thoughts))) or None
+    result.citations = [note for block in texts for note in objects(block.get("citations"))] or None
+    calls = [tool_call(block.get("id"), block.get("name"), block.get("input")) for block in of("tool_use")]
     result.tool_calls = calls or None
-    result.model = message.get("model")
-    result.finish_reason = message.get("stop_reason")
-    result.status = STOPPED.get(result.finish_reason or "", "succeeded")
-    usage = message.get("usage") or {}
+    result.model = word(message.get("model"))
+    result.finish_reason = word(message.get("stop_reason"))
+    read_usage(members(message.get("usage")), result)
+    details = members(message.get("stop_details"))
+    refusal = text_of(details.get("explanation")) if result.finish_reason == "refusal" else None
+    judge(result, ENDINGS, refusal, word(details.get("category")))
+
+
+def read_usage(usage: Mapping[str, Any], result: Result) -> None:
     fresh = whole(usage.get("input_tokens"))
     if fresh is not None:
         result.cached_tokens = whole(usage.get("cache_read_input_tokens")) or 0
         result.cache_write_tokens = whole(usage.get("cache_creation_input_tokens")) or 0
-        result.input_tokens = fresh + result.cached_tokens + result.cache_write_tokens
+        result.input_tokens = whole(fresh + result.cached_tokens + result.cache_write_tokens)
+    result.cache_write_1h_tokens = whole(members(usage.get("cache_creation")).get("ephemeral_1h_input_tokens"))
     result.output_tokens = whole(usage.get("output_tokens"))
+    result.service_tier = word(usage.get("service_tier"))
+    uses = {name: whole(count) or 0 for name, count in members(usage.get("server_tool_use")).items()}
+    result.tool_uses = {name.removesuffix("_requests"): count for name, count in uses.items() if count > 0} or None

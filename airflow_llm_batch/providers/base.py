@@ -7,7 +7,6 @@ value. ``LLMBatchHook.run`` and ``.arun`` drive it; a test drives it with canned
 from __future__ import annotations
 
 import asyncio
-import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, RequestRejected, VendorUnavailable
 from airflow_llm_batch.models import Batch, Limits, Page, Result, Shard
 from airflow_llm_batch.providers.json_lines import parse_line
+from airflow_llm_batch.providers.troubles import UNCLEAR, words_of
 from airflow_llm_batch.request import Request
 
 T = TypeVar("T")
@@ -32,23 +32,8 @@ Requests = list[httpx.Request]
 #: Request extension: True lets the driver send the request again after any transport failure or 5xx.
 REPEATABLE = "llm_batch.repeatable"
 
-#: client errors that gateways answer although the vendor may have done the work
-UNCLEAR = frozenset({408, 409, 425})
-#: how vendors and gateways say that a customer's queue is full
-FULL = frozenset({"token_limit_exceeded", "batch_enqueued_token_limit", "request_limit_exceeded"})
-FULL_MESSAGE = re.compile(r"enqueued (token|request)s? limit", re.IGNORECASE)
-#: what vendors and gateways call troubles of their own, or of the moment
-TRANSIENT = frozenset(
-    {"rate_limit_exceeded", "rate_limit_error", "server_error", "internal_error", "internal_server_error"}
-    | {"api_error", "overloaded_error", "engine_overloaded", "slow_down", "timeout", "timeout_error"}
-    | {"request_timeout", "service_unavailable", "service_unavailable_error", "bad_gateway", "gateway_timeout"}
-    | {"connection_error", "http_408", "http_429"}
-)
 
-
-def is_transient_code(code: str) -> bool:
-    """Whether a row that failed with this code may succeed when it is asked again."""
-    return code.lower() in TRANSIENT or code.startswith("http_5")
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 
 class Payload(httpx.SyncByteStream, httpx.AsyncByteStream):
@@ -107,6 +92,8 @@ class Provider(ABC):
     endpoints: ClassVar[frozenset[str]]
     #: a batch may hold requests for one model only
     one_model_per_batch: ClassVar[bool] = True
+    #: whether an empty text is taken in a prompt
+    takes_empty_text: ClassVar[bool] = True
     #: the vendor stores metadata with a batch and returns it in listings
     keeps_metadata: ClassVar[bool] = True
     #: pages of a listing that are searched for a lost create at most
@@ -119,6 +106,8 @@ class Provider(ABC):
     console_url: ClassVar[str] = ""
     #: what a batch costs relative to synchronous calls, where the price table has no batch price of its own
     batch_price_factor: ClassVar[str | None] = None
+    #: whether any prompt may be written to a cache without being asked to
+    caches_by_itself: ClassVar[bool] = False
 
     def __init__(self, base_url: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         self.options = dict(options or {})
@@ -140,21 +129,49 @@ class Provider(ABC):
         """The base URL this protocol's paths hang on, from what people type as one."""
         return base_url
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the address is the vendor's own."""
+        return self.base_url == self.normalize(self.default_base_url)
+
+    @property
+    def batch_discount(self) -> str | None:
+        """``batch_price_factor`` where the vendor itself is asked, or its emulator on this machine; None elsewhere: a
+        gateway may hand a discount on or keep it."""
+        return self.batch_price_factor if self.is_own or httpx.URL(self.base_url).host in LOOPBACK else None
+
+    @abstractmethod
+    def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:
+        """Prompt tokens of an image, by the vendor's rule.
+
+        :param size: width and height in pixels; None where they are not known: the most that an image may have.
+        """
+
     def console(self, batch_id: str) -> str:
         """The vendor's page of a batch, empty for an address that is not the vendor's own."""
-        own = self.base_url == self.normalize(self.default_base_url)
-        return self.console_url.format(id=quote(batch_id, safe="")) if own else ""
+        return self.console_url.format(id=quote(batch_id, safe="")) if self.is_own else ""
 
     @abstractmethod
     def headers(self, key: str) -> dict[str, str]:
         """Credentials and fixed headers; the hook sends them to the configured host only."""
 
     @abstractmethod
+    def translate(self, request: Request) -> Request:
+        """A request in the vendor's own words; one that is so already comes back as it is.
+
+        :raises InputError: names what the vendor cannot express, or would refuse; nothing was sent.
+        """
+
+    @abstractmethod
+    def line(self, request: Request, custom_id: str) -> dict[str, Any]:
+        """A translated request as the vendor's batch line."""
+
     def encode(self, request: Request, custom_id: str) -> dict[str, Any]:
         """One request as the vendor's batch line.
 
-        :raises InputError: names what the vendor cannot express; nothing was sent.
+        :raises InputError: as ``translate``.
         """
+        return self.line(self.translate(request), custom_id)
 
     @abstractmethod
     def upload(self, filename: str, content: Payload) -> Flow[str | None]:
@@ -246,10 +263,6 @@ class Provider(ABC):
             "whether it made one cannot be told. Nothing was sent again; retry when fewer are created."
         )
 
-    def is_full(self, code: str, message: str) -> bool:
-        """Whether an error says that the vendor's queue has no room now, and the same request may be taken later."""
-        return code in FULL or bool(FULL_MESSAGE.search(message))
-
     def url(self, *parts: str, query: Mapping[str, Any] | None = None) -> httpx.URL:
         """An address under the base URL; parts are percent-encoded (gateways hand out ids with ``/`` and ``=``)."""
         url = httpx.URL("/".join([self.base_url, *(quote(part, safe="") for part in parts)]))
@@ -281,20 +294,10 @@ class Provider(ABC):
     def error_of(response: httpx.Response) -> tuple[str, str]:
         """``(code, message)`` of an error body in any of the usual shapes."""
         try:
-            error = response.json().get("error")
-        except (ValueError, AttributeError):
+            words, message = words_of(parse_line(response.content))
+        except (ValueError, RecursionError):
             return "", response.text[:300]
-        if isinstance(error, dict):
-            return str(error.get("code") or error.get("type") or ""), str(error.get("message") or "")[:1000]
-        return "", str(error or "")[:1000]
-
-
-def whole(count: Any) -> int | None:
-    """A token count as vendors and gateways spell it; None for anything that is not one."""
-    try:
-        return None if count is None or isinstance(count, bool) else int(count)
-    except (TypeError, ValueError):
-        return None
+        return next(iter(words), ""), message or ""
 
 
 def same_origin(one: httpx.URL, other: httpx.URL) -> bool:

@@ -25,7 +25,18 @@ from airflow_llm_batch.providers.base import (
     repeatable,
     streamed,
 )
+from airflow_llm_batch.providers.images import openai_tokens
+from airflow_llm_batch.providers.openai_chat import (
+    CAP,
+    OLD_CAP,
+    REASONING,
+    chat_body,
+    checked_response,
+    needs_responses,
+    responses_body,
+)
 from airflow_llm_batch.providers.openai_results import read_frequent, read_line
+from airflow_llm_batch.providers.troubles import is_full
 from airflow_llm_batch.request import Request
 
 OUTCOMES: dict[str, Outcome] = {
@@ -35,6 +46,7 @@ OUTCOMES: dict[str, Outcome] = {
     "cancelled": "cancelled",
 }
 RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 #: the metadata entry that says whose batch this is
 KEY = "airflow_llm_batch"
 MOST_METADATA = 16
@@ -63,6 +75,7 @@ class OpenAI(Provider):
     deletes = "inputs"
     console_url = "https://platform.openai.com/batches/{id}"
     batch_price_factor = "0.5"
+    caches_by_itself = True
     page_size = 100
 
     def normalize(self, base_url: str) -> str:
@@ -73,8 +86,28 @@ class OpenAI(Provider):
         extra = {header: str(self.options[name]) for header, name in wanted.items() if self.options.get(name)}
         return {"authorization": f"Bearer {key}", **extra}
 
-    def encode(self, request: Request, custom_id: str) -> dict[str, Any]:
+    def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
+        if request.endpoint == CHAT:
+            body = chat_body(request.body, self.cap_name)
+            if request.api == "responses" or (request.api is None and needs_responses(body)):
+                return Request(RESPONSES, responses_body(body))
+            return request if body is request.body else request._replace(body=body)
+        if request.endpoint == RESPONSES:
+            return request._replace(body=checked_response(request.body))
+        return request
+
+    def cap_name(self, model: str) -> str:
+        """What the server calls the token cap: servers beside OpenAI know the old name, OpenAI's newer models refuse
+        it. The connection's ``token_cap`` says otherwise."""
+        if chosen := self.options.get("token_cap"):
+            return str(chosen)
+        return CAP if self.is_own or REASONING.search(model) else OLD_CAP
+
+    def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:
+        return openai_tokens(model, size, detail)
+
+    def line(self, request: Request, custom_id: str) -> dict[str, Any]:
         return {"custom_id": custom_id, "method": "POST", "url": request.endpoint, "body": request.body}
 
     def check_metadata(self, metadata: Mapping[str, str]) -> None:
@@ -114,8 +147,7 @@ class OpenAI(Provider):
 
         :param what: ``input`` or ``output``; inputs at the vendor's own address expire after two weeks by default.
         """
-        own = self.base_url == self.default_base_url
-        seconds = self.options.get("expire_seconds") or (INPUTS_EXPIRE if own and what == "input" else None)
+        seconds = self.options.get("expire_seconds") or (INPUTS_EXPIRE if self.is_own and what == "input" else None)
         return {"anchor": "created_at", "seconds": int(seconds)} if seconds else {}
 
     def call(self, line: bytes) -> Call:
@@ -168,7 +200,7 @@ class OpenAI(Provider):
 
     def parse(self, raw: dict[str, Any]) -> Batch:
         batch = parse_batch(raw)
-        if batch.outcome == "failed" and not batch.files and any(self.is_full(*error) for error in batch.errors):
+        if batch.outcome == "failed" and not batch.files and any(is_full(*error) for error in batch.errors):
             return batch.model_copy(update={"full": True})
         return batch
 

@@ -1,0 +1,181 @@
+"""What a request will use, estimated before it is sent: prompt tokens, images, the cap of the answer, the caches.
+
+The same numbers feed ``max_cost``, the vendor's queue and the tokens a minute of calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from airflow_llm_batch.providers.coerce import members, objects
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.providers.base import Provider
+    from airflow_llm_batch.request import Request
+
+CAPS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+EMBEDDINGS = "/v1/embeddings"
+#: what stands in a line that may be more, or less, than its text
+MARKS = (b'"image', b'"input_image"', b'"file', b'"document"', b'"input_file"', b'"audio', b'"input_audio"')
+#: tools that the vendor runs, which read as much as they like
+FUNCTIONS = frozenset({None, "function", "custom"})
+#: a guess for what cannot be estimated, so that queues and paces count something
+DOCUMENT = 3000
+
+
+class Kind(NamedTuple):
+    """What is known of a request besides its bytes.
+
+    :param group: requests of one group may share a batch.
+    :param inputs: texts to embed, 1 for other requests.
+    :param cap: the most tokens the answer may have, None for any number.
+    :param cache: how long the prompt may be cached at the customer's wish: ``""``, ``5m`` or ``1h``.
+    :param unknown: what keeps its tokens from being estimated, "" for nothing.
+    """
+
+    group: tuple[str, str]
+    model: str
+    inputs: int
+    cap: int | None
+    cache: str = ""
+    unknown: str = ""
+
+
+def kind_of(request: Request, provider: Provider) -> Kind:
+    """:param request: translated."""
+    body = request.body
+    unknown = next((part.unknown for part in media(body, provider, request.model) if part.unknown), "")
+    return Kind(
+        provider.group(request), request.model, count_inputs(request), token_cap(request),
+        cache_of(body), unknown or tools_of(body),
+    )  # fmt: skip
+
+
+def count_inputs(request: Request) -> int:
+    """Texts to embed; an array of tokens is one."""
+    value = request.body.get("input")
+    if request.endpoint == EMBEDDINGS and isinstance(value, list) and value and not isinstance(value[0], int):
+        return len(value)
+    return 1
+
+
+def token_cap(request: Request) -> int | None:
+    if request.endpoint == EMBEDDINGS:
+        return 0
+    body = request.body
+    for name in CAPS:
+        if isinstance(body.get(name), int):
+            prompts = body.get("prompt")
+            several = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+            return int(body[name]) * (body["n"] if isinstance(body.get("n"), int) else 1) * several
+    return None
+
+
+def cache_of(body: Mapping[str, Any]) -> str:
+    """Whether the request asks for its prompt to be cached, and for how long."""
+    found = ""
+    queue: list[Any] = [body.get("system"), body.get("messages"), body.get("tools"), {"": body.get("cache_control")}]
+    if body.get("cache_control"):
+        found = "1h" if members(body["cache_control"]).get("ttl") == "1h" else "5m"
+    while queue and found != "1h":
+        part = queue.pop()
+        if isinstance(part, list):
+            queue += part
+        elif isinstance(part, dict):
+            if wish := members(part.get("cache_control")):
+                found = "1h" if wish.get("ttl") == "1h" else "5m"
+            if isinstance(part.get("content"), list):
+                queue.append(part["content"])
+    return found
+
+
+def tools_of(body: Mapping[str, Any]) -> str:
+    """A tool that the vendor runs: what it reads is prompt too, and nobody knows how much."""
+    for tool in objects(body.get("tools")):
+        kind = tool.get("type")
+        if kind not in FUNCTIONS and "input_schema" not in tool:
+            return f"the tool {kind!r}, which the vendor runs"
+    if body.get("web_search_options") is not None:
+        return "web search, which the vendor runs"
+    return "MCP servers, which the vendor asks" if body.get("mcp_servers") else ""
+
+
+def prompt_tokens(line: bytes, body: Mapping[str, Any], provider: Provider, model: str) -> int:
+    """Prompt tokens of a request, from its line: text by its length, images by the vendor's rule."""
+    given = body.get("input", body.get("prompt"))
+    if isinstance(given, list) and given and not isinstance(given[0], str | dict):
+        return sum(len(item) if isinstance(item, list) else 1 for item in given)
+    if not any(mark in line for mark in MARKS):
+        return count_tokens(line)
+    parts = list(media(body, provider, model))
+    # What a picture holds is no text: its characters were counted as ASCII.
+    text = count_tokens(line) - sum(part.size for part in parts) // 4
+    return max(text, 1) + sum(part.tokens for part in parts)
+
+
+def sent_tokens(line: bytes, provider: Provider) -> int:
+    """The same of a line that was planned."""
+    if not any(mark in line for mark in MARKS):
+        return count_tokens(line)
+    sent = msgspec.json.decode(line)
+    body = members(sent.get("body")) or members(sent.get("params"))
+    return prompt_tokens(line, body, provider, str(body.get("model") or ""))
+
+
+class Part(NamedTuple):
+    """A content part that is no text.
+
+    :param size: characters that it takes in the line.
+    """
+
+    tokens: int
+    size: int
+    unknown: str = ""
+
+
+def media(body: Mapping[str, Any], provider: Provider, model: str) -> Iterator[Part]:
+    """The pictures and files of a conversation."""
+    for message in [*objects(body.get("messages")), *objects(body.get("input"))]:
+        for part in objects(message.get("content")):
+            yield from media_part(part, provider, model)
+            if part.get("type") in ("tool_result", "document") or "content" in part:
+                for inner in objects(part.get("content")):
+                    yield from media_part(inner, provider, model)
+
+
+def media_part(part: Mapping[str, Any], provider: Provider, model: str) -> Iterator[Part]:
+    kind, source = part.get("type"), members(part.get("source"))
+    if kind in ("image_url", "input_image") or (kind == "image" and source):
+        given = part.get("image_url")
+        url = members(given).get("url") if isinstance(given, dict) else given
+        url = source.get("data") or source.get("url") if kind == "image" else url
+        detail = members(given).get("detail") or part.get("detail") or "auto"
+        if not isinstance(url, str):
+            yield Part(provider.image_tokens(model, None, str(detail)), 0)
+            return
+        seen = url.startswith("data:") or source.get("type") == "base64"
+        yield Part(provider.image_tokens(model, size_of(url) if seen else None, str(detail)), len(url) if seen else 0)
+    elif kind in ("file", "input_file", "document") and source.get("type") not in ("text", "content"):
+        packed = members(part.get("file")).get("file_data") or part.get("file_data") or source.get("data") or ""
+        yield Part(DOCUMENT, len(packed) if isinstance(packed, str) else 0, "a file, whose pages nobody has counted")
+    elif kind in ("input_audio", "audio"):
+        packed = members(part.get("input_audio")).get("data") or ""
+        yield Part(DOCUMENT, len(packed) if isinstance(packed, str) else 0, "audio, whose length nobody knows")
+
+
+def size_of(url: str) -> tuple[int, int] | None:
+    from airflow_llm_batch.providers.images import size_of as look
+
+    return look(url)
+
+
+def count_tokens(line: bytes) -> int:
+    """Prompt tokens of a text: four ASCII characters a token, one of any other script."""
+    if line.isascii():
+        return -(-len(line) // 4)
+    characters = len(line.decode("utf-8", "replace"))
+    other = (len(line) - characters) // 2  # the others take two to four bytes each, mostly three
+    return -(-(characters - other) // 4) + other
