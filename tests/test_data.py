@@ -167,7 +167,8 @@ def test_chat_requests_render_system_user_schema_and_params():
     assert body["messages"] == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Say hi"}]
     assert (body["model"], body["max_completion_tokens"], body["temperature"]) == ("m", 20, 0)
     schema = body["response_format"]["json_schema"]
-    assert (schema["name"], schema["strict"]) == ("Label", True)
+    assert schema["name"] == "Label"
+    assert request.schema()["required"] == ["mood"]
     assert schema["schema"]["required"] == ["mood", "score"]
     assert schema["schema"]["additionalProperties"] is False
     json.dumps(request.serialize())
@@ -203,9 +204,14 @@ def test_embeddings_and_raw_bodies():
     assert EmbeddingRequest("e", "{t}!", dimensions=8).compile()({"t": "x"}) == (
         "/v1/embeddings",
         {"model": "e", "input": "x!", "dimensions": 8},
+        None,
     )
     raw = RawRequest({"model": "m", "input": "{q}", "top_logprobs": "{n}"}, "/v1/responses").compile()
-    assert raw({"q": "hi", "n": 2}) == ("/v1/responses", {"model": "m", "input": "hi", "top_logprobs": 2})
+    assert raw({"q": "hi", "n": 2}) == (
+        "/v1/responses",
+        {"model": "m", "input": "hi", "top_logprobs": 2},
+        None,
+    )
 
 
 def test_existing_batch_lines_are_requests():
@@ -214,9 +220,10 @@ def test_existing_batch_lines_are_requests():
     assert render({"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"x": 1}}) == (
         "/v1/embeddings",
         {"x": 1},
+        None,
     )
     assert render({"custom_id": "a", "url": "/chat/completions", "body": {}}).endpoint == "/v1/chat/completions"
-    assert render({"custom_id": "a", "params": {"m": 1}}) == ("/v1/messages", {"m": 1})
+    assert render({"custom_id": "a", "params": {"m": 1}}) == ("/v1/messages", {"m": 1}, None)
     with pytest.raises(InputError, match="request=ChatRequest"):
         render({"text": "hi"})
     with pytest.raises(InputError, match="GET"):

@@ -225,7 +225,12 @@ def test_anthropic_judges_ids_at_once_and_params_row_by_row(emulator):
 def test_anthropic_messages_fill_schemas_and_use_tools(emulator):
     """The synchronous endpoint: output_config, tools, truncation."""
     client = anthropic_client(emulator)
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
     base = message("_")["params"]
     said = client.messages.create(**base, output_config={"format": {"type": "json_schema", "schema": schema}})
     assert isinstance(json.loads(said.content[0].text)["n"], int)

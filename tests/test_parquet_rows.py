@@ -83,7 +83,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 
 def test_types_of_every_kind_land(hook, provider, store, tmp_path):
-    """Dates, decimals, structs and lists become text in a prompt and come back as pass-through columns."""
+    """Dates, decimals, structs and lists become text in a prompt and come back as what they were."""
     table = pa.table(
         {
             "id": [1, 2],
@@ -106,9 +106,9 @@ def test_types_of_every_kind_land(hook, provider, store, tmp_path):
     }  # fmt: skip
     manifest, _ = land(store, hook, job, tmp_path / "parquet", "parquet")
     landed = pq.read_table(manifest.files[0].removeprefix("file://")).to_pylist()
-    assert [(row["key"], row["at"], row["who"]) for row in landed] == [
-        (1, "2026-01-01T12:00:00", '{"name":"n"}'),
-        (2, None, None),
+    assert [(row["key"], row["at"], row["price"], row["tags"], row["who"]) for row in landed] == [
+        (1, dt.datetime(2026, 1, 1, 12), Decimal("1.50"), ["x"], '{"name":"n"}'),  # noqa: DTZ001
+        (2, None, None, [], None),
     ]
 
 

@@ -22,11 +22,19 @@ DIGITS = 38
 
 
 class Kinds:
-    """What keys and pass-through columns hold, as they go by."""
+    """What keys and pass-through columns hold, as they go by.
+
+    :ivar schemas: of the answers that batch input lines ask for, the different ones; None for one without.
+    """
 
     def __init__(self, columns: Iterable[str]) -> None:
         self.key: set[str | None] = set()
+        self.schemas: list[Any] = []
         self.columns: dict[str, set[str | None]] = {name: set() for name in columns}
+
+    def add_schema(self, schema: Any) -> None:
+        if schema not in self.schemas and len(self.schemas) < 2:
+            self.schemas.append(schema)
 
     def told(self) -> tuple[str, dict[str, str]]:
         """The keys' kind, and each column's."""

@@ -9,6 +9,7 @@ import random
 from array import array
 from typing import Any, NamedTuple
 
+from airflow_llm_batch.emulator import judge
 from airflow_llm_batch.emulator.schemas import fill_schema
 
 BYTES_PER_TOKEN = 4
@@ -77,6 +78,8 @@ def chat(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         return Bad(400, "invalid_request_error", "Missing required parameter: 'messages'.", "messages")
+    if problem := judge.chat_problem(body):
+        return Bad(400, "invalid_request_error", *problem)
     wanted = body.get("response_format") or {}
     tools = [
         (t["function"]["name"], t["function"].get("parameters") or {})
@@ -94,6 +97,7 @@ def chat(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
         wanted.get("type") == "json_object",
     )
     key = digest(json.dumps(body, sort_keys=True))
+    choices = body.get("n") or 1
     message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None, "annotations": []}
     if said.calls:
         message["tool_calls"] = [
@@ -105,11 +109,14 @@ def chat(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
         "object": "chat.completion",
         "created": created,
         "model": body["model"],
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": said.finish}],
+        "choices": [
+            {"index": index, "message": message, "logprobs": logprobs(body, said), "finish_reason": said.finish}
+            for index in range(choices)
+        ],
         "usage": {
             "prompt_tokens": said.input_tokens,
-            "completion_tokens": said.output_tokens,
-            "total_tokens": said.input_tokens + said.output_tokens,
+            "completion_tokens": said.output_tokens * choices,
+            "total_tokens": said.input_tokens + said.output_tokens * choices,
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {
                 "reasoning_tokens": 0,
@@ -123,6 +130,17 @@ def chat(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     }  # fmt: skip
 
 
+def logprobs(body: dict[str, Any], said: Reply) -> dict[str, Any] | None:
+    """A probability per word, where they were asked for."""
+    if not body.get("logprobs"):
+        return None
+    tokens = [
+        {"token": word, "logprob": -0.1, "bytes": list(word.encode()), "top_logprobs": []}
+        for word in (said.text or "").split()
+    ]
+    return {"content": tokens, "refusal": None}
+
+
 def responses(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     """An object of the Responses API."""
     if not body.get("model"):
@@ -130,6 +148,8 @@ def responses(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     given = body.get("input")
     if not given:
         return Bad(400, "invalid_request_error", "Missing required parameter: 'input'.", "input")
+    if problem := judge.response_problem(body):
+        return Bad(400, "invalid_request_error", *problem)
     messages = [{"content": given}] if isinstance(given, str) else given
     wanted = (body.get("text") or {}).get("format") or {}
     tools = [(t["name"], t.get("parameters") or {}) for t in body.get("tools") or () if t.get("type") == "function"]
@@ -255,6 +275,8 @@ def message(params: dict[str, Any], tier: str = "standard") -> dict[str, Any] | 
     for name in ("model", "max_tokens", "messages"):
         if not params.get(name):
             return Bad(400, "invalid_request_error", f"{name}: Field required")
+    if problem := judge.message_problem(params):
+        return Bad(400, "invalid_request_error", problem)
     schema = ((params.get("output_config") or {}).get("format") or {}).get("schema")
     tools = [(t["name"], t["input_schema"]) for t in params.get("tools") or () if "input_schema" in t]
     messages = params["messages"]

@@ -16,7 +16,7 @@ import msgspec
 from airflow_llm_batch.exceptions import RequestRejected, VendorUnavailable
 from airflow_llm_batch.jobs.pace import Pace
 from airflow_llm_batch.providers.json_lines import UNREADABLE
-from airflow_llm_batch.providers.troubles import is_empty_account, may_pass
+from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, may_pass
 from airflow_llm_batch.transport import retry_after
 from airflow_llm_batch.wire import open_wire
 
@@ -99,7 +99,7 @@ class Vendor:
             else:
                 self.silent = 0
                 trouble = self.provider.answered(call.custom_id, status, body)
-                if not may_pass(status):
+                if not self._may_pass(status, body, trouble):
                     return trouble
             # To be told to slow down is no failure, and the wait for one's turn is not the call's time.
             tries += status != httpx.codes.TOO_MANY_REQUESTS
@@ -115,6 +115,16 @@ class Vendor:
                     "answer in all their tries. What was answered is kept; retry when it can be."
                 )
         return trouble
+
+    def _may_pass(self, status: int, body: bytes, line: bytes) -> bool:
+        """Whether an answer is trouble that may pass: some servers say so in the body alone, of a 200 too."""
+        if may_pass(status) or (200 <= status < 300 and b'"error"' not in body):
+            return may_pass(status)
+        try:
+            result = self.provider.read(line)
+        except UNREADABLE:
+            return False
+        return result.status == "errored" and is_passing_code(result.error_code or "")
 
     def _unanswered(self, call: Call, code: str, message: str) -> bytes:
         error = {"error": {"type": code, "code": code, "message": message, "unanswered": True}}

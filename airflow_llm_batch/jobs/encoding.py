@@ -11,7 +11,7 @@ import msgspec
 
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.kinds import kind_of as column_kind
-from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line
+from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line, schema_of
 from airflow_llm_batch.data.sources import read_rows, sources_of, told
 from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
 from airflow_llm_batch.exceptions import InputError
@@ -54,7 +54,11 @@ class RowSpec(NamedTuple):
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """The job's fields that the rows and the request tell."""
         key_kind, columns = kinds.told()
-        asked = {"request": self.request.serialize(), "output_schema": self.request.schema()} if self.request else {}
+        # Batch input lines bring a schema each; where it is one, answers are checked against it.
+        one = kinds.schemas[0] if len(kinds.schemas) == 1 else None
+        asked = {"output_schema": one if usable(one) else None}
+        if self.request is not None:
+            asked = {"request": self.request.serialize(), "output_schema": self.request.schema()}
         return {**asked, "key_kind": key_kind, "columns": columns, "sources": sources_of(self.rows)}
 
 
@@ -79,6 +83,14 @@ class Encoded(NamedTuple):
 
 
 Encode = Callable[[int, Mapping[str, Any]], Encoded]
+
+
+def usable(schema: Any) -> bool:
+    """Whether answers can be checked against a schema that came with a batch input line."""
+    try:
+        return schema is not None and validator(schema) is not None
+    except InputError:
+        return False
 
 
 def passthrough_map(columns: Any) -> dict[str, str]:
@@ -181,6 +193,7 @@ def row_encoder(
                 raise InputError(f"its key {spec.key!r} is {row[spec.key]!r}; every row needs a key of its own")
         elif spec.request is None and is_batch_line(row):
             key = row["custom_id"]
+            kinds.add_schema(schema_of(row.get("body") or row.get("params")))
         request, kind, tokens = encode(number, row)
         if len(request) > limit:
             raise InputError(

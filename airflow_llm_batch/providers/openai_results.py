@@ -26,7 +26,7 @@ from airflow_llm_batch.providers.coerce import (
     word,
 )
 from airflow_llm_batch.providers.endings import Endings, judge, unreadable
-from airflow_llm_batch.providers.troubles import trouble_of
+from airflow_llm_batch.providers.troubles import UNKNOWN, trouble_of
 
 ROW_OUTCOMES: dict[str, RowStatus] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 #: OpenAI's words, and those of servers that are like it
@@ -130,7 +130,7 @@ def read_line(line: dict[str, Any]) -> Result:
     error = error or error_in(body)
     if error or not good:
         trouble = trouble_of(error or body, 0 if good else status)
-        result.error_code = trouble.code
+        result.error_code = f"http_{status}" if trouble.code == UNKNOWN and not good else trouble.code
         result.error_message = trouble.message or f"The vendor reported HTTP {status} for this row."
         result.status = ROW_OUTCOMES.get(trouble.code, "errored")
         if good and trouble.code == "unreadable_answer":

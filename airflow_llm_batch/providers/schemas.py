@@ -121,6 +121,8 @@ def fit_json(encoded: bytes, dialect: Dialect) -> dict[str, Any] | Unfit | None:
         fitted = Fitting(schema, dialect).root()
     except Unfit as error:
         return error.with_traceback(None)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        return Unfit("schema", "", f"it is no well-formed JSON schema ({error})")
     return None if fitted == schema else fitted
 
 

@@ -53,6 +53,8 @@ FINAL = re.compile(
     r"invalid|not_found|authentication|permission|unsupported|content_(filter|policy)|too_long|too_large"
 )
 NUMBER = re.compile(r"(?:http[ _]?)?([45]\d\d)", re.IGNORECASE)
+#: the code of an error that has none
+UNKNOWN = "unknown_error"
 #: characters of an error message that are kept
 LONGEST = 1000
 PAYMENT_REQUIRED = 402
@@ -101,7 +103,7 @@ def trouble_of(error: Any, status: int = 0) -> Trouble:
         empty = QUOTA
     spelled = empty or (code if is_passing_code(code) else passing_word(words, message, status, code))
     if spelled is None:
-        spelled = code or (f"http_{status}" if status else "unknown_error")
+        spelled = code or (f"http_{status}" if status else UNKNOWN)
     if number := NUMBER.fullmatch(spelled):
         spelled = f"http_{number[1]}"
     return Trouble(spelled, said(code, message, spelled))
