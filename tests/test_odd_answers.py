@@ -52,8 +52,6 @@ def read(line):
     return provider.read(json.dumps(line).encode())
 
 
-# --- any JSON in any place --------------------------------------------------------------------------------------
-
 odd = st.recursive(
     st.none()
     | st.booleans()
@@ -164,10 +162,7 @@ def test_any_json_in_any_place_lands_every_row_once(hook, provider, store, tmp_p
             target = Target(f"file://{tmp_path}/{name}", name, keep_raw=name == "jsonl")
             manifest = Landing(store, job, hook, target, LOG).land(dict(batches))
             (path,) = (file.removeprefix("file://") for file in manifest.files)
-            if name == "jsonl":
-                rows = read_jsonl(path)
-            else:
-                rows = pq.read_table(path).to_pylist()
+            rows = read_jsonl(path) if name == "jsonl" else pq.read_table(path).to_pylist()
             assert sum(manifest.counts.values()) == ROWS
             assert {row["status"] for row in rows} <= set(ROW_STATUSES)
             landed[name] = {row["row"]: row for row in rows}
@@ -193,8 +188,6 @@ class Quiet:
 
 LOG = Quiet()
 
-
-# --- endings ---------------------------------------------------------------------------------------------------------
 
 ENDINGS = [
     (openai_line(completion()), "succeeded", None),
@@ -236,8 +229,6 @@ def test_only_known_good_endings_succeed(line, status, code):
     if code is not None:
         assert result.error_message
 
-
-# --- what may pass ---------------------------------------------------------------------------------------------------
 
 PASSING = [
     ({"code": "rate_limit_exceeded"}, 429),
@@ -317,9 +308,6 @@ def test_a_reason_is_never_lost(body):
     result = read(openai_line(body, 400))
     assert result.status == "errored"
     assert "THE REASON" in result.error_message
-
-
-# --- what was paid for is kept ---------------------------------------------------------------------------------------
 
 
 def test_everything_that_was_paid_for_is_kept():

@@ -160,7 +160,8 @@ def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
     try:
         fresh(path)
         if any(c in uri for c in "*?[") and not path.fs.exists(path.path):
-            names = path.fs.glob(path.path)
+            found = path.fs.glob(path.path, detail=True)
+            names = [name for name, file in found.items() if file["type"] != "directory"]
             above = re.split(r"[*?\[]", path.path, maxsplit=1)[0].rpartition("/")[0]
         elif (reader_of(uri) is None or is_parquet(uri)) and path.fs.isdir(path.path):
             above = path.path

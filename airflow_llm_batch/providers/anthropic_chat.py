@@ -110,7 +110,8 @@ def block(part: Any) -> dict[str, Any]:
         return {"type": "text", "text": part}
     kind = part.get("type")
     if kind == "image_url":
-        return media_block(part["image_url"]["url"] if isinstance(part["image_url"], dict) else part["image_url"])
+        given = part.get("image_url")
+        return media_block(given.get("url") if isinstance(given, dict) else given)
     if kind == "file":
         return file_block(part.get("file") or {})
     if kind in ("input_text", "output_text"):
