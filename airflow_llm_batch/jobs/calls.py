@@ -178,7 +178,8 @@ class Vendor:
 def is_fatal(status: int, error: tuple[str, str], good: int) -> bool:
     """Whether an answer concerns every call: a refused key, an empty account, a permission that was never there."""
     empty = status == httpx.codes.PAYMENT_REQUIRED or (400 <= status < 500 and is_empty_account(*error))
-    return status == httpx.codes.UNAUTHORIZED or empty or (status == httpx.codes.FORBIDDEN and not good)
+    forbidden = status == httpx.codes.FORBIDDEN and not good and not is_passing_code(error[0])
+    return status == httpx.codes.UNAUTHORIZED or empty or forbidden
 
 
 def backoff(tries: int) -> float:
