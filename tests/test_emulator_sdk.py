@@ -150,7 +150,10 @@ def test_openai_synchronous_endpoints_echo_fill_schemas_and_call_tools(emulator)
     client = openai_client(emulator)
     schema = {
         "type": "object",
-        "properties": {"mood": {"enum": ["good", "bad"]}, "score": {"type": "integer", "minimum": 1, "maximum": 5}},
+        "properties": {
+            "mood": {"type": "string", "enum": ["good", "bad"]},
+            "score": {"type": "integer", "minimum": 1, "maximum": 5},
+        },
         "required": ["mood", "score"],
         "additionalProperties": False,
     }

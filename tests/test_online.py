@@ -129,7 +129,7 @@ def test_rows_are_called_and_landed_like_a_batch(emulator, provider, connect, co
     ]
     context["ti"].run_id += "-batch"
     batch = drive(operator(conn_id, tmp_path / "batch", provider, lane="batch", poll_interval=0.05), context)
-    both = {name for name in rows[0] if name not in ("custom_id", "cost_usd")}
+    both = {name for name in rows[0] if name not in ("custom_id", "cost_usd", "service_tier")}
     assert [{name: row[name] for name in both} for row in rows] == [
         {name: row[name] for name in both} for row in landed(batch)
     ]
@@ -641,12 +641,13 @@ def test_an_outage_fails_the_task_and_is_made_up_for_by_the_next_try(connect, co
 
 @pytest.mark.parametrize("body", [b"<html>maintenance</html>", b"", b"[]", b'{"error": {"message": "no"}}'])
 def test_a_page_that_is_no_answer_is_no_answer(provider, body):
-    """A gateway's 200 with something else in it is an error at either vendor."""
+    """A gateway's 200 with something else in it is no success at either vendor."""
     from airflow_llm_batch.jobs.calls import one_line
     from airflow_llm_batch.providers.registry import provider_class
 
     made = provider_class(provider)("http://h")
-    assert made.read(made.answered("id-1", 200, one_line(body))).status == "errored"
+    result = made.read(made.answered("id-1", 200, one_line(body, 200)))
+    assert result.status == ("errored" if b"error" in body else "invalid")
 
 
 def test_an_empty_account_stops_everything(connect, context, tmp_path):

@@ -227,10 +227,13 @@ def test_a_strangers_batch_can_be_waited_for_and_downloaded(emulator, provider, 
         BatchSensor(task_id="wait", job="").execute(context)
 
 
+CAP = {"openai": "max_completion_tokens", "anthropic": "max_tokens"}
+
+
 def make_batch(hook, provider, tmp_path):
     """Two requests, by hand, with the hook alone."""
     path = tmp_path / "in.jsonl"
-    body = {"model": MODELS[provider], "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    body = {"model": MODELS[provider], "messages": [{"role": "user", "content": "hi"}], CAP[provider]: 9}
     if provider == "openai":
         lines = [{"custom_id": c, "method": "POST", "url": "/v1/chat/completions", "body": body} for c in "ab"]
         path.write_text("\n".join(map(json.dumps, lines)))

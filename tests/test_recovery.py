@@ -168,7 +168,7 @@ def test_odd_answers_make_odd_rows_not_lost_batches(hook, provider, store, emula
         return reply(*arguments)._replace(text=next(said), input_tokens="12", output_tokens="3")
 
     monkeypatch.setattr(answers, "reply", odd)
-    job, _ = submit(store, hook, spec(texts(3), chat(provider, output={"type": "array"})))
+    job, _ = submit(store, hook, spec(texts(3), chat(provider, output={"type": "array", "items": {"type": "integer"}})))
     _, rows = land(store, hook, job, tmp_path / "out")
     assert sorted(r["row"] for r in rows) == [0, 1, 2]
     assert sorted(r["status"] for r in rows) == ["invalid", "invalid", "succeeded"]

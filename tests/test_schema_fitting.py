@@ -157,7 +157,6 @@ FEATURES: list[tuple[str, Any, str, str]] = [
     ("more than 1,000 enum values", closed(a={**TEXT, "enum": [*map(str, range(1001))]}), "non-strict", "as it is"),
     ("more than 24 optional properties", {**many(26, TEXT), "required": []}, "non-strict", "refused"),
     ("more than 16 unions", many(17, {"anyOf": [TEXT, {"type": "null"}]}), "as it is", "refused"),
-    ("a definition that is not there", closed(a={"$ref": "#/$defs/no"}), "non-strict", "refused"),
 ]  # fmt: skip
 
 
