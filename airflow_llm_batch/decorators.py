@@ -1,4 +1,4 @@
-"""``@task.llm_batch``: a function that returns rows, run as an ``LLMBatchOperator``."""
+"""``@task.llm_rows``: a function that returns rows, run as an ``LLMBatchOperator``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchOperator):
+class LLMRowsDecoratedOperator(DecoratedOperator, LLMBatchOperator):
     """Calls the function for the rows, then does what ``LLMBatchOperator`` does.
 
     The function must return the same rows at every try of one run: other rows are other input. What it returns is not
@@ -30,7 +30,7 @@ class LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchOperator):
         *DecoratedOperator.template_fields,
         *(name for name in LLMBatchOperator.template_fields if name != "rows"),
     )
-    custom_operator_name = "@task.llm_batch"
+    custom_operator_name = "@task.llm_rows"
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchOperator):
         super()._check_input(context)
 
 
-def llm_batch_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
-    """Make a function that returns rows (a list, a URI, ``Sql``) an ``@task.llm_batch`` task.
+def llm_rows_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
+    """Make a function that returns rows (a list, a URI, ``Sql``) an ``@task.llm_rows`` task.
 
     :param kwargs: of ``LLMBatchOperator``, but for ``rows``.
     """
     return task_decorator_factory(
-        python_callable=python_callable, decorated_operator_class=LLMBatchDecoratedOperator, **kwargs
+        python_callable=python_callable, decorated_operator_class=LLMRowsDecoratedOperator, **kwargs
     )

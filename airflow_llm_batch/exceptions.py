@@ -1,40 +1,73 @@
-"""Every error this package raises, in one tree.
+"""Every error this package raises, in one tree, and whether a retry of the task may help.
 
 LLMBatchError
 ├── NothingBilled                   refused before anything was sent, or by the vendor at the door
-│   ├── InputError                  a row, a source line or a request is unusable
-│   ├── ConfigurationError          a connection, an argument or a storage location is unusable
-│   ├── BudgetExceeded              the estimate is above max_cost, or cannot be made
+│   ├── InputError            (!)   a row, a source line or a request is unusable
+│   │   └── NoRows            (!)   there is nothing to ask
+│   ├── ConfigurationError    (!)   a connection, an argument, a package or a storage location is unusable
+│   ├── BudgetExceeded        (!)   the estimate is above max_cost, or cannot be made
+│   ├── SourceUnavailable           rows, or a place for results, cannot be reached now
+│   ├── Busy                        another attempt of this very task is at it
 │   └── RequestRejected             the vendor answered 4xx: status, code and its own message
+│       └── RefusedForGood    (!)   for a reason that is not of the moment: the key, the path, the request, no money
 ├── SomethingBilled                 a batch exists or may exist at the vendor
 │   ├── SubmissionUnconfirmed       a create was sent and its fate is not known
-│   ├── WaitEnded                   we stopped watching; the batch was left in place or cancelled, as it says
-│   ├── ResultsUnusable             what came back cannot be landed, or too much of it failed
+│   ├── Interrupted                 we stopped half-way; what was done is kept, and the next try goes on
+│   ├── WaitEnded             (!)   we stopped watching; the batch was left in place or cancelled, as it says
+│   ├── ResultsUnusable       (!)   what came back cannot be landed, or too much of it failed
 │   └── Unwritable                  one row's answer does not fit the format
 └── VendorUnavailable               the vendor could not be reached or answered 5xx, for longer than we retry
+
+Those marked (!) are ``AirflowFailException``s: a retry cannot mend them, and Airflow fails the task at once, whatever
+retries it has left.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 class LLMBatchError(Exception):
     """Base of every error of this package."""
+
+    @property
+    def retry_helps(self) -> bool:
+        """Whether the same may succeed when it is tried again, nothing else changed."""
+        return not isinstance(self, AirflowFailException)
 
 
 class NothingBilled(LLMBatchError):
     """No vendor work was paid for by the step that failed."""
 
 
-class InputError(NothingBilled):
+class InputError(NothingBilled, AirflowFailException):
     """A row, a source line or a request cannot be used."""
 
 
-class ConfigurationError(NothingBilled):
-    """A connection, an argument or a storage location cannot be used."""
+class NoRows(InputError):
+    """There is nothing to ask: no rows, or no files."""
 
 
-class BudgetExceeded(NothingBilled):
+class ConfigurationError(NothingBilled, AirflowFailException):
+    """A connection, an argument, a package or a storage location cannot be used."""
+
+
+class BudgetExceeded(NothingBilled, AirflowFailException):
     """The job is estimated to cost more than it may, or its cost cannot be estimated."""
+
+
+class SourceUnavailable(NothingBilled):
+    """Rows, or a place for results, cannot be reached now."""
+
+
+class Busy(NothingBilled):
+    """Another attempt is at what this one wants to do."""
 
 
 class RequestRejected(NothingBilled):
@@ -50,6 +83,10 @@ class RequestRejected(NothingBilled):
         self.code = code
 
 
+class RefusedForGood(RequestRejected, AirflowFailException):
+    """The vendor refused a call and will again: the key, the permission, the path, the request, an empty account."""
+
+
 class SomethingBilled(LLMBatchError):
     """Vendor work exists, or may exist, that is paid for."""
 
@@ -58,11 +95,15 @@ class SubmissionUnconfirmed(SomethingBilled):
     """A batch may or may not have been created; the message names what was found."""
 
 
-class WaitEnded(SomethingBilled):
+class Interrupted(SomethingBilled):
+    """The task was stopped half-way, or could not watch on; what was done is kept, and the next try goes on from it."""
+
+
+class WaitEnded(SomethingBilled, AirflowFailException):
     """The wait is over before the job is; the message says what became of the batches."""
 
 
-class ResultsUnusable(SomethingBilled):
+class ResultsUnusable(SomethingBilled, AirflowFailException):
     """Results were harvested and they, or too many of them, cannot be used."""
 
 
@@ -76,3 +117,16 @@ class VendorUnavailable(LLMBatchError):
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+def plainly(method: F) -> F:
+    """A task's method whose failures of ours are told in their one sentence, without the way that led there."""
+
+    @functools.wraps(method)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except LLMBatchError as error:
+            raise error.with_traceback(None) from None
+
+    return cast("F", told)

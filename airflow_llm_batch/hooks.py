@@ -25,7 +25,7 @@ KNOWN_EXTRA = frozenset(
     {"provider", "organization", "project", "anthropic_version", "anthropic_beta", "completion_window", "limits"}
     | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds", "room_seconds"}
     | {"max_enqueued_tokens", "max_running_shards", "prices", "delete_files", "expire_seconds", "batch"}
-    | {"batch_factor", "token_cap"}
+    | {"batch_factor", "token_cap", "headers", "query", "form"}
 )
 
 
@@ -40,6 +40,8 @@ class LLMBatchHook(BaseHook):
       outside of batches, or to ``{"factor": 0.9}``, a share of the list price;
     - ``batch_factor``: what a batch costs relative to synchronous calls, where the address is a gateway's: none is
       assumed to hand the vendor's discount on;
+    - ``headers``, ``query``, ``form``: further headers and query parameters of every call, and form fields of an
+      upload, as gateways route by them;
     - ``token_cap``: ``max_tokens`` or ``max_completion_tokens``, what the server calls the cap of an answer;
     - ``delete_files``: ``none``, ``inputs`` (OpenAI's default) or ``all`` of the vendor's files, once the results are
       landed; ``expire_seconds``: after which OpenAI is to delete them by itself;
@@ -70,7 +72,13 @@ class LLMBatchHook(BaseHook):
     @property
     def connection(self) -> Connection:
         if self._connection is None:
-            self._connection = self.get_connection(self.conn_id)
+            try:
+                self._connection = self.get_connection(self.conn_id)
+            except AirflowNotFoundException:
+                raise ConfigurationError(
+                    f"There is no connection {self.conn_id!r}. Add one of type 'llmbatch', with the vendor's key as "
+                    'password and {"provider": "openai"} as extra. Nothing was sent.'
+                ) from None
         return self._connection
 
     @cached_property

@@ -21,7 +21,7 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.sensors"]}],
         "triggers": [{"integration-name": "LLM Batch", "python-modules": ["airflow_llm_batch.triggers"]}],
         "extra-links": [f"airflow_llm_batch.links.{name}" for name in ("JobLink", "FilesLink", "ConsoleLink")],
-        "task-decorators": [{"class-name": "airflow_llm_batch.decorators.llm_batch_task", "name": "llm_batch"}],
+        "task-decorators": [{"class-name": "airflow_llm_batch.decorators.llm_rows_task", "name": "llm_rows"}],
         "connection-types": [
             {
                 "connection-type": "llmbatch",

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_llm_batch.exceptions import ConfigurationError, WaitEnded
+from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.links import LINKS
 from airflow_llm_batch.operators.handle import JobHandle
-from airflow_llm_batch.operators.waiting import DEADLINES, Waiting, seconds
+from airflow_llm_batch.operators.waiting import DEADLINES, Waiting, check_event, seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -31,6 +31,7 @@ class BatchSensor(BaseSensorOperator):
     :param on_deadline: ``leave`` what runs then and fail, or ``cancel`` it, wait for the cancellation and succeed with
         what was finished, or ``finish_online``: cancel it, and call the rows that were not finished one by one at the
         synchronous price, so that the job is complete and each row paid once.
+    :param poll_interval: seconds between looks at first; another name of ``poke_interval``.
     :param deferrable: False to look from a worker, as ``mode`` and ``poke_interval`` say.
     :param max_poll_interval: seconds; a deferred wait looks every ``poke_interval`` seconds at first and less often
         the longer it lasts, down to this.
@@ -51,11 +52,12 @@ class BatchSensor(BaseSensorOperator):
         deadline: timedelta | float | None = timedelta(hours=48),
         on_deadline: str = "leave",
         deferrable: bool = True,
+        poll_interval: timedelta | float | None = None,
         max_poll_interval: timedelta | float = 300.0,
         cancel_on_kill: bool = True,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("poke_interval", 15)
+        kwargs.setdefault("poke_interval", 15 if poll_interval is None else poll_interval)
         super().__init__(**kwargs)
         self.job, self.batch_id, self.conn_id = job, batch_id, conn_id
         self.deadline = deadline
@@ -74,12 +76,13 @@ class BatchSensor(BaseSensorOperator):
         self.link_addresses: dict[str, str] = {}
         self._waiting: Waiting | None = None
 
+    @plainly
     def execute(self, context: Context) -> Any:
         return self._wait_on() if self.deferrable else super().execute(context)
 
+    @plainly
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        if event["status"] == "error":
-            raise WaitEnded(event["message"])
+        check_event(event)
         return self._wait_on()
 
     def poke(self, context: Context) -> PokeReturnValue:

@@ -8,8 +8,10 @@ and crashes but not against two attempts in the same instant.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.exceptions import ConfigurationError, InputError, SourceUnavailable
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -29,6 +31,14 @@ FETCH = 4 * 2**20
 CHUNK = 2**20
 #: these ignore autocommit=False and publish what was written when an exception closed the file
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+#: errors that tell what will be so tomorrow
+FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, UnicodeError)
+#: how drivers of stores and databases call troubles of the moment, and what they say when they are none
+OUTAGE = re.compile(r"Timeout|Connect|Endpoint|Unavailable|ServerError|Throttl|SlowDown|Operational|TooManyRequests")
+LASTING = re.compile(
+    r"no such|syntax|does not exist|unable to open|authentication|password|denied|not a database", re.I
+)
+ERRNOS = frozenset({errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EINTR, errno.ENETUNREACH, errno.EHOSTUNREACH})
 LOCAL = frozenset({"", "file", "local"})
 COMMIT_ALWAYS = frozenset({"abfs", "abfss", "az", "adl", "wasb", "wasbs"})
 
@@ -234,6 +244,21 @@ def read_small(path: ObjectStoragePath) -> bytes | None:
     return data
 
 
+def is_outage(error: BaseException) -> bool:
+    """Whether a store, or a database, failed for a reason of the moment: it could not be reached, or had too much to
+    do. What is not there, not allowed or not readable stays so."""
+    if isinstance(error, FINAL):
+        return False
+    named = OUTAGE.search(type(error).__name__) and not LASTING.search(str(error))
+    return isinstance(error, ConnectionError | TimeoutError) or bool(named) or getattr(error, "errno", None) in ERRNOS
+
+
+def unreadable(what: str, error: BaseException) -> InputError | SourceUnavailable:
+    """The error of a source that cannot be read: for now, or as it is."""
+    kind = SourceUnavailable if is_outage(error) else InputError
+    return kind(f"{what}: {type(error).__name__}: {error}. Nothing was sent.")
+
+
 def open_blocks(path: ObjectStoragePath) -> io.BufferedReader:
     """Open for reading in big blocks; iterating over it yields lines split at ``\\n`` only."""
     if is_local(path):
@@ -281,13 +306,14 @@ def file_size(path: ObjectStoragePath) -> int:
 def check_writable(directory: ObjectStoragePath) -> None:
     """Prove that files can be written below ``directory`` by writing one and removing it.
 
-    :raises ConfigurationError: names the directory and the store's own message.
+    :raises ConfigurationError: names the directory and the store's own message; ``SourceUnavailable`` in an outage.
     """
     probe = directory / "_llm_batch_write_check"
     try:
         write_whole(probe, b"")
     except Exception as error:
-        raise ConfigurationError(
+        kind = SourceUnavailable if is_outage(error) else ConfigurationError
+        raise kind(
             f"Cannot write to {directory}: {type(error).__name__}: {error}. Check that it is a directory or bucket "
             "that exists and that the connection in the URI may write there. Nothing was sent."
         ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -32,6 +33,8 @@ T = TypeVar("T")
 #: failures before the request left this machine
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 LONGEST_PAUSE = 120.0
+#: names of headers whose values are nobody's business
+SECRET = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
 #: bytes of an answer that takes too long to parse on an event loop
 LARGE = 2**15
 
@@ -73,12 +76,16 @@ class Transport:
         self.provider = provider
         self.retries = int(retries)
         self.key = key
+        self.connect_timeout = connect_timeout
         agent = {"user-agent": f"airflow-provider-llm-batch/{__version__}"}
         #: for a connection to the provider's own host and no other
-        self.headers = {**agent, **provider.headers(key or "none")}
+        own = {**provider.headers(key or "none"), **{k.lower(): v for k, v in provider.extra_headers.items()}}
+        self.headers = {**agent, **own}
+        #: what must not be told: the key, and headers that hold another
+        self.secrets = [key, *(v for k, v in provider.extra_headers.items() if SECRET.search(k))]
         self.options: dict[str, Any] = {
             "verify": ssl_context(),
-            "auth": HostAuth(provider.base_url, provider.headers(key or "none")),
+            "auth": HostAuth(provider.base_url, own),
             "timeout": httpx.Timeout(timeout, connect=connect_timeout),
             "follow_redirects": False,
             "headers": agent,
@@ -109,8 +116,8 @@ class Transport:
 
     def redacted(self, error: LLMBatchError) -> LLMBatchError:
         """The error without the key, which some vendors quote when they refuse it."""
-        if self.key:
-            error.args = tuple(str(arg).replace(self.key, "***") for arg in error.args)
+        for secret in filter(None, self.secrets):
+            error.args = tuple(str(arg).replace(secret, "***") for arg in error.args)
         return error
 
     async def arun(self, flow: Flow[T], client: httpx.AsyncClient) -> T:

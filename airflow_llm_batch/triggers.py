@@ -68,9 +68,9 @@ class BatchTrigger(BaseTrigger):
             async with watching(self.conn_id, LLMBatchHook) as watch:
                 job = await self._open(watch.hook)
                 step = await watch.state(job, self.poll_interval, self.max_poll_interval)
-            event = {"status": step.action, "message": step.reason, "job": self.job}
+            event: dict[str, Any] = {"status": step.action, "message": step.reason, "job": self.job}
         except LLMBatchError as error:
-            event = {"status": "error", "message": str(error), "job": self.job}
+            event = {"status": "error", "message": str(error), "job": self.job, "retry": error.retry_helps}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:

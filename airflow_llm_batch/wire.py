@@ -30,6 +30,8 @@ class Wire:
     def __init__(self, origin: httpx.URL, headers: Mapping[str, str], connect_timeout: float = 15.0) -> None:
         self.origin, self.connect_timeout = origin, connect_timeout
         self.headers = [(b"host", origin.netloc), *((k.encode(), v.encode()) for k, v in headers.items())]
+        #: whether anything of the answer has come
+        self.heard = False
         self.reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
         self.protocol = h11.Connection(h11.CLIENT)
@@ -37,8 +39,21 @@ class Wire:
     async def post(self, path: bytes, headers: Mapping[str, str], body: bytes) -> httpx.Response:
         """Send a POST and read the whole answer.
 
+        A connection that was kept open may have been closed by the server meanwhile: it is opened again, once, as long
+        as nothing of an answer has come.
+
         :raises httpx.TransportError: when the connection fails; the request may have arrived.
         """
+        kept = self.writer is not None
+        try:
+            return await self._post(path, headers, body)
+        except httpx.ReadError:
+            if not kept or self.heard:
+                raise
+        return await self._post(path, headers, body)
+
+    async def _post(self, path: bytes, headers: Mapping[str, str], body: bytes) -> httpx.Response:
+        self.heard = False
         try:
             if self.writer is None:
                 await self._open()
@@ -75,7 +90,9 @@ class Wire:
         while True:
             event = self.protocol.next_event()
             if event is h11.NEED_DATA:
-                self.protocol.receive_data(await self.reader.read(BLOCK))
+                data = await self.reader.read(BLOCK)
+                self.heard = self.heard or bool(data)
+                self.protocol.receive_data(data)
             elif isinstance(event, h11.Data):
                 parts.append(bytes(event.data))
             elif isinstance(event, h11.Response):

@@ -43,7 +43,7 @@ with DAG(
     tags=["llm-batch", "example"],
 ) as dag:
 
-    @task.llm_batch(
+    @task.llm_rows(
         conn_id="{{ params.conn_id }}",
         key="phrase",
         request=REQUEST,

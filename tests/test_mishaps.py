@@ -55,7 +55,7 @@ def test_a_batch_that_found_no_room_is_not_taken_for_its_successor(connect, stor
     """Try 1 failed for want of room, try 2's create is cut: only try 2's batch can be the one."""
     with Emulator(duration=0.1) as emulator:
         hook, job = a_job(emulator, connect, store)
-        emulator.faults(enqueued_tokens=1)
+        emulator.faults(enqueued_tokens=0)
         submission.submit(store, hook, job)
         wait_until_failed(emulator)
         JobWait(hook, store, log).look()
@@ -70,7 +70,7 @@ def test_two_waits_put_a_shard_back_once(connect, store):
     """The second one reads the failed batch later, when the shard is already in the queue again."""
     with Emulator(duration=0.1) as emulator:
         hook, job = a_job(emulator, connect, store)
-        emulator.faults(enqueued_tokens=1)
+        emulator.faults(enqueued_tokens=0)
         submission.submit(store, hook, job)
         first, second = JobWait(hook, store, log), JobWait(hook, store, log)
         wait_until_failed(emulator)

@@ -23,7 +23,7 @@ from test_rounds import drive
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, RequestRejected, WaitEnded
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, Interrupted, RequestRejected
 from airflow_llm_batch.jobs.pace import Bucket, Pace
 from airflow_llm_batch.jobs.store import JobStore
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
@@ -192,7 +192,7 @@ def test_trouble_that_passes_is_called_again_and_what_does_not_pass_is_landed(co
     with Server() as server:
         kinds = ["fail 500", "fail 400", "cut", "fine"]
         rows = [{"id": n, "text": kind} for n, kind in enumerate(kinds)]
-        task = operator(connect(server.url), tmp_path, rows=rows, call_timeout=4.0)
+        task = operator(connect(server.url), tmp_path, rows=rows, call_timeout=4.0, fail_on="all")
         rows = landed(drive(task, context))
         asked = Counter(prompt for _, prompt, _ in server.asked)
     assert [row["status"] for row in rows] == ["errored", "errored", "errored", "succeeded"]
@@ -207,7 +207,8 @@ def test_a_call_that_hangs_is_given_up(connect, context, tmp_path):
     """The hard deadline of one call: its row is landed as failed, the others are not kept waiting."""
     with Server() as server:
         rows = [{"id": 1, "text": "sleep 30"}, {"id": 2, "text": "hi"}]
-        rows = landed(drive(operator(connect(server.url), tmp_path, rows=rows, call_timeout=0.5), context))
+        task = operator(connect(server.url), tmp_path, rows=rows, call_timeout=0.5, fail_on="all")
+        rows = landed(drive(task, context))
     assert [row["status"] for row in rows] == ["errored", "succeeded"]
     assert "No answer within" in rows[0]["error_message"]
 
@@ -408,7 +409,7 @@ def test_a_killed_task_keeps_what_was_answered_and_lands_nothing(connect, contex
         rows = [{"id": n, "text": "hi" if n < 20 else "sleep 60"} for n in range(24)]
         task = operator(conn_id, tmp_path, rows=rows, passthrough=None, concurrency=4)
         threading.Timer(1.0, task.on_kill).start()
-        with pytest.raises(WaitEnded, match="was killed"):
+        with pytest.raises(Interrupted, match="was killed"):
             drive(task, context)
         assert not list((tmp_path / "out").iterdir())
         assert server.answered["gpt-5-mini"] == 20
@@ -581,12 +582,12 @@ def test_a_task_whose_models_change_leaves_no_rows_of_others_behind(emulator, co
 def test_waiting_for_ones_turn_is_not_the_calls_time(connect, context, tmp_path):
     """A slow rate and a short timeout: every row is answered, none is given up for having waited."""
     with Server() as server:
-        task = operator(connect(server.url), tmp_path, rows=texts(12), requests_per_minute=300, call_timeout=0.6)
+        task = operator(connect(server.url), tmp_path, rows=texts(12), requests_per_minute=300, call_timeout=0.9)
         assert drive(task, context)["counts"]["succeeded"] == 12
     context["ti"].run_id += "-b"
     with Server() as server:
         server.refuse = 3
-        task = operator(connect(server.url), tmp_path / "b", rows=texts(40), concurrency=8, call_timeout=0.5)
+        task = operator(connect(server.url), tmp_path / "b", rows=texts(40), concurrency=8, call_timeout=0.9)
         assert drive(task, context)["counts"]["succeeded"] == 40
         assert len(server.asked) == 43
 
@@ -700,10 +701,10 @@ def test_failed_rows_are_not_asked_of_other_models(emulator, connect, context, t
 
 
 def test_a_decorated_function_feeds_several_models(emulator, connect, context, tmp_path):
-    """@task.llm_batch with models: the function is called for the rows, and both models are asked."""
-    from airflow_llm_batch.decorators import LLMBatchDecoratedOperator
+    """@task.llm_rows with models: the function is called for the rows, and both models are asked."""
+    from airflow_llm_batch.decorators import LLMRowsDecoratedOperator
 
-    task = LLMBatchDecoratedOperator(
+    task = LLMRowsDecoratedOperator(
         task_id="submit", python_callable=lambda: ["a", "b"], conn_id=connect(emulator.url), poll_interval=0.05,
         request=ChatRequest("x", max_tokens=9), models=["gpt-5-mini", "gpt-5"], destination=f"file://{tmp_path}/out",
     )  # fmt: skip

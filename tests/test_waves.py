@@ -188,7 +188,7 @@ def test_shards_are_cut_to_the_budget(connect, context, tmp_path):
 def test_a_queue_that_others_fill_is_asked_again(connect, context, tmp_path):
     """Refused with nothing of ours running: tried again after a while, one shard at a time, until there is room."""
     with Emulator(duration=0.1) as emulator:
-        emulator.faults(enqueued_tokens=1, refuse_enqueued=429)
+        emulator.faults(enqueued_tokens=0, refuse_enqueued=429)
         run = Run(emulator, connect, context, tmp_path, max_running_shards=4)
         job = run.submit.execute(context)
         assert job["batches"] == []

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from airflow_llm_batch.data.values import Nanoseconds
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.storage import open_random
+from airflow_llm_batch.storage import open_random, unreadable
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -39,7 +39,7 @@ def read_parquet(path: ObjectStoragePath, columns: Collection[str] | None = None
             for batch in parquet.iter_batches(ROWS, columns=wanted, use_threads=False):
                 yield from batch_rows(batch)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"Cannot read {path}: {type(error).__name__}: {error}. Nothing was sent.") from error
+        raise unreadable(f"Cannot read {path}", error) from error
 
 
 def table_rows(table: Any) -> Iterator[dict[str, Any]]:

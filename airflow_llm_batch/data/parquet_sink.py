@@ -60,6 +60,10 @@ class ParquetSink:
         self.output_type = arrow_type(layout.output_schema) if layout.output_schema else JSON_TEXT
         self.clear()
 
+    @staticmethod
+    def check_installed() -> None:
+        """This module has imported what it needs."""
+
     @property
     def size(self) -> int:
         return self.file.size + self.bytes + 4 * len(self.vectors)

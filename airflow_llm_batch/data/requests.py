@@ -64,7 +64,7 @@ class RequestTemplate:
 class ChatRequest(RequestTemplate):
     """A chat completion per row.
 
-    :param model: the model's name at the vendor.
+    :param model: the model's name at the vendor; left out where an operator's ``models`` names several.
     :param system: system prompt template.
     :param user: user prompt template; ``{column}`` is filled from the row. Rows that are plain strings have one
         column, ``text``.
@@ -79,7 +79,7 @@ class ChatRequest(RequestTemplate):
         the Responses API.
     """
 
-    model: str
+    model: str = ""
     system: str | None = None
     user: str | None = None
     messages: list[dict[str, Any]] | None = None
@@ -160,7 +160,7 @@ class EmbeddingRequest(RequestTemplate):
     :param params: further body parameters.
     """
 
-    model: str
+    model: str = ""
     input: str = "{text}"
     dimensions: int | None = None
     params: dict[str, Any] = field(default_factory=dict)

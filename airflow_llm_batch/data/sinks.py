@@ -45,6 +45,10 @@ class Sink(Protocol):
 
     def __init__(self, path: ObjectStoragePath, layout: Layout) -> None: ...
 
+    @staticmethod
+    def check_installed() -> None:
+        """:raises ImportError: where a library that it needs is not there."""
+
     @property
     def size(self) -> int:
         """Bytes written so far, about."""
@@ -129,6 +133,10 @@ class JsonlSink:
         self.file.finish()
 
     @staticmethod
+    def check_installed() -> None:
+        """JSON lines need nothing."""
+
+    @staticmethod
     def make_compressor() -> Any:
         """An object with ``compress`` and ``flush``, None for plain text."""
         return None
@@ -157,6 +165,10 @@ class ZstdJsonlSink(JsonlSink):
     """JSON lines, zstd; needs the extra ``zstd``."""
 
     suffix = ".jsonl.zst"
+
+    @staticmethod
+    def check_installed() -> None:
+        import zstandard  # noqa: F401
 
     @staticmethod
     def make_compressor() -> Any:
@@ -224,5 +236,13 @@ def sink_class(name: str) -> type[Sink]:
     :raises ConfigurationError: for an unknown one, and for one whose library is not installed.
     """
     module, _, attribute = check_format(name).rpartition(".")
-    found: type[Sink] = getattr(import_module(module), attribute)
+    try:
+        found: type[Sink] = getattr(import_module(module), attribute)
+        found.check_installed()
+    except ImportError as error:
+        extra = "zstd" if name.endswith("zst") else "parquet"
+        raise ConfigurationError(
+            f"format={name!r} needs a package that is not installed here ({error}); "
+            f"pip install 'airflow-provider-llm-batch[{extra}]' where tasks run."
+        ) from None
     return found

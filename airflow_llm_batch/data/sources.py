@@ -11,6 +11,7 @@ import io
 import json
 import re
 import sys
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -19,8 +20,8 @@ from urllib.parse import unquote
 import msgspec
 
 from airflow_llm_batch.data.sql import Sql
-from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.storage import CHUNK, fresh, open_blocks, storage_path
+from airflow_llm_batch.exceptions import InputError, NoRows
+from airflow_llm_batch.storage import CHUNK, fresh, open_blocks, storage_path, unreadable
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -171,10 +172,10 @@ def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
         else:
             return [path]
     except Exception as error:
-        raise InputError(f"Cannot list {uri}: {type(error).__name__}: {error}. Nothing was sent.") from error
+        raise unreadable(f"Cannot list {uri}", error) from error
     names = [name for name in names if is_data(name, above)]
     if not names:
-        raise InputError(f"No files match {uri}. Nothing was sent.")
+        raise NoRows(f"No files match {uri}. Nothing was sent. (on_empty='skip' skips the task then.)")
     protocol = path.protocol or "file"
     return [storage_path_of(protocol, name, path.conn_id) for name in sorted(names)]
 
@@ -212,8 +213,8 @@ def read_file(path: ObjectStoragePath, columns: Collection[str] | None = None) -
                     yield from reader(plain, name)
             else:
                 yield from reader(raw, name)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read {name}: {type(error).__name__}: {error}. Nothing was sent.") from error
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise unreadable(f"Cannot read {name}", error) from error
 
 
 def reader_of(name: str) -> Callable[[io.BufferedReader, str], Located] | None:

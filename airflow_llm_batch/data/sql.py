@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from airflow_llm_batch.exceptions import InputError
+from airflow_llm_batch.storage import unreadable
 
 #: rows fetched at once
 ROWS = 1000
@@ -42,11 +43,10 @@ class Sql:
         from airflow.providers.common.compat.sdk import BaseHook
 
         try:
-            connection = BaseHook.get_connection(self.conn_id)
-            hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
+            hook: Any = self.hook(BaseHook)
             with (
                 closing(hook.get_conn()) as opened,
-                closing(server_side(opened, connection.conn_type)) as cursor,
+                closing(server_side(opened, getattr(hook, "conn_type", None))) as cursor,
             ):
                 cursor.execute(self.sql, *([self.parameters] if self.parameters else []))
                 batch = cursor.fetchmany(ROWS)
@@ -59,9 +59,29 @@ class Sql:
         except (InputError, GeneratorExit):
             raise
         except Exception as error:
+            raise unreadable(f"The query on connection {self.conn_id!r} failed", error) from error
+
+    def hook(self, base: Any) -> Any:
+        """The connection's hook.
+
+        :raises InputError: for a connection that does not exist, or whose type has no hook to run queries with.
+        """
+        from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException
+
+        try:
+            connection = base.get_connection(self.conn_id)
+        except AirflowNotFoundException:
+            raise InputError(f"There is no connection {self.conn_id!r} for the query. Nothing was sent.") from None
+        try:
+            hook = connection.get_hook()
+        except AirflowException:
+            hook = None
+        if not hasattr(hook, "get_conn"):
             raise InputError(
-                f"The query on connection {self.conn_id!r} failed: {type(error).__name__}: {error}. Nothing was sent."
-            ) from error
+                f"Connection {self.conn_id!r} is of type {connection.conn_type!r}, for which no hook that runs queries "
+                "is installed; install the database's Airflow provider. Nothing was sent."
+            )
+        return hook
 
     def check(self, names: list[str]) -> None:
         if not names:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 
-from airflow_llm_batch.exceptions import RequestRejected, VendorUnavailable
+from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
 from airflow_llm_batch.jobs.pace import Pace
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, may_pass
@@ -42,14 +42,15 @@ class Calls:
     :param concurrency: at once.
     :param requests_per_minute: None for any number; likewise ``tokens_per_minute``, the prompt as we estimate it.
     :param timeout: seconds for one call, its repetitions and pauses included.
-    :param retries: how often a call is repeated after trouble that passes; refusals for the rate are not counted.
+    :param retries: how often a call is repeated after trouble that passes, as the connection says by default; refusals
+        for the rate are not counted.
     """
 
     concurrency: int = 32
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     timeout: float = 600.0
-    retries: int = 5
+    retries: int | None = None
 
 
 class Vendor:
@@ -62,7 +63,8 @@ class Vendor:
         self.provider, self.calls, self.check = hook.provider, calls, check
         self.redacted = hook.transport.redacted
         self.origin = httpx.URL(hook.provider.base_url)
-        self.headers = dict(hook.transport.headers)
+        self.headers, self.connect_timeout = dict(hook.transport.headers), hook.transport.connect_timeout
+        self.retries = hook.transport.retries if calls.retries is None else calls.retries
         self.pace = Pace(calls.concurrency, calls.requests_per_minute, calls.tokens_per_minute)
         self.idle: list[Wire | ProxiedWire] = []
         self.good = 0
@@ -74,7 +76,7 @@ class Vendor:
     async def wire(self, tokens: int) -> AsyncIterator[Wire | ProxiedWire]:
         """A connection for one call, when it is this call's turn."""
         await self.pace.enter(tokens)
-        wire = self.idle.pop() if self.idle else open_wire(self.origin, self.headers)
+        wire = self.idle.pop() if self.idle else open_wire(self.origin, self.headers, self.connect_timeout)
         try:
             yield wire
         finally:
@@ -84,13 +86,13 @@ class Vendor:
     async def ask(self, request: bytes, tokens: int) -> bytes:
         """The answer to one request, as a batch would have answered: good, refused, or the trouble that did not pass.
 
-        :raises RequestRejected: when the vendor refuses the key, and has not answered anything well yet.
+        :raises RefusedForGood: when the vendor refuses the key, and has not answered anything well yet.
         :raises VendorUnavailable: when it cannot be reached, and was not before.
         """
         call = self.provider.call(request)
         trouble = self._unanswered(call, "timeout", f"No answer within {self.calls.timeout:.0f} seconds.")
         left, tries = self.calls.timeout, 0
-        while tries <= self.calls.retries and left > 0:
+        while tries <= self.retries and left > 0:
             status, body, pause, spent = await self._try(call, tokens, left)
             left -= spent
             if body is None:
@@ -103,13 +105,13 @@ class Vendor:
                     return trouble
             # To be told to slow down is no failure, and the wait for one's turn is not the call's time.
             tries += status != httpx.codes.TOO_MANY_REQUESTS
-            if tries <= self.calls.retries and status != httpx.codes.TOO_MANY_REQUESTS:
+            if tries <= self.retries and status != httpx.codes.TOO_MANY_REQUESTS:
                 pause = backoff(tries) if pause is None else pause
                 await asyncio.sleep(min(pause, max(left, 0)))
                 left -= pause
         if UNANSWERED in trouble:
             self.silent += 1
-            if (self.silent >= self.calls.concurrency or not self.heard) and tries > self.calls.retries:
+            if (self.silent >= self.calls.concurrency or not self.heard) and tries > self.retries:
                 raise VendorUnavailable(
                     f"{self.provider.name} at {self.origin} cannot be reached: {self.silent} calls in a row got no "
                     "answer in all their tries. What was answered is kept; retry when it can be."
@@ -147,7 +149,7 @@ class Vendor:
             self.pace.went_well()
         elif is_fatal(status, self.provider.error_of(response), self.good):
             raise self.redacted(
-                RequestRejected(
+                RefusedForGood(
                     f"{self.provider.name} at {self.origin} refuses the key, the permission or the quota (HTTP "
                     f"{status}): {self.provider.error_of(response)[1]} That call was not billed; what was answered "
                     "before is kept.",

@@ -14,7 +14,7 @@ from airflow_llm_batch.data.kinds import kind_of as column_kind
 from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line, schema_of
 from airflow_llm_batch.data.sources import read_rows, sources_of, told
 from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
-from airflow_llm_batch.exceptions import InputError
+from airflow_llm_batch.exceptions import InputError, NoRows
 from airflow_llm_batch.jobs.keys import UniqueKeys
 from airflow_llm_batch.jobs.outputs import validator
 from airflow_llm_batch.jobs.tokens import Kind, count_tokens, kind_of, prompt_tokens
@@ -145,7 +145,7 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
             yield line
         keys.finish()
     if number < 0:
-        raise InputError("There are no rows: the input is empty. Nothing was sent.")
+        raise NoRows("There are no rows: the input is empty. Nothing was sent. (on_empty='skip' skips the task then.)")
 
 
 def check_template(template: RequestTemplate | None, row: Mapping[str, Any], number: int) -> None:

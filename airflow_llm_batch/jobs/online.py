@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, VendorUnavailable
+from airflow_llm_batch.exceptions import BudgetExceeded, Busy, ConfigurationError, VendorUnavailable
 from airflow_llm_batch.jobs.calls import UNANSWERED, Calls, Vendor
 from airflow_llm_batch.jobs.journal import EVERY, Journal, journal_lines
 from airflow_llm_batch.jobs.lines import batch_lines
@@ -256,7 +256,8 @@ def hold_to_budget(job: Job, rows: int) -> None:
 def begin(store: JobStore, job: Job) -> None:
     """Claim the shards for calls, or take up where a try stopped that is certainly over.
 
-    :raises ConfigurationError: when another process is at it, or a shard was sent as a batch.
+    :raises Busy: when another process is at it.
+    :raises ConfigurationError: when a shard was sent as a batch.
     """
     for shard in job.shards:
         name = f"{ONLINE}{job.id}-{shard.index}"
@@ -274,7 +275,7 @@ def begin(store: JobStore, job: Job) -> None:
                 "the batch, or clear the task with lane='batch'."
             )
         if store.ended(shard.index) is None and runs_beside(held):
-            raise ConfigurationError(f"Another process ({held.owner}) is calling the rows of {store.uri}; let it end.")
+            raise Busy(f"Another process ({held.owner}) is calling the rows of {store.uri}; let it end.")
 
 
 def runs_beside(held: Intent) -> bool:

@@ -47,20 +47,14 @@ def plan(
     while store.next_generation().load_job() is not None:
         store = store.next_generation()
     if job := store.load_job():
-        if job.provider == provider.name and job.fingerprint == fingerprint_of(spec, provider, job.id):
+        if job.provider != provider.name or job.fingerprint != fingerprint_of(spec, provider, job.id):
+            store = make_way(store, hook, on_change)
+        elif is_cut_too_large(store, job, origin.get("max_enqueued_tokens")):
+            log.info("Job %s was cut too large for the vendor's queue, and nothing of it ran: cutting it anew.", job.id)
+            store.remove()
+        else:
             log.info("Job %s is planned already (%d rows, %d shards); taking it up.", job.id, job.rows, len(job.shards))
             return store, job
-        if on_change == "fail":
-            raise ConfigurationError(
-                f"The job at {store.uri} was made from other input than this try's (rows, request, key, pass-through "
-                "columns or provider changed), and on_change='fail'. Its batches are left as they are. "
-                "Nothing was sent."
-            )
-        following = store.next_generation()
-        log.warning("The input has changed since %s was planned; starting anew at %s.", store.uri, following.uri)
-        for running, unwanted in store.rounds():
-            cancel_running(running, hook, unwanted)
-        store = following
     progress = Progress(log, "rows encoded")
     limits = provider.limits.model_copy(update={"tokens": origin.get("max_enqueued_tokens")})
     shards, fingerprint, use, kinds, several = write_shards(spec, provider, store, metadata, limits, progress.add)
@@ -84,6 +78,36 @@ def plan(
     log.info("Job %s: %s rows in %d shard(s) at %s", job.id, f"{job.rows:,}", len(shards), store.uri)
     log.info("%s", describe(job))
     return store, job
+
+
+def make_way(store: JobStore, hook: LLMBatchHook, on_change: str) -> JobStore:
+    """Where changed input is planned, what still runs of the job before it cancelled.
+
+    :raises ConfigurationError: where ``on_change`` says to fail.
+    """
+    if on_change == "fail":
+        raise ConfigurationError(
+            f"The job at {store.uri} was made from other input than this try's (rows, request, key, pass-through "
+            "columns or provider changed), and on_change='fail'. Its batches are left as they are. Nothing was sent."
+        )
+    following = store.next_generation()
+    log.warning("The input has changed since %s was planned; starting anew at %s.", store.uri, following.uri)
+    for running, unwanted in store.rounds():
+        cancel_running(running, hook, unwanted)
+    return following
+
+
+def is_cut_too_large(store: JobStore, job: Job, limit: int | None) -> bool:
+    """Whether shards are larger than the queue is said to be now, and none of them was ever worked on."""
+    if limit is None or all(shard.tokens <= limit or shard.rows == 1 for shard in job.shards):
+        return False
+
+    def is_unsent(index: int) -> bool:
+        number = store.last_try(index)
+        void = store.void(index, number) if number else None
+        return not number or (void is not None and void.reason in ("no room", "rejected", "given up"))
+
+    return all(is_unsent(shard.index) for shard in job.shards)
 
 
 def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected, VendorUnavailable
+from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.waves import Room
 from airflow_llm_batch.models import Batch, Shard
 
@@ -17,9 +17,10 @@ CANCELLING = 3600.0
 
 class Next(NamedTuple):
     """What to do: ``wait`` and look again; ``create`` shards that have room, or are in doubt; take it as ``ended``;
-    ``cancel`` what runs and wait on for what it has finished; ``give_up`` for ``reason``, batches left in place."""
+    ``cancel`` what runs and wait on for what it has finished; ``give_up`` for ``reason``, batches left in place;
+    ``interrupt``, likewise, where another try of the task may go on."""
 
-    action: Literal["wait", "create", "ended", "cancel", "give_up"]
+    action: Literal["wait", "create", "ended", "cancel", "give_up", "interrupt"]
     reason: str = ""
 
 
@@ -91,7 +92,7 @@ class Wait:
             )
         if self.failing_since is not None and now - self.failing_since >= PERSISTENT:
             return Next(
-                "give_up",
+                "interrupt",
                 f"The vendor could not be read for {(now - self.failing_since) / 3600:.1f} hours. These batches were "
                 f"left in place: {left}. Clear this task to wait on.",
             )
@@ -120,9 +121,7 @@ class Wait:
 
 def is_transient(error: Exception) -> bool:
     """Whether waiting may mend a failed reading: no answer, 5xx, 408, 429. A wrong key is not one, nor a lost batch."""
-    if isinstance(error, RequestRejected):
-        return error.status in (408, 409, 425, 429)
-    return isinstance(error, VendorUnavailable) or not isinstance(error, LLMBatchError)
+    return not isinstance(error, LLMBatchError) or error.retry_helps
 
 
 def describe(progress: dict[str, Any], rows: int | None) -> str:

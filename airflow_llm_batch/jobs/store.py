@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 ONLINE = "online-"
 M = TypeVar("M", bound=BaseModel)
 ShardState = Literal["planned", "creating", "running", "ended"]
+VERSION = 1
 NEVER_SENT = Batch(
     id="",
     status="never sent",
@@ -102,8 +103,18 @@ class JobStore:
         return [JobStore(f"{base}/{name}") for name in names]
 
     def load_job(self) -> Job | None:
-        """The plan, None before planning has finished."""
-        return self._read(self.path("job.json"), Job)
+        """The plan, None before planning has finished.
+
+        :raises ConfigurationError: for one that a newer version of this package has made.
+        """
+        job = self._read(self.path("job.json"), Job)
+        if job is not None and job.version > VERSION:
+            raise ConfigurationError(
+                f"The job at {self.uri} was planned by a newer airflow-provider-llm-batch (job.json version "
+                f"{job.version}, this one reads {VERSION}). Install the same version everywhere; its batches are left "
+                "as they are."
+            )
+        return job
 
     def job(self) -> Job:
         """The plan.

@@ -27,7 +27,7 @@ from airflow_llm_batch.jobs.owner import this_process
 from airflow_llm_batch.jobs.progress import Progress
 from airflow_llm_batch.jobs.settling import Doubt, in_flight, record
 from airflow_llm_batch.jobs.store import NEVER_SENT, JobStore
-from airflow_llm_batch.jobs.waves import Room
+from airflow_llm_batch.jobs.waves import Room, never_fits
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 from airflow_llm_batch.providers.base import Payload
 from airflow_llm_batch.providers.troubles import UNCLEAR, is_empty_account, is_full
@@ -216,6 +216,8 @@ class Submission:
         self.store.save_void(self.index, number, Void(reason="no room", at=datetime.now(UTC), running=running))
         log.warning("The vendor has no room for shard %d (about %s tokens) now, with %d of ours in its queue: %s",
             self.index, f"{self.shard.tokens:,}", running, error)  # fmt: skip
+        if (why := never_fits(self.shard, str(error))) is not None:
+            raise ConfigurationError(why)
 
     def _upload(self) -> str | None:
         ref = self.store.uploaded(self.index)

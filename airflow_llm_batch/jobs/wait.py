@@ -7,11 +7,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.exceptions import LLMBatchError, VendorUnavailable, WaitEnded
+from airflow_llm_batch.exceptions import ConfigurationError, Interrupted, LLMBatchError, VendorUnavailable, WaitEnded
 from airflow_llm_batch.jobs.owner import this_process
 from airflow_llm_batch.jobs.polling import Next, Wait, describe
 from airflow_llm_batch.jobs.store import NEVER_SENT, JobStore
-from airflow_llm_batch.jobs.waves import Refusal, Room
+from airflow_llm_batch.jobs.waves import Refusal, Room, never_fits
 from airflow_llm_batch.models import Intent, Shard, Void
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class JobWait:
         self.cancelled = 0
         #: and those that may be somebody else's
         self.uncertain = 0
-        self.allowed = deadline
+        self.allowed, self.on_deadline = deadline, on_deadline
+        #: why a shard can never find room
+        self.too_large: str | None = None
         if store is None:
             self.wait = Wait({0: batch_id or ""}, on_deadline=on_deadline)
         else:
@@ -125,6 +127,8 @@ class JobWait:
                 self.log.warning("Could not read batch %s, will look again: %s", self.wait.pending.get(index), reading)
             else:
                 self._tell(index, reading)
+        if self.too_large:
+            raise ConfigurationError(self.too_large)
         now = time.time()
         progress = self.wait.progress(now)
         told = describe(progress, self.rows)
@@ -140,6 +144,13 @@ class JobWait:
                 self.wait.cancelled(now)
         if step.action == "give_up":
             raise WaitEnded(step.reason)
+        if step.action == "interrupt":
+            raise Interrupted(step.reason)
+        if step.action == "ended" and self.on_deadline != "finish_online" and self.was_never_sent:
+            raise WaitEnded(
+                "The deadline has passed and the vendor's queue had no room until then: nothing of the job was ever "
+                "sent, and nothing billed. Clear the submitting task to try again."
+            )
         return step
 
     def _tell(self, index: int, reading: Batch) -> None:
@@ -152,6 +163,7 @@ class JobWait:
         if reading.full and self.store is not None:
             self._put_back(self.store, index, reading.id)
             self.log.warning("Batch %s found no room and shard %d waits for it: %s", reading.id, index, reasons)
+            self.too_large = self.too_large or never_fits(self.wait.shards[index], reasons)
             return
         self._keep(lambda store: store.save_ended(index, reading))
         self.log.info("Batch %s ended: %s%s", reading.id, reading.outcome, f" ({reasons})" if reasons else "")
@@ -194,6 +206,12 @@ class JobWait:
             elif created := self.store.created(index):
                 self.wait.pending[index] = created.batch_id
                 self.wait.planned.discard(index)
+
+    @property
+    def was_never_sent(self) -> bool:
+        """Whether every shard was closed unsent."""
+        seen = self.wait.seen.values()
+        return bool(seen) and all(batch.status == NEVER_SENT.status for batch in seen)
 
     @property
     def is_late(self) -> bool:

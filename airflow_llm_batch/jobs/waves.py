@@ -6,14 +6,49 @@ worked on. Such a shard is planned again, and created when there is room.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_llm_batch.models import Job, Shard
 
+#: how refusals quote the queue's limit, and what was asked of it
+LIMIT = re.compile(r"limit\s*(?:of|is|:|=)+\s*(\d[\d,._]*)(?:\s+enqueued)?(?:\s+(?:token|request)s?)?", re.IGNORECASE)
+REQUESTED = re.compile(r"(?:requested|requires|contains|batch has|this batch:)\D{0,20}(\d[\d,._]*)", re.IGNORECASE)
+#: by how much an estimate has to be above a limit to be sure of it
+MARGIN = 1.25
 #: seconds that a full queue is left alone at most, when nothing of ours has ended meanwhile
 LONGEST_PAUSE = 900.0
+
+
+def never_fits(shard: Shard, message: str) -> str | None:
+    """Why a shard can never find room, where the vendor's refusal quotes a limit that is below it; None otherwise.
+
+    :param message: the vendor's: ``Enqueued token limit reached ... Limit: 90,000 enqueued tokens.``
+    """
+    quoted = LIMIT.search(message)
+    if quoted is None:
+        return None
+    limit, requests = number(quoted[1]), "request" in quoted[0].lower()
+    asked = REQUESTED.search(message)
+    size = shard.rows if requests else shard.tokens
+    # Our count of tokens is an estimate; the vendor's own is not.
+    too_large = number(asked[1]) > limit if asked and not requests else size > limit * (1 if requests else MARGIN)
+    if not limit or not too_large:
+        return None
+    unit, name = ("requests", "limits") if requests else ("tokens", "max_enqueued_tokens")
+    value = f'{{"requests": {limit}}}' if requests else str(limit)
+    return (
+        f"Shard {shard.index} has {'' if requests else 'about '}{size:,} {unit}, and the vendor's queue holds {limit:,} "
+        f"at most: it can never fit. Set {name}={value} or less, in the connection's extra or as the operator's argument, "
+        "and clear the submitting task: it is cut smaller then. Nothing was billed for it. The vendor says: "
+        f"{message[:300]}"
+    )
+
+
+def number(text: str) -> int:
+    return int(re.sub(r"\D", "", text) or 0)
 
 
 @dataclass(frozen=True)

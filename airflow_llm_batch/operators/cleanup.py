@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.exceptions import ConfigurationError, plainly
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -51,6 +51,7 @@ class CleanupJobsOperator(BaseOperator):
         self.only_tell = dry_run
         self.storage = storage
 
+    @plainly
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_llm_batch.jobs.listing import find_jobs
         from airflow_llm_batch.jobs.store import JobStore

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_llm_batch.exceptions import ConfigurationError, WaitEnded
+from airflow_llm_batch.exceptions import ConfigurationError, Interrupted, plainly
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.operators.llm_batch import LLMBatchOperator
 from airflow_llm_batch.operators.models import asked_models
@@ -94,6 +94,7 @@ class CompletionOperator(LLMBatchOperator):
             if value is not None and "{" not in str(value) and not positive(value):
                 raise ConfigurationError(f"{name} is {value!r}; give a number above 0. Nothing was sent.")
 
+    @plainly
     def execute(self, context: Context) -> Any:
         self._check()
         self._check_input(context)
@@ -156,7 +157,7 @@ class CompletionOperator(LLMBatchOperator):
             for lane in list(self._running):
                 lane.run()
         if any(running.stop.is_set() for running in self._running):
-            raise WaitEnded("The task was killed while it called. What was answered is kept; clear the task to go on.")
+            raise Interrupted("The task was killed while it called. What was answered is kept; the next try goes on.")
         target = Target(self.destination, self.format, self.max_file_size, self.keep_raw)
         landed: dict[str, Manifest] = {}
         for number, (hook, store, job) in enumerate(planned):

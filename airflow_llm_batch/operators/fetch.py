@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_llm_batch.data.formats import check_format
+from airflow_llm_batch.exceptions import plainly
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.lineage import emit_asset_events, lineage_of
 from airflow_llm_batch.links import LINKS, addresses
@@ -35,8 +36,8 @@ class FetchResultsOperator(BaseOperator):
     :param destination: directory for ``results-{job id}-{shard}.jsonl``, any ``ObjectStoragePath`` URI.
     :param format: ``jsonl``, ``jsonl.gz``, ``jsonl.zst`` (extra ``zstd``) or ``parquet`` (extra ``parquet``).
     :param max_file_size: bytes after which another file is begun; one file per shard by default.
-    :param fail_on: fails the task, after landing, when this many rows did not succeed: ``"any"``, ``"all"``, a share
-        between 0 and 1, or ``"none"`` to never fail for rows.
+    :param fail_on: fails the task, after landing, when this many rows did not succeed: a share between 0 and 1 (half of
+        them by default), ``"any"``, ``"all"``, or ``"none"`` to never fail for rows.
     :param keep_raw: the vendor's whole answer as a column ``raw``, for what the other columns leave out.
     :param conn_id: the ``llmbatch`` connection; the job's own by default.
     :return: the manifest's summary (XCom): ``{"manifest": URI, "message": one line for people, "files": [URI], "rows",
@@ -55,7 +56,7 @@ class FetchResultsOperator(BaseOperator):
         destination: str,
         format: str = "jsonl",  # noqa: A002
         max_file_size: int | None = None,
-        fail_on: Literal["any", "all", "none"] | float | str = "all",
+        fail_on: Literal["any", "all", "none"] | float | str = 0.5,
         keep_raw: bool = False,
         conn_id: str | None = None,
         **kwargs: Any,
@@ -76,6 +77,7 @@ class FetchResultsOperator(BaseOperator):
         self.fail_on = fail_on
         self.conn_id = conn_id
 
+    @plainly
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_llm_batch.jobs.results import Target
         from airflow_llm_batch.jobs.store import JobStore

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_llm_batch.data.failed import FailedRows
 from airflow_llm_batch.data.formats import check_format
-from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, WaitEnded
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, plainly
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.lineage import emit_asset_events, lineage_of
 from airflow_llm_batch.links import addresses
@@ -16,7 +16,7 @@ from airflow_llm_batch.operators.handle import JobHandle
 from airflow_llm_batch.operators.landing import check_failures, failing_share, land_once, remove_others
 from airflow_llm_batch.operators.models import asked_models, joined
 from airflow_llm_batch.operators.submit import SubmitBatchOperator, at_least_one
-from airflow_llm_batch.operators.waiting import DEADLINES, Waiting, seconds
+from airflow_llm_batch.operators.waiting import DEADLINES, Waiting, check_event, seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -45,7 +45,7 @@ class LLMBatchOperator(SubmitBatchOperator):
         model.
     :param deadline: how long after the first submission watching ends, None for never; no further round begins then.
     :param on_deadline: as ``BatchSensor``.
-    :param poll_interval: seconds between looks at first; they grow to 5 minutes.
+    :param poll_interval: seconds between looks at first, which grow to 5 minutes; ``poke_interval`` is another name.
     :return: as ``FetchResultsOperator``, for all rounds together.
     """
 
@@ -60,7 +60,7 @@ class LLMBatchOperator(SubmitBatchOperator):
         destination: str,
         format: str = "jsonl",  # noqa: A002
         max_file_size: int | None = None,
-        fail_on: Literal["any", "all", "none"] | float | str = "all",
+        fail_on: Literal["any", "all", "none"] | float | str = 0.5,
         keep_raw: bool = False,
         max_rounds: int | str = 3,
         also: Sequence[str] = (),
@@ -68,9 +68,11 @@ class LLMBatchOperator(SubmitBatchOperator):
         deadline: timedelta | float | str | None = timedelta(hours=48),
         on_deadline: str = "leave",
         poll_interval: float = 15.0,
+        poke_interval: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        poll_interval = poll_interval if poke_interval is None else poke_interval
         if self.batch_id is not None:
             raise ConfigurationError(
                 "LLMBatchOperator makes its own batches. For one that was made elsewhere use SubmitBatchOperator("
@@ -107,6 +109,7 @@ class LLMBatchOperator(SubmitBatchOperator):
                 "sent."
             )
 
+    @plainly
     def execute(self, context: Context) -> Any:
         self._check()
         if not self.models:
@@ -124,9 +127,9 @@ class LLMBatchOperator(SubmitBatchOperator):
                 hook.close()
         return self._bring_home(context, handles)
 
+    @plainly
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        if event["status"] == "error":
-            raise WaitEnded(event["message"])
+        check_event(event)
         handles = []
         for asked in asked_models(self.models, self.request, self.conn_id):
             store = self._store(context).of_model(asked.name).newest()
@@ -231,6 +234,8 @@ class LLMBatchOperator(SubmitBatchOperator):
         return allowed - (since - store.first.job().created_at).total_seconds()
 
     def _check_destinations(self, context: Context) -> None:
+        from airflow_llm_batch.data.sinks import sink_class
         from airflow_llm_batch.storage import check_writable, storage_path
 
+        sink_class(self.format)
         check_writable(storage_path(self.destination))

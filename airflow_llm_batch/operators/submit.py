@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_llm_batch.exceptions import ConfigurationError, InputError
+from airflow_llm_batch.exceptions import ConfigurationError, InputError, plainly
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.links import LINKS, addresses
 from airflow_llm_batch.operators.handle import JobHandle
@@ -46,6 +46,7 @@ class SubmitBatchOperator(BaseOperator):
         shards are cut no larger, and the ``BatchSensor`` creates the next when others have ended. The connection's
         extra of that name by default. Without one the vendor's own limit shows when it refuses a batch.
     :param max_running_shards: likewise in batches.
+    :param on_empty: ``fail`` or ``skip`` the task, and with it what depends on it, when there are no rows or no files.
     :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.
     :param batch_id: a vendor's batch that exists already: waited for and fetched like any other, keyed by its
         ``custom_id``s; leave out ``rows`` then.
@@ -74,6 +75,7 @@ class SubmitBatchOperator(BaseOperator):
         max_enqueued_tokens: int | str | None = None,
         max_running_shards: int | str | None = None,
         dry_run: bool = False,
+        on_empty: str = "fail",
         batch_id: str | None = None,
         recovery: Recovery | None = None,
         storage: str | None = None,
@@ -91,6 +93,9 @@ class SubmitBatchOperator(BaseOperator):
         self.max_enqueued_tokens = max_enqueued_tokens
         self.max_running_shards = max_running_shards
         self.only_plan = dry_run
+        if on_empty not in ("fail", "skip"):
+            raise ConfigurationError(f"on_empty is {on_empty!r}; give 'fail' or 'skip'.")
+        self.on_empty = on_empty
         self.batch_id = batch_id
         self.recovery = recovery
         self.storage = storage
@@ -119,6 +124,7 @@ class SubmitBatchOperator(BaseOperator):
             self.rows = copy.copy(self.rows)
         super().render_template_fields(context, jinja_env)
 
+    @plainly
     def execute(self, context: Context) -> Any:
         return self._start(context)
 
@@ -184,6 +190,7 @@ class SubmitBatchOperator(BaseOperator):
         return self._create(hook, store, job)
 
     def _plan(self, hook: LLMBatchHook, context: Context, store: JobStore, rows: Rows) -> tuple[JobStore, Job]:
+        from airflow_llm_batch.exceptions import NoRows
         from airflow_llm_batch.jobs.planning import plan
 
         recovery = self.recovery or Recovery()
@@ -196,7 +203,12 @@ class SubmitBatchOperator(BaseOperator):
         for name in ("max_enqueued_tokens", "max_running_shards"):
             origin[name] = at_least_one(name, getattr(self, name) or hook.connection.extra_dejson.get(name))
         origin["max_cost"] = float(self.max_cost) if self.max_cost is not None else None
-        return plan(store, hook, rows, metadata, origin, recovery.on_change)
+        try:
+            return plan(store, hook, rows, metadata, origin, recovery.on_change)
+        except NoRows as error:
+            if self.on_empty == "skip":
+                raise AirflowSkipException(str(error)) from None
+            raise
 
     def _hold_to_budget(
         self, context: Context, store: JobStore, job: Job, spent: float, *, online: bool = False
@@ -230,13 +242,18 @@ class SubmitBatchOperator(BaseOperator):
     def _check_destinations(self, context: Context) -> None:
         """Prove that what lies downstream can be written, before money is spent.
 
-        :raises ConfigurationError: names the destination.
+        :raises ConfigurationError: names the destination, or the package that its format needs.
         """
+        from airflow_llm_batch.data.sinks import sink_class
         from airflow_llm_batch.operators.fetch import FetchResultsOperator
         from airflow_llm_batch.storage import check_writable, storage_path
 
         for task in self.get_flat_relatives(upstream=False):
-            if not isinstance(task, FetchResultsOperator) or "xcom" in str(task.destination):
+            if not isinstance(task, FetchResultsOperator):
+                continue
+            if "{" not in str(task.format):
+                sink_class(task.format)
+            if "xcom" in str(task.destination):
                 continue
             try:
                 destination = self.render_template(task.destination, context)

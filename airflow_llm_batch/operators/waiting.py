@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, SubmissionUnconfirmed
+from airflow_llm_batch.exceptions import (
+    BudgetExceeded,
+    ConfigurationError,
+    Interrupted,
+    SubmissionUnconfirmed,
+    WaitEnded,
+)
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.metrics import time_wait
@@ -102,6 +109,8 @@ class Waiting:
     def told(self) -> dict[str, Any]:
         """The handle to pass on: as it was given, with the batches of later waves."""
         seen = self.wait.wait.seen
+        if self.handle.job is None and seen:
+            self.handle.rows = next(iter(seen.values())).total or self.handle.rows
         if self.handle.job is not None and len(seen) == self.handle.shards:
             self.handle.batches = [batch.id for _, batch in sorted(seen.items()) if batch.id]
         return self.handle.to_xcom()
@@ -132,6 +141,15 @@ class Waiting:
             wait_for_creates()
             self._wait = None
             self.wait.kill()
+
+
+def check_event(event: Mapping[str, Any]) -> None:
+    """What a trigger tells of a wait that is over.
+
+    :raises WaitEnded: when it ended for good, and ``Interrupted`` when another try may go on.
+    """
+    if event["status"] == "error":
+        raise (Interrupted if event.get("retry") else WaitEnded)(event["message"])
 
 
 def is_further(store: JobStore) -> bool:

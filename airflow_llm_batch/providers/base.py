@@ -17,10 +17,16 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
-from airflow_llm_batch.exceptions import ConfigurationError, InputError, RequestRejected, VendorUnavailable
+from airflow_llm_batch.exceptions import (
+    ConfigurationError,
+    InputError,
+    RefusedForGood,
+    RequestRejected,
+    VendorUnavailable,
+)
 from airflow_llm_batch.models import Batch, Limits, Page, Result, Shard
 from airflow_llm_batch.providers.json_lines import parse_line
-from airflow_llm_batch.providers.troubles import UNCLEAR, words_of
+from airflow_llm_batch.providers.troubles import PASSING_STATUS, UNCLEAR, is_empty_account, words_of
 from airflow_llm_batch.request import Request
 
 T = TypeVar("T")
@@ -111,6 +117,8 @@ class Provider(ABC):
 
     def __init__(self, base_url: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         self.options = dict(options or {})
+        #: what a gateway wants besides: headers and query of every call, form fields of an upload
+        self.extra_headers, self.query, self.form = (words_in(self.options, n) for n in ("headers", "query", "form"))
         self.base_url = self.normalize((base_url or self.default_base_url).rstrip("/"))
         try:
             self.limits = self.default_limits.model_copy(
@@ -266,7 +274,8 @@ class Provider(ABC):
     def url(self, *parts: str, query: Mapping[str, Any] | None = None) -> httpx.URL:
         """An address under the base URL; parts are percent-encoded (gateways hand out ids with ``/`` and ``=``)."""
         url = httpx.URL("/".join([self.base_url, *(quote(part, safe="") for part in parts)]))
-        return url.copy_merge_params({k: v for k, v in query.items() if v is not None}) if query else url
+        asked = {**self.query, **{k: v for k, v in (query or {}).items() if v is not None}}
+        return url.copy_merge_params(asked) if asked else url
 
     def expect(self, response: httpx.Response, doing: str) -> dict[str, Any]:
         """The JSON object of a 2xx response.
@@ -287,7 +296,9 @@ class Provider(ABC):
         text += f": {message}" if message else "."
         if response.is_client_error:
             text += "" if response.status_code in UNCLEAR else " That call was not billed."
-            raise RequestRejected(text, status=response.status_code, code=code)
+            again = response.status_code in PASSING_STATUS and not is_empty_account(code, message)
+            kind = RequestRejected if again else RefusedForGood
+            raise kind(text, status=response.status_code, code=code)
         raise VendorUnavailable(text, status=response.status_code)
 
     @staticmethod
@@ -298,6 +309,20 @@ class Provider(ABC):
         except (ValueError, RecursionError):
             return "", response.text[:300]
         return next(iter(words), ""), message or ""
+
+
+def words_in(options: Mapping[str, Any], name: str) -> dict[str, str]:
+    """A connection's option that is an object of texts.
+
+    :raises ConfigurationError: for anything else.
+    """
+    given = options.get(name) or {}
+    if not isinstance(given, Mapping) or any(isinstance(value, dict | list | type(None)) for value in given.values()):
+        raise ConfigurationError(
+            f"The connection's extra {name!r} is {given!r}; give an object of texts, for example "
+            f'"{name}": {{"x-litellm-model": "gpt-5-mini"}}. Nothing was sent.'
+        )
+    return {str(key): str(value) for key, value in given.items()}
 
 
 def same_origin(one: httpx.URL, other: httpx.URL) -> bool:

@@ -112,9 +112,11 @@ class OpenAI(Provider):
 
     def check_metadata(self, metadata: Mapping[str, str]) -> None:
         if len(metadata) > MOST_METADATA - 1:
+            theirs = sum(not name.startswith("airflow_") for name in metadata)
+            ours = len(metadata) - theirs + 1
             raise InputError(
-                f"metadata has {len(metadata)} entries; {self.name} keeps {MOST_METADATA}, and one is ours. "
-                "Nothing was sent."
+                f"metadata has {theirs} entries; {self.name} keeps {MOST_METADATA} of a batch, and {ours} are ours "
+                f"(whose it is, DAG, run and task). Give at most {MOST_METADATA - ours}. Nothing was sent."
             )
         for name, value in metadata.items():
             if len(name) > 64 or len(value) > 512:
@@ -126,7 +128,7 @@ class OpenAI(Provider):
     def upload(self, filename: str, content: Payload) -> Flow[str | None]:
         expiry = self.expiry("input")
         anchored = {f"expires_after[{name}]": str(value) for name, value in expiry.items()}
-        headers, body = encode_multipart({"purpose": "batch", **anchored}, filename, content)
+        headers, body = encode_multipart({"purpose": "batch", **anchored, **self.form}, filename, content)
         response = yield repeatable(streamed("POST", self.url("files"), headers, body))
         return str(self.expect(response, "the upload of an input file")["id"])
 
