@@ -10,16 +10,16 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from airflow_llm_batch.demo_processes import Children
 from airflow_llm_batch.demo_report import follow, newest, say, show
 
 DAG_ID = "nightly_review_labels"
@@ -48,13 +48,21 @@ def main() -> None:
     emulator_port = free_port()
     environment = airflow_environment(home, given.provider, emulator_port)
     conf = {"reviews": given.rows, "model": MODELS[given.provider], "data": f"file://{home}/data"}
-    with emulator(emulator_port, given.duration, home / "emulator.log", environment):
+    children = Children(home)
+    try:
+        start_emulator(children, emulator_port, given.duration, home / "emulator.log", environment)
         say(
             f"Emulator of the {given.provider} batch API on http://127.0.0.1:{emulator_port}. Its answers fit the "
             "asked schema and mean nothing; 1 row in 200 fails on purpose; batches hold 500 rows here."
         )
         run = run_in_ui if given.ui else run_once
-        sys.exit(run(home, environment, conf, given.exit))
+        code = run(children, home, environment, conf, given.exit)
+    except KeyboardInterrupt:
+        say("Stopping.")
+        code = 130
+    finally:
+        children.close()
+    sys.exit(code)
 
 
 def airflow_environment(home: Path, provider: str, emulator_port: int) -> dict[str, str]:
@@ -69,6 +77,8 @@ def airflow_environment(home: Path, provider: str, emulator_port: int) -> dict[s
         "AIRFLOW__CORE__DAGS_FOLDER": str(example_dags()),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
+        # One run and no other: unpausing the DAG would begin last night's as well.
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__LLM_BATCH__STORAGE": f"file://{home}/jobs",
         "AIRFLOW_CONN_LLM_BATCH_DEFAULT": json.dumps(connection),
@@ -96,7 +106,7 @@ def example_dags() -> Path:
     return clone if clone.is_dir() else here / "dags_examples"
 
 
-def run_once(home: Path, environment: dict[str, str], conf: dict[str, Any], leave: bool) -> int:
+def run_once(children: Children, home: Path, environment: dict[str, str], conf: dict[str, Any], leave: bool) -> int:
     """``airflow dags test``: Airflow's own task runner, deferral and trigger, without scheduler and UI."""
     log = home / "run.log"
     airflow = [sys.executable, "-m", "airflow"]
@@ -106,11 +116,9 @@ def run_once(home: Path, environment: dict[str, str], conf: dict[str, Any], leav
         command = [*airflow, "dags", "test", DAG_ID, "--conf", json.dumps(conf)]
         say(f"Running the DAG {DAG_ID} (log: {log})")
         started = time.time()
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        follow(home / "jobs", started, process.poll)
-    finally:
-        stop(process)
+        process = children.start(command, environment, output)
+    follow(home / "jobs", started, process.poll, phase_of(log))
+    children.stop(process)
     manifest = newest(home / "jobs", "manifest.json", started)
     if process.returncode != 0 or manifest is None:
         tail = log.read_text(errors="replace").splitlines()[-30:]
@@ -120,38 +128,44 @@ def run_once(home: Path, environment: dict[str, str], conf: dict[str, Any], leav
     return 0
 
 
-def run_in_ui(home: Path, environment: dict[str, str], conf: dict[str, Any], leave: bool) -> int:
+def phase_of(log: Path) -> Callable[[], str]:
+    """What ``airflow dags test`` is at, read from its log, before there is a job to look at."""
+
+    def phase() -> str:
+        text = log.read_text(errors="replace")
+        begun = [task for task in ("collect_reviews", "submit", "wait", "fetch") if f"task_id={task}" in text]
+        return f"task {begun[-1]}" if begun else "Airflow loads the DAG"
+
+    return phase
+
+
+def run_in_ui(children: Children, home: Path, environment: dict[str, str], conf: dict[str, Any], leave: bool) -> int:
     """``airflow standalone``: api-server, scheduler, triggerer and dag-processor."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment |= api_environment(port)
     log = home / "standalone.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "standalone"], env=environment, stdout=output, stderr=output
-        )
-    try:
-        say(f"Starting Airflow, about a minute (log: {log})")
-        api = Api(url, home, process)
-        api.wait_until_ready()
-        say(f"Airflow runs at {url}   user: {api.user}   password: {api.password}")
-        started = time.time()
-        run_id = api.trigger(conf)
-        say(f"Triggered: {url}/dags/{DAG_ID}/runs/{run_id}")
-        jobs = home / "jobs" / DAG_ID / run_id
-        follow(jobs, started, lambda: {"success": 0, "failed": 1}.get(api.state(run_id)))
-        state = api.state(run_id)
-        if manifest := newest(jobs, "manifest.json", started):
-            show(manifest)
-        say(f"The run ended: {state}.")
-        if not leave:
-            say("Airflow goes on running; stop it with Ctrl+C.")
+        process = children.start([sys.executable, "-m", "airflow", "standalone"], environment, output)
+    say(f"Starting Airflow, about a minute (log: {log})")
+    api = Api(url, home, process)
+    api.wait_until_ready()
+    say(f"Airflow runs at {url}   user: {api.user}   password: {api.password}")
+    started = time.time()
+    run_id = api.trigger(conf)
+    say(f"Triggered: {url}/dags/{DAG_ID}/runs/{run_id}")
+    jobs = home / "jobs" / DAG_ID / run_id
+    ended = {"success": 0, "failed": 1}
+    follow(jobs, started, lambda: ended.get(api.state(run_id)), lambda: f"the run is {api.seen or 'queued'}")
+    state = api.state(run_id)
+    if manifest := newest(jobs, "manifest.json", started):
+        show(manifest)
+    say(f"The run ended: {state}.")
+    if not leave:
+        say("Airflow goes on running; stop it with Ctrl+C.")
+        with suppress(KeyboardInterrupt):
             process.wait()
-        return 0 if state == "success" else 1
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        stop(process)
+    return 0 if state == "success" else 1
 
 
 class Api:
@@ -163,6 +177,8 @@ class Api:
         self.http = httpx.Client(base_url=url, timeout=30)
         self.home, self.process = home, process
         self.user = self.password = ""
+        #: the run's state when it was last heard of
+        self.seen = ""
 
     def wait_until_ready(self) -> None:
         """Until the DAG is known to the API; logs in on the way."""
@@ -197,21 +213,23 @@ class Api:
         return str(run.json()["dag_run_id"])
 
     def state(self, run_id: str, dag_id: str = DAG_ID) -> str:
-        response = self.http.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
-        return str(response.json().get("state"))
+        """The run's state; as it was last seen where the server is slow to answer."""
+        import httpx
+
+        try:
+            told = self.http.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}").json().get("state")
+        except (httpx.TransportError, ValueError):
+            return self.seen
+        self.seen = str(told)
+        return self.seen
 
 
-@contextmanager
-def emulator(port: int, duration: float, log: Path, environment: dict[str, str]) -> Iterator[None]:
+def start_emulator(children: Children, port: int, duration: float, log: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "airflow_llm_batch.emulator", "--port", str(port), "--duration", str(duration)]
     command += ["--faults", json.dumps({"row_errors": 0.005})]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        wait_for_port(port, process, log)
-        yield
-    finally:
-        stop(process)
+        process = children.start(command, environment, output)
+    wait_for_port(port, process, log)
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -230,18 +248,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that this one started, politely first."""
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,32 +15,35 @@ if TYPE_CHECKING:
 RUN_SECONDS = 900
 
 
-def follow(jobs: Path, started: float, ended: Any) -> None:
-    """Show how far the job is until ``ended()`` is not None."""
+def follow(jobs: Path, started: float, ended: Any, phase: Callable[[], str]) -> None:
+    """Show how far the job is until ``ended()`` is not None.
+
+    :param phase: what goes on before there is a job.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.description:<44}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows"),
-    )
+    columns = (TextColumn("{task.description:<44}"), BarColumn(), TextColumn("{task.fields[rows]}"))
     with Progress(*columns, TimeElapsedColumn()) as progress:
-        bar = progress.add_task("starting", total=1)
+        bar = progress.add_task("starting", total=None, rows="")
         told = ""
         for _ in range(RUN_SECONDS * 2):
-            told = tell(progress, bar, jobs, started, told)
+            told = tell(progress, bar, jobs, started, told, phase)
             if ended() is not None:
-                tell(progress, bar, jobs, started, told)
+                tell(progress, bar, jobs, started, told, phase)
                 return
             time.sleep(0.5)
     raise SystemExit(f"The run was not over within {RUN_SECONDS} seconds.")
 
 
-def tell(progress: Progress, bar: Any, jobs: Path, started: float, told: str) -> str:
+def tell(progress: Progress, bar: Any, jobs: Path, started: float, told: str, phase: Callable[[], str]) -> str:
     """Read the job directory, move the bar; a new step is also printed as a line, for logs and pipes."""
     job = newest(jobs, "job.json", started)
     if job is None:
-        return told
+        line = phase()
+        progress.update(bar, description=line)
+        if line != told and not progress.console.is_terminal:
+            say(f"{line} ...")
+        return line
     seen = newest(jobs, "progress.json", started) or {"shards": {}}
     shards = seen["shards"].values()
     done = sum((s["succeeded"] or 0) + (s["failed"] or 0) for s in shards)
@@ -47,7 +51,8 @@ def tell(progress: Progress, bar: Any, jobs: Path, started: float, told: str) ->
     text = f"{len(job['shards'])} batches {', '.join(states)}"
     if newest(jobs, "manifest.json", started):
         text, done = "landed", job["rows"]
-    progress.update(bar, description=text, completed=done, total=job["rows"])
+    rows = f"{done:,}/{job['rows']:,} rows"
+    progress.update(bar, description=text, completed=done, total=job["rows"], rows=rows)
     line = f"{text}: {done:,} of {job['rows']:,} rows"
     if line != told and not progress.console.is_terminal:
         say(line)

@@ -87,5 +87,6 @@ with DAG(
     FetchResultsOperator(
         task_id="fetch",
         job=wait.output,
-        destination="{{ params.data }}/labels/{{ dag_run.run_after | ds }}",
+        # Every run has a directory of its own: two runs of one date are two result sets.
+        destination="{{ params.data }}/labels/{{ run_id }}",
     )

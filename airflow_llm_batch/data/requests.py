@@ -23,9 +23,13 @@ Render = Callable[[Mapping[str, Any]], Request]
 
 
 class RequestTemplate:
-    """What ``SubmitBatchOperator(request=...)`` takes."""
+    """What ``SubmitBatchOperator(request=...)`` takes.
+
+    :ivar on_null: what a column that is null becomes in a prompt, ``empty`` or ``fail``.
+    """
 
     template_fields: ClassVar[tuple[str, ...]] = ()
+    on_null: str = "empty"
 
     def compile(self) -> Render:
         """A function from a row to its request.
@@ -57,7 +61,8 @@ class RequestTemplate:
         told = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         if "output" in told:
             told["output"] = self.schema()
-        return {"type": type(self).__name__, **{k: v for k, v in told.items() if v not in (None, {}, [])}}
+        shown = {k: v for k, v in told.items() if v not in (None, {}, []) and (k, v) != ("on_null", "empty")}
+        return {"type": type(self).__name__, **shown}
 
 
 @dataclass
@@ -77,6 +82,8 @@ class ChatRequest(RequestTemplate):
     :param api: ``"responses"`` asks OpenAI's Responses API, with the same rows and results; ``"chat"`` chat
         completions. By default the one that the model takes: from GPT-5.4 on tools beside ``reasoning_effort`` need
         the Responses API.
+    :param on_null: what a column that is null becomes in a prompt: ``"empty"``, nothing, which the log tells once; or
+        ``"fail"``, the row is refused before anything is sent.
     """
 
     model: str = ""
@@ -87,12 +94,14 @@ class ChatRequest(RequestTemplate):
     max_tokens: int | None = None
     params: dict[str, Any] = field(default_factory=dict)
     api: str | None = None
+    on_null: str = "empty"
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "system", "user", "messages", "max_tokens", "params")
 
     def __post_init__(self) -> None:
         if self.messages is not None and (self.user is not None or self.system is not None):
             raise InputError("ChatRequest takes either messages, or system and user; it was given both.")
+        check_on_null(self.on_null)
         if self.api not in (None, "chat", "responses"):
             raise InputError(f"api is {self.api!r}; give 'chat' or 'responses', or leave it out. Nothing was sent.")
 
@@ -158,14 +167,19 @@ class EmbeddingRequest(RequestTemplate):
     :param input: text template, ``{column}`` filled from the row.
     :param dimensions: length of the vector, where the model lets one choose.
     :param params: further body parameters.
+    :param on_null: as ``ChatRequest``.
     """
 
     model: str = ""
     input: str = "{text}"
     dimensions: int | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    on_null: str = "empty"
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "input", "dimensions", "params")
+
+    def __post_init__(self) -> None:
+        check_on_null(self.on_null)
 
     def columns(self) -> set[str] | None:
         from airflow_llm_batch.data.templates import columns_of
@@ -197,12 +211,17 @@ class RawRequest(RequestTemplate):
     :param body: the body; strings inside are ``{column}`` templates, and a string that is nothing but one placeholder
         becomes the column's value with its type.
     :param endpoint: path it is meant for, for example ``/v1/responses`` or ``/v1/messages``.
+    :param on_null: as ``ChatRequest``.
     """
 
     body: dict[str, Any]
     endpoint: str = CHAT
+    on_null: str = "empty"
 
     template_fields: ClassVar[tuple[str, ...]] = ("body", "endpoint")
+
+    def __post_init__(self) -> None:
+        check_on_null(self.on_null)
 
     def schema(self) -> dict[str, Any] | None:
         from airflow_llm_batch.data.templates import columns_of
@@ -253,6 +272,12 @@ def line_request(row: Mapping[str, Any]) -> Request:
 
 def is_batch_line(row: Mapping[str, Any]) -> bool:
     return "custom_id" in row and (isinstance(row.get("body"), dict) or isinstance(row.get("params"), dict))
+
+
+def check_on_null(choice: str) -> None:
+    """:raises InputError: for an unknown choice."""
+    if choice not in ("empty", "fail"):
+        raise InputError(f"on_null is {choice!r}; give 'empty' or 'fail'. Nothing was sent.")
 
 
 def check_model(model: Any) -> None:

@@ -53,6 +53,20 @@ def text_of(content: Any) -> str:
     )
 
 
+def members_of(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def named_first(tools: list[tuple[str, Any]], name: str | None) -> list[tuple[str, Any]]:
+    """The tools with the one in front that has to be called."""
+    return sorted(tools, key=lambda tool: tool[0] != name) if name else tools
+
+
+def asked_for(*parts: Any) -> list[str]:
+    """Schemas and tools, which vendors count as prompt."""
+    return [json.dumps(part) for part in parts if part]
+
+
 def reply(
     prompt: str, everything: str, schema: Any, tools: list[tuple[str, Any]], cap: int | None, as_json: bool
 ) -> Reply:
@@ -87,10 +101,11 @@ def chat(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
         if "function" in t
     ]
     answered = any(m.get("role") == "tool" for m in messages) or body.get("tool_choice") == "none"
+    tools = named_first(tools, (members_of(body.get("tool_choice")).get("function") or {}).get("name"))
     prompt = text_of(messages[-1].get("content"))
     said = reply(
         prompt,
-        "\n".join(text_of(m.get("content")) for m in messages),
+        "\n".join([*(text_of(m.get("content")) for m in messages), *asked_for(wanted, body.get("tools"))]),
         (wanted.get("json_schema") or {}).get("schema") if wanted.get("type") == "json_schema" else None,
         [] if answered else tools,
         body.get("max_completion_tokens") or body.get("max_tokens"),
@@ -154,9 +169,16 @@ def responses(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     wanted = (body.get("text") or {}).get("format") or {}
     tools = [(t["name"], t.get("parameters") or {}) for t in body.get("tools") or () if t.get("type") == "function"]
     answered = any(m.get("type") == "function_call_output" for m in messages) or body.get("tool_choice") == "none"
+    tools = named_first(tools, members_of(body.get("tool_choice")).get("name"))
     said = reply(
         text_of(messages[-1].get("content")),
-        "\n".join([str(body.get("instructions") or ""), *(text_of(m.get("content")) for m in messages)]),
+        "\n".join(
+            [
+                str(body.get("instructions") or ""),
+                *(text_of(m.get("content")) for m in messages),
+                *asked_for(wanted, body.get("tools")),
+            ]
+        ),
         wanted.get("schema") if wanted.get("type") == "json_schema" else None,
         [] if answered else tools,
         body.get("max_output_tokens"),
@@ -286,9 +308,16 @@ def message(params: dict[str, Any], tier: str = "standard") -> dict[str, Any] | 
     )
     if (params.get("tool_choice") or {}).get("type") == "none" or answered:
         tools = []
+    tools = named_first(tools, (params.get("tool_choice") or {}).get("name"))
     said = reply(
         text_of(messages[-1].get("content")),
-        "\n".join([text_of(params.get("system")), *(text_of(m.get("content")) for m in messages)]),
+        "\n".join(
+            [
+                text_of(params.get("system")),
+                *(text_of(m.get("content")) for m in messages),
+                *asked_for(schema, params.get("tools")),
+            ]
+        ),
         schema,
         tools,
         params["max_tokens"],

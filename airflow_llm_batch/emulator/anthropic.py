@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from airflow_llm_batch.emulator import answers, upstream
+from airflow_llm_batch.emulator import answers, streams, upstream
 from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
 
 CUSTOM_ID = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
@@ -54,15 +54,25 @@ router = APIRouter(prefix="/v1/messages")
 @router.post("")
 async def messages(request: Request, vendor: Held) -> Response:
     body = await json_body(request)
-    if body.get("stream"):
-        raise Refusal(400, "The emulator does not stream.")
     if vendor.settings.upstream:
+        if body.get("stream"):
+            raise Refusal(400, "The emulator does not stream what it forwards.")
         ok, answer = await upstream.message(vendor.settings, body)
         return JSONResponse(answer, 200 if ok else 400)
     said = answers.message(body)
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message)
+    if body.get("stream"):
+        return StreamingResponse(streams.message(said), media_type="text/event-stream")
     return JSONResponse(said)
+
+
+@router.post("/count_tokens")
+async def count_tokens(request: Request, vendor: Held) -> dict[str, int]:
+    said = answers.message({"max_tokens": 1, **await json_body(request)})
+    if isinstance(said, answers.Bad):
+        raise Refusal(said.status, said.message)
+    return {"input_tokens": said["usage"]["input_tokens"]}
 
 
 @router.post("/batches")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from airflow_llm_batch.emulator import anthropic, openai
+from airflow_llm_batch.emulator import anthropic, openai, uploads
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
 
@@ -23,6 +24,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.vendor = Vendor(settings or Settings())
     app.include_router(openai.router)
     app.include_router(anthropic.router)
+    app.include_router(uploads.router)
     app.add_middleware(FaultMiddleware, vendor=app.state.vendor)
 
     @app.exception_handler(openai.Refusal)
@@ -77,6 +79,7 @@ class FaultMiddleware:
             return
         call = f"{scope['method']} {scope['path']}"
         self.vendor.calls[call] += 1
+        send = named(scope, send)
         fault = self.strike(call)
         if fault is None:
             await self.app(scope, receive, send)
@@ -106,6 +109,22 @@ class FaultMiddleware:
                     fault.times -= 1
                     return fault
         return None
+
+
+def named(scope: Scope, send: Send) -> Send:
+    """Answers with a request id, as either vendor's support wants to know it."""
+    anthropics = any(name == b"anthropic-version" for name, _ in scope["headers"])
+    header = b"request-id" if anthropics else b"x-request-id"
+
+    async def told(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {
+                **message,
+                "headers": [*message.get("headers", ()), (header, f"req_{uuid.uuid4().hex}".encode())],
+            }
+        await send(message)
+
+    return told
 
 
 async def hang_up(send: Send) -> None:

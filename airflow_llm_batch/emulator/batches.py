@@ -68,6 +68,8 @@ class EmulatedBatch:
     upstream_ended: float | None = None
     output: StoredFile | None = None
     errors: StoredFile | None = None
+    #: tokens of all answers: in, out
+    used: list[int] = field(default_factory=lambda: [0, 0])
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -128,6 +130,7 @@ class Vendor:
         self.failures: Counter[bytes] = Counter()
         self.batches: dict[str, EmulatedBatch] = {}
         self.calls: Counter[str] = Counter()
+        self.uploads: dict[str, Any] = {}
 
     def close(self) -> None:
         self._directory.cleanup()
@@ -192,6 +195,7 @@ class Vendor:
             bad: list[bytes] = ok if not split else []
             for succeeded, line in self.result_lines(batch, view, answer):
                 (ok if succeeded else bad).append(line)
+                batch.used = [a + b for a, b in zip(batch.used, used_by(line), strict=True)]
             self.disturb(ok, batch.healed)
             batch.output = self._write(batch, ok, "output") if ok or not split else None
             batch.errors = self._write(batch, bad, "error") if split and bad else None
@@ -249,6 +253,17 @@ class Vendor:
             },
             "billed_rows": sum(view.done - view.failed for view in views.values()),
         }
+
+
+def used_by(line: bytes) -> tuple[int, int]:
+    """Tokens in and out that a result line reports."""
+    try:
+        body = msgspec.json.decode(line)["response"]["body"]
+        usage = body["usage"]
+    except (ValueError, KeyError, TypeError):
+        return 0, 0
+    read = usage.get("prompt_tokens", usage.get("input_tokens", 0))
+    return int(read), int(usage.get("completion_tokens", usage.get("output_tokens", 0)))
 
 
 def read_lines(path: Path) -> Iterator[Any]:

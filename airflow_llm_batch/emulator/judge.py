@@ -67,9 +67,21 @@ def chat_problem(body: dict[str, Any]) -> tuple[str, str] | None:
         and (said := openai_format(wanted.get("json_schema")))
     ):
         return said, "response_format"
-    functions = (t["function"] for t in body.get("tools") or () if isinstance(t.get("function"), dict))
-    if said := openai_tools(functions):
+    functions = [t["function"] for t in body.get("tools") or () if isinstance(t.get("function"), dict)]
+    if said := openai_tools(iter(functions)):
         return said, "tools[0].function.parameters"
+    as_object = isinstance(wanted, dict) and wanted.get("type") == "json_object"
+    if as_object and "json" not in json.dumps(body.get("messages")).lower():
+        return (
+            "'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'."
+        ), "messages"
+    choice = body.get("tool_choice")
+    named = (choice.get("function") or {}).get("name") if isinstance(choice, dict) else None
+    if choice not in (None, "none", "auto") and not functions and not body.get("tools"):
+        told = "'tool_choice' is only allowed when 'tools' are specified."
+        return f"Invalid value for 'tool_choice': {told}", "tool_choice"
+    if named is not None and named not in [function.get("name") for function in functions]:
+        return f"Tool choice 'function' not found in 'tools' parameter: '{named}'.", "tool_choice"
     for part in parts_of(body.get("messages")):
         if part.get("type") == "image_url":
             given = part.get("image_url")
@@ -102,6 +114,17 @@ def message_problem(params: dict[str, Any]) -> str | None:
             return f"tools.{place}.custom.input_schema.type: Field required"
         if tool.get("strict") and (said := anthropic_schema(json.dumps(given))):
             return f"tools.{place}.custom: {said}"
+    choice = params.get("tool_choice") or {}
+    names = [tool.get("name") for tool in params.get("tools") or ()]
+    if choice and not names:
+        return "tool_choice: tool_choice may only be specified while providing tools"
+    if choice.get("type") == "tool" and choice.get("name") not in names:
+        return f"tool_choice: Tool '{choice.get('name')}' not found in provided tools"
+    if choice.get("type") == "none" and "disable_parallel_tool_use" in choice:
+        return "tool_choice.none.disable_parallel_tool_use: Extra inputs are not permitted"
+    thinking = params.get("thinking") or {}
+    if thinking.get("type") == "enabled" and thinking.get("budget_tokens", 0) >= params["max_tokens"]:
+        return "max_tokens must be greater than thinking.budget_tokens"
     for message in params["messages"]:
         if message.get("content") in ("", []) and message is not params["messages"][-1]:
             return "messages: all messages must have non-empty content"

@@ -7,15 +7,15 @@ import shutil
 import time
 import uuid
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from airflow_llm_batch.emulator import answers, upstream
+from airflow_llm_batch.emulator import answers, streams, upstream
 from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
 from airflow_llm_batch.emulator.openai_lines import UNFINISHED, answer_line, validate
 
@@ -76,9 +76,22 @@ async def upload(request: Request, vendor: Held) -> dict[str, Any]:
 
 
 @router.get("/files")
-def list_files(vendor: Held, purpose: str | None = None) -> dict[str, Any]:
-    data = [file_object(f) for f in reversed(vendor.files.values()) if purpose in (None, f.purpose)]
-    return {"object": "list", "data": data, "has_more": False, **ends(data)}
+def list_files(
+    vendor: Held,
+    purpose: str | None = None,
+    after: str | None = None,
+    order: Literal["asc", "desc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+) -> dict[str, Any]:
+    files = [f for f in vendor.files.values() if purpose in (None, f.purpose)]
+    files = files[::-1] if order == "desc" else files
+    if after is not None:
+        ids = [file.id for file in files]
+        if after not in ids:
+            raise Refusal(400, f"No file found with id '{after}'.", param="after")
+        files = files[ids.index(after) + 1 :]
+    data = [file_object(file) for file in files[:limit]]
+    return {"object": "list", "data": data, "has_more": len(files) > limit, **ends(data)}
 
 
 @router.get("/files/{file_id}")
@@ -173,13 +186,36 @@ def cancel(batch_id: str, vendor: Held) -> dict[str, Any]:
     return batch_object(vendor, batch)
 
 
+MODELS = ("gpt-5-mini", "gpt-4o-mini", "text-embedding-3-small")
+CLAUDES = ("claude-sonnet-4-5", "claude-haiku-4-5")
+
+
 @router.get("/models")
-def models(vendor: Held) -> dict[str, Any]:
-    names = ("gpt-5-mini", "gpt-4o-mini", "text-embedding-3-small")
-    return {
-        "object": "list",
-        "data": [{"id": n, "object": "model", "created": 0, "owned_by": "emulator"} for n in names],
-    }
+def models(request: Request) -> dict[str, Any]:
+    """The one path that both vendors have; Anthropic's callers name the version of its API."""
+    if request.headers.get("anthropic-version"):
+        data = [claude(name) for name in CLAUDES]
+        return {"data": data, "has_more": False, **ends(data)}
+    vendor_of(request)
+    return {"object": "list", "data": [model(name) for name in MODELS]}
+
+
+@router.get("/models/{name}")
+def get_model(name: str, request: Request) -> dict[str, Any]:
+    if request.headers.get("anthropic-version"):
+        return claude(name)
+    vendor_of(request)
+    if name not in MODELS:
+        raise Refusal(404, f"The model '{name}' does not exist", "model_not_found", "model")
+    return model(name)
+
+
+def model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "emulator"}
+
+
+def claude(name: str) -> dict[str, Any]:
+    return {"id": name, "type": "model", "display_name": name, "created_at": "2025-10-01T00:00:00Z"}
 
 
 @router.post("/chat/completions")
@@ -189,14 +225,19 @@ def models(vendor: Held) -> dict[str, Any]:
 @router.post("/moderations")
 async def synchronous(request: Request, vendor: Held) -> Response:
     body = await json_body(request)
-    if body.get("stream"):
-        raise Refusal(400, "The emulator does not stream.", "unsupported_value", "stream")
     if vendor.settings.upstream:
+        if body.get("stream"):
+            raise Refusal(400, "The emulator does not stream what it forwards.", "unsupported_value", "stream")
         status, answer = await upstream.forward(vendor.settings, request.url.path, body)
         return JSONResponse(answer, status)
     said = answers.ENDPOINTS[request.url.path](body, int(time.time()))
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message, param=said.param)
+    if body.get("stream") and request.url.path.endswith("/chat/completions"):
+        usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        return StreamingResponse(streams.chat(said, usage), media_type="text/event-stream")
+    if body.get("stream") and request.url.path.endswith("/responses"):
+        return StreamingResponse(streams.response(said), media_type="text/event-stream")
     return JSONResponse(said)
 
 
@@ -235,7 +276,19 @@ def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
             "completed": view.done - view.failed,
             "failed": view.failed + (batch.total - view.done if view.phase in UNFINISHED else 0),
         },
+        "usage": usage_of(batch) if view.phase == "completed" else None,
         "metadata": batch.metadata,
+    }
+
+
+def usage_of(batch: EmulatedBatch) -> dict[str, Any]:
+    read, written = batch.used
+    return {
+        "input_tokens": read,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": read + written,
     }
 
 

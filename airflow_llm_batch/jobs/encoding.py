@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,9 @@ from airflow_llm_batch.models import Result
 
 if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Provider
+
+
+log = logging.getLogger(__name__)
 
 
 class RowSpec(NamedTuple):
@@ -184,6 +188,7 @@ def row_encoder(
     encode = encode_between(template, provider, job_id) or encode_whole(template, provider, job_id)
     columns = list(spec.passthrough.items())
     limit = provider.limits.bytes
+    nulls = Nulls(template)
 
     def encode_row(number: int, row: Mapping[str, Any]) -> tuple[Line, bytes | None]:
         key = None
@@ -194,6 +199,8 @@ def row_encoder(
         elif spec.request is None and is_batch_line(row):
             key = row["custom_id"]
             kinds.add_schema(schema_of(row.get("body") or row.get("params")))
+        if nulls.columns:
+            nulls.look(number, row)
         request, kind, tokens = encode(number, row)
         if len(request) > limit:
             raise InputError(
@@ -214,6 +221,31 @@ def row_encoder(
         return Line(request, entry, tokens, kind), named
 
     return encode_row
+
+
+class Nulls:
+    """Columns of a prompt that hold nothing: refused, or told once.
+
+    :ivar columns: those that are still looked at.
+    """
+
+    def __init__(self, template: RequestTemplate) -> None:
+        self.fail = template.on_null == "fail"
+        self.columns = sorted(template.columns() or ())
+
+    def look(self, number: int, row: Mapping[str, Any]) -> None:
+        """:raises InputError: for a null, where it is not to be empty."""
+        for column in self.columns:
+            value = row.get(column)
+            if type(value) is str or plain(value) is not None or column not in row:
+                continue
+            if self.fail:
+                raise InputError(f"its column {column!r} is null, which on_null='fail' refuses")
+            log.warning(
+                "Row %d has nothing in %r: such columns are empty in prompts (on_null='fail' refuses).", number, column
+            )
+            self.columns = [name for name in self.columns if name != column]
+            return
 
 
 def encode_whole(template: RequestTemplate, provider: Provider, job_id: str) -> Encode:

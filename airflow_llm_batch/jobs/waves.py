@@ -40,9 +40,9 @@ def never_fits(shard: Shard, message: str) -> str | None:
     unit, name = ("requests", "limits") if requests else ("tokens", "max_enqueued_tokens")
     value = f'{{"requests": {limit}}}' if requests else str(limit)
     return (
-        f"Shard {shard.index} has {'' if requests else 'about '}{size:,} {unit}, and the vendor's queue holds {limit:,} "
-        f"at most: it can never fit. Set {name}={value} or less, in the connection's extra or as the operator's argument, "
-        "and clear the submitting task: it is cut smaller then. Nothing was billed for it. The vendor says: "
+        f"Shard {shard.index} has {'' if requests else 'about '}{size:,} {unit}, the vendor's queue holds {limit:,} "
+        f"at most: it can never fit. Set {name}={value} or less, in the connection's extra or as the operator's "
+        "argument, and clear the submitting task: it is cut smaller then. Nothing was billed for it. The vendor says: "
         f"{message[:300]}"
     )
 

@@ -13,7 +13,7 @@ import msgspec
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Result, Shard
-from airflow_llm_batch.providers.anthropic_chat import fitted_params, message_params
+from airflow_llm_batch.providers.anthropic_chat import check_params, fitted_params, message_params
 from airflow_llm_batch.providers.anthropic_results import read_frequent, read_line
 from airflow_llm_batch.providers.base import (
     Batches,
@@ -59,8 +59,7 @@ class Anthropic(Provider):
         return base_url.removesuffix("/v1")
 
     def headers(self, key: str) -> dict[str, str]:
-        # 2023-06-01 keeps temperature and its kin legal inside batches; newer versions refuse them row by row.
-        headers = {"x-api-key": key, "anthropic-version": str(self.options.get("anthropic_version") or "2023-06-01")}
+        headers = {"x-api-key": key, "anthropic-version": self.version}
         if beta := self.options.get("anthropic_beta"):
             headers["anthropic-beta"] = beta if isinstance(beta, str) else ",".join(beta)
         return headers
@@ -77,7 +76,13 @@ class Anthropic(Provider):
             )
         if params.get("stream"):
             raise InputError("Anthropic cannot stream inside a batch; remove stream. Nothing was sent.")
+        check_params(params, self.version)
         return Request("/v1/messages", fitted_params(params))
+
+    @property
+    def version(self) -> str:
+        """Of the API. 2023-06-01 keeps temperature and its kin legal in batches; newer ones refuse them row by row."""
+        return str(self.options.get("anthropic_version") or "2023-06-01")
 
     def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:
         return anthropic_tokens(model, size)

@@ -5,7 +5,8 @@ What has no counterpart is refused by name, never dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import msgspec
@@ -48,6 +49,7 @@ def message_params(body: dict[str, Any]) -> dict[str, Any]:
             TRANSLATE[name](value, params)
         elif value is not None and NO_OP.get(name, ...) != value:
             refuse(f"the parameter {name!r}", "remove it, or send the body with RawRequest(endpoint='/v1/messages')")
+    settle_tool_choice(params)
     return params
 
 
@@ -216,6 +218,19 @@ def tool_choice(value: Any, params: dict[str, Any]) -> None:
         refuse(f"tool_choice {value!r}", "use auto, none, required or a function")
 
 
+def settle_tool_choice(params: dict[str, Any]) -> None:
+    """A choice of tools as Anthropic takes one: not without tools, and none that is none in parallel."""
+    choice = params.get("tool_choice")
+    if choice is None:
+        return
+    if not params.get("tools"):
+        if choice.get("type") not in ("auto", "none"):
+            refuse(f"tool_choice {choice.get('type')!r} without tools", "give tools, or leave it out")
+        del params["tool_choice"]
+    elif choice.get("type") == "none":
+        params["tool_choice"] = {"type": "none"}
+
+
 def parallel_tool_calls(value: bool | None, params: dict[str, Any]) -> None:
     if value is not None:
         params.setdefault("tool_choice", {}).setdefault("type", "auto")
@@ -290,3 +305,47 @@ TRANSLATE: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "reasoning_effort": reasoning_effort,
     "output_config": output_config,
 }
+
+
+#: the API version from which on sampling parameters and a few other things are refused row by row
+WITHOUT_SAMPLING = "2026-10-21"
+SAMPLING = ("temperature", "top_p", "top_k")
+#: models that take temperature or top_p, and not both; models that know no effort
+ONE_OF_BOTH = re.compile(r"claude-(opus-4-[1-9]|(sonnet|haiku)-4-[5-9]|(opus|sonnet|haiku|fable|mythos)-[5-9])")
+NO_EFFORT = re.compile(r"claude-([23]|instant|(opus|sonnet)-4(-[01])?(-\d{8})?$|(sonnet|haiku)-4-5)")
+#: what messages take and batches do not
+NOT_IN_BATCHES = ("speed", "fallbacks", "thread")
+LEAST_THOUGHT = 1024
+
+
+def check_params(params: dict[str, Any], version: str) -> None:
+    """Refuse what the model, the API version or a batch would refuse row by row.
+
+    :param version: of the API, a date.
+    :raises InputError: names the parameter.
+    """
+    model, thinking = str(params.get("model") or ""), members(params.get("thinking"))
+    for name in NOT_IN_BATCHES:
+        if params.get(name) is not None:
+            refuse(f"{name!r} in a batch", "remove it")
+    given = [name for name in SAMPLING if params.get(name) is not None]
+    if given and version >= WITHOUT_SAMPLING:
+        refuse(f"{given[0]!r} in API version {version}", "remove it, or set anthropic_version to 2023-06-01")
+    if {"temperature", "top_p"} <= set(given) and ONE_OF_BOTH.search(model):
+        refuse(f"temperature and top_p together for {model}", "keep one of them")
+    if members(params.get("output_config")).get("effort") is not None and NO_EFFORT.search(model):
+        refuse(f"an effort for {model}, which knows none", "remove reasoning_effort")
+    if thinking.get("type") == "enabled":
+        check_thinking(params, thinking, given)
+
+
+def check_thinking(params: dict[str, Any], thinking: Mapping[str, Any], given: list[str]) -> None:
+    budget, cap = thinking.get("budget_tokens"), params.get("max_tokens")
+    if isinstance(budget, int) and budget < LEAST_THOUGHT:
+        refuse(f"thinking with a budget of {budget} tokens", f"give {LEAST_THOUGHT} or more")
+    if isinstance(budget, int) and isinstance(cap, int) and budget >= cap:
+        refuse(f"thinking with a budget of {budget} tokens and max_tokens={cap}", "raise max_tokens above the budget")
+    if params.get("temperature") not in (None, 1) or "top_k" in given:
+        refuse("temperature or top_k beside thinking", "remove it")
+    if members(params.get("tool_choice")).get("type") in ("any", "tool"):
+        refuse("a tool that has to be called beside thinking", "use tool_choice auto or none")
