@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import read_jsonl
+from conftest import HERE, read_jsonl
 
 from airflow_llm_batch import demo
 from airflow_llm_batch.emulator import Emulator
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+#: what must be in the message of a wrong set-up: the remedy, or the place
+SAID = {
+    "no_connection": "There is no connection 'not_there'",
+    "no_key": "has no key",
+    "refused_key": "HTTP 401",
+    "refused_key_online": "refuses the key",
+    "wrong_path": "HTTP 404",
+    "no_column": "'txt'",
+    "no_rows": "on_empty='skip'",
+    "budget": "above max_cost",
+    "destination": "Cannot write to file:///proc/nowhere",
+    "no_sql_hook": "no hook that runs queries",
+    "too_much_metadata": "at most 12",
+}
+OURS = "/airflow_llm_batch/"
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
@@ -78,14 +97,78 @@ class Running:
         return [row for path in (self.home / name).rglob("results-*.jsonl") for row in read_jsonl(path)]
 
 
+def wrong_connections(url: str) -> dict[str, str]:
+    """Connections of every wrong kind, as environment variables."""
+
+    def connection(name, host=f"{url}/v1", password="sk-wrong", **extra):
+        given = {"conn_type": "llmbatch", "host": host, "password": password, "extra": {"provider": "openai", **extra}}
+        if extra.get("provider", "") is None:
+            del given["extra"]["provider"]
+        return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(given)}
+
+    return {
+        **connection("wrong_no_provider", provider=None),
+        **connection("wrong_unknown_provider", provider="nobody"),
+        **connection("wrong_no_key", host="", password=""),
+        **connection("wrong_refused_key", host=f"{SITES['401']}/v1"),
+        **connection("wrong_path", host=f"{url}/v9"),
+        **connection("wrong_credentials_in_host", host="https://me:secret@127.0.0.1/v1"),
+        **connection("wrong_limits", limits={"requests": "many"}),
+        **connection("wrong_prices", prices={"*": "cheap"}),
+        **connection("wrong_headers", headers="x: y"),
+        **connection("passing_down", host=f"http://127.0.0.1:{demo.free_port()}/v1", retries=0),
+        **connection("passing_busy", host=f"{SITES['503']}/v1", retries=0),
+    }
+
+
+SITES: dict[str, str] = {}
+
+
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory):
+def sites():
+    """Servers that refuse everything in their own way."""
+    running = []
+    for status in ("401", "503"):
+
+        class Refusing(BaseHTTPRequestHandler):
+            code = int(status)
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                body = b'{"error": {"message": "no", "type": "refused"}}'
+                self.send_response(self.code)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self):
+                self.do_POST()
+
+            def log_message(self, *args):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        SITES[status] = f"http://127.0.0.1:{server.server_port}"
+        running.append(server)
+    yield
+    for server in running:
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def airflow(sites, tmp_path_factory):
     home = tmp_path_factory.mktemp("airflow")
     clean = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
     with Emulator(duration=15) as emulator:
         port = demo.free_port()
         made = demo.airflow_environment(home, "openai", int(emulator.url.rpartition(":")[2]))
-        environment = clean | made | demo.api_environment(port)
+        folder = home / "dags"
+        for source in (HERE.parent / "dags_examples", HERE / "dags"):
+            shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        made["AIRFLOW__CORE__DAGS_FOLDER"] = str(folder)
+        environment = clean | made | demo.api_environment(port) | wrong_connections(emulator.url)
+        (home / "bad.jsonl").write_text("{}\nnot json\n")
         running = Running(home, environment, emulator)
         subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"], env=environment, check=True, capture_output=True
@@ -158,3 +241,35 @@ def test_mapped_partitions_are_jobs_of_their_own(airflow):
     assert {row["status"] for row in rows} == {"succeeded"}
     calls = Counter(airflow.emulator.vendor.calls) - before
     assert calls["GET /v1/batches"] > 0
+
+
+def test_what_cannot_work_is_tried_once_and_what_may_pass_three_times(airflow, capsys):
+    """Every wrong set-up with two retries: one try, no traceback of ours, a message that says what to do."""
+    sys.path.insert(0, str(HERE / "dags"))
+    from wrong_setups import PASSING, WRONG
+
+    run_id = airflow.api.trigger({}, "wrong_setups")
+    ended = ("success", "failed")
+    airflow.until(lambda: airflow.api.state(run_id, "wrong_setups") in ended, "the run to end", 400)
+    path = f"/api/v2/dags/wrong_setups/dagRuns/{run_id}/taskInstances"
+    found = {ti["task_id"]: ti for ti in airflow.api.http.get(path, params={"limit": 100}).json()["task_instances"]}
+    told = []
+    for name in (*WRONG, *PASSING):
+        task = found[name]
+        events = airflow.api.http.get(f"{path}/{name}/logs/{task['try_number']}", params={"full_content": True}).json()
+        details = [e["error_detail"] for e in events["content"] if isinstance(e, dict) and e.get("error_detail")]
+        message = details[-1][0]["exc_value"] if details else ""
+        frames = [f for detail in details for part in detail for f in part["frames"] if OURS in f["filename"]]
+        told.append((name, task["duration"] or 0.0, task["try_number"], task["state"], len(frames), message))
+    with capsys.disabled():
+        print("\nwrong set-up | seconds | tries | message")
+        for name, seconds, tries, _, _, message in told:
+            print(f"{name} | {seconds:.1f} | {tries} | {message[:160]}")
+    for name, _, tries, state, frames, message in told:
+        assert state == "failed", name
+        assert tries == (3 if name in PASSING else 1), (name, tries, message)
+        assert message, name
+        assert frames <= 1, (name, frames)
+    messages = {name: message for name, *_, message in told}
+    for name, words in SAID.items():
+        assert words in messages[name], (name, messages[name])

@@ -165,7 +165,10 @@ def test_openai_synchronous_endpoints_echo_fill_schemas_and_call_tools(emulator)
     assert 1 <= filled["score"] <= 5
     called = client.chat.completions.create(**chat("x", tools=[tool])).choices[0]
     assert (called.finish_reason, called.message.tool_calls[0].function.name) == ("tool_calls", "f")
-    assert client.chat.completions.create(**chat("long " * 50, max_completion_tokens=3)).choices[0].finish_reason == "length"
+    assert (
+        client.chat.completions.create(**chat("long " * 50, max_completion_tokens=3)).choices[0].finish_reason
+        == "length"
+    )
     assert client.responses.create(model="gpt-5-mini", input="hi there").output_text == "hi there"
     vectors = client.embeddings.create(model="text-embedding-3-small", input=["a", "b"], dimensions=8).data
     assert [len(v.embedding) for v in vectors] == [8, 8]

@@ -76,7 +76,7 @@ class Sql:
             hook = connection.get_hook()
         except AirflowException:
             hook = None
-        if not hasattr(hook, "get_conn"):
+        if not (hasattr(hook, "get_conn") and hasattr(hook, "get_records")):
             raise InputError(
                 f"Connection {self.conn_id!r} is of type {connection.conn_type!r}, for which no hook that runs queries "
                 "is installed; install the database's Airflow provider. Nothing was sent."
