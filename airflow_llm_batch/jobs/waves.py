@@ -14,7 +14,7 @@ from typing import Any
 from airflow_llm_batch.models import Job, Shard
 
 #: how refusals quote the queue's limit, and what was asked of it
-LIMIT = re.compile(r"limit\s*(?:of|is|:|=)+\s*(\d[\d,._]*)(?:\s+enqueued)?(?:\s+(?:token|request)s?)?", re.IGNORECASE)
+LIMIT = re.compile(r"limit\s*(?:of|is|:|=)+\s*(\d[\d,._]*)(?:\s+enqueued)?(?:\s+(?:token|request)s?\b)?", re.IGNORECASE)
 REQUESTED = re.compile(r"(?:requested|requires|contains|batch has|this batch:)\D{0,20}(\d[\d,._]*)", re.IGNORECASE)
 #: by how much an estimate has to be above a limit to be sure of it
 MARGIN = 1.25
