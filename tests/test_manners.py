@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSkipException
-from conftest import MODELS, read_jsonl
+from conftest import HERE, MODELS, read_jsonl
 from test_jobs import chat, spec, submit
 from test_odd_servers import GOOD, server
 
@@ -416,37 +416,21 @@ def test_small_manners(emulator, connect, context, caplog, tmp_path):
         RawRequest({}, on_null="x")
 
 
+@pytest.mark.slow
 def test_beside_common_ai_both_decorators_are_their_own(airflow_db, emulator, connect, tmp_path, monkeypatch):
     """Installed together, the documented DAG of each runs: ``@task.llm_batch`` is theirs, ``@task.llm_rows`` ours."""
-    from airflow.sdk import task, timezone
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk import timezone
 
-    connection = {
-        "conn_type": "pydanticai",
-        "host": emulator.openai_url,
-        "password": "k",
-        "extra": {"model": "openai:gpt-5-mini"},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_PYDANTICAI_DEFAULT", json.dumps(connection))
-    conn_id = connect(emulator.url)
-    with DAG("both_packages", schedule=None, start_date=timezone.datetime(2026, 1, 1)) as dag:
-
-        @task.llm_batch(
-            result_path=f"file://{tmp_path}/theirs", llm_conn_id="pydanticai_default", model_id="openai:gpt-5-mini",
-            system_prompt="Be kind.", poll_interval=30,
-        )  # fmt: skip
-        def theirs():
-            return ["a", "b"]
-
-        @task.llm_rows(
-            conn_id=conn_id, request=ChatRequest("gpt-5-mini", user="{text}", max_tokens=9), poll_interval=1,
-            destination=f"file://{tmp_path}/ours",
-        )  # fmt: skip
-        def ours():
-            return ["a", "b", "c"]
-
-        theirs()
-        ours()
-    assert str(dag.test(logical_date=timezone.utcnow()).state) == "success"
+    theirs = {"conn_type": "pydanticai", "host": emulator.openai_url, "password": "k"}
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_PYDANTICAI_DEFAULT", json.dumps({**theirs, "extra": {"model": "openai:gpt-5-mini"}})
+    )
+    monkeypatch.setenv("BOTH_PACKAGES_DATA", f"file://{tmp_path}")
+    connect(emulator.url)
+    bag = DagBag(str(HERE / "dags" / "both_packages.py"))
+    assert bag.import_errors == {}
+    assert str(bag.dags["both_packages"].test(logical_date=timezone.utcnow()).state) == "success"
     assert len([row for path in (tmp_path / "ours").glob("*.jsonl") for row in read_jsonl(path)]) == 3
     assert len([row for path in (tmp_path / "theirs").rglob("*.jsonl") for row in read_jsonl(path)]) == 2
 

@@ -145,7 +145,7 @@ def frames():
     yield table.to_batches()[0]
 
 
-@pytest.mark.parametrize("frame", frames(), ids=lambda f: f"{type(f).__module__}.{type(f).__name__}")
+@pytest.mark.parametrize("frame", list(frames()), ids=lambda f: f"{type(f).__module__}.{type(f).__name__}")
 def test_dataframes_and_tables_are_rows(frame, hook, store, tmp_path):
     """pandas, polars, Arrow: rows in their order, nulls empty, keys what they are."""
     name = hook.provider.name

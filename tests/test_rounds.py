@@ -161,7 +161,7 @@ def test_truncated_rows_are_asked_with_a_raised_cap_by_choice(provider, connect,
     request = ChatRequest(MODELS[provider], user="{text}", max_tokens=5)
     with Emulator(duration=0) as emulator:
         conn_id = connect(emulator.url, provider)
-        arguments = {"rows": rows, "request": request, "passthrough": None}
+        arguments = {"rows": rows, "request": request, "passthrough": None, "fail_on": "none"}
         once = drive(operator(conn_id, tmp_path, provider, **arguments), context)
         assert (once["counts"]["truncated"], len(emulator.vendor.batches)) == (1, 1)
         context["ti"].run_id += "-b"
@@ -181,8 +181,8 @@ def test_refused_requests_are_never_asked_again(emulator, connect, context, tmp_
         {"custom_id": "bad", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "gpt-5-mini"}},
     ]
     lines[0]["body"]["messages"] = [{"role": "user", "content": "hi"}]
-    task = operator(connect(emulator.url), tmp_path, rows=lines, request=None, key=None, passthrough=None)
-    summary = drive(task, context)
+    given = {"rows": lines, "request": None, "key": None, "passthrough": None, "fail_on": "none"}
+    summary = drive(operator(connect(emulator.url), tmp_path, **given), context)
     assert {row["key"]: row["status"] for row in landed(summary)} == {"good": "succeeded", "bad": "errored"}
     assert len(emulator.vendor.batches) == 1
 

@@ -296,7 +296,7 @@ def text_or_parts(turn: dict[str, Any], compile_template: Callable[[Any], Callab
 
     def fill(row: Mapping[str, Any]) -> dict[str, Any]:
         told = {"role": turn.get("role"), "content": [f(row) for f in fills] if fills else whole(row)}
-        return told if len(turn) == 2 else {**told, **rest(row)}
+        return told if turn.keys() <= {"role", "content"} else {**told, **rest(row)}
 
     return fill
 
