@@ -106,7 +106,10 @@ def wrong_connections(url: str) -> dict[str, str]:
             del given["extra"]["provider"]
         return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(given)}
 
+    theirs = {"conn_type": "pydanticai", "host": f"{url}/v1", "password": "k", "extra": {"model": "openai:gpt-5-mini"}}
     return {
+        "AIRFLOW_CONN_PYDANTICAI_DEFAULT": json.dumps(theirs),
+        **connection("llm_test"),
         **connection("wrong_no_provider", provider=None),
         **connection("wrong_unknown_provider", provider="nobody"),
         **connection("wrong_no_key", host="", password=""),
@@ -168,6 +171,7 @@ def airflow(sites, tmp_path_factory):
             shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         made["AIRFLOW__CORE__DAGS_FOLDER"] = str(folder)
         environment = clean | made | demo.api_environment(port) | wrong_connections(emulator.url)
+        environment["BOTH_PACKAGES_DATA"] = f"file://{home}/both"
         (home / "bad.jsonl").write_text("{}\nnot json\n")
         running = Running(home, environment, emulator)
         subprocess.run(
@@ -273,3 +277,15 @@ def test_what_cannot_work_is_tried_once_and_what_may_pass_three_times(airflow, c
     messages = {name: message for name, *_, message in told}
     for name, words in SAID.items():
         assert words in messages[name], (name, messages[name])
+
+
+def test_beside_common_ai_both_decorators_are_their_own(airflow):
+    """Installed together, the documented DAG of each runs: ``@task.llm_batch`` is theirs, ``@task.llm_rows`` ours."""
+    airflow.emulator.vendor.settings.duration = 2
+    run_id = airflow.api.trigger({}, "both_packages")
+    ended = ("success", "failed")
+    airflow.until(lambda: airflow.api.state(run_id, "both_packages") in ended, "the run to end", 250)
+    assert airflow.api.state(run_id, "both_packages") == "success"
+    both = airflow.home / "both"
+    assert len([row for path in (both / "ours").glob("*.jsonl") for row in read_jsonl(path)]) == 3
+    assert len([row for path in (both / "theirs").rglob("*.jsonl") for row in read_jsonl(path)]) == 2

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSkipException
-from conftest import HERE, MODELS, read_jsonl
+from conftest import MODELS
 from test_jobs import chat, spec, submit
 from test_odd_servers import GOOD, server
 
@@ -414,25 +414,6 @@ def test_small_manners(emulator, connect, context, caplog, tmp_path):
         list(encode_rows(RowSpec(rows, ChatRequest("m", user="{a} {b}", on_null="fail"), None, {}), OpenAI(), "job"))
     with pytest.raises(InputError, match="on_null"):
         RawRequest({}, on_null="x")
-
-
-@pytest.mark.slow
-def test_beside_common_ai_both_decorators_are_their_own(airflow_db, emulator, connect, tmp_path, monkeypatch):
-    """Installed together, the documented DAG of each runs: ``@task.llm_batch`` is theirs, ``@task.llm_rows`` ours."""
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.sdk import timezone
-
-    theirs = {"conn_type": "pydanticai", "host": emulator.openai_url, "password": "k"}
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_PYDANTICAI_DEFAULT", json.dumps({**theirs, "extra": {"model": "openai:gpt-5-mini"}})
-    )
-    monkeypatch.setenv("BOTH_PACKAGES_DATA", f"file://{tmp_path}")
-    connect(emulator.url)
-    bag = DagBag(str(HERE / "dags" / "both_packages.py"))
-    assert bag.import_errors == {}
-    assert str(bag.dags["both_packages"].test(logical_date=timezone.utcnow()).state) == "success"
-    assert len([row for path in (tmp_path / "ours").glob("*.jsonl") for row in read_jsonl(path)]) == 3
-    assert len([row for path in (tmp_path / "theirs").rglob("*.jsonl") for row in read_jsonl(path)]) == 2
 
 
 def test_nothing_of_another_package_is_named_as_ours():
