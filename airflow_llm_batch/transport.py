@@ -37,6 +37,8 @@ LONGEST_PAUSE = 120.0
 SECRET = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
 #: bytes of an answer that takes too long to parse on an event loop
 LARGE = 2**15
+#: characters below which a key is a stand-in, and found in any text
+SHORTEST_SECRET = 4
 
 # httpx tells of every call at INFO: a day's wait would fill the task log with them.
 if logging.getLogger("httpx").level == logging.NOTSET:
@@ -116,7 +118,9 @@ class Transport:
 
     def redacted(self, error: LLMBatchError) -> LLMBatchError:
         """The error without the key, which some vendors quote when they refuse it."""
-        for secret in filter(None, self.secrets):
+        for secret in self.secrets:
+            if len(secret) < SHORTEST_SECRET:
+                continue
             error.args = tuple(str(arg).replace(secret, "***") for arg in error.args)
         return error
 

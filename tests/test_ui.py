@@ -17,7 +17,7 @@ import httpx
 import pytest
 from conftest import HERE
 
-from airflow_llm_batch import demo
+from airflow_llm_batch import demo, demo_processes
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator
@@ -73,7 +73,7 @@ def site(tmp_path_factory):
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         log = home / "airflow.log"
         with log.open("wb") as output:
-            told = {"env": environment, "stdout": output, "stderr": output}
+            told = {"env": environment, "stdout": output, "stderr": output, "start_new_session": True}
             airflow = [sys.executable, "-m", "airflow"]
             subprocess.run([*airflow, "db", "migrate"], check=True, **told)
             # Not as "standalone", which insists on the simple auth manager itself.
@@ -82,7 +82,7 @@ def site(tmp_path_factory):
             yield started(processes, f"http://127.0.0.1:{port}", emulator, f"file://{home}/jobs", log)
         finally:
             for process in processes:
-                demo.stop(process)
+                demo_processes.end([process.pid], process)
 
 
 def started(processes, url, emulator, storage, log):
