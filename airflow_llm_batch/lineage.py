@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
 
 #: files that an asset event or an OpenLineage event names one by one
 MOST_FILES = 200

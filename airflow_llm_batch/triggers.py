@@ -12,7 +12,7 @@ from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.hooks import LLMBatchHook
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.wait import JobWait
+    from airflow_llm_batch.jobs.waiting.wait import JobWait
 
 
 #: how often a job directory is read that cannot be read
@@ -62,7 +62,7 @@ class BatchTrigger(BaseTrigger):
         return "airflow_llm_batch.triggers.BatchTrigger", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        from airflow_llm_batch.jobs.watch import watching
+        from airflow_llm_batch.jobs.waiting.poll_loop import watching
 
         try:
             async with watching(self.conn_id, LLMBatchHook) as watch:
@@ -80,8 +80,8 @@ class BatchTrigger(BaseTrigger):
                 await asyncio.to_thread((await self._open(hook)).kill)
 
     async def _open(self, hook: LLMBatchHook) -> JobWait:
-        from airflow_llm_batch.jobs.store import JobStore
-        from airflow_llm_batch.jobs.wait import JobWait
+        from airflow_llm_batch.jobs.directory.store import JobStore
+        from airflow_llm_batch.jobs.waiting.wait import JobWait
 
         def open_wait() -> JobWait:
             store = JobStore(self.job) if self.job else None

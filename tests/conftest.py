@@ -23,7 +23,7 @@ os.environ |= {
 
 from airflow_llm_batch.emulator import Emulator  # noqa: E402
 from airflow_llm_batch.hooks import LLMBatchHook  # noqa: E402
-from airflow_llm_batch.jobs.store import JobStore  # noqa: E402
+from airflow_llm_batch.jobs.directory.store import JobStore  # noqa: E402
 
 MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
 #: a vendor's listing does not lag here, and nobody creates anything from another machine

@@ -93,7 +93,7 @@ import sys, airflow.sdk
 before = set(sys.modules)
 import airflow_llm_batch.data, airflow_llm_batch.operators, airflow_llm_batch.sensors
 new = set(sys.modules) - before
-engine = {"airflow_llm_batch.jobs.store", "airflow_llm_batch.transport", "airflow_llm_batch.providers.base"}
+engine = {"airflow_llm_batch.jobs.directory.store", "airflow_llm_batch.transport", "airflow_llm_batch.providers.base"}
 bad = (engine | {"genai_prices", "pyarrow", "fastapi", "sqlite3"}) & new
 print(sorted(bad))
 sys.exit(bool(bad))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.jobs.encoding import encode_between, encode_whole
+from airflow_llm_batch.jobs.planning.encoding import encode_between, encode_whole
 from airflow_llm_batch.providers.anthropic import Anthropic
 from airflow_llm_batch.providers.anthropic_results import read_frequent as anthropic_frequent
 from airflow_llm_batch.providers.anthropic_results import read_line as anthropic_line

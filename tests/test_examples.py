@@ -8,7 +8,7 @@ import pytest
 from conftest import HERE, MODELS, read_jsonl
 
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.jobs.store import JobStore, job_uri
+from airflow_llm_batch.jobs.directory.store import JobStore, job_uri
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 

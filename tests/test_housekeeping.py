@@ -15,8 +15,8 @@ from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import ConfigurationError, RequestRejected, ResultsUnusable
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.listing import find_jobs
-from airflow_llm_batch.jobs.store import JobStore, job_uri
+from airflow_llm_batch.jobs.directory.listing import find_jobs
+from airflow_llm_batch.jobs.directory.store import JobStore, job_uri
 from airflow_llm_batch.links import LINKS, addresses, files_page, job_page
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.operators import (

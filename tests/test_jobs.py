@@ -21,14 +21,15 @@ from airflow_llm_batch.exceptions import (
     WaitEnded,
 )
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs import planning, submission
-from airflow_llm_batch.jobs.encoding import RowSpec, passthrough_map
-from airflow_llm_batch.jobs.keys import HELD, UniqueKeys
-from airflow_llm_batch.jobs.pricing import Prices, dollars
-from airflow_llm_batch.jobs.results import Landing, Target
-from airflow_llm_batch.jobs.shards import write_shards
-from airflow_llm_batch.jobs.store import JobStore
-from airflow_llm_batch.jobs.wait import JobWait
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.landing.land import Landing, Target
+from airflow_llm_batch.jobs.money.pricing import Prices, dollars
+from airflow_llm_batch.jobs.planning import plan as planning
+from airflow_llm_batch.jobs.planning.encoding import RowSpec, passthrough_map
+from airflow_llm_batch.jobs.planning.keys import HELD, UniqueKeys
+from airflow_llm_batch.jobs.planning.shards import write_shards
+from airflow_llm_batch.jobs.submission import submit as submission
+from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.models import Intent, Job, Result
 
 log = logging.getLogger(__name__)

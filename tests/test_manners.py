@@ -21,9 +21,9 @@ from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest, Sq
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, LLMBatchError, RequestRejected, WaitEnded
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.encoding import RowSpec, encode_rows
-from airflow_llm_batch.jobs.store import JobStore
-from airflow_llm_batch.jobs.waves import never_fits
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
+from airflow_llm_batch.jobs.submission.room import never_fits
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
 from airflow_llm_batch.providers.anthropic import Anthropic
@@ -325,7 +325,7 @@ def test_tool_choices_are_as_anthropic_takes_them():
 
 def test_the_connections_timeout_and_retries_hold_online(connect, context, tmp_path):
     """``retries`` of the extra says how often a call is repeated; ``connect_timeout`` reaches the connection."""
-    from airflow_llm_batch.jobs.calls import Calls, Vendor
+    from airflow_llm_batch.jobs.online.endpoint import Calls, Vendor
 
     with server(lambda before, body: (500, {"error": {"message": "no"}})) as (url, asked, _):
         conn_id = connect(url, retries=1, connect_timeout=3)

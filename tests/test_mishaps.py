@@ -19,11 +19,12 @@ from airflow_llm_batch.data import RawRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import LLMBatchError, SubmissionUnconfirmed, VendorUnavailable
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs import planning, submission
-from airflow_llm_batch.jobs import watch as watch_module
-from airflow_llm_batch.jobs.pricing import Prices
-from airflow_llm_batch.jobs.store import JobStore
-from airflow_llm_batch.jobs.wait import JobWait
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.planning import plan as planning
+from airflow_llm_batch.jobs.submission import submit as submission
+from airflow_llm_batch.jobs.waiting import poll_loop as watch_module
+from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.models import Result, Void
 from airflow_llm_batch.operators import SubmitBatchOperator
 from airflow_llm_batch.providers.openai import OpenAI

@@ -18,11 +18,11 @@ from airflow_llm_batch.data import ChatRequest, RawRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.encoding import RowSpec, encode_rows
-from airflow_llm_batch.jobs.planning import priced
-from airflow_llm_batch.jobs.pricing import PICO, Prices, negotiated
-from airflow_llm_batch.jobs.shards import Use
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.money.pricing import PICO, Prices, negotiated
+from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
+from airflow_llm_batch.jobs.planning.plan import priced
+from airflow_llm_batch.jobs.planning.shards import Use
 from airflow_llm_batch.models import Estimate, Result
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.providers.anthropic import Anthropic

@@ -18,8 +18,8 @@ from test_jobs import chat, land, spec, submit
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs import results as results_module
-from airflow_llm_batch.jobs.results import Landing, Target
+from airflow_llm_batch.jobs.landing import land as results_module
+from airflow_llm_batch.jobs.landing.land import Landing, Target
 from airflow_llm_batch.models import ROW_STATUSES
 from airflow_llm_batch.providers.anthropic import Anthropic
 from airflow_llm_batch.providers.openai import OpenAI
@@ -462,7 +462,7 @@ def test_batch_lines_with_one_schema_are_validated(connect, store, tmp_path):
 
 def test_halves_of_emojis_in_answers_are_made_legal(connect, store, tmp_path):
     """A model's JSON that a surrogate half is escaped in parses, as its text does."""
-    from airflow_llm_batch.jobs.outputs import OutputCheck
+    from airflow_llm_batch.data.outputs import OutputCheck
 
     result = msgspec.structs.replace(read(openai_line(completion('{"label": "\\ud83d!", "n": 1}'))))
     OutputCheck(CLOSED)(result)

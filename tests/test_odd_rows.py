@@ -28,7 +28,7 @@ from airflow_llm_batch.data.sources import is_data, read_rows
 from airflow_llm_batch.data.templates import columns_of, compile_template
 from airflow_llm_batch.data.values import Nanoseconds, as_text, plain, to_json
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.jobs.encoding import RowSpec, encode_rows
+from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
 from airflow_llm_batch.operators import SubmitBatchOperator
 from airflow_llm_batch.providers.anthropic import Anthropic
 from airflow_llm_batch.providers.openai import OpenAI

@@ -18,7 +18,7 @@ from airflow_llm_batch.data import ChatRequest, FailedRows, RawRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.operators import CompletionOperator
 from airflow_llm_batch.providers.openai import OpenAI
 from airflow_llm_batch.request import Request
@@ -94,7 +94,7 @@ PASSING = [
 @pytest.mark.parametrize("trouble", PASSING, ids=lambda t: f"{t[0]}-{str(t[1])[:40]}")
 def test_calls_are_repeated_whatever_the_trouble_is_called(connect, context, tmp_path, trouble, monkeypatch):
     """In the status, in the body of a 200, of a 400: asked once more, and answered."""
-    monkeypatch.setattr("airflow_llm_batch.jobs.calls.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("airflow_llm_batch.jobs.online.endpoint.FIRST_PAUSE", 0.01)
     with server(lambda before, body: (200, GOOD) if before else trouble) as (url, asked, _):
         _, rows = call(connect, context, tmp_path, url)
     assert [row["status"] for row in rows] == ["succeeded"] * 2

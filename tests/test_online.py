@@ -24,8 +24,8 @@ from test_rounds import drive
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, Interrupted, RequestRejected
-from airflow_llm_batch.jobs.pace import Bucket, Pace
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.online.pace import Bucket, Pace
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor
 
@@ -233,7 +233,7 @@ def test_a_refused_key_stops_everything(connect, context, tmp_path):
 def test_a_server_that_cannot_be_reached_fails_the_task_and_no_row(connect, context, tmp_path):
     """Nothing was ever answered: Airflow's retry is the remedy, and nothing is landed as failed."""
     from airflow_llm_batch.exceptions import VendorUnavailable
-    from airflow_llm_batch.jobs import calls
+    from airflow_llm_batch.jobs.online import endpoint as calls
 
     task = operator(connect("http://127.0.0.1:9"), tmp_path)
     with pytest.MonkeyPatch.context() as quick:
@@ -476,7 +476,7 @@ def test_a_killed_task_goes_on_without_calling_again_what_was_answered(tmp_path)
 
 def test_object_stores_keep_answers_every_few_seconds(emulator, connect, context, tmp_path, monkeypatch):
     """Where nothing can be appended, whole files are written as time passes, and read back alike."""
-    from airflow_llm_batch.jobs import journal
+    from airflow_llm_batch.jobs.directory import journal
 
     monkeypatch.setattr(journal, "is_local", lambda path: False)
     monkeypatch.setattr(journal, "EVERY", 0.0)
@@ -594,7 +594,7 @@ def test_waiting_for_ones_turn_is_not_the_calls_time(connect, context, tmp_path)
 
 def test_answers_survive_a_store_that_fails_and_is_slow(emulator, connect, context, tmp_path, monkeypatch):
     """An object store whose every other PUT fails and takes its time: no answer is lost, none is asked again."""
-    from airflow_llm_batch.jobs import journal
+    from airflow_llm_batch.jobs.directory import journal
 
     real, times = journal.write_whole, []
 
@@ -616,7 +616,7 @@ def test_answers_survive_a_store_that_fails_and_is_slow(emulator, connect, conte
 
 def test_a_job_directory_that_cannot_be_written_does_not_stop_the_clock(connect, context, tmp_path, monkeypatch):
     """progress.json fails: the deadline holds all the same."""
-    from airflow_llm_batch.jobs import online
+    from airflow_llm_batch.jobs.online import online
 
     monkeypatch.setattr(online, "EVERY", 0.0)
     monkeypatch.setattr(online, "tell", lambda *told: (_ for _ in ()).throw(OSError("denied")))
@@ -643,7 +643,7 @@ def test_an_outage_fails_the_task_and_is_made_up_for_by_the_next_try(connect, co
 @pytest.mark.parametrize("body", [b"<html>maintenance</html>", b"", b"[]", b'{"error": {"message": "no"}}'])
 def test_a_page_that_is_no_answer_is_no_answer(provider, body):
     """A gateway's 200 with something else in it is no success at either vendor."""
-    from airflow_llm_batch.jobs.calls import one_line
+    from airflow_llm_batch.jobs.online.endpoint import one_line
     from airflow_llm_batch.providers.registry import provider_class
 
     made = provider_class(provider)("http://h")

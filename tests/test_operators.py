@@ -15,7 +15,7 @@ from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, ResultsUnusable, WaitEnded
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor
 from airflow_llm_batch.triggers import BatchTrigger
@@ -304,6 +304,6 @@ def test_an_unready_job_is_not_fetched(provider, connect, context, tmp_path):
 
 def test_polling_grows_rarer():
     """Seconds at first, a twentieth of the wait later, never above the most."""
-    from airflow_llm_batch.jobs.polling import interval
+    from airflow_llm_batch.jobs.waiting.decisions import interval
 
     assert [interval(t, 10, 300) for t in (0, 100, 1000, 10_000)] == [10, 10, 50, 300]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 from test_jobs import chat, land, spec, submit, texts
 
+from airflow_llm_batch.data.outputs import LONGEST, OutputCheck
 from airflow_llm_batch.emulator import answers
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.jobs import planning
-from airflow_llm_batch.jobs.outputs import LONGEST, OutputCheck
+from airflow_llm_batch.jobs.planning import plan as planning
 from airflow_llm_batch.models import Result
 
 SCHEMA = {

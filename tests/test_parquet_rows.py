@@ -17,7 +17,7 @@ from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.requests import BatchLines
 from airflow_llm_batch.data.sources import read_rows
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.jobs.encoding import RowSpec, needed_columns
+from airflow_llm_batch.jobs.planning.encoding import RowSpec, needed_columns
 
 
 def write(path, count=5, start=0, **more):

@@ -19,8 +19,8 @@ from fastapi.testclient import TestClient
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.overview import Overview
-from airflow_llm_batch.jobs.wait import JobWait
+from airflow_llm_batch.jobs.view.overview import Overview
+from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
 from airflow_llm_batch.plugin import snapshot as snapshot_module
 from airflow_llm_batch.plugin.app import make_app
@@ -84,7 +84,7 @@ def submit(conn_id, storage, dag_id="dag", run_id="run", rows=("a", "b"), **argu
 
 
 def look(handle, conn_id):
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
 
     hook = LLMBatchHook(conn_id)
     JobWait(hook, JobStore(handle["job"]), __import__("logging").getLogger()).look()
@@ -259,7 +259,7 @@ def test_a_thousand_jobs_cost_one_listing_and_no_second_reading(site, connect, s
     for number in range(1, 1000):
         shutil.copytree(base, base.parent / f"run-{number}")
     reads = []
-    from airflow_llm_batch.jobs import overview
+    from airflow_llm_batch.jobs.view import overview
 
     real = overview.parse
     monkeypatch.setattr(overview, "parse", lambda fs, path, name: reads.append(path) or real(fs, path, name))

@@ -19,8 +19,8 @@ from test_plugin import dags, look, site, storage, submit  # noqa: F401
 from airflow_llm_batch.data import ChatRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.overview import Overview
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.view.overview import Overview
 from airflow_llm_batch.links import job_page
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.plugin import snapshot

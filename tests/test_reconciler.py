@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_llm_batch.jobs.lines import split_lines
-from airflow_llm_batch.jobs.reconciling import Entries, Reconciler
+from airflow_llm_batch.downloads import split_lines
+from airflow_llm_batch.jobs.landing.reconcile import Entries, Reconciler
 from airflow_llm_batch.models import Batch
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai import OpenAI

@@ -30,10 +30,11 @@ from airflow_llm_batch.exceptions import (
     RequestRejected,
 )
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs import planning, submission
-from airflow_llm_batch.jobs.shards import write_shards
-from airflow_llm_batch.jobs.store import JobStore
-from airflow_llm_batch.jobs.wait import JobWait
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.planning import plan as planning
+from airflow_llm_batch.jobs.planning.shards import write_shards
+from airflow_llm_batch.jobs.submission import submit as submission
+from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.models import Intent, Shard
 from airflow_llm_batch.operators import FetchResultsOperator, Recovery, SubmitBatchOperator
 from airflow_llm_batch.providers.openai import OpenAI
@@ -96,8 +97,8 @@ def test_the_same_rows_have_the_same_fingerprint_in_every_process():
     """Sets have no order; a retry must not see changed input in them."""
     code = """
 from airflow_llm_batch.data import ChatRequest
-from airflow_llm_batch.jobs.encoding import RowSpec
-from airflow_llm_batch.jobs.shards import fingerprint_of
+from airflow_llm_batch.jobs.planning.encoding import RowSpec
+from airflow_llm_batch.jobs.planning.shards import fingerprint_of
 from airflow_llm_batch.providers.openai import OpenAI
 rows = [{"text": "x", "tags": {"a", "b", "c", "d"}}]
 request = ChatRequest("m", user="{text} {tags}", params={"stop": "{tags}"})

@@ -15,9 +15,9 @@ from conftest import MODELS, read_jsonl
 from airflow_llm_batch.data import ChatRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, ResultsUnusable
-from airflow_llm_batch.jobs.repair import is_worth_asking
-from airflow_llm_batch.jobs.rowset import RowSet
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.directory.rowset import RowSet
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.rounds.repair import is_worth_asking
 from airflow_llm_batch.models import Failure
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor

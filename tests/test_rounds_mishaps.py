@@ -15,7 +15,7 @@ from airflow_llm_batch.data import ChatRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable, SubmissionUnconfirmed
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.operators import (
     CleanupJobsOperator,
     FetchResultsOperator,

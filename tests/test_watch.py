@@ -11,8 +11,8 @@ from test_jobs import chat, spec, submit, texts
 
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs import watch as watch_module
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.waiting import poll_loop as watch_module
 from airflow_llm_batch.triggers import BatchTrigger
 
 QUICKLY = {"poll_interval": 0.1, "max_poll_interval": 0.1}
@@ -146,7 +146,7 @@ def test_one_lost_batch_ends_its_own_wait_only(connect, tmp_path):
 
 def test_the_pace_is_the_most_eager_waits(monkeypatch):
     """Seconds at first, minutes later; a newcomer does not make everybody else be asked more often than it is."""
-    from airflow_llm_batch.jobs.watch import Turn, Watch
+    from airflow_llm_batch.jobs.waiting.poll_loop import Turn, Watch
 
     watch = object.__new__(Watch)
     watch.turns = set()

@@ -17,9 +17,9 @@ from test_jobs import chat, texts
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.store import JobStore
-from airflow_llm_batch.jobs.wait import JobWait
-from airflow_llm_batch.jobs.waves import Refusal, Room
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.submission.room import Refusal, Room
+from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor
@@ -115,8 +115,9 @@ class Run:
 def tokens_of_shards(emulator, connect, tmp_path, count):
     """What the emulator counts for so many of the test's shards."""
     hook = LLMBatchHook(connect(emulator.url, conn_id="probe"))
-    from airflow_llm_batch.jobs import planning, submission
-    from airflow_llm_batch.jobs.encoding import RowSpec
+    from airflow_llm_batch.jobs.planning import plan as planning
+    from airflow_llm_batch.jobs.planning.encoding import RowSpec
+    from airflow_llm_batch.jobs.submission import submit as submission
 
     what = RowSpec(texts(ROWS), chat("openai"), "id", {})
     store, job = planning.plan(JobStore(f"file://{tmp_path}/probe"), hook, what, {}, {})

@@ -13,7 +13,7 @@ from airflow_llm_batch.exceptions import ConfigurationError, plainly
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
 
 
 class CleanupJobsOperator(BaseOperator):
@@ -53,8 +53,8 @@ class CleanupJobsOperator(BaseOperator):
 
     @plainly
     def execute(self, context: Context) -> dict[str, Any]:
-        from airflow_llm_batch.jobs.listing import find_jobs
-        from airflow_llm_batch.jobs.store import JobStore
+        from airflow_llm_batch.jobs.directory.listing import find_jobs
+        from airflow_llm_batch.jobs.directory.store import JobStore
         from airflow_llm_batch.operators.waiting import seconds
 
         age = seconds(self.older_than)
@@ -100,7 +100,7 @@ class Task:
 
     def add(self, store: JobStore) -> None:
         """Take in a job, in the order in which they replaced each other."""
-        from airflow_llm_batch.jobs.store import JobStore
+        from airflow_llm_batch.jobs.directory.store import JobStore
 
         self.stores.append(store.uri)
         for round_, job in store.rounds():
@@ -113,7 +113,7 @@ class Task:
 
 def needs(task: Task, tasks: dict[str, Task]) -> set[str]:
     """The jobs that a task's were made from, and those were made from in turn."""
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
 
     found: set[str] = set()
     wanted = set(task.repairs)

@@ -16,10 +16,10 @@ from airflow_llm_batch.operators.waiting import seconds
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_llm_batch.jobs.calls import Calls
-    from airflow_llm_batch.jobs.online import Online
-    from airflow_llm_batch.jobs.race import Race
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.online.endpoint import Calls
+    from airflow_llm_batch.jobs.online.online import Online
+    from airflow_llm_batch.jobs.online.race import Race
     from airflow_llm_batch.models import Job, Manifest
 
 #: seconds below which no vendor promises to finish a batch
@@ -138,9 +138,9 @@ class CompletionOperator(LLMBatchOperator):
 
     def _call(self, planned: list[Planned]) -> dict[str, Manifest]:
         """Call what was not answered yet, and land it; the manifests by their URIs."""
-        from airflow_llm_batch.jobs.online import Online
-        from airflow_llm_batch.jobs.race import Race
-        from airflow_llm_batch.jobs.results import Target
+        from airflow_llm_batch.jobs.landing.land import Target
+        from airflow_llm_batch.jobs.online.online import Online
+        from airflow_llm_batch.jobs.online.race import Race
         from airflow_llm_batch.operators.landing import land
 
         began = planned[0].job.created_at.timestamp()
@@ -166,7 +166,7 @@ class CompletionOperator(LLMBatchOperator):
         return landed
 
     def _calls(self) -> Calls:
-        from airflow_llm_batch.jobs.calls import Calls
+        from airflow_llm_batch.jobs.online.endpoint import Calls
 
         return Calls(
             concurrency=int(self.concurrency),

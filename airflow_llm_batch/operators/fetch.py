@@ -18,7 +18,7 @@ from airflow_llm_batch.operators.landing import check_failures, ended, failing_s
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.models import Job
 
 
@@ -79,8 +79,8 @@ class FetchResultsOperator(BaseOperator):
 
     @plainly
     def execute(self, context: Context) -> dict[str, Any]:
-        from airflow_llm_batch.jobs.results import Target
-        from airflow_llm_batch.jobs.store import JobStore
+        from airflow_llm_batch.jobs.directory.store import JobStore
+        from airflow_llm_batch.jobs.landing.land import Target
 
         failing_share(self.fail_on)
         handle = JobHandle.of(self.job, self.conn_id)
@@ -108,8 +108,8 @@ class FetchResultsOperator(BaseOperator):
 
     def _adopt(self, hook: LLMBatchHook, batch_id: str, context: Context) -> tuple[JobStore, Job]:
         """A job directory, this task's own, for a batch that was made elsewhere."""
-        from airflow_llm_batch.jobs.adoption import adopted_job
-        from airflow_llm_batch.jobs.store import JobStore, job_uri
+        from airflow_llm_batch.jobs.directory.store import JobStore, job_uri
+        from airflow_llm_batch.jobs.submission.external import adopted_job
 
         ti = context["ti"]
         map_index = -1 if ti.map_index is None else ti.map_index

@@ -40,7 +40,7 @@ class JobHandle:
         :raises ConfigurationError: for anything else, and for a URI where no job lies.
         """
         if isinstance(given, str) and given:
-            from airflow_llm_batch.jobs.store import JobStore
+            from airflow_llm_batch.jobs.directory.store import JobStore
 
             job = JobStore(given).job()
             return cls(given, conn_id or job.conn_id, job.provider, job.rows, len(job.shards))

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.results import Target
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.landing.land import Target
     from airflow_llm_batch.models import Batch, Job, Manifest
 
 
@@ -26,7 +26,7 @@ def land(
     :param only: the rows that this job has to account for, None for all of its own.
     :raises ResultsUnusable: when the vendor's files are gone and something else is wanted than was landed.
     """
-    from airflow_llm_batch.jobs.results import Landing
+    from airflow_llm_batch.jobs.landing.land import Landing
     from airflow_llm_batch.metrics import count_landing
 
     if hook.provider.name != job.provider:
@@ -67,7 +67,7 @@ def as_landed(store: JobStore, target: Target) -> Manifest:
 def delete_files(store: JobStore, job: Job, hook: LLMBatchHook, manifest: Manifest, log: Logger) -> None:
     """Delete the vendor's files of a landed job, as the connection's ``delete_files`` says, and never before every row
     was seen to be landed. A failure is told and harms nothing: files expire by themselves."""
-    from airflow_llm_batch.jobs.rounds import exists
+    from airflow_llm_batch.jobs.landing.carry import exists
 
     scope = hook.connection.extra_dejson.get("delete_files") or hook.provider.deletes
     if scope not in ("none", "inputs", "all"):
@@ -104,7 +104,7 @@ def land_once(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log
 def is_landed(store: JobStore, target: Target) -> bool:
     """Whether the rows lie there already, as this job has landed them, or one that repairs it."""
     from airflow_llm_batch.data.sinks import sink_class
-    from airflow_llm_batch.jobs.rounds import exists
+    from airflow_llm_batch.jobs.landing.carry import exists
     from airflow_llm_batch.storage import storage_path
 
     manifest = store.manifest()
@@ -121,7 +121,7 @@ def is_landed(store: JobStore, target: Target) -> bool:
 def remove_superseded(store: JobStore, job: Job, manifest: Manifest, before: Manifest | None, log: Logger) -> None:
     """Take away what was landed in the same place by jobs that this one replaced or repaired, and by an earlier landing
     of this one in another format or other sizes: rows must not be there twice."""
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.storage import storage_path, sweep
 
     others = [landed for previous in store.first.previous_generations() for landed in previous.landings()]

@@ -21,7 +21,7 @@ from airflow_llm_batch.operators.waiting import DEADLINES, Waiting, check_event,
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.models import Manifest
 
 #: seconds between two looks of a deferred wait, at most
@@ -159,8 +159,8 @@ class LLMBatchOperator(SubmitBatchOperator):
 
     def _go_on(self, context: Context, hook: LLMBatchHook, handle: JobHandle) -> tuple[JobStore, Manifest]:
         """One job through as many rounds as it takes; defers while a round runs."""
-        from airflow_llm_batch.jobs.results import Target
-        from airflow_llm_batch.jobs.store import JobStore
+        from airflow_llm_batch.jobs.directory.store import JobStore
+        from airflow_llm_batch.jobs.landing.land import Target
 
         target = Target(self.destination, self.format, self.max_file_size, self.keep_raw)
         while True:
@@ -179,7 +179,7 @@ class LLMBatchOperator(SubmitBatchOperator):
 
     def _finish(self, context: Context, manifests: dict[str, Manifest], hook: LLMBatchHook) -> dict[str, Any]:
         """Tell what was landed, and fail the task when too much of it failed."""
-        from airflow_llm_batch.jobs.store import JobStore
+        from airflow_llm_batch.jobs.directory.store import JobStore
 
         uri, manifest = next(iter(manifests.items()))
         summary = manifest.summary(uri) if len(manifests) == 1 else joined(manifests)
@@ -195,9 +195,9 @@ class LLMBatchOperator(SubmitBatchOperator):
         self, context: Context, hook: LLMBatchHook, store: JobStore, manifest: Manifest
     ) -> JobHandle | None:
         """Ask once more what is worth it; None when nothing is, or nothing more may be asked."""
-        from airflow_llm_batch.jobs.repair import Repair
-        from airflow_llm_batch.jobs.shards import fingerprint_of
-        from airflow_llm_batch.jobs.store import JobStore
+        from airflow_llm_batch.jobs.directory.store import JobStore
+        from airflow_llm_batch.jobs.planning.shards import fingerprint_of
+        from airflow_llm_batch.jobs.rounds.repair import Repair
 
         following = store.following(len(manifest.rounds) + 1)
         planned = following.load_job()

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_llm_batch.data.requests import RequestTemplate
-    from airflow_llm_batch.jobs.shards import Rows
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.planning.shards import Rows
     from airflow_llm_batch.models import Job
 
 
@@ -110,8 +110,8 @@ class SubmitBatchOperator(BaseOperator):
         if self._stop is not None:
             self._stop.set()
         if self._submitting is not None and self.recovery is not None and self.recovery.cancel_on_kill:
-            from airflow_llm_batch.jobs.planning import cancel_running
-            from airflow_llm_batch.jobs.settling import wait_for_creates
+            from airflow_llm_batch.jobs.planning.plan import cancel_running
+            from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
 
             wait_for_creates()
             cancel_running(*self._submitting)
@@ -164,7 +164,7 @@ class SubmitBatchOperator(BaseOperator):
 
     def _store(self, context: Context) -> JobStore:
         """Where the task's job lies."""
-        from airflow_llm_batch.jobs.store import JobStore, job_uri
+        from airflow_llm_batch.jobs.directory.store import JobStore, job_uri
 
         ti = context["ti"]
         map_index = -1 if ti.map_index is None else ti.map_index
@@ -173,8 +173,8 @@ class SubmitBatchOperator(BaseOperator):
     def _rows(self, context: Context, request: RequestTemplate | None) -> Rows:
         """What the job is made of."""
         from airflow_llm_batch.data.failed import FailedRows
-        from airflow_llm_batch.jobs.encoding import RowSpec, passthrough_map
-        from airflow_llm_batch.jobs.repair import Repair
+        from airflow_llm_batch.jobs.planning.encoding import RowSpec, passthrough_map
+        from airflow_llm_batch.jobs.rounds.repair import Repair
 
         if isinstance(self.rows, FailedRows):
             return Repair.of(self.rows.resolve(context))
@@ -191,7 +191,7 @@ class SubmitBatchOperator(BaseOperator):
 
     def _plan(self, hook: LLMBatchHook, context: Context, store: JobStore, rows: Rows) -> tuple[JobStore, Job]:
         from airflow_llm_batch.exceptions import NoRows
-        from airflow_llm_batch.jobs.planning import plan
+        from airflow_llm_batch.jobs.planning.plan import plan
 
         recovery = self.recovery or Recovery()
         recovery.check()
@@ -217,7 +217,7 @@ class SubmitBatchOperator(BaseOperator):
 
         :return: what the job may cost at most, 0 where that is not known.
         """
-        from airflow_llm_batch.jobs.planning import check_budget, describe, estimated_cost
+        from airflow_llm_batch.jobs.planning.plan import check_budget, describe, estimated_cost
 
         if self.max_cost is not None and not store.is_begun(job):
             check_budget(job, float(self.max_cost), spent, online=online)
@@ -229,7 +229,7 @@ class SubmitBatchOperator(BaseOperator):
 
     def _create(self, hook: LLMBatchHook, store: JobStore, job: Job) -> JobHandle:
         """Create the shards of a planned job that have room."""
-        from airflow_llm_batch.jobs.submission import adopt, submit
+        from airflow_llm_batch.jobs.submission.submit import adopt, submit
 
         recovery = self.recovery or Recovery()
         self._submitting, self._stop = (store, hook, job), Event()

@@ -22,8 +22,8 @@ from airflow_llm_batch.metrics import time_wait
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-    from airflow_llm_batch.jobs.store import JobStore
-    from airflow_llm_batch.jobs.wait import JobWait
+    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.waiting.wait import JobWait
     from airflow_llm_batch.operators.handle import JobHandle
     from airflow_llm_batch.triggers import BatchTrigger
 
@@ -50,8 +50,8 @@ class Waiting:
     @property
     def wait(self) -> JobWait:
         """The wait as the job directory had it when it was first asked for."""
-        from airflow_llm_batch.jobs.store import JobStore
-        from airflow_llm_batch.jobs.wait import JobWait
+        from airflow_llm_batch.jobs.directory.store import JobStore
+        from airflow_llm_batch.jobs.waiting.wait import JobWait
 
         if self._wait is None:
             self._wait = JobWait(
@@ -70,8 +70,8 @@ class Waiting:
         wait = self.wait
         step = wait.look()
         if step.action == "create" and wait.store is not None:
-            from airflow_llm_batch.jobs.polling import is_transient
-            from airflow_llm_batch.jobs.submission import submit
+            from airflow_llm_batch.jobs.submission.submit import submit
+            from airflow_llm_batch.jobs.waiting.decisions import is_transient
 
             try:
                 submit(wait.store, wait.hook, wait.store.job(), stop=self.stop)
@@ -89,8 +89,8 @@ class Waiting:
 
     def _finish_online(self, wait: JobWait, store: JobStore) -> None:
         """The rows that the deadline has cut off are called one by one; none that a batch has finished."""
-        from airflow_llm_batch.jobs.calls import Calls
-        from airflow_llm_batch.jobs.online import finish
+        from airflow_llm_batch.jobs.online.endpoint import Calls
+        from airflow_llm_batch.jobs.online.online import finish
 
         self.log.info("The deadline has passed: calling what the batches have not finished.")
         try:
@@ -133,7 +133,7 @@ class Waiting:
 
     def kill(self, *, cancel: bool) -> None:
         """The task is killed: nothing further is created, and with ``cancel`` what runs is cancelled."""
-        from airflow_llm_batch.jobs.settling import wait_for_creates
+        from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
 
         self.stop.set()
         if cancel and self._wait is not None:

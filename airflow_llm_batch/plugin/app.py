@@ -16,9 +16,9 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from airflow_llm_batch.jobs.detail import JobDetail, detail
-from airflow_llm_batch.jobs.overview import JobView, following, total
-from airflow_llm_batch.jobs.store import ONLINE
+from airflow_llm_batch.jobs.directory.store import ONLINE
+from airflow_llm_batch.jobs.view.detail import JobDetail, detail
+from airflow_llm_batch.jobs.view.overview import JobView, following, total
 from airflow_llm_batch.links import files_page
 from airflow_llm_batch.plugin.access import UNKNOWN, Asks, require_edit, require_read
 from airflow_llm_batch.plugin.snapshot import Snapshot, StoreTrouble
@@ -244,8 +244,8 @@ def cancel_job(uri: str) -> str:
     :raises HTTPException: 409 when there is nothing to cancel, or not yet; 502 when it cannot be cancelled.
     """
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.store import JobStore
-    from airflow_llm_batch.jobs.wait import JobWait
+    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.waiting.wait import JobWait
 
     store = JobStore(uri)
     try:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from airflow_llm_batch.jobs.overview import Overview
+from airflow_llm_batch.jobs.view.overview import Overview
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.overview import JobView, Key, Round
+    from airflow_llm_batch.jobs.view.overview import JobView, Key, Round
 
 T = TypeVar("T")
 #: seconds for which what was read is good enough

@@ -54,8 +54,8 @@ def ours(url: str, calls: int, at_once: int, models: list[str] | None = None) ->
     from types import SimpleNamespace
 
     from airflow_llm_batch.data import ChatRequest
-    from airflow_llm_batch.jobs import online
-    from airflow_llm_batch.jobs.race import Race
+    from airflow_llm_batch.jobs.online import online
+    from airflow_llm_batch.jobs.online.race import Race
     from airflow_llm_batch.operators import CompletionOperator
 
     connection = {"conn_type": "llmbatch", "host": url, "password": "key-1", "extra": {"provider": "openai"}}

@@ -29,9 +29,10 @@ def make_jobs(url: str, provider: str, directory: str, count: int) -> list[str]:
     """Submit ``count`` jobs of one row each; returns their directories."""
     from airflow_llm_batch.data import ChatRequest
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs import planning, submission
-    from airflow_llm_batch.jobs.encoding import RowSpec
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.planning import plan as planning
+    from airflow_llm_batch.jobs.planning.encoding import RowSpec
+    from airflow_llm_batch.jobs.submission import submit as submission
 
     connection = {"conn_type": "llmbatch", "host": url, "password": "any-key", "extra": {"provider": provider}}
     os.environ["AIRFLOW_CONN_LLM"] = json.dumps(connection)
@@ -103,7 +104,7 @@ def peer(provider: str, url: str, directory: str, count: int, interval: float, r
     host = f"{url}/v1" if provider == "openai" else url
     os.environ["AIRFLOW_CONN_AI"] = json.dumps({"conn_type": "pydanticai", "host": host, "password": "any-key"})
     batches = []
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
 
     for job in make_jobs(url, provider, directory, count):
         created = JobStore(job).created(0)

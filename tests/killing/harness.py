@@ -32,8 +32,11 @@ os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file:
 
 from airflow_llm_batch import storage, transport  # noqa: E402
 from airflow_llm_batch.data import ChatRequest  # noqa: E402
-from airflow_llm_batch.jobs import adoption, lines, owner, planning, results, submission, wait  # noqa: E402, F401
-from airflow_llm_batch.jobs import store as store_module  # noqa: E402
+from airflow_llm_batch.jobs.directory import store as store_module  # noqa: E402
+from airflow_llm_batch.jobs.landing import land  # noqa: E402, F401
+from airflow_llm_batch.jobs.planning import plan  # noqa: E402, F401
+from airflow_llm_batch.jobs.submission import external, submit  # noqa: E402, F401
+from airflow_llm_batch.jobs.waiting import wait  # noqa: E402, F401
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator  # noqa: E402
 from airflow_llm_batch.providers import anthropic, openai  # noqa: E402, F401
 from airflow_llm_batch.sensors import BatchSensor  # noqa: E402

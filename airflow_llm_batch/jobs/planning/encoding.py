@@ -12,13 +12,13 @@ import msgspec
 
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.kinds import kind_of as column_kind
+from airflow_llm_batch.data.outputs import validator
 from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line, schema_of
 from airflow_llm_batch.data.sources import read_rows, sources_of, told
 from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
 from airflow_llm_batch.exceptions import InputError, NoRows
-from airflow_llm_batch.jobs.keys import UniqueKeys
-from airflow_llm_batch.jobs.outputs import validator
-from airflow_llm_batch.jobs.tokens import Kind, count_tokens, kind_of, prompt_tokens
+from airflow_llm_batch.jobs.money.tokens import Kind, count_tokens, kind_of, prompt_tokens
+from airflow_llm_batch.jobs.planning.keys import UniqueKeys
 from airflow_llm_batch.models import Result
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import ConfigurationError, Interrupted, LLMBatchError, VendorUnavailable, WaitEnded
-from airflow_llm_batch.jobs.owner import this_process
-from airflow_llm_batch.jobs.polling import Next, Wait, describe
-from airflow_llm_batch.jobs.store import NEVER_SENT, JobStore
-from airflow_llm_batch.jobs.waves import Refusal, Room, never_fits
+from airflow_llm_batch.jobs.directory.owner import this_process
+from airflow_llm_batch.jobs.directory.store import NEVER_SENT, JobStore
+from airflow_llm_batch.jobs.submission.room import Refusal, Room, never_fits
+from airflow_llm_batch.jobs.waiting.decisions import Next, Wait, describe
 from airflow_llm_batch.models import Intent, Shard, Void
 
 if TYPE_CHECKING:

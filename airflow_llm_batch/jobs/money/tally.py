@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from airflow_llm_batch.jobs.pricing import Cost, dollars, picodollars
+from airflow_llm_batch.jobs.money.pricing import Cost, dollars, picodollars
 from airflow_llm_batch.models import Failure, Manifest, Reason, Result, Usage
 
 #: messages may differ row by row; only so many are told apart

@@ -13,11 +13,11 @@ from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.requests import line_request
 from airflow_llm_batch.data.values import to_json
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.jobs.encoding import Line
-from airflow_llm_batch.jobs.reconciling import RowNumber
-from airflow_llm_batch.jobs.rowset import RowSet
-from airflow_llm_batch.jobs.store import JobStore
-from airflow_llm_batch.jobs.tokens import CAPS, kind_of, prompt_tokens
+from airflow_llm_batch.jobs.directory.rowset import RowSet
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.landing.reconcile import RowNumber
+from airflow_llm_batch.jobs.money.tokens import CAPS, kind_of, prompt_tokens
+from airflow_llm_batch.jobs.planning.encoding import Line
 from airflow_llm_batch.models import Failure, Job
 from airflow_llm_batch.providers.endings import NONE, PAUSED, UNKNOWN
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
-from airflow_llm_batch.jobs.pricing import PICO, Prices
-from airflow_llm_batch.jobs.progress import Progress
-from airflow_llm_batch.jobs.settling import Doubt
-from airflow_llm_batch.jobs.shards import Rows, fingerprint_of, remove_files, write_shards
-from airflow_llm_batch.jobs.store import ONLINE, JobStore
+from airflow_llm_batch.jobs.directory.store import ONLINE, JobStore
+from airflow_llm_batch.jobs.money.pricing import PICO, Prices
+from airflow_llm_batch.jobs.planning.shards import Rows, fingerprint_of, remove_files, write_shards
+from airflow_llm_batch.jobs.submission.doubt import Doubt
 from airflow_llm_batch.models import Estimate, Job, Result, usd
+from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
@@ -55,7 +55,7 @@ def plan(
         else:
             log.info("Job %s is planned already (%d rows, %d shards); taking it up.", job.id, job.rows, len(job.shards))
             return store, job
-    progress = Progress(log, "rows encoded")
+    progress = StepLog(log, "rows encoded")
     limits = provider.limits.model_copy(update={"tokens": origin.get("max_enqueued_tokens")})
     shards, fingerprint, use, kinds, several = write_shards(spec, provider, store, metadata, limits, progress.add)
     job = Job(

@@ -15,14 +15,14 @@ from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from airflow_llm_batch.downloads import shows_ids
 from airflow_llm_batch.exceptions import SubmissionUnconfirmed
-from airflow_llm_batch.jobs.lines import shows_ids
-from airflow_llm_batch.jobs.owner import is_gone, this_process
+from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
 
 log = logging.getLogger(__name__)
 #: bytes a second that an upload inside a create is granted, at the least

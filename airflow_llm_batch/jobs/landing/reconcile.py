@@ -18,7 +18,7 @@ from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.storage import open_blocks
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.providers.base import Provider
 
 #: what becomes of a row that no result line speaks of, by how its batch ended

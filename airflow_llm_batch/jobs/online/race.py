@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Event
 from typing import TYPE_CHECKING
 
+from airflow_llm_batch.data.outputs import OutputCheck
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.jobs.calls import Vendor
-from airflow_llm_batch.jobs.journal import Journal
-from airflow_llm_batch.jobs.online import Ahead, Line, answered_rows, at_once, begin, close, wanted_lines, watch
-from airflow_llm_batch.jobs.outputs import OutputCheck
-from airflow_llm_batch.jobs.progress import Progress
-from airflow_llm_batch.jobs.rowset import RowSet
+from airflow_llm_batch.jobs.directory.journal import Journal
+from airflow_llm_batch.jobs.directory.rowset import RowSet
+from airflow_llm_batch.jobs.online.endpoint import Vendor
+from airflow_llm_batch.jobs.online.online import Ahead, Line, answered_rows, at_once, begin, close, wanted_lines, watch
+from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.online import Online
+    from airflow_llm_batch.jobs.online.online import Online
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Race:
         for lane in self.lanes:
             await asyncio.to_thread(begin, lane.store, lane.job)
         done = await asyncio.to_thread(self.answered)
-        progress = Progress(log, "rows answered", self.lanes[0].job.rows)
+        progress = StepLog(log, "rows answered", self.lanes[0].job.rows)
         progress.add(len(done))
         vendors = [Vendor(lane.hook, lane.calls, check_of(lane)) for lane in self.lanes]
         journals: dict[tuple[int, int], Journal] = {}

@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected
-from airflow_llm_batch.jobs.polling import interval
-from airflow_llm_batch.jobs.wait import unreadable
+from airflow_llm_batch.jobs.waiting.decisions import interval
+from airflow_llm_batch.jobs.waiting.wait import unreadable
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.polling import Next
-    from airflow_llm_batch.jobs.wait import JobWait
+    from airflow_llm_batch.jobs.waiting.decisions import Next
+    from airflow_llm_batch.jobs.waiting.wait import JobWait
     from airflow_llm_batch.models import Batch
 
     Readings = dict[str, Batch | LLMBatchError]

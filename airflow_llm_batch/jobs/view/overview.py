@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from pydantic import BaseModel
 
-from airflow_llm_batch.jobs.planning import estimated_cost
-from airflow_llm_batch.jobs.store import ATTEMPT, NEVER_SENT, ShardState, default_storage, state_of
+from airflow_llm_batch.jobs.directory.store import ATTEMPT, NEVER_SENT, ShardState, default_storage, state_of
+from airflow_llm_batch.jobs.planning.plan import estimated_cost
 from airflow_llm_batch.models import Job, Manifest
 from airflow_llm_batch.storage import fresh, is_local, storage_path
 

@@ -10,21 +10,21 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.data.outputs import OutputCheck
 from airflow_llm_batch.data.sinks import Layout, Parts, Sink, sink_class
+from airflow_llm_batch.downloads import batch_lines, shows_ids
 from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable, WaitEnded
-from airflow_llm_batch.jobs.journal import journal_lines
-from airflow_llm_batch.jobs.lines import batch_lines, shows_ids
-from airflow_llm_batch.jobs.outputs import OutputCheck
-from airflow_llm_batch.jobs.planning import estimated_cost
-from airflow_llm_batch.jobs.pricing import Prices, dollars
-from airflow_llm_batch.jobs.progress import Progress
-from airflow_llm_batch.jobs.reconciling import FROM_BATCH, FROM_CALL, Entries, Entry, Reconciler
-from airflow_llm_batch.jobs.rounds import Carried, Earlier
-from airflow_llm_batch.jobs.settling import release, search_again
-from airflow_llm_batch.jobs.store import ONLINE, JobStore
-from airflow_llm_batch.jobs.tally import Tally
+from airflow_llm_batch.jobs.directory.journal import journal_lines
+from airflow_llm_batch.jobs.directory.store import ONLINE, JobStore
+from airflow_llm_batch.jobs.landing.carry import Carried, Earlier
+from airflow_llm_batch.jobs.landing.reconcile import FROM_BATCH, FROM_CALL, Entries, Entry, Reconciler
+from airflow_llm_batch.jobs.money.pricing import Prices, dollars
+from airflow_llm_batch.jobs.money.tally import Tally
+from airflow_llm_batch.jobs.planning.plan import estimated_cost
+from airflow_llm_batch.jobs.submission.doubt import release, search_again
 from airflow_llm_batch.models import ROW_STATUSES, Batch, Failure, Job, Manifest, Result, Round, Shard
 from airflow_llm_batch.providers.json_lines import parse_line
+from airflow_llm_batch.step_log import StepLog
 from airflow_llm_batch.storage import WholeFile, storage_path
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Landing:
         :param before: the manifest of an earlier landing of this job.
         """
         earlier = Earlier(self.store, self.job, JobStore(self.job.repairs), before) if self.job.repairs else None
-        progress = Progress(self.log, "rows landed", self.job.rows)
+        progress = StepLog(self.log, "rows landed", self.job.rows)
         self.aside, self.failed = Side(self.store.path("aside.jsonl")), Side(self.store.failed())
         carried = Carried([])
         try:
@@ -196,7 +196,7 @@ class Landing:
             created = self.store.created(shard.index)
         return batch
 
-    def land_shard(self, shard: Shard, batch: Batch, progress: Progress) -> None:
+    def land_shard(self, shard: Shard, batch: Batch, progress: StepLog) -> None:
         entries = Entries.load(self.store, shard)
         ids = None
         if self.job.adopted:

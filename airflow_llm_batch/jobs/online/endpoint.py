@@ -14,15 +14,15 @@ import httpx
 import msgspec
 
 from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
-from airflow_llm_batch.jobs.pace import Pace
+from airflow_llm_batch.jobs.online.pace import Pace
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, may_pass
 from airflow_llm_batch.transport import retry_after
 from airflow_llm_batch.wire import open_wire
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.data.outputs import OutputCheck
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.outputs import OutputCheck
     from airflow_llm_batch.models import Result
     from airflow_llm_batch.providers.base import Call
     from airflow_llm_batch.wire import ProxiedWire, Wire

@@ -18,25 +18,25 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from airflow_llm_batch.data.outputs import OutputCheck
+from airflow_llm_batch.downloads import batch_lines
 from airflow_llm_batch.exceptions import BudgetExceeded, Busy, ConfigurationError, VendorUnavailable
-from airflow_llm_batch.jobs.calls import UNANSWERED, Calls, Vendor
-from airflow_llm_batch.jobs.journal import EVERY, Journal, journal_lines
-from airflow_llm_batch.jobs.lines import batch_lines
-from airflow_llm_batch.jobs.outputs import OutputCheck
-from airflow_llm_batch.jobs.owner import is_gone, this_process
-from airflow_llm_batch.jobs.planning import estimated_cost
-from airflow_llm_batch.jobs.progress import Progress
-from airflow_llm_batch.jobs.reconciling import RowNumber
-from airflow_llm_batch.jobs.repair import sent
-from airflow_llm_batch.jobs.rowset import RowSet
-from airflow_llm_batch.jobs.store import ONLINE
-from airflow_llm_batch.jobs.tokens import sent_tokens
+from airflow_llm_batch.jobs.directory.journal import EVERY, Journal, journal_lines
+from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
+from airflow_llm_batch.jobs.directory.rowset import RowSet
+from airflow_llm_batch.jobs.directory.store import ONLINE
+from airflow_llm_batch.jobs.landing.reconcile import RowNumber
+from airflow_llm_batch.jobs.money.tokens import sent_tokens
+from airflow_llm_batch.jobs.online.endpoint import UNANSWERED, Calls, Vendor
+from airflow_llm_batch.jobs.planning.plan import estimated_cost
+from airflow_llm_batch.jobs.rounds.repair import sent
 from airflow_llm_batch.models import Batch, Created, Intent, usd
 from airflow_llm_batch.providers.json_lines import UNREADABLE
+from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.models import Job, Shard
     from airflow_llm_batch.providers.base import Provider
 
@@ -95,7 +95,7 @@ class Online:
         """
         check = OutputCheck(self.job.output_schema) if self.job.output_schema is not None else None
         vendor = Vendor(self.hook, self.calls, check)
-        progress = Progress(log, "rows answered", self.job.rows if rows is None else len(rows))
+        progress = StepLog(log, "rows answered", self.job.rows if rows is None else len(rows))
         try:
             for shard in self.job.shards:
                 if not self.is_over:
@@ -103,7 +103,7 @@ class Online:
         finally:
             vendor.close()
 
-    async def _shard(self, vendor: Vendor, shard: Shard, rows: RowSet | None, progress: Progress) -> None:
+    async def _shard(self, vendor: Vendor, shard: Shard, rows: RowSet | None, progress: StepLog) -> None:
         done = await asyncio.to_thread(answered_rows, self.store, self.job, shard)
         self.answered[shard.index] = len(done)
         if rows is None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 EVERY = 15.0
 
 
-class Progress:
+class StepLog:
     """Tells a count, at most every ``EVERY`` seconds.
 
     :param what: ``rows encoded``.

@@ -10,9 +10,9 @@ import msgspec
 
 from airflow_llm_batch.data.sinks import Sink
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
-from airflow_llm_batch.jobs.reconciling import RowNumber
-from airflow_llm_batch.jobs.rowset import RowSet
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.directory.rowset import RowSet
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.landing.reconcile import RowNumber
 from airflow_llm_batch.models import Job, Manifest
 from airflow_llm_batch.storage import open_blocks, storage_path
 

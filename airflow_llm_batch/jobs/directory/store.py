@@ -26,7 +26,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.jobs.waves import Refusal
+from airflow_llm_batch.jobs.submission.room import Refusal
 from airflow_llm_batch.models import Batch, Created, Failure, Intent, Job, Manifest, Void
 from airflow_llm_batch.storage import create_exclusive, fresh, open_blocks, read_small, storage_path, write_whole
 

@@ -10,13 +10,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from airflow_llm_batch.data.kinds import Kinds
-from airflow_llm_batch.jobs.encoding import Line
-from airflow_llm_batch.jobs.tokens import EMBEDDINGS, Kind
+from airflow_llm_batch.jobs.money.tokens import EMBEDDINGS, Kind
+from airflow_llm_batch.jobs.planning.encoding import Line
 from airflow_llm_batch.models import Estimate, Limits, Shard
 from airflow_llm_batch.storage import CHUNK, WholeFile
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.providers.base import Provider
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from airflow_llm_batch.exceptions import LLMBatchError
-from airflow_llm_batch.jobs.waves import Room
+from airflow_llm_batch.jobs.submission.room import Room
 from airflow_llm_batch.models import Batch, Shard
 
 #: a wait that has failed to read anything for this long is no blip; in seconds

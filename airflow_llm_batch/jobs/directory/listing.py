@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from airflow_llm_batch.jobs.store import JobStore, default_storage
+from airflow_llm_batch.jobs.directory.store import JobStore, default_storage
 from airflow_llm_batch.storage import fresh, storage_path
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_llm_batch.downloads import batch_lines, split_lines
 from airflow_llm_batch.exceptions import RequestRejected, ResultsUnusable
-from airflow_llm_batch.jobs.lines import batch_lines, split_lines
-from airflow_llm_batch.jobs.store import JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard
 from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line

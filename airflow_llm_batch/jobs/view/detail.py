@@ -13,8 +13,8 @@ import msgspec
 from pydantic import BaseModel, Field
 
 from airflow_llm_batch.exceptions import LLMBatchError
-from airflow_llm_batch.jobs.overview import AT_ONCE, JobView, Key, Round, modified, total, view
-from airflow_llm_batch.jobs.store import NEVER_SENT, ONLINE, JobStore, modified_at
+from airflow_llm_batch.jobs.directory.store import NEVER_SENT, ONLINE, JobStore, modified_at
+from airflow_llm_batch.jobs.view.overview import AT_ONCE, JobView, Key, Round, modified, total, view
 from airflow_llm_batch.models import Batch, Created, Estimate, Failure, Reason, Shard, Usage, Void
 from airflow_llm_batch.storage import read_small, storage_path
 

@@ -23,14 +23,14 @@ from airflow_llm_batch.exceptions import (
     SubmissionUnconfirmed,
     VendorUnavailable,
 )
-from airflow_llm_batch.jobs.owner import this_process
-from airflow_llm_batch.jobs.progress import Progress
-from airflow_llm_batch.jobs.settling import Doubt, in_flight, record
-from airflow_llm_batch.jobs.store import NEVER_SENT, JobStore
-from airflow_llm_batch.jobs.waves import Room, never_fits
+from airflow_llm_batch.jobs.directory.owner import this_process
+from airflow_llm_batch.jobs.directory.store import NEVER_SENT, JobStore
+from airflow_llm_batch.jobs.submission.doubt import Doubt, in_flight, record
+from airflow_llm_batch.jobs.submission.room import Room, never_fits
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 from airflow_llm_batch.providers.base import Payload
 from airflow_llm_batch.providers.troubles import UNCLEAR, is_empty_account, is_full
+from airflow_llm_batch.step_log import StepLog
 from airflow_llm_batch.transport import stored_payload
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Wave:
         if not shards:
             return
         self.hook.transport  # noqa: B018  (Airflow is asked for the connection here, and not in a thread)
-        progress = Progress(log, "shards created", len(shards))
+        progress = StepLog(log, "shards created", len(shards))
         # Batches that carry nothing of ours are told apart by there never being two in doubt: one at a time, each
         # settled before the next.
         marked = self.hook.provider.keeps_metadata
@@ -284,7 +284,7 @@ class Summed(Payload):
 
     def __iter__(self) -> Iterator[bytes]:
         crc32 = 0
-        progress = Progress(log, f"bytes of {self.what} sent", self.size)
+        progress = StepLog(log, f"bytes of {self.what} sent", self.size)
         for chunk in self.chunks():
             crc32 = zlib.crc32(chunk, crc32)
             yield chunk

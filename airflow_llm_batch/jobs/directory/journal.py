@@ -18,7 +18,7 @@ from airflow_llm_batch.storage import fresh, is_local, make_parent, open_blocks,
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-    from airflow_llm_batch.jobs.store import JobStore
+    from airflow_llm_batch.jobs.directory.store import JobStore
 
 #: seconds, and bytes, after which a file is written to an object store
 EVERY, MOST = 2.0, 4 * 2**20

@@ -1,0 +1,1 @@
+"""The job directory: every fact about a job as a file, and nothing else."""

@@ -1,0 +1,1 @@
+"""Ended batches and answered calls to one record per row."""

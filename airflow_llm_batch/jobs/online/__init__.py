@@ -1,0 +1,1 @@
+"""Calls one by one, many at once."""

@@ -1,0 +1,1 @@
+"""Shards to batches, exactly once: planned -> creating -> running."""

@@ -1,0 +1,1 @@
+"""What pages and listings show of jobs."""

@@ -1,0 +1,1 @@
+"""Running batches to ended ones."""
