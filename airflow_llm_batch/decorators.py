@@ -42,11 +42,10 @@ class LLMRowsDecoratedOperator(DecoratedOperator, LLMBatchOperator):
     ) -> None:
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
 
-    def _check_input(self, context: Context) -> None:
+    def given_rows(self, context: Context) -> Any:
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
-        self.rows = self.python_callable(*self.op_args, **kwargs)
-        super()._check_input(context)
+        return self.python_callable(*self.op_args, **kwargs)
 
 
 def llm_rows_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

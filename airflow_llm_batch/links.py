@@ -7,6 +7,8 @@ from urllib.parse import quote, urlsplit
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, conf
 
+from airflow_llm_batch.jobs.directory.address import JobAddress
+
 if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Provider
 
@@ -60,11 +62,9 @@ def addresses(
 
 
 def job_page(job: str) -> str:
-    """The plugin's page of a job: its directory's last four parts are DAG, run, task and map index."""
-    base, _, name = job.rpartition("/")
-    parts = (base if name.startswith("round-") else job).rsplit("/", 4)[1:]
+    """The plugin's page of a job."""
     site = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
-    return f"{site}{PREFIX}/job/" + "/".join(quote(part, safe="") for part in parts)
+    return f"{site}{PREFIX}/job/" + "/".join(quote(name, safe="") for name in JobAddress.parse(job).key)
 
 
 def files_page(destination: str) -> str:

@@ -15,6 +15,13 @@ ROW_STATUSES: tuple[RowStatus, ...] = (
 )  # fmt: skip
 
 
+class Fact(BaseModel):
+    """What a job directory keeps as a file."""
+
+    def dump(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
+
+
 class Limits(BaseModel):
     """What one vendor batch may hold. Vendors move these; the connection's extra ``limits`` overrides them.
 
@@ -32,7 +39,7 @@ class Limits(BaseModel):
     tokens: int | None = None
 
 
-class Batch(BaseModel):
+class Batch(Fact):
     """A vendor's batch, as one reading of it told.
 
     :param status: the vendor's own word.
@@ -113,7 +120,7 @@ class Estimate(BaseModel):
     sync_cost_usd: float | None = None
 
 
-class Job(BaseModel):
+class Job(Fact):
     """The plan of a job, kept as ``job.json``. Written once; holds no secret.
 
     :param id: 8 hex digits derived from the job directory; the prefix of every ``custom_id``.
@@ -162,7 +169,7 @@ class Job(BaseModel):
     map_index: int = -1
 
 
-class Intent(BaseModel):
+class Intent(Fact):
     """Written before a create is sent: from here on the batch may exist.
 
     :param owner: the process that sends it, ``{"host", "pid", "started"}``.
@@ -175,7 +182,7 @@ class Intent(BaseModel):
     owner: dict[str, Any] | None = None
 
 
-class Created(BaseModel):
+class Created(Fact):
     """The vendor's id for a shard.
 
     :param adopted: it was found or given, and not the answer to our create.
@@ -188,7 +195,7 @@ class Created(BaseModel):
     provisional: bool = False
 
 
-class Void(BaseModel):
+class Void(Fact):
     """The end of a try that made no batch of ours.
 
     :param reason: ``rejected`` by the vendor, ``no room`` in its queue, ``never created``, ``given up`` at the
@@ -301,7 +308,7 @@ class Usage(BaseModel):
     sync_cost_usd: float | None
 
 
-class Round(BaseModel):
+class LandedRound(BaseModel):
     """One round of a job: the rows that it asked, and what became of them.
 
     :param estimated_cost_usd: before anything was sent, at most; None where it was not known.
@@ -320,7 +327,7 @@ class Round(BaseModel):
     usage: list[Usage] = []
 
 
-class Manifest(BaseModel):
+class Manifest(Fact):
     """What a Fetch landed.
 
     Tokens and dollars are those of all requests that were sent; a row that was asked in two rounds is paid for twice
@@ -357,7 +364,7 @@ class Manifest(BaseModel):
     batch_cost_usd: float | None = None
     estimated_cost_usd: float | None = None
     usage: list[Usage] = []
-    rounds: list[Round] = []
+    rounds: list[LandedRound] = []
     batches: list[str]
     provider: str
     models: list[str]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue
 
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
+from airflow_llm_batch.jobs.options import DEADLINES, Deadline
 from airflow_llm_batch.links import LINKS
 from airflow_llm_batch.operators.handle import JobHandle
-from airflow_llm_batch.operators.waiting import DEADLINES, Waiting, check_event, seconds
+from airflow_llm_batch.operators.waiting import Waiting, check_event, seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -88,12 +89,12 @@ class BatchSensor(BaseSensorOperator):
     def poke(self, context: Context) -> PokeReturnValue:
         waiting = self._wait()
         ended = waiting.advance()
-        return PokeReturnValue(ended, waiting.told())
+        return PokeReturnValue(ended, waiting.to_xcom())
 
     def _wait_on(self) -> Any:
         waiting = self._wait()
         if waiting.advance():
-            return waiting.told()
+            return waiting.to_xcom()
         self.defer(
             trigger=waiting.trigger(self.poke_interval, self.max_poll_interval, self.cancel_on_kill),
             method_name="execute_complete",
@@ -108,7 +109,7 @@ class BatchSensor(BaseSensorOperator):
     def _wait(self) -> Waiting:
         """Made when it is needed: Airflow copies operators, and an event cannot be copied."""
         if self._waiting is None:
-            self._waiting = Waiting(self._handle(), self.log, seconds(self.deadline), self.on_deadline)
+            self._waiting = Waiting(self._handle(), self.log, Deadline(seconds(self.deadline), self.on_deadline))
             self.link_addresses = self._waiting.links
         return self._waiting
 

@@ -15,6 +15,7 @@ import re
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -319,3 +320,12 @@ def check_writable(directory: ObjectStoragePath) -> None:
         ) from None
     with suppress(Exception):  # a store may allow writing and not deleting; the empty file does no harm
         probe.unlink()
+
+
+def modified_at(path: ObjectStoragePath) -> datetime | None:
+    """When a file was last written, as far as its store tells."""
+    try:
+        told: datetime = path.fs.modified(path.path)
+    except (OSError, NotImplementedError):
+        return None
+    return told if told.tzinfo else told.replace(tzinfo=UTC)

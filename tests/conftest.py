@@ -10,25 +10,24 @@ from types import SimpleNamespace
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-tests-"))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ |= {
     "AIRFLOW_HOME": str(HOME),
-    "AIRFLOW__CORE__DAGS_FOLDER": str(HERE.parent / "dags_examples"),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).resolve().parent.parent / "dags_examples"),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs",
 }
 
+from support import ROOT, SECRET  # noqa: E402
+
 from airflow_llm_batch.emulator import Emulator  # noqa: E402
 from airflow_llm_batch.hooks import LLMBatchHook  # noqa: E402
 from airflow_llm_batch.jobs.directory.store import JobStore  # noqa: E402
 
-MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
 #: a vendor's listing does not lag here, and nobody creates anything from another machine
 QUICK = {"retries": 2, "settle_seconds": 0.1, "create_seconds": 0.3}
-SECRET = "sk-planted-secret-4711"
 
 
 @pytest.fixture
@@ -90,13 +89,7 @@ def airflow_db():
 @pytest.fixture(scope="session")
 def shared():
     """Real data that lies beside the clone where there is any."""
-    data = HERE.parent.parent / "shared" / "data"
+    data = ROOT.parent / "shared" / "data"
     if not data.is_dir():
         pytest.skip("the real sample data is not beside this clone")
     return data
-
-
-def read_jsonl(uri: str | Path) -> list[dict]:
-    """The records of a JSON lines file, split at newlines only."""
-    raw = Path(str(uri).removeprefix("file://")).read_bytes()
-    return [json.loads(line) for line in raw.split(b"\n") if line]

@@ -1,10 +1,10 @@
 """Airflow on one side, ``jobs`` on the other."""
 
+from airflow_llm_batch.jobs.options import Recovery
 from airflow_llm_batch.operators.cleanup import CleanupJobsOperator
 from airflow_llm_batch.operators.completion import CompletionOperator
 from airflow_llm_batch.operators.fetch import FetchResultsOperator
 from airflow_llm_batch.operators.llm_batch import LLMBatchOperator
-from airflow_llm_batch.operators.recovery import Recovery
 from airflow_llm_batch.operators.submit import SubmitBatchOperator
 
 __all__ = [

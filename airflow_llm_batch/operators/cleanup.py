@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
+from airflow_llm_batch.jobs.directory.address import JobAddress
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -61,9 +62,9 @@ class CleanupJobsOperator(BaseOperator):
         if age is None or age < 0:
             raise ConfigurationError(f"older_than is {self.older_than!r}; give a timedelta or seconds, 0 or more.")
         before = datetime.now(UTC) - timedelta(seconds=age)
-        tasks: dict[str, Task] = {}
+        tasks: dict[tuple[str, str], Task] = {}
         for store in find_jobs(self.storage, self.of_dag):
-            tasks.setdefault(store.task_uri, Task()).add(store)
+            tasks.setdefault(task_of(store.uri), Task()).add(store)
         removed: list[str] = []
         waiting: list[str] = []
         for task in (task for task in tasks.values() if task.newest < before):
@@ -100,25 +101,29 @@ class Task:
 
     def add(self, store: JobStore) -> None:
         """Take in a job, in the order in which they replaced each other."""
-        from airflow_llm_batch.jobs.directory.store import JobStore
+        from airflow_llm_batch.jobs.directory import history
 
         self.stores.append(store.uri)
-        for round_, job in store.rounds():
+        for round_, job in history.rounds(store):
             manifest = round_.manifest()
             self.newest = max([self.newest, job.created_at, *([manifest.landed_at] if manifest else [])])
-            self.is_unlanded = manifest is None and round_.is_begun(job)
+            self.is_unlanded = manifest is None and history.is_begun(round_, job)
             if job.repairs is not None:
-                self.repairs.add(JobStore(job.repairs).first.uri)
+                self.repairs.add(job.repairs)
 
 
-def needs(task: Task, tasks: dict[str, Task]) -> set[str]:
+def task_of(uri: str) -> tuple[str, str]:
+    """What the jobs of one task instance have in common."""
+    address = JobAddress.parse(uri)
+    return address.folder, address.map_index
+
+
+def needs(task: Task, tasks: dict[tuple[str, str], Task]) -> set[str]:
     """The jobs that a task's were made from, and those were made from in turn."""
-    from airflow_llm_batch.jobs.directory.store import JobStore
-
     found: set[str] = set()
     wanted = set(task.repairs)
     while wanted:
-        other = tasks.get(JobStore(wanted.pop()).task_uri)
+        other = tasks.get(task_of(wanted.pop()))
         if other is not None and not found.issuperset(other.stores):
             found.update(other.stores)
             wanted |= other.repairs

@@ -5,36 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from airflow_llm_batch.exceptions import ConfigurationError, Interrupted, plainly
-from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.operators.llm_batch import LLMBatchOperator
-from airflow_llm_batch.operators.models import asked_models
+from airflow_llm_batch.exceptions import ConfigurationError, plainly
+from airflow_llm_batch.operators.rounds import RunsRounds
 from airflow_llm_batch.operators.waiting import seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.jobs.online.endpoint import Calls
-    from airflow_llm_batch.jobs.online.online import Online
-    from airflow_llm_batch.jobs.online.race import Race
-    from airflow_llm_batch.models import Job, Manifest
+    from airflow_llm_batch.jobs.run import JobRun
+    from airflow_llm_batch.models import Manifest
 
 #: seconds below which no vendor promises to finish a batch
 BATCHES_TAKE = 24 * 3600.0
 
 
-class Planned(NamedTuple):
-    """One model's job, planned and not begun."""
-
-    hook: LLMBatchHook
-    store: JobStore
-    job: Job
-
-
-class CompletionOperator(LLMBatchOperator):
+class CompletionOperator(RunsRounds):
     """Calls the model for every row, many at once, and lands the answers as a batch's would be.
 
     For small or urgent work, and for servers without a batch API. Takes everything that ``LLMBatchOperator`` takes. The
@@ -55,7 +43,7 @@ class CompletionOperator(LLMBatchOperator):
     """
 
     template_fields: Sequence[str] = (
-        *LLMBatchOperator.template_fields, "lane", "strategy", "concurrency", "requests_per_minute",
+        *RunsRounds.template_fields, "lane", "strategy", "concurrency", "requests_per_minute",
         "tokens_per_minute", "call_timeout", "batch_from",
     )  # fmt: skip
     ui_color = "#f3e1ea"
@@ -75,11 +63,10 @@ class CompletionOperator(LLMBatchOperator):
         self.strategy, self.lane, self.batch_from = strategy, lane, batch_from
         self.concurrency, self.call_timeout = concurrency, call_timeout
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
-        self._running: list[Online | Race] = []
         super().__init__(**kwargs)
 
-    def _check(self) -> None:
-        super()._check()
+    def check_arguments(self) -> None:
+        super().check_arguments()
         for name, known in (("strategy", ("all", "fastest")), ("lane", ("online", "batch", "auto"))):
             if "{" not in (value := str(getattr(self, name))) and value not in known:
                 raise ConfigurationError(f"{name} is {value!r}; give one of {', '.join(known)}. Nothing was sent.")
@@ -96,74 +83,49 @@ class CompletionOperator(LLMBatchOperator):
 
     @plainly
     def execute(self, context: Context) -> Any:
-        self._check()
-        self._check_input(context)
-        planned: list[Planned] = []
         try:
-            for asked in asked_models(self.models, self.request, self.conn_id):
-                hook = LLMBatchHook(asked.conn_id)
-                hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
-                store = self._store(context).of_model(asked.name)
-                planned.append(Planned(hook, *self._plan(hook, context, store, self._rows(context, asked.request))))
-            lane, why = self._choose(planned)
+            runs = self.planned_runs(context)
+            lane, why = self._choose(runs)
             self.log.info("Lane: %s, for %s.", lane, why)
-            spent = 0.0
-            for _, store, job in planned:
-                spent += self._hold_to_budget(context, store, job, spent, online=lane == "online")
             if lane == "batch":
-                return self._bring_home(context, [self._create(hook, store, job) for hook, store, job in planned])
-            return self._finish(context, self._call(planned), planned[0].hook)
+                return self.send(context, runs)
+            spent = 0.0
+            for run in runs:
+                spent += self.hold_to_budget(context, run, spent, online=True)
+            return self.finish(context, self._call(runs))
         finally:
-            for hook, _, _ in planned:
-                hook.close()
+            self.close()
 
-    def _choose(self, planned: list[Planned]) -> tuple[str, str]:
+    def _choose(self, runs: Sequence[JobRun]) -> tuple[str, str]:
         """The lane, and why."""
-        for _, store, job in planned:
-            if begun := store.lane(job):
+        from airflow_llm_batch.jobs.directory import history
+
+        for run in runs:
+            if begun := history.lane(run.store, run.job):
                 return begun, "the job was begun in it"
         if self.lane != "auto":
             return self.lane, "it was asked for"
         if self.strategy == "fastest" and self.models:
             return "online", "the fastest answer is wanted"
-        rows, least, allowed = planned[0].job.rows, int(self.batch_from), seconds(self.deadline)
-        for hook, _, _ in planned:
-            if hook.connection.extra_dejson.get("batch") is False:
-                return "online", f'connection {hook.conn_id!r} has no batches ("batch": false)'
+        rows, least, allowed = runs[0].job.rows, int(self.batch_from), seconds(self.deadline)
+        for run in runs:
+            if run.hook.connection.extra_dejson.get("batch") is False:
+                return "online", f'connection {run.hook.conn_id!r} has no batches ("batch": false)'
         if rows < least:
             return "online", f"{rows:,} rows under the {least:,}-row threshold"
         if allowed is not None and allowed < BATCHES_TAKE:
             return "online", f"a deadline of {allowed / 3600:.1f} h, and vendors promise batches within 24"
         return "batch", f"{rows:,} rows, {least:,} or more"
 
-    def _call(self, planned: list[Planned]) -> dict[str, Manifest]:
-        """Call what was not answered yet, and land it; the manifests by their URIs."""
-        from airflow_llm_batch.jobs.landing.land import Target
-        from airflow_llm_batch.jobs.online.online import Online
-        from airflow_llm_batch.jobs.online.race import Race
-        from airflow_llm_batch.operators.landing import land
+    def _call(self, runs: Sequence[JobRun]) -> list[tuple[JobRun, Manifest]]:
+        """Call what was not answered yet, and land it."""
+        from airflow_llm_batch.jobs.run import call
 
-        began = planned[0].job.created_at.timestamp()
+        began = runs[0].job.created_at.timestamp()
         allowed = seconds(self.deadline)
         deadline = None if allowed is None else max(began + allowed, time.time())
-        lanes = [Online(store, hook, job, self._calls(), deadline) for hook, store, job in planned]
-        race = Race(lanes) if self.strategy == "fastest" and len(lanes) > 1 else None
-        if race is not None:
-            self._running = [race]
-            race.run()
-        else:
-            # What a repair has landed together with its own rows is not called once more.
-            self._running = [lane for lane in lanes if lane.store.taken_over() is None]
-            for lane in list(self._running):
-                lane.run()
-        if any(running.stop.is_set() for running in self._running):
-            raise Interrupted("The task was killed while it called. What was answered is kept; the next try goes on.")
-        target = Target(self.destination, self.format, self.max_file_size, self.keep_raw)
-        landed: dict[str, Manifest] = {}
-        for number, (hook, store, job) in enumerate(planned):
-            only = race.accountable(number) if race is not None else None
-            landed[store.manifest_uri] = land(store, job, hook, target, self.log, only)
-        return landed
+        accountable = call(runs, self._calls(), deadline, fastest=self.strategy == "fastest")
+        return [(run, run.land(self.target, only)) for run, only in zip(runs, accountable, strict=True)]
 
     def _calls(self) -> Calls:
         from airflow_llm_batch.jobs.online.endpoint import Calls
@@ -174,11 +136,6 @@ class CompletionOperator(LLMBatchOperator):
             tokens_per_minute=float(self.tokens_per_minute) if self.tokens_per_minute else None,
             timeout=seconds(self.call_timeout) or 600.0,
         )
-
-    def on_kill(self) -> None:
-        super().on_kill()
-        for running in self._running:
-            running.stop.set()
 
 
 def positive(value: Any) -> bool:

@@ -25,7 +25,7 @@ class JobHandle:
     batches: list[str] = field(default_factory=list)
 
     @property
-    def stranger(self) -> str | None:
+    def external(self) -> str | None:
         """The batch, when no job of ours made it."""
         return self.batches[0] if self.job is None and self.batches else None
 

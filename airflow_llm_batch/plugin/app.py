@@ -16,6 +16,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.store import ONLINE
 from airflow_llm_batch.jobs.view.detail import JobDetail, detail
 from airflow_llm_batch.jobs.view.overview import JobView, following, total
@@ -174,7 +175,7 @@ def make_app(snapshot: Snapshot | None = None) -> FastAPI:
     async def job(dag_id: str, run_id: str, task_id: str, map_index: str, access: Asks) -> Page:
         """One job in full."""
         look = await seen.look()
-        key = (dag_id, run_id, task_id, map_index)
+        key = JobKey(dag_id, run_id, task_id, map_index)
         rounds = look.rounds.get(key)
         if rounds is None:
             raise HTTPException(404, UNKNOWN)
@@ -188,7 +189,7 @@ def make_app(snapshot: Snapshot | None = None) -> FastAPI:
     @app.post(f"/api{job_path}/cancel", dependencies=[Depends(require_edit)])
     async def cancel(dag_id: str, run_id: str, task_id: str, map_index: str) -> dict[str, str]:
         """Ask the vendor to cancel what runs of a job. Finished rows stay billed, and can still be fetched."""
-        rounds = (await seen.look()).rounds.get((dag_id, run_id, task_id, map_index))
+        rounds = (await seen.look()).rounds.get(JobKey(dag_id, run_id, task_id, map_index))
         if rounds is None:
             raise HTTPException(404, UNKNOWN)
         try:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from airflow_llm_batch.jobs.view.overview import Overview
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.view.overview import JobView, Key, Round
+    from airflow_llm_batch.jobs.directory.address import JobKey
+    from airflow_llm_batch.jobs.view.overview import JobView, RoundFiles
 
 T = TypeVar("T")
 #: seconds for which what was read is good enough
@@ -35,7 +36,7 @@ class Seen(NamedTuple):
     """
 
     jobs: list[JobView]
-    rounds: dict[Key, list[Round]]
+    rounds: dict[JobKey, list[RoundFiles]]
     note: str = ""
 
 

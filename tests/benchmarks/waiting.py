@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -30,9 +31,9 @@ def make_jobs(url: str, provider: str, directory: str, count: int) -> list[str]:
     from airflow_llm_batch.data import ChatRequest
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.directory.store import JobStore
-    from airflow_llm_batch.jobs.planning import plan as planning
+    from airflow_llm_batch.jobs.options import Origin
     from airflow_llm_batch.jobs.planning.encoding import RowSpec
-    from airflow_llm_batch.jobs.submission import submit as submission
+    from airflow_llm_batch.jobs.run import JobRun
 
     connection = {"conn_type": "llmbatch", "host": url, "password": "any-key", "extra": {"provider": provider}}
     os.environ["AIRFLOW_CONN_LLM"] = json.dumps(connection)
@@ -41,8 +42,9 @@ def make_jobs(url: str, provider: str, directory: str, count: int) -> list[str]:
     jobs = []
     for number in range(count):
         store = JobStore(f"file://{directory}/{count}/{number}")
-        _, job = planning.plan(store, hook, RowSpec([f"row {number}"], request, None, {}), {}, {})
-        submission.submit(store, hook, job)
+        run = JobRun(hook, store, Origin("dag", "run", "task"), logging.getLogger(__name__))
+        run.plan(RowSpec([f"row {number}"], request, None, {}))
+        run.submit()
         jobs.append(store.uri)
     return jobs
 

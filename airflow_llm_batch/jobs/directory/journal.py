@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.jobs.directory.store import JobStore
 
+#: in a line that says why there is no answer: the row may be called again
+UNANSWERED = b'"unanswered":true'
 #: seconds, and bytes, after which a file is written to an object store
 EVERY, MOST = 2.0, 4 * 2**20
 #: how often the last of the answers is tried to be written

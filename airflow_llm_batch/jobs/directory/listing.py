@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from airflow_llm_batch.jobs.directory.store import JobStore, default_storage
+from airflow_llm_batch.jobs.directory.address import JobAddress, default_storage
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.storage import fresh, storage_path
 
 
@@ -21,15 +22,15 @@ def find_jobs(storage: str | None = None, dag_id: str | None = None) -> Iterator
     level = [f"{top}/{dag_id}" if dag_id else top]
     for _ in range(3 if dag_id else 4):
         level = [name for folder in level for name in folders(root.fs, folder)]
-    for folder in sorted(level, key=lambda name: (name.rpartition("/")[0], name.partition(".")[0], generation(name))):
+    for folder in sorted(level, key=in_order):
         if root.fs.exists(f"{folder}/job.json"):
             yield JobStore(uri + folder.removeprefix(top))
 
 
-def generation(uri: str) -> int:
-    """How many jobs of the same task instance a job has replaced."""
-    number = uri.rpartition(".")[2] if "." in uri.rpartition("/")[2] else "1"
-    return int(number) if number.isdigit() else 1
+def in_order(path: str) -> tuple[str, str, str, int]:
+    """Jobs of one task instance follow each other."""
+    address = JobAddress.parse(path)
+    return address.folder, address.map_index, address.model or "", address.generation
 
 
 def folders(fs: Any, folder: str) -> list[str]:

@@ -16,18 +16,17 @@ round-2/                          the job of the next round; -1.2 beside -1 repl
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.jobs.submission.room import Refusal
-from airflow_llm_batch.models import Batch, Created, Failure, Intent, Job, Manifest, Void
+from airflow_llm_batch.jobs.directory.address import JobAddress
+from airflow_llm_batch.jobs.directory.attempts import Attempts, ShardState, states
+from airflow_llm_batch.models import Failure, Job, Manifest
 from airflow_llm_batch.storage import create_exclusive, fresh, open_blocks, read_small, storage_path, write_whole
 
 if TYPE_CHECKING:
@@ -36,30 +35,7 @@ if TYPE_CHECKING:
 #: begins the id of a shard that was called and not sent as a batch
 ONLINE = "online-"
 M = TypeVar("M", bound=BaseModel)
-ShardState = Literal["planned", "creating", "running", "ended"]
 VERSION = 1
-NEVER_SENT = Batch(
-    id="",
-    status="never sent",
-    outcome="cancelled",
-    errors=(("never_sent", "The vendor's queue had no room for this row's shard before the deadline; not billed."),),
-)
-ATTEMPT = re.compile(r"/shards/(\d{5})/try-(\d+)/(intent|created|void|ended)\.json$")
-
-
-def default_storage() -> str:
-    """``[llm_batch] storage``, or a directory below AIRFLOW_HOME, which only suits a single machine."""
-    import os
-
-    from airflow.providers.common.compat.sdk import conf
-
-    home = os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow")
-    return conf.get("llm_batch", "storage", fallback=None) or f"file://{home}/llm_batch"
-
-
-def job_uri(storage: str | None, dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
-    """Where a task's job lives: the same for every try of one task instance."""
-    return "/".join([(storage or default_storage()).rstrip("/"), dag_id, run_id, task_id, str(map_index)])
 
 
 class JobStore:
@@ -70,6 +46,7 @@ class JobStore:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
+        self.address = JobAddress.parse(self.uri)
         self.root = storage_path(self.uri)
         #: prefix of every custom_id: bound to the directory, so the same rows get the same ids again
         self.job_id = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
@@ -86,28 +63,19 @@ class JobStore:
     def rows(self, index: int, token: str) -> ObjectStoragePath:
         return self.shard(index, f"rows-{token}.jsonl")
 
-    def attempt(self, index: int, number: int, name: str) -> ObjectStoragePath:
-        return self.shard(index, f"try-{number}", name)
+    def attempts(self, index: int) -> Attempts:
+        return Attempts(self, index)
 
-    def next_generation(self) -> JobStore:
-        """Where the job goes that replaces this one in the same task instance: ``...`` then ``....2``, ``....3``."""
-        base, _, number = self.uri.rpartition("/")
-        instance, _, generation = number.partition(".")
-        return JobStore(f"{base}/{instance}.{int(generation or 1) + 1}")
-
-    def previous_generations(self) -> list[JobStore]:
-        """The jobs that this one replaced, oldest first."""
-        base, _, number = self.uri.rpartition("/")
-        instance, _, generation = number.partition(".")
-        names = [instance, *(f"{instance}.{n}" for n in range(2, int(generation or 1)))] if generation else []
-        return [JobStore(f"{base}/{name}") for name in names]
+    def states(self, job: Job) -> dict[int, ShardState]:
+        """Every shard's state, from one listing of the directory."""
+        return states(job, fresh(self.root).fs.find(self.path("shards").path))
 
     def load_job(self) -> Job | None:
         """The plan, None before planning has finished.
 
         :raises ConfigurationError: for one that a newer version of this package has made.
         """
-        job = self._read(self.path("job.json"), Job)
+        job = self.read(self.path("job.json"), Job)
         if job is not None and job.version > VERSION:
             raise ConfigurationError(
                 f"The job at {self.uri} was planned by a newer airflow-provider-llm-batch (job.json version "
@@ -130,7 +98,7 @@ class JobStore:
 
     def save_job(self, job: Job) -> bool:
         """Publish the plan; False when another attempt has published one first."""
-        return create_exclusive(self.path("job.json"), dump(job))
+        return create_exclusive(self.path("job.json"), job.dump())
 
     def uploaded(self, index: int) -> str | None:
         data = read_small(self.shard(index, "uploaded.json"))
@@ -138,96 +106,6 @@ class JobStore:
 
     def save_uploaded(self, index: int, ref: str) -> None:
         write_whole(self.shard(index, "uploaded.json"), msgspec.json.encode({"ref": ref}))
-
-    def last_try(self, index: int) -> int:
-        """The number of the newest create that was claimed for a shard, 0 for none."""
-        number = 0
-        while read_small(self.attempt(index, number + 1, "intent.json")) is not None:
-            number += 1
-        return number
-
-    def states(self, job: Job) -> dict[int, ShardState]:
-        """Every shard's state, from one listing of the directory."""
-        found: dict[int, dict[int, set[str]]] = {}
-        for name in fresh(self.root).fs.find(self.path("shards").path):
-            if match := ATTEMPT.search(name):
-                found.setdefault(int(match[1]), {}).setdefault(int(match[2]), set()).add(match[3])
-        return {shard.index: state_of(found.get(shard.index, {})) for shard in job.shards}
-
-    def is_creating(self, index: int) -> bool:
-        """Whether a create of the shard was claimed and nothing is known of what came of it."""
-        number = self.last_try(index)
-        return bool(number) and self.void(index, number) is None and self.created(index) is None
-
-    def refusal(self, indices: Iterable[int]) -> Refusal | None:
-        """When the vendor last had no room for one of these planned shards."""
-        refusals = [self._refusals(index) for index in indices]
-        latest = max((voids[0] for voids in refusals if voids), key=lambda void: void.at, default=None)
-        if latest is None:
-            return None
-        return Refusal(latest.at.timestamp(), latest.running, max(map(len, refusals)))
-
-    def _refusals(self, index: int) -> list[Void]:
-        """The tries of a shard that found no room since it was last in the queue, newest first."""
-        newest_first = range(self.last_try(index), 0, -1)
-        voids = (self.void(index, number) for number in newest_first)
-        return list(takewhile(lambda void: void is not None and void.reason == "no room", voids))  # type: ignore[arg-type]
-
-    def is_begun(self, job: Job) -> bool:
-        """Whether a create of any shard was ever claimed."""
-        return any(self.last_try(shard.index) for shard in job.shards)
-
-    def begin(self, index: int, intent: Intent, number: int = 1) -> bool:
-        """Claim a create of a shard; True for exactly one caller, ever."""
-        return create_exclusive(self.attempt(index, number, "intent.json"), dump(intent))
-
-    def intent(self, index: int, number: int) -> Intent:
-        """A claim. One that was cut off while it was written still is one, of unknown owner, at the file's time."""
-        path = self.attempt(index, number, "intent.json")
-        try:
-            if intent := self._read(path, Intent):
-                return intent
-        except ConfigurationError:
-            pass
-        return Intent(at=modified_at(path) or self.job().created_at)
-
-    def created(self, index: int) -> Created | None:
-        """The shard's batch, None while it has none."""
-        number = self.last_try(index)
-        if not number or self.void(index, number) is not None:
-            return None
-        return self._read(self.attempt(index, number, "created.json"), Created)
-
-    def save_created(self, index: int, created: Created, number: int) -> None:
-        write_whole(self.attempt(index, number, "created.json"), dump(created))
-
-    def void(self, index: int, number: int) -> Void | None:
-        return self._read(self.attempt(index, number, "void.json"), Void)
-
-    def save_void(self, index: int, number: int, void: Void) -> None:
-        write_whole(self.attempt(index, number, "void.json"), dump(void))
-
-    def strangers(self, index: int) -> set[str]:
-        """Batches that were taken for the shard's and are known not to be."""
-        tries = (self.void(index, number) for number in range(1, self.last_try(index) + 1))
-        return {batch_id for void in tries if void for batch_id in void.strangers}
-
-    def ended(self, index: int) -> Batch | None:
-        """The shard's batch as it ended, None while it has not. A shard that was given up unsent has an empty one."""
-        number = self.last_try(index)
-        if void := self.void(index, number):
-            return NEVER_SENT if void.reason == "given up" else None
-        return self._read(self.attempt(index, number, "ended.json"), Batch)
-
-    def save_ended(self, index: int, batch: Batch) -> None:
-        if number := self.tried(index).get(batch.id):
-            write_whole(self.attempt(index, number, "ended.json"), dump(batch))
-
-    def tried(self, index: int) -> dict[str, int]:
-        """Every batch that was ever taken for the shard's, void or not, and its try."""
-        numbers = range(1, self.last_try(index) + 1)
-        found = ((self._read(self.attempt(index, number, "created.json"), Created), number) for number in numbers)
-        return {created.batch_id: number for created, number in found if created is not None}
 
     def save_progress(self, progress: dict[str, Any]) -> None:
         write_whole(self.path("progress.json"), msgspec.json.encode(progress))
@@ -260,49 +138,6 @@ class JobStore:
         """Take the whole directory away, further rounds included."""
         self.root.fs.rm(self.root.path, recursive=True)
 
-    def of_model(self, name: str | None) -> JobStore:
-        """Where a task that asks several models keeps the job of one: ``-1~gpt-5-mini_llm_batch_default``."""
-        return self if name is None else JobStore(f"{self.uri}~{name}")
-
-    def siblings(self) -> list[JobStore]:
-        """Every job that the task instance has made, this one included: of other models, and of other input."""
-        base = self.task_uri.rpartition("/")[0]
-        folder = fresh(storage_path(base))
-        names = [path.rstrip("/").rpartition("/")[2] for path in folder.fs.ls(folder.path, detail=False)]
-        return [
-            JobStore(f"{base}/{name}") for name in sorted(names) if JobStore(f"{base}/{name}").task_uri == self.task_uri
-        ]
-
-    def newest(self) -> JobStore:
-        """The job that has replaced this one last; itself when none has."""
-        store = self
-        while (following := store.next_generation()).load_job() is not None:
-            store = following
-        return store
-
-    def lane(self, job: Job) -> str | None:
-        """How a job was begun: its rows ``online``, or as a ``batch``; None when it was not."""
-        for shard in job.shards:
-            if number := self.last_try(shard.index):
-                return self.intent(shard.index, number).lane
-        return None
-
-    def following(self, number: int) -> JobStore:
-        """Where a task keeps a further round of its job: ``round-2``, ``round-3``."""
-        return JobStore(f"{self.first.uri}/round-{number}")
-
-    @property
-    def task_uri(self) -> str:
-        """What the jobs of one task instance have in common: ``.../-1`` of ``.../-1.2`` and ``.../-1.2/round-2``."""
-        base, _, name = self.first.uri.rpartition("/")
-        return f"{base}/{name.partition('.')[0].partition('~')[0]}"
-
-    @property
-    def first(self) -> JobStore:
-        """The job that a task's further rounds began with; itself when there are none."""
-        base, _, name = self.uri.rpartition("/")
-        return JobStore(base) if name.startswith("round-") else self
-
     def failed(self) -> ObjectStoragePath:
         """Every landed row that did not succeed, a ``Failure`` a line."""
         return self.path("failed.jsonl")
@@ -327,22 +162,10 @@ class JobStore:
         return f"{self.uri}/manifest.json"
 
     def save_manifest(self, manifest: Manifest) -> None:
-        write_whole(self.path("manifest.json"), dump(manifest))
+        write_whole(self.path("manifest.json"), manifest.dump())
 
     def manifest(self) -> Manifest | None:
-        return self._read(self.path("manifest.json"), Manifest)
-
-    def rounds(self) -> list[tuple[JobStore, Job]]:
-        """A job and the further rounds that its task has made of it, oldest first; empty when nothing was planned."""
-        found, store = [], self
-        while job := store.load_job():
-            found.append((store, job))
-            store = self.following(job.round + 1)
-        return found
-
-    def landings(self) -> list[Manifest]:
-        """The manifests of a job and its further rounds."""
-        return [manifest for store, _ in self.rounds() if (manifest := store.manifest()) is not None]
+        return self.read(self.path("manifest.json"), Manifest)
 
     def save_taken_over(self, by: str) -> None:
         """Note the job that repairs this one and has landed its rows together with its own."""
@@ -353,7 +176,7 @@ class JobStore:
         data = read_small(self.path("taken_over.json"))
         return JobStore(msgspec.json.decode(data)["by"]) if data else None
 
-    def _read(self, path: ObjectStoragePath, model: type[M]) -> M | None:
+    def read(self, path: ObjectStoragePath, model: type[M]) -> M | None:
         data = read_small(path)
         if data is None:
             return None
@@ -364,25 +187,3 @@ class JobStore:
                 f"{path} is damaged ({error.error_count()} problems, {len(data)} bytes). It is written once and never "
                 "changed by this package; restore it, or remove the job directory to plan anew."
             ) from None
-
-
-def state_of(tries: dict[int, set[str]]) -> ShardState:
-    """A shard's state from the names of the files in its tries."""
-    claimed = [number for number, names in tries.items() if "intent" in names]
-    names = tries[max(claimed)] if claimed else set()
-    if not names or "void" in names:
-        return "planned"
-    return "ended" if "ended" in names else "running" if "created" in names else "creating"
-
-
-def dump(model: BaseModel) -> bytes:
-    return model.model_dump_json(indent=1).encode()
-
-
-def modified_at(path: ObjectStoragePath) -> datetime | None:
-    """When a file was last written, as far as its store tells."""
-    try:
-        told: datetime = path.fs.modified(path.path)
-    except (OSError, NotImplementedError):
-        return None
-    return told if told.tzinfo else told.replace(tzinfo=UTC)

@@ -2,108 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import tempfile
-from array import array
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
-from typing import IO, TYPE_CHECKING
+from collections.abc import Callable, Container, Iterator
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from airflow_llm_batch.exceptions import ResultsUnusable
-from airflow_llm_batch.models import Batch, Result, RowStatus, Shard
+from airflow_llm_batch.models import Batch, Result, RowStatus
 from airflow_llm_batch.providers.json_lines import UNREADABLE
-from airflow_llm_batch.storage import open_blocks
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.directory.rows import Entries, Entry
+    from airflow_llm_batch.jobs.landing.answers import AnswerSource
     from airflow_llm_batch.providers.base import Provider
 
 #: what becomes of a row that no result line speaks of, by how its batch ended
 UNANSWERED: dict[str | None, RowStatus] = {"expired": "expired", "cancelled": "cancelled", "failed": "errored"}
-#: bytes of a shard's entries that are held in memory; more of them lie in a temporary file
-HELD = 4 * 2**20
-#: where a row's result comes from
-FROM_BATCH, FROM_CALL = 1, 2
-
-
-class Entry(msgspec.Struct):
-    """One line of ``rows.jsonl``.
-
-    :param key: the user's name of the row, as JSON.
-    :param columns: the pass-through columns, a JSON object.
-    :param custom_id: only where it is not made of the job's id and the row number.
-    """
-
-    row: int
-    key: msgspec.Raw = msgspec.Raw(b"null")
-    columns: msgspec.Raw = msgspec.Raw(b"{}")
-    custom_id: str | None = None
-
-
-class Entries:
-    """The lines of ``rows.jsonl``, found by row number: two arrays and a file, no object per row.
-
-    :param lines: in the order of their rows.
-    """
-
-    def __init__(self, lines: Iterable[bytes]) -> None:
-        self.decode = msgspec.json.Decoder(Entry).decode
-        number = msgspec.json.Decoder(RowNumber).decode
-        self.rows, self.starts = array("Q"), array("Q", [0])
-        self.file: IO[bytes] = io.BytesIO()
-        end, last, in_order = 0, -1, True
-        for line in lines:
-            row = number(line).row
-            in_order, last = in_order and row > last, row
-            self.rows.append(row)
-            end += self.file.write(line)
-            self.starts.append(end)
-            if end > HELD and isinstance(self.file, io.BytesIO):
-                held, self.file = self.file, tempfile.TemporaryFile(prefix="llm-batch-rows-")  # noqa: SIM115
-                self.file.write(held.getbuffer())
-        #: where rows are that are not in order: a repair takes them from several rounds
-        self.places = None if in_order else {row: place for place, row in enumerate(self.rows)}
-
-    @classmethod
-    def load(cls, store: JobStore, shard: Shard) -> Entries:
-        """:raises ResultsUnusable: when the file does not hold what was planned."""
-        path = store.rows(shard.index, shard.token)
-        with open_blocks(path) as file:
-            entries = cls(file)
-        if len(entries) != shard.rows:
-            raise ResultsUnusable(
-                f"{path} has {len(entries)} rows where the plan has {shard.rows}. Nothing was landed of this shard; "
-                "its results remain at the vendor."
-            )
-        return entries
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: int) -> Entry:
-        start = self.starts[place]
-        self.file.seek(start)
-        return self.decode(self.file.read(self.starts[place + 1] - start))
-
-    def find(self, row: int) -> int | None:
-        """The place of a row, None when it is not the shard's."""
-        if self.places is not None:
-            return self.places.get(row)
-        # Rows mostly follow each other without gaps; a shard of one model among several has some.
-        place = row - self.rows[0]
-        if not (0 <= place < len(self.rows) and self.rows[place] == row):
-            place = bisect_left(self.rows, row)
-        return place if place < len(self.rows) and self.rows[place] == row else None
-
-    def close(self) -> None:
-        self.file.close()
-
-
-class RowNumber(msgspec.Struct):
-    row: int
 
 
 class Reconciler:
@@ -124,7 +36,9 @@ class Reconciler:
         self.prefix = f"{job_id}-"
         self.entries = entries
         self.ids = ids
+        #: of each row, which source has answered it, from 1; 0 for none
         self.done = bytearray(len(entries))
+        self.marks: list[str] = []
         self.next = 0
         self.provider = provider
         self.aside = aside
@@ -134,18 +48,18 @@ class Reconciler:
     def answered(self) -> int:
         return len(self.done) - self.done.count(0)
 
-    def take(
-        self, lines: Iterable[bytes], mark: int = FROM_BATCH, only: Container[int] | None = None
-    ) -> Iterator[tuple[Entry, Result]]:
+    def take(self, source: AnswerSource, only: Container[int] | None = None) -> Iterator[tuple[Entry, Result]]:
         """Each row's entry with its result, and in ``raw`` the line, for the lines that answer one.
 
-        :param only: rows to take, None for all.
+        A row that an earlier source has answered is no duplicate in a later one: it was called online since the batch
+        has no answer of it, and the batch's line says just that.
 
-        :param mark: where the lines come from. What was called online was called since the batch has no answer of it:
-            the batch's line for such a row is no duplicate.
+        :param only: rows to take, None for all.
         """
         read, done = self.provider.read, self.done
-        for line in lines:
+        self.marks.append(source.name)
+        mark = len(self.marks)
+        for line in source.lines:
             try:
                 result = read(line)
             except UNREADABLE:

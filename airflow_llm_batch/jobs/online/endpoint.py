@@ -14,6 +14,7 @@ import httpx
 import msgspec
 
 from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
+from airflow_llm_batch.jobs.directory.journal import UNANSWERED
 from airflow_llm_batch.jobs.online.pace import Pace
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, may_pass
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 #: seconds between two tries of a call, doubled with each, at most a minute
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 #: marks an answer of ours for a call that got none: it is landed, and called again by the next try
-UNANSWERED = b'"unanswered":true'
 #: what no vendor answers: there was no answer
 NO_ANSWER = 599
 

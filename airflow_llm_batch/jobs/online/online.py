@@ -20,17 +20,16 @@ import msgspec
 
 from airflow_llm_batch.data.outputs import OutputCheck
 from airflow_llm_batch.downloads import batch_lines
-from airflow_llm_batch.exceptions import BudgetExceeded, Busy, ConfigurationError, VendorUnavailable
-from airflow_llm_batch.jobs.directory.journal import EVERY, Journal, journal_lines
+from airflow_llm_batch.exceptions import Busy, ConfigurationError, VendorUnavailable
+from airflow_llm_batch.jobs.directory.journal import EVERY, Journal
 from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
+from airflow_llm_batch.jobs.directory.rows import RowNumber, answered_rows, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.directory.store import ONLINE
-from airflow_llm_batch.jobs.landing.reconcile import RowNumber
+from airflow_llm_batch.jobs.money.budget import hold_to_budget
 from airflow_llm_batch.jobs.money.tokens import sent_tokens
-from airflow_llm_batch.jobs.online.endpoint import UNANSWERED, Calls, Vendor
-from airflow_llm_batch.jobs.planning.plan import estimated_cost
-from airflow_llm_batch.jobs.rounds.repair import sent
-from airflow_llm_batch.models import Batch, Created, Intent, usd
+from airflow_llm_batch.jobs.online.endpoint import Calls, Vendor
+from airflow_llm_batch.models import Batch, Created, Intent
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.step_log import StepLog
 
@@ -62,15 +61,21 @@ class Online:
     """One job's calls.
 
     :param deadline: epoch seconds after which no call is begun and none is waited for.
-    :ivar stop: set by another thread, ends it as a deadline does.
+    :param stop: set by another thread, ends it as a deadline does.
     """
 
     def __init__(
-        self, store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, deadline: float | None = None
+        self,
+        store: JobStore,
+        hook: LLMBatchHook,
+        job: Job,
+        calls: Calls,
+        deadline: float | None = None,
+        stop: Event | None = None,
     ) -> None:
         self.store, self.hook, self.job, self.calls = store, hook, job, calls
         self.deadline = deadline
-        self.stop = Event()
+        self.stop = stop or Event()
         self.answered: dict[int, int] = {}
 
     def run(self) -> None:
@@ -200,7 +205,7 @@ def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
     prefix = f"{job.id}-"
     number = msgspec.json.Decoder(RowNumber).decode
     for shard in job.shards:
-        batch = store.ended(shard.index)
+        batch = store.attempts(shard.index).ended()
         if batch is None or batch.outcome == "completed":
             continue
         worked, finished = RowSet(), 0
@@ -233,24 +238,9 @@ def finish(store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, stop: Ev
     rows = unfinished(store, hook, job)
     if len(rows):
         hold_to_budget(job, len(rows))
-        online = Online(store, hook, job, calls)
-        online.stop = stop
+        online = Online(store, hook, job, calls, stop=stop)
         asyncio.run(online.call(rows))
     return len(rows)
-
-
-def hold_to_budget(job: Job, rows: int) -> None:
-    """Refuse to call so many rows of a batched job when that may cost more than the job may."""
-    batched, called = estimated_cost(job), estimated_cost(job, online=True)
-    if job.max_cost is None or batched is None or called is None:
-        return
-    share = rows / job.rows
-    cost = (1 - share) * batched + share * called
-    if cost > job.max_cost:
-        raise BudgetExceeded(
-            f"Calling {rows:,} of {job.rows:,} rows online may take the job to {usd(cost)}, above max_cost="
-            f"{usd(job.max_cost)}. They were not called, and nothing was billed for them."
-        )
 
 
 def begin(store: JobStore, job: Job) -> None:
@@ -260,21 +250,21 @@ def begin(store: JobStore, job: Job) -> None:
     :raises ConfigurationError: when a shard was sent as a batch.
     """
     for shard in job.shards:
-        name = f"{ONLINE}{job.id}-{shard.index}"
-        intent = Intent(at=datetime.now(UTC), owner=this_process(), lane="online")
-        if store.begin(shard.index, intent):
-            store.save_created(shard.index, Created(batch_id=name, at=datetime.now(UTC)), 1)
+        attempts, name = store.attempts(shard.index), f"{ONLINE}{job.id}-{shard.index}"
+        made = Created(batch_id=name, at=datetime.now(UTC))
+        if attempts.begin(Intent(at=made.at, owner=this_process(), lane="online")):
+            attempts.save_created(made, 1)
             continue
-        created, held = store.created(shard.index), store.intent(shard.index, store.last_try(shard.index))
+        created, held = attempts.created(), attempts.intent(attempts.last())
         if created is None or created.batch_id != name:
             if created is None and held.lane == "online" and not runs_beside(held):
-                store.save_created(shard.index, Created(batch_id=name, at=datetime.now(UTC)), 1)
+                attempts.save_created(made, 1)
                 continue
             raise ConfigurationError(
                 f"Shard {shard.index} of {store.uri} was sent as a batch already; its rows are not called again. Fetch "
                 "the batch, or clear the task with lane='batch'."
             )
-        if store.ended(shard.index) is None and runs_beside(held):
+        if attempts.ended() is None and runs_beside(held):
             raise Busy(f"Another process ({held.owner}) is calling the rows of {store.uri}; let it end.")
 
 
@@ -292,15 +282,14 @@ def close(store: JobStore, job: Job, answered: dict[int, int]) -> None:
             "deadline",
             "The deadline passed before this row was answered; a call that was cut short may be billed.",
         )
-        store.save_ended(
-            shard.index,
+        store.attempts(shard.index).save_ended(
             Batch(
                 id=f"{ONLINE}{job.id}-{shard.index}",
                 status="completed" if whole else "expired",
                 outcome="completed" if whole else "expired",
                 total=shard.rows,
                 errors=() if whole else (late,),
-            ),
+            )
         )
     tell(store, job, answered)
 
@@ -351,24 +340,3 @@ class Ahead(Generic[T]):
                         return None
                     self.held = more[::-1]
         return self.held.pop()
-
-
-def answered_rows(store: JobStore, job: Job, shard: Shard) -> RowSet:
-    """The rows of a shard whose answers are in its journal."""
-    done = RowSet()
-    prefix = f"{job.id}-"
-    decode = msgspec.json.Decoder(IdOf).decode
-    for line in journal_lines(store, shard.index):
-        try:
-            if UNANSWERED in line:
-                continue
-            number = decode(line).custom_id.removeprefix(prefix)
-        except (ValueError, msgspec.MsgspecError):
-            continue  # cut off when the process was killed
-        if number.isdigit():
-            done.add(int(number))
-    return done
-
-
-class IdOf(msgspec.Struct):
-    custom_id: str

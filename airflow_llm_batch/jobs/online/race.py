@@ -6,15 +6,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from threading import Event
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.data.outputs import OutputCheck
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.journal import Journal
+from airflow_llm_batch.jobs.directory.rows import answered_rows
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.online.endpoint import Vendor
-from airflow_llm_batch.jobs.online.online import Ahead, Line, answered_rows, at_once, begin, close, wanted_lines, watch
+from airflow_llm_batch.jobs.online.online import Ahead, Line, at_once, begin, close, wanted_lines, watch
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Race:
 
     def __init__(self, lanes: Sequence[Online]) -> None:
         self.lanes = list(lanes)
-        self.stop = Event()
+        self.stop = self.lanes[0].stop
         if len({lane.job.rows for lane in self.lanes}) > 1:
             raise ConfigurationError(
                 "The models' jobs were planned from different rows; clear the task. Nothing was sent."

@@ -13,16 +13,16 @@ from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.requests import line_request
 from airflow_llm_batch.data.values import to_json
 from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.jobs.directory import history
+from airflow_llm_batch.jobs.directory.rows import RowNumber, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.jobs.landing.reconcile import RowNumber
 from airflow_llm_batch.jobs.money.tokens import CAPS, kind_of, prompt_tokens
 from airflow_llm_batch.jobs.planning.encoding import Line
 from airflow_llm_batch.models import Failure, Job
 from airflow_llm_batch.providers.endings import NONE, PAUSED, UNKNOWN
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code
 from airflow_llm_batch.request import Request
-from airflow_llm_batch.storage import open_blocks
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.failed import FailedRows
@@ -113,7 +113,7 @@ class Repair(NamedTuple):
                 shards.add((failure.round, failure.shard))
                 if wants_room(failure):
                     truncated.add(failure.row)
-        for store, job in rounds(self.store):
+        for store, job in history.chain(self.store):
             for shard in job.shards:
                 if (job.round, shard.index) in shards:
                     for line, entry in sent(store, shard.index, shard.token):
@@ -143,18 +143,3 @@ class Repair(NamedTuple):
 
 
 read_number = msgspec.json.Decoder(RowNumber).decode
-
-
-def rounds(store: JobStore) -> list[tuple[JobStore, Job]]:
-    """A job and those whose failed rows it asked again, oldest first."""
-    chain = [(store, store.job())]
-    while (repairs := chain[0][1].repairs) is not None:
-        earlier = JobStore(repairs)
-        chain.insert(0, (earlier, earlier.job()))
-    return chain
-
-
-def sent(store: JobStore, index: int, token: str) -> Iterator[tuple[bytes, bytes]]:
-    """Every request line of a shard with its line of ``rows.jsonl``."""
-    with open_blocks(store.requests(index, token)) as requests, open_blocks(store.rows(index, token)) as rows:
-        yield from zip(requests, rows, strict=True)

@@ -80,12 +80,13 @@ class Doubt:
     def __init__(self, store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard, on_doubt: str = "fail") -> None:
         self.store, self.hook, self.job, self.shard, self.on_doubt = store, hook, job, shard, on_doubt
         self.index = shard.index
+        self.attempts = store.attempts(self.index)
         self.patience = Patience.of(hook)
 
     def look(self) -> Batch | None:
         """The batch of a create that is in doubt, None when there is neither doubt nor batch."""
-        number = self.store.last_try(self.index)
-        if not number or self.store.void(self.index, number) is not None:
+        number = self.attempts.last()
+        if not number or self.attempts.void(number) is not None:
             return None
         return self.settle(number)
 
@@ -94,7 +95,7 @@ class Doubt:
 
         :raises SubmissionUnconfirmed: when more than one batch may be the one, unless told to ``resubmit``.
         """
-        intent = self.store.intent(self.index, number)
+        intent = self.attempts.intent(number)
         # Where the requests travel inside the create, the vendor has all of them to take in before it lists the batch.
         inline = self.shard.bytes / SLOWEST_INTAKE if intent.input_ref is None else 0.0
         deadline = time.time() + self.patience.settle + inline
@@ -107,7 +108,7 @@ class Doubt:
             deadline = last_word
         pause = min(1.0, self.patience.settle / 4)
         while True:
-            if created := self.store.created(self.index):
+            if created := self.attempts.created():
                 return self.hook.get_batch(created.batch_id)
             over = time.time() >= deadline or (last_word == deadline and is_gone(intent.owner))
             found = self.candidates(intent)
@@ -128,9 +129,10 @@ class Doubt:
 
     def candidates(self, intent: Intent) -> list[Batch]:
         """Batches that may be this shard's, without those that are known to be another's."""
-        taken = {c.batch_id for s in self.job.shards if s.index != self.index and (c := self.store.created(s.index))}
+        others = (self.store.attempts(shard.index) for shard in self.job.shards if shard.index != self.index)
+        taken = {created.batch_id for other in others if (created := other.created())}
         # An earlier try's batch, which failed for want of room, carries the same marks and is not this try's.
-        taken |= self.store.strangers(self.index) | self.store.tried(self.index).keys()
+        taken |= self.attempts.strangers() | self.attempts.batches().keys()
         found = self.hook.run(self.hook.provider.find(self.shard, intent.at, intent.input_ref))
         latest = intent.at + timedelta(seconds=self._allowance() + CLOCKS_DIFFER)
         found = [b for b in found if b.id not in taken and (b.created_at is None or b.created_at <= latest)]
@@ -143,10 +145,10 @@ class Doubt:
     @property
     def name(self) -> int | str:
         """The shard as ``Recovery.batch_ids`` names it."""
-        return self.index if self.store.first.uri == self.store.uri else f"{self.job.round}/{self.index}"
+        return self.index if self.store.address.first.uri == self.store.uri else f"{self.job.round}/{self.index}"
 
     def claim(self, number: int) -> str:
-        return str(self.store.attempt(self.index, number, "intent.json"))
+        return str(self.attempts.path(number, "intent"))
 
     def _latest_end(self, intent: Intent, number: int) -> float:
         """Epoch seconds at which a create of this intent is certainly over."""
@@ -164,7 +166,7 @@ def record(store: JobStore, hook: LLMBatchHook, index: int, number: int, batch: 
     """Write down a shard's batch. One that was found by time and size alone has to show later that it is ours."""
     provisional = adopted and not hook.provider.keeps_metadata
     created = Created(batch_id=batch.id, at=datetime.now(UTC), adopted=adopted, provisional=provisional)
-    store.save_created(index, created, number)
+    store.attempts(index).save_created(created, number)
     return created
 
 
@@ -173,14 +175,15 @@ def search_again(store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard) ->
 
     :raises SubmissionUnconfirmed: when none fits, or more than one does.
     """
-    number = store.last_try(shard.index)
-    intent = store.intent(shard.index, number)
+    attempts = store.attempts(shard.index)
+    number = attempts.last()
+    intent = attempts.intent(number)
     found = Doubt(store, hook, job, shard).candidates(intent)
     if len(found) == 1:
-        store.begin(shard.index, intent, number + 1)
+        attempts.begin(intent, number + 1)
         record(store, hook, shard.index, number + 1, found[0], adopted=True)
         return found[0]
-    strangers = ", ".join(sorted(store.strangers(shard.index)))
+    strangers = ", ".join(sorted(attempts.strangers()))
     others = f"may be any of {', '.join(b.id for b in found)}" if found else "fits no other batch at the vendor"
     raise SubmissionUnconfirmed(
         f"Shard {shard.index} was taken for batch {strangers}, whose results are not ours, and {others}. Nothing was "
@@ -191,6 +194,6 @@ def search_again(store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard) ->
 
 def release(store: JobStore, index: int, batch_id: str) -> None:
     """Let an adopted batch go whose results are not ours."""
-    number = store.last_try(index)
-    known = store.strangers(index) | {batch_id}
-    store.save_void(index, number, Void(reason="stranger", at=datetime.now(UTC), strangers=sorted(known)))
+    attempts = store.attempts(index)
+    known = attempts.strangers() | {batch_id}
+    attempts.save_void(attempts.last(), Void(reason="stranger", at=datetime.now(UTC), strangers=sorted(known)))

@@ -41,8 +41,8 @@ def adopted_job(store: JobStore, hook: LLMBatchHook, batch: Batch) -> Job:
         reasons = "; ".join(f"{code}: {message}" for code, message in batch.errors) or batch.status
         raise ResultsUnusable(f"Batch {batch.id} has neither an input file nor results to land ({reasons}).")
     now = datetime.now(UTC)
-    store.begin(0, Intent(at=batch.created_at or now), 1)
-    store.save_created(0, Created(batch_id=batch.id, at=now, adopted=True), 1)
+    store.attempts(0).begin(Intent(at=batch.created_at or now), 1)
+    store.attempts(0).save_created(Created(batch_id=batch.id, at=now, adopted=True), 1)
     job = Job(
         id=store.job_id,
         fingerprint="",

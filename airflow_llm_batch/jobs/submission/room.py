@@ -7,11 +7,14 @@ worked on. Such a shard is planned again, and created when there is room.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.models import Job, Shard
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.jobs.directory.store import JobStore
 
 #: how refusals quote the queue's limit, and what was asked of it
 LIMIT = re.compile(r"limit\s*(?:of|is|:|=)+\s*(\d[\d,._]*)(?:\s+enqueued)?(?:\s+(?:token|request)s?\b)?", re.IGNORECASE)
@@ -63,6 +66,13 @@ class Refusal:
     at: float
     running: int
     times: int = 1
+
+    @classmethod
+    def latest(cls, store: JobStore, indices: Iterable[int]) -> Refusal | None:
+        """When the vendor last had no room for one of these planned shards."""
+        refusals = [store.attempts(index).refusals() for index in indices]
+        newest = max((voids[0] for voids in refusals if voids), key=lambda void: void.at, default=None)
+        return None if newest is None else cls(newest.at.timestamp(), newest.running, max(map(len, refusals)))
 
 
 @dataclass

@@ -23,10 +23,11 @@ from airflow_llm_batch.exceptions import (
     SubmissionUnconfirmed,
     VendorUnavailable,
 )
+from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
 from airflow_llm_batch.jobs.directory.owner import this_process
-from airflow_llm_batch.jobs.directory.store import NEVER_SENT, JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission.doubt import Doubt, in_flight, record
-from airflow_llm_batch.jobs.submission.room import Room, never_fits
+from airflow_llm_batch.jobs.submission.room import Refusal, Room, never_fits
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 from airflow_llm_batch.providers.base import Payload
 from airflow_llm_batch.providers.troubles import UNCLEAR, is_empty_account, is_full
@@ -65,9 +66,9 @@ def submit(
             states[shard.index] = "planned" if wave.settle(shard) is None else "running"
     running = [shard for shard in job.shards if states[shard.index] == "running"]
     planned = [shard for shard in job.shards if states[shard.index] == "planned"]
-    room = Room.of(job, store.refusal(shard.index for shard in planned), hook.connection.extra_dejson)
+    room = Room.of(job, Refusal.latest(store, (shard.index for shard in planned)), hook.connection.extra_dejson)
     wave.create(room.wave(planned, running, time.time()))
-    created = [store.created(shard.index) for shard in job.shards]
+    created = [store.attempts(shard.index).created() for shard in job.shards]
     if waiting := created.count(None):
         log.info(
             "%d of %d shards wait for room in the vendor's queue; BatchSensor creates them when others have ended.",
@@ -142,6 +143,7 @@ class Submission:
         self.wave, self.shard = wave, shard
         self.store, self.hook = wave.store, wave.hook
         self.index = shard.index
+        self.attempts = wave.store.attempts(shard.index)
         self.doubt = Doubt(wave.store, wave.hook, wave.job, shard, wave.on_doubt)
 
     @cached_property
@@ -152,10 +154,10 @@ class Submission:
     def run(self) -> Created | None:
         """The shard's batch: recorded already, found at the vendor, or created now; None when there is no room."""
         for _ in range(MOST_CLAIMS):
-            number = self.store.last_try(self.index)
-            if number and (created := self.store.created(self.index)):
+            number = self.attempts.last()
+            if number and (created := self.attempts.created()):
                 return created
-            if self._is_closed or (self.wave.over and not self.store.is_creating(self.index)):
+            if self._is_closed or (self.wave.over and not self.attempts.is_creating()):
                 return None
             if number and not self._is_void(number):
                 if batch := self.doubt.settle(number):
@@ -170,7 +172,7 @@ class Submission:
 
     def once(self) -> Created | None:
         """One create of a planned shard; None when nothing, or nothing certain, came of it."""
-        number = self.store.last_try(self.index)
+        number = self.attempts.last()
         if self.wave.over or self._is_closed or (number and not self._is_void(number)):
             return None
         return self._create(number + 1)
@@ -180,7 +182,7 @@ class Submission:
         ref = self._upload()
         intent = Intent(at=datetime.now(UTC), input_ref=ref, owner=this_process())
         with in_flight(self.doubt.claim(number)):
-            if self.wave.over or not self.store.begin(self.index, intent, number):
+            if self.wave.over or not self.attempts.begin(intent, number):
                 return None
             try:
                 batch = self.hook.run(self.hook.provider.create(self.shard, ref, self.content))
@@ -200,7 +202,7 @@ class Submission:
             except VendorUnavailable as error:
                 log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
                 return None
-            if self.store.void(self.index, number) is not None:
+            if self.attempts.void(number) is not None:
                 # This create took longer than any should; another attempt has given it up and sends the shard itself.
                 log.warning(
                     "Batch %s came too late and is cancelled; another attempt holds shard %d.", batch.id, self.index
@@ -213,7 +215,7 @@ class Submission:
         with self.wave.lock:
             self.wave.full = True
             running = self.wave.running
-        self.store.save_void(self.index, number, Void(reason="no room", at=datetime.now(UTC), running=running))
+        self.attempts.save_void(number, Void(reason="no room", at=datetime.now(UTC), running=running))
         log.warning("The vendor has no room for shard %d (about %s tokens) now, with %d of ours in its queue: %s",
             self.index, f"{self.shard.tokens:,}", running, error)  # fmt: skip
         if (why := never_fits(self.shard, str(error))) is not None:
@@ -246,7 +248,7 @@ class Submission:
     @property
     def _is_closed(self) -> bool:
         """Whether the shard was given up unsent, at the deadline or because somebody has cancelled the job."""
-        ended = self.store.ended(self.index)
+        ended = self.attempts.ended()
         return ended is not None and ended.status == NEVER_SENT.status
 
     def _is_void(self, number: int) -> bool:
@@ -254,7 +256,7 @@ class Submission:
 
         :raises SubmissionUnconfirmed: when what it made turned out to be a stranger's, unless told to ``resubmit``.
         """
-        void = self.store.void(self.index, number)
+        void = self.attempts.void(number)
         if void is not None and void.reason == "stranger" and self.wave.on_doubt == "fail":
             raise SubmissionUnconfirmed(
                 f"Shard {self.index} was taken for batch {', '.join(void.strangers)}, whose results are not ours, and "
@@ -264,7 +266,7 @@ class Submission:
         return void is not None
 
     def _void(self, number: int, reason: str) -> None:
-        self.store.save_void(self.index, number, Void(reason=reason, at=datetime.now(UTC)))
+        self.attempts.save_void(number, Void(reason=reason, at=datetime.now(UTC)))
 
     def _record(self, number: int, batch: Batch, *, adopted: bool) -> Created:
         created = record(self.store, self.hook, self.index, number, batch, adopted=adopted)
@@ -300,7 +302,8 @@ def adopt(store: JobStore, hook: LLMBatchHook, job: Job, batch_ids: dict[int, st
     for index, batch_id in batch_ids.items():
         if index not in range(len(job.shards)):
             raise ConfigurationError(f"batch_ids names shard {index}; the job has {len(job.shards)}. Nothing was sent.")
-        created = store.created(index)
+        attempts = store.attempts(index)
+        created = attempts.created()
         if created is not None and created.batch_id != batch_id:
             raise ConfigurationError(
                 f"batch_ids gives {batch_id} for shard {index}, which is batch {created.batch_id} already. "
@@ -308,9 +311,9 @@ def adopt(store: JobStore, hook: LLMBatchHook, job: Job, batch_ids: dict[int, st
             )
         if created is None:
             batch = hook.get_batch(batch_id)
-            number = store.last_try(index)
-            if not number or store.void(index, number) is not None:
+            number = attempts.last()
+            if not number or attempts.void(number) is not None:
                 number += 1
             taken = Created(batch_id=batch.id, at=datetime.now(UTC), adopted=True, provisional=True)
-            store.begin(index, Intent(at=datetime.now(UTC), owner=this_process()), number)
-            store.save_created(index, taken, number)
+            attempts.begin(Intent(at=datetime.now(UTC), owner=this_process()), number)
+            attempts.save_created(taken, number)

@@ -13,14 +13,15 @@ import msgspec
 from pydantic import BaseModel, Field
 
 from airflow_llm_batch.exceptions import LLMBatchError
-from airflow_llm_batch.jobs.directory.store import NEVER_SENT, ONLINE, JobStore, modified_at
-from airflow_llm_batch.jobs.view.overview import AT_ONCE, JobView, Key, Round, modified, total, view
+from airflow_llm_batch.jobs.directory.address import JobKey
+from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
+from airflow_llm_batch.jobs.directory.store import ONLINE, JobStore
+from airflow_llm_batch.jobs.view.overview import AT_ONCE, JobView, RoundFiles, modified, total, view
 from airflow_llm_batch.models import Batch, Created, Estimate, Failure, Reason, Shard, Usage, Void
-from airflow_llm_batch.storage import read_small, storage_path
+from airflow_llm_batch.storage import modified_at, read_small, storage_path
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.models import Manifest
-    from airflow_llm_batch.models import Round as Landed
+    from airflow_llm_batch.models import LandedRound, Manifest
 
 #: facts that never change, by their files: a page is drawn again every few seconds
 WRITTEN_ONCE: dict[str, Any] = {}
@@ -85,7 +86,7 @@ class JobDetail(JobView):
     sync_cost_usd: float | None = None
 
 
-def detail(key: Key, rounds: list[Round], *, replaced: bool = False) -> JobDetail:
+def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> JobDetail:
     """Read what an overview does not.
 
     :param replaced: another job has taken its place.
@@ -112,7 +113,7 @@ def detail(key: Key, rounds: list[Round], *, replaced: bool = False) -> JobDetai
     )
 
 
-def landed(manifest: Manifest, own: list[Landed]) -> dict[str, Any]:
+def landed(manifest: Manifest, own: list[LandedRound]) -> dict[str, Any]:
     """:param own: the rounds that are this task's; a repair's manifest tells of those before it too."""
     return {
         "counts": manifest.counts,
@@ -124,7 +125,7 @@ def landed(manifest: Manifest, own: list[Landed]) -> dict[str, Any]:
     }
 
 
-def failures(found: Round) -> list[FailureView]:
+def failures(found: RoundFiles) -> list[FailureView]:
     """The first rows that failed, all rounds together."""
     if "failed.jsonl" not in found.files:
         return []
@@ -145,7 +146,7 @@ def failures(found: Round) -> list[FailureView]:
     ]
 
 
-def timeline(found: Round) -> list[ShardView]:
+def timeline(found: RoundFiles) -> list[ShardView]:
     """The shards of one round."""
     job = found.job
     assert job is not None
@@ -160,7 +161,7 @@ def timeline(found: Round) -> list[ShardView]:
         )
 
 
-def shard_view(found: Round, shard: Shard, state: str, seen: dict[str, Any]) -> ShardView:
+def shard_view(found: RoundFiles, shard: Shard, state: str, seen: dict[str, Any]) -> ShardView:
     job = found.job
     assert job is not None
     folder = f"shards/{shard.index:05d}"
@@ -204,7 +205,7 @@ def shard_view(found: Round, shard: Shard, state: str, seen: dict[str, Any]) -> 
     )
 
 
-def read(found: Round, name: str, model: Any) -> Any:
+def read(found: RoundFiles, name: str, model: Any) -> Any:
     """A small file of the job, None when there is none."""
     if name not in found.files:
         return None
@@ -223,7 +224,7 @@ def read(found: Round, name: str, model: Any) -> Any:
     return value
 
 
-def written_at(found: Round, name: str) -> datetime | None:
+def written_at(found: RoundFiles, name: str) -> datetime | None:
     """When a file of the job was written, as far as its store tells."""
     info = found.files[name]
     return modified(info) or modified_at(storage_path(f"{found.uri}/{name}"))

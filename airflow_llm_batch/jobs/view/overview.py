@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from pydantic import BaseModel
 
-from airflow_llm_batch.jobs.directory.store import ATTEMPT, NEVER_SENT, ShardState, default_storage, state_of
-from airflow_llm_batch.jobs.planning.plan import estimated_cost
+from airflow_llm_batch.jobs.directory.address import ROUND, JobAddress, JobKey, default_storage
+from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT, ShardState, states
+from airflow_llm_batch.jobs.money.budget import estimated_cost
 from airflow_llm_batch.models import Job, Manifest
 from airflow_llm_batch.storage import fresh, is_local, storage_path
 
@@ -37,6 +38,9 @@ class JobView(BaseModel):
     :param state: ``planned`` (nothing was sent), ``running``, ``ended`` (not landed yet), ``landed``, ``failed``
         (landed, and no row succeeded), or ``replaced`` (the task's input has changed since); ``words`` says it for
         people.
+    :param map_index: with what tells jobs of one task instance apart: ``-1~gpt-5-mini_llm_batch_default.2``. These are
+        its map ``index``, ``asked_model`` (of one of several models' jobs) and ``generation``.
+    :param generation: 2 and more for one that took the place of a job with other input.
     :param done: rows that the vendor has finished, failed ones included.
     :param requests: that were sent, a row in two rounds counted twice.
     :param cost_usd: of what was landed; None where it is not known, or nothing was landed.
@@ -46,6 +50,9 @@ class JobView(BaseModel):
     run_id: str
     task_id: str
     map_index: str
+    index: str
+    asked_model: str | None
+    generation: int
     uri: str
     provider: str
     models: list[str]
@@ -66,7 +73,7 @@ class JobView(BaseModel):
 
 
 @dataclass
-class Round:
+class RoundFiles:
     """The files of one round of a job.
 
     :param files: name below the round's directory -> what the store tells of it.
@@ -79,17 +86,13 @@ class Round:
     progress: dict[str, Any] | None = None
 
     def states(self) -> dict[int, ShardState]:
-        found: dict[int, dict[int, set[str]]] = {}
-        for name in self.files:
-            if match := ATTEMPT.search(f"/{name}"):
-                found.setdefault(int(match[1]), {}).setdefault(int(match[2]), set()).add(match[3])
-        states = {shard.index: state_of(found.get(shard.index, {})) for shard in self.job.shards} if self.job else {}
+        found = states(self.job, (f"/{name}" for name in self.files)) if self.job else {}
         # One that was given up at the deadline, or when the job was cancelled, has no try that tells.
         seen = self.seen()
-        for index, state in states.items():
+        for index, state in found.items():
             if state == "planned" and seen.get(str(index), {}).get("status") == NEVER_SENT.status:
-                states[index] = "ended"
-        return states
+                found[index] = "ended"
+        return found
 
     def seen(self) -> dict[str, dict[str, Any]]:
         """Shard -> what the last look saw of it."""
@@ -103,10 +106,6 @@ class Round:
         return sum(shard.get("succeeded") or 0 for shard in shards) + failed, failed
 
 
-#: (DAG, run, task, map index)
-Key = tuple[str, str, str, str]
-
-
 class Overview:
     """The jobs of one storage.
 
@@ -116,7 +115,7 @@ class Overview:
     def __init__(self, storage: str | None = None) -> None:
         self.uri = (storage or default_storage()).rstrip("/")
         self.known: dict[str, tuple[Any, Any]] = {}
-        self.jobs: dict[Key, list[Round]] = {}
+        self.jobs: dict[JobKey, list[RoundFiles]] = {}
 
     def refresh(self) -> list[JobView]:
         """Look at the storage; the jobs, newest first.
@@ -125,15 +124,15 @@ class Overview:
         """
         root = fresh(storage_path(self.uri))
         top = root.path.rstrip("/")
-        jobs: dict[Key, dict[str, Round]] = {}
+        jobs: dict[JobKey, dict[str, RoundFiles]] = {}
         for path, info in listing(root, top):
             parts = path[len(top) + 1 :].split("/")
             if len(parts) <= DEPTH or parts[-1].endswith(".part"):
                 continue
-            depth = DEPTH + parts[DEPTH].startswith("round-")
-            rounds = jobs.setdefault((parts[0], parts[1], parts[2], parts[3]), {})
-            name = "/".join(parts[:depth])
-            rounds.setdefault(name, Round(f"{self.uri}/{name}")).files["/".join(parts[depth:])] = {**info, "name": path}
+            depth = DEPTH + parts[DEPTH].startswith(ROUND)
+            uri = "/".join([self.uri, *parts[:depth]])
+            rounds = jobs.setdefault(JobKey(*parts[:DEPTH]), {})
+            rounds.setdefault(uri, RoundFiles(uri)).files["/".join(parts[depth:])] = {**info, "name": path}
         self.load(root, [found for rounds in jobs.values() for found in rounds.values()])
         self.jobs = {}
         for key, rounds in jobs.items():
@@ -149,9 +148,9 @@ class Overview:
                 log.warning("The job at %s cannot be shown: %r", self.jobs.pop(key)[0].uri, error)
         return sorted(views, key=lambda job: job.created_at, reverse=True)
 
-    def load(self, root: ObjectStoragePath, rounds: Iterable[Round]) -> None:
+    def load(self, root: ObjectStoragePath, rounds: Iterable[RoundFiles]) -> None:
         """Read what has changed since the last look, side by side."""
-        wanted: list[tuple[Round, str]] = []
+        wanted: list[tuple[RoundFiles, str]] = []
         for found in rounds:
             names = ["job.json", "manifest.json"]
             wanted += [(found, name) for name in names if name in found.files]
@@ -200,10 +199,9 @@ def listing(root: ObjectStoragePath, top: str) -> Iterator[tuple[str, Mapping[st
             yield path, info
 
 
-def following(key: Key) -> Key:
+def following(key: JobKey) -> JobKey:
     """The key of the job that replaces one when a task's input has changed."""
-    instance, _, generation = key[3].partition(".")
-    return (*key[:3], f"{instance}.{int(generation) + 1 if generation.isdigit() else 2}")
+    return JobAddress.parse("/".join(key)).next_generation.key
 
 
 def parse(fs: Any, path: str, name: str) -> Any:
@@ -232,7 +230,7 @@ def modified(info: Mapping[str, Any]) -> datetime | None:
     return told if isinstance(told, datetime) else None
 
 
-def view(key: Key, rounds: list[Round], *, replaced: bool = False) -> JobView:
+def view(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> JobView:
     """One job from its rounds, oldest first.
 
     :param replaced: another job has taken its place.
@@ -254,11 +252,15 @@ def view(key: Key, rounds: list[Round], *, replaced: bool = False) -> JobView:
     if replaced and not landed:
         state, words = "replaced", "replaced by a job with other input"
     estimates = [estimated_cost(found.job) for found in rounds if found.job]
+    address = JobAddress.parse(rounds[0].uri)
     return JobView(
-        dag_id=key[0],
-        run_id=key[1],
-        task_id=key[2],
-        map_index=key[3],
+        dag_id=key.dag_id,
+        run_id=key.run_id,
+        task_id=key.task_id,
+        map_index=key.place,
+        index=address.map_index,
+        asked_model=address.model,
+        generation=address.generation,
         uri=rounds[0].uri,
         provider=first.provider,
         models=sorted({model for found in rounds if found.job for model in found.job.estimate}),
@@ -290,7 +292,7 @@ def total(amounts: Iterable[float | None]) -> float | None:
 
 
 def describe(
-    states: dict[int, ShardState], manifest: Manifest | None, found: Round, done: int, failed: int
+    states: dict[int, ShardState], manifest: Manifest | None, found: RoundFiles, done: int, failed: int
 ) -> tuple[JobState, str]:
     """A job's state, and the same in words."""
     if manifest is not None:

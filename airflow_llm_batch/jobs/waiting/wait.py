@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import ConfigurationError, Interrupted, LLMBatchError, VendorUnavailable, WaitEnded
+from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
 from airflow_llm_batch.jobs.directory.owner import this_process
-from airflow_llm_batch.jobs.directory.store import NEVER_SENT, JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission.room import Refusal, Room, never_fits
 from airflow_llm_batch.jobs.waiting.decisions import Next, Wait, describe
 from airflow_llm_batch.models import Intent, Shard, Void
@@ -70,16 +71,16 @@ class JobWait:
         # Only what a decision needs is kept of a shard; thousands of waits may share a process.
         wait.shards = {shard.index: Shard(index=shard.index, endpoint="", tokens=shard.tokens) for shard in job.shards}
         for index, state in states.items():
-            if state in ("ended", "planned") and (batch := store.ended(index)):
+            if state in ("ended", "planned") and (batch := store.attempts(index).ended()):
                 wait.seen[index] = batch
-            elif state != "planned" and (created := store.created(index)):
+            elif state != "planned" and (created := store.attempts(index).created()):
                 wait.pending[index] = created.batch_id
             elif state != "creating":
                 # Planned, or put back by another wait since the directory was listed.
                 wait.planned.add(index)
         # A wave of this wait that was killed half-way; settling it is part of creating.
         wait.doubtful = "creating" in states.values()
-        refusal = store.refusal(wait.planned)
+        refusal = Refusal.latest(store, wait.planned)
         if wait.planned and len(wait.planned) == len(states) and refusal is None:
             raise WaitEnded(f"Nothing of the job at {store.uri} was submitted; clear the submitting task first.")
         # Of a job that is all with the vendor too: what was created may turn out to have found no room.
@@ -165,7 +166,7 @@ class JobWait:
             self.log.warning("Batch %s found no room and shard %d waits for it: %s", reading.id, index, reasons)
             self.too_large = self.too_large or never_fits(self.wait.shards[index], reasons)
             return
-        self._keep(lambda store: store.save_ended(index, reading))
+        self._keep(lambda store: store.attempts(index).save_ended(reading))
         self.log.info("Batch %s ended: %s%s", reading.id, reading.outcome, f" ({reasons})" if reasons else "")
 
     def _put_back(self, store: JobStore, index: int, batch_id: str) -> None:
@@ -176,10 +177,10 @@ class JobWait:
         """
         wait, now = self.wait, datetime.now(UTC)
         try:
-            number = store.tried(index).get(batch_id, 0)
-            if number == store.last_try(index):
-                store.save_void(index, number, Void(reason="no room", at=now, running=len(wait.pending)))
-            elif created := store.created(index):
+            number = store.attempts(index).batches().get(batch_id, 0)
+            if number == store.attempts(index).last():
+                store.attempts(index).save_void(number, Void(reason="no room", at=now, running=len(wait.pending)))
+            elif created := store.attempts(index).created():
                 wait.planned.discard(index)
                 wait.pending[index] = created.batch_id
                 return
@@ -196,14 +197,14 @@ class JobWait:
         now = datetime.now(UTC)
         for index in sorted(self.wait.planned):
             assert self.store is not None
-            number = self.store.last_try(index)
-            planned = not number or self.store.void(index, number) is not None
+            number = self.store.attempts(index).last()
+            planned = not number or self.store.attempts(index).void(number) is not None
             # The claim is exclusive: whoever creates the shard at this moment keeps it.
-            if planned and self.store.begin(index, Intent(at=now, owner=this_process()), number + 1):
-                self.store.save_void(index, number + 1, Void(reason="given up", at=now))
+            if planned and self.store.attempts(index).begin(Intent(at=now, owner=this_process()), number + 1):
+                self.store.attempts(index).save_void(number + 1, Void(reason="given up", at=now))
                 self.wait.seen[index] = NEVER_SENT
                 self.wait.planned.discard(index)
-            elif created := self.store.created(index):
+            elif created := self.store.attempts(index).created():
                 self.wait.pending[index] = created.batch_id
                 self.wait.planned.discard(index)
 
@@ -241,7 +242,7 @@ class JobWait:
         """
         taken = True
         for index, batch_id in list(self.wait.pending.items()):
-            created = self.store.created(index) if self.store is not None else None
+            created = self.store.attempts(index).created() if self.store is not None else None
             if created is not None and created.provisional:
                 self.log.warning("Batch %s is not cancelled: whether it is ours shows when it has ended.", batch_id)
                 self.uncertain += 1

@@ -109,10 +109,9 @@ export function progress(job) {
 
 /** Which of a task's jobs: ` [3]` of a mapped one, and the second one after its input was changed. */
 export function instance(job) {
-  const [place, generation] = job.map_index.split(".");
-  const [index, model] = place.split("~");
+  const { index, asked_model: model, generation } = job;
   const which = model ? ` · ${/^\d+$/.test(model) ? `model ${Number(model) + 1}` : model}` : "";
-  return `${index === "-1" ? "" : ` [${index}]`}${which}${generation ? ` · job ${generation}, input changed` : ""}`;
+  return `${index === "-1" ? "" : ` [${index}]`}${which}${generation > 1 ? ` · job ${generation}, input changed` : ""}`;
 }
 
 export const badge = (state) => h("span", { class: `badge ${state}` }, state);

@@ -8,7 +8,7 @@ export async function showJob(names) {
   const path = `job/${names.map(encodeURIComponent).join("/")}`;
   const job = await ask(path);
   const task = `dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}/tasks/${encodeURIComponent(job.task_id)}` +
-    (/^\d+/.test(job.map_index) ? `/mapped/${job.map_index.split(".")[0]}` : "");
+    (job.index === "-1" ? "" : `/mapped/${encodeURIComponent(job.index)}`);
   return {
     live: job.state === "running" || job.state === "ended",
     data: job,

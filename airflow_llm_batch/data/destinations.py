@@ -1,0 +1,169 @@
+"""Where results go, as landing sees it. Files in object storage are one kind; another has to do what is asked here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from airflow_llm_batch.data.sinks import Parts, sink_class
+from airflow_llm_batch.storage import check_writable, storage_path, sweep
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from airflow_llm_batch.data.sinks import Layout, Sink
+    from airflow_llm_batch.jobs.options import Target
+    from airflow_llm_batch.models import Result
+
+#: what follows the stem in the name of a landed file
+ENDING = re.compile(r"(-r\d+)?(\.parquet|\.jsonl(\.gz|\.zst)?)$")
+
+
+class Unpublished(Protocol):
+    """Records on their way; nobody sees them before they are published."""
+
+    def commit(self) -> list[str]:
+        """Publish; returns the places where they lie now."""
+
+    def discard(self) -> None:
+        """Leave nothing behind of what was not published."""
+
+
+class Writer(Unpublished, Protocol):
+    """Records that are new."""
+
+    def write(self, result: Result, columns: msgspec.Raw) -> None:
+        """Add a record: a result and, as a JSON object, the pass-through columns.
+
+        :raises Unwritable: when the destination cannot hold it; nothing was added then.
+        """
+
+
+class Carrying(Unpublished, Protocol):
+    """Records of an earlier landing, taken over.
+
+    :ivar taken: how many were, and how many were ``left`` out.
+    """
+
+    taken: int
+    left: int
+
+
+class Destination(Protocol):
+    """A place for result records. ``places`` are what a landing publishes: files, say.
+
+    :ivar uri: names it in the manifest.
+    """
+
+    uri: str
+
+    def check(self) -> None:
+        """Prove that it can be written, and that what it needs is installed.
+
+        :raises ConfigurationError: names what is wrong.
+        """
+
+    def begin(self, layout: Layout, name: str) -> Writer:
+        """Records of one shard.
+
+        :param name: the same for every landing of the shard.
+        """
+
+    def carry(self, layout: Layout, places: Sequence[str], number: int, without: Container[int]) -> Carrying:
+        """Write landed records anew, but for some rows.
+
+        :param number: of the round that they lie beside now.
+        :raises FileNotFoundError: when one is gone.
+        """
+
+    def holds(self, places: Sequence[str]) -> bool:
+        """Whether all of them are there, of this kind."""
+
+    def remove(self, places: Sequence[str]) -> list[str]:
+        """Take them away; returns those that were there."""
+
+    def sweep(self, places: Sequence[str]) -> None:
+        """Take away what was left of landings of these places that were killed."""
+
+
+class FileDestination:
+    """Result files in a directory, one per shard or more.
+
+    :param uri: any ``ObjectStoragePath`` URI.
+    """
+
+    def __init__(self, uri: str, format: str, max_file_size: int | None) -> None:  # noqa: A002
+        self.directory = storage_path(uri)
+        self.uri = str(self.directory)
+        self.largest = max_file_size
+        self.sink = sink_class(format)
+
+    @classmethod
+    def of(cls, target: Target) -> FileDestination:
+        """:raises ConfigurationError: for an unknown format, and for one whose library is not installed."""
+        return cls(target.destination, target.format, target.max_file_size)
+
+    def check(self) -> None:
+        check_writable(self.directory)
+
+    def file(self, layout: Layout, stem: str) -> Sink:
+        return self.sink(self.directory / f"{stem}{self.sink.suffix}", layout)
+
+    def begin(self, layout: Layout, name: str) -> Parts:
+        return Parts(lambda stem: self.file(layout, stem), name, self.largest)
+
+    def carry(self, layout: Layout, places: Sequence[str], number: int, without: Container[int]) -> CarriedFiles:
+        carried = CarriedFiles()
+        try:
+            for place in places:
+                stem = ENDING.sub("", place.rpartition("/")[2])
+                carried.take(self.file(layout, f"{stem}-r{number}"), place, without)
+        except BaseException:
+            carried.discard()
+            raise
+        return carried
+
+    def holds(self, places: Sequence[str]) -> bool:
+        return all(place.endswith(self.sink.suffix) and exists(place) for place in places)
+
+    def remove(self, places: Sequence[str]) -> list[str]:
+        removed = [place for place in places if exists(place)]
+        for place in removed:
+            storage_path(place).unlink(missing_ok=True)
+        return removed
+
+    def sweep(self, places: Sequence[str]) -> None:
+        sweep(self.directory, {place.rpartition("/")[2] for place in places})
+
+
+class CarriedFiles:
+    """Files that hold what others held, written and not published."""
+
+    def __init__(self) -> None:
+        self.sinks: list[Sink] = []
+        self.taken = self.left = 0
+
+    def take(self, sink: Sink, place: str, without: Container[int]) -> None:
+        self.sinks.append(sink)
+        taken, left = sink.copy(storage_path(place), without)
+        self.taken, self.left = self.taken + taken, self.left + left
+        sink.close()
+
+    def commit(self) -> list[str]:
+        published = [sink.uri for sink in self.sinks]
+        while self.sinks:
+            self.sinks[0].commit()
+            self.sinks.pop(0)
+        return published
+
+    def discard(self) -> None:
+        for sink in self.sinks:
+            sink.discard()
+
+
+def exists(uri: str) -> bool:
+    """Whether a file is there now, whatever was known of it."""
+    path = storage_path(uri)
+    path.fs.invalidate_cache()
+    return bool(path.fs.exists(path.path))

@@ -1,0 +1,25 @@
+"""Where answers come from: landing knows no difference but what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.jobs.money.pricing import Cost
+    from airflow_llm_batch.models import Result
+
+#: what an answer of a model costs, None where that is not known
+Price = Callable[["Result", str], "Cost | None"]
+
+
+class AnswerSource(NamedTuple):
+    """One source of a shard's answers.
+
+    :param name: ``batch`` or ``calls``; tells a source's own duplicates from another source's answers to the same row.
+    :param lines: as a batch would have answered.
+    """
+
+    name: str
+    lines: Iterator[bytes]
+    price: Price

@@ -1,0 +1,301 @@
+"""Downloads to landed files, one record per row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_llm_batch.data.destinations import FileDestination
+from airflow_llm_batch.data.outputs import OutputCheck
+from airflow_llm_batch.data.sinks import Layout
+from airflow_llm_batch.downloads import batch_lines, shows_ids
+from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable, WaitEnded
+from airflow_llm_batch.jobs.directory import history
+from airflow_llm_batch.jobs.directory.journal import journal_lines
+from airflow_llm_batch.jobs.directory.rows import Entries, Entry
+from airflow_llm_batch.jobs.directory.store import ONLINE, JobStore
+from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
+from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
+from airflow_llm_batch.jobs.landing.reconcile import Reconciler
+from airflow_llm_batch.jobs.landing.side import SideFile
+from airflow_llm_batch.jobs.money.budget import estimated_cost
+from airflow_llm_batch.jobs.money.pricing import Prices, dollars
+from airflow_llm_batch.jobs.money.tally import Tally
+from airflow_llm_batch.jobs.submission.doubt import release, search_again
+from airflow_llm_batch.models import ROW_STATUSES, Batch, Failure, Job, LandedRound, Manifest, Result, Shard
+from airflow_llm_batch.providers.json_lines import parse_line
+from airflow_llm_batch.step_log import StepLog
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+    from airflow_llm_batch.data.destinations import Unpublished, Writer
+    from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.options import Target
+
+DOWNLOAD_TRIES = 4
+#: characters of an error message that ``failed.jsonl`` keeps
+LONGEST = 1000
+
+
+class Landing:
+    """Lands one job's results, a file per shard, and sums up what was landed.
+
+    :param only: the rows that this job has to account for, None for all of its own.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        job: Job,
+        hook: LLMBatchHook,
+        target: Target,
+        log: Logger,
+        only: Container[int] | None = None,
+    ) -> None:
+        self.store, self.job, self.hook, self.log = store, job, hook, log
+        self.only = only
+        self.destination = FileDestination.of(target)
+        self.layout = Layout(job.output_schema, job.key_kind, job.columns, job.several_vectors)
+        self.keep_raw = target.keep_raw
+        self.prices = Prices.of(hook)
+        self.batched: Price = partial(self.prices.cost, called=False)
+        #: the model of rows that no answer names one for
+        self.model = next(iter(job.estimate)) if len(job.estimate) == 1 else None
+        self.check = OutputCheck(job.output_schema) if job.output_schema is not None else None
+        self.tally = Tally()
+        #: this round alone
+        self.own = Tally()
+        self.dropped: Counter[str] = Counter({"duplicate": 0, "foreign": 0, "garbage": 0})
+        self.files: list[str] = []
+        self.encode = msgspec.json.Encoder().encode
+
+    def land(self, batches: dict[int, Batch], before: Manifest | None = None) -> Manifest:
+        """Land every shard, and what earlier rounds have landed of the rows that this one does not ask.
+
+        :param batches: each shard's batch as it ended.
+        :param before: the manifest of an earlier landing of this job.
+        """
+        earlier = self.earlier_rounds(before)
+        progress = StepLog(self.log, "rows landed", self.job.rows)
+        self.aside, self.failed = SideFile(self.store.path("aside.jsonl")), SideFile(self.store.failed())
+        carried: Unpublished = Kept([])
+        try:
+            # What may be refused comes before the first file is published.
+            if earlier is not None:
+                carried = earlier.carry(self.layout)
+            for shard in self.job.shards:
+                batches[shard.index] = self.confirm(shard, batches[shard.index])
+                self.land_shard(shard, batches[shard.index], progress)
+            self.own, counts = self.tally.copy(), self.tally.counts
+            if earlier is not None:
+                for failure in earlier.failures():
+                    self.keep_failure(failure)
+                self.failed.keep()
+                counts.update(earlier.counts())
+                self.dropped.update(earlier.manifest.dropped)
+                self.tally.add_usage(earlier.manifest)
+            kept = carried.commit()
+        except BaseException:
+            carried.discard()
+            self.aside.discard()
+            self.failed.discard()
+            raise
+        self.failed.commit()
+        aside = earlier.manifest.aside if earlier is not None else None
+        if self.aside.size:
+            aside = self.aside.commit()
+        else:
+            self.aside.discard()
+        ended = [batches[shard.index].id for shard in self.job.shards]
+        ids = [batch_id for batch_id in ended if batch_id and not batch_id.startswith(ONLINE)]
+        manifest = self.manifest(counts, kept, aside, ids, earlier.manifest if earlier else None)
+        elsewhere = dict(before.places) if before is not None else {}
+        elsewhere.pop(manifest.destination, None)
+        return manifest.model_copy(update={"elsewhere": elsewhere})
+
+    def earlier_rounds(self, before: Manifest | None) -> Earlier | None:
+        """What was landed before of a job that asks some of its rows again."""
+        if self.job.repairs is None:
+            return None
+        return Earlier(self.store, self.job, JobStore(self.job.repairs), before, self.destination)
+
+    def manifest(
+        self,
+        counts: Counter[str],
+        carried: list[str],
+        aside: str | None,
+        ids: list[str],
+        earlier: Manifest | None,
+    ) -> Manifest:
+        """What was landed, all rounds together."""
+        own, total, estimated = self.own, self.tally.total, estimated_cost(self.job, online=self.called_all)
+        this = LandedRound(
+            round=self.job.round,
+            job=self.store.uri,
+            rows=own.requests,
+            succeeded=own.counts["succeeded"],
+            input_tokens=own.total.input_tokens,
+            output_tokens=own.total.output_tokens,
+            cost_usd=own.total.cost_usd,
+            sync_cost_usd=own.total.sync_cost_usd,
+            saving_usd=own.total.saving_usd,
+            estimated_cost_usd=estimated,
+            usage=own.usage(),
+        )
+        rounds = [*(earlier.rounds if earlier else ()), this]
+        estimates = [done.estimated_cost_usd for done in rounds]
+        return Manifest(
+            job=self.store.uri,
+            destination=self.destination.uri,
+            files=[*carried, *self.files],
+            carried=carried,
+            rows=counts.total(),
+            counts={status: counts[status] for status in ROW_STATUSES},
+            dropped=dict(self.dropped),
+            aside=aside,
+            reasons=self.tally.top_reasons(),
+            input_tokens=total.input_tokens,
+            cached_tokens=total.cached_tokens,
+            output_tokens=total.output_tokens,
+            cost_usd=total.cost_usd,
+            sync_cost_usd=total.sync_cost_usd,
+            saving_usd=total.saving_usd,
+            batch_cost_usd=total.batch_cost_usd,
+            estimated_cost_usd=None if None in estimates else sum(filter(None, estimates)),
+            usage=self.tally.usage(),
+            rounds=rounds,
+            batches=[*(earlier.batches if earlier else ()), *ids],
+            provider=self.job.provider,
+            models=self.tally.models,
+            landed_at=datetime.now(UTC),
+        )
+
+    def confirm(self, shard: Shard, batch: Batch) -> Batch:
+        """The shard's batch for certain: one that was found by time and size has to show our ids.
+
+        :raises SubmissionUnconfirmed: when it is a stranger's and no other batch fits.
+        """
+        created = self.store.attempts(shard.index).created()
+        prefix = f"{self.job.id}-"
+        while created is not None and created.provisional and shows_ids(self.hook, batch, prefix) is False:
+            self.log.warning("Batch %s, taken for shard %d, is a stranger's; letting it go.", batch.id, shard.index)
+            release(self.store, shard.index, batch.id)
+            batch = search_again(self.store, self.hook, self.job, shard)
+            if batch.outcome is None:
+                raise WaitEnded(f"Shard {shard.index} is batch {batch.id}, which still runs; clear the waiting task.")
+            self.store.attempts(shard.index).save_ended(batch)
+            created = self.store.attempts(shard.index).created()
+        return batch
+
+    def land_shard(self, shard: Shard, batch: Batch, progress: StepLog) -> None:
+        entries = Entries.load(self.store, shard)
+        ids = None
+        if self.job.adopted:
+            ids = {str(entry.custom_id): entry.row for entry in map(entries.__getitem__, range(len(entries)))}
+        # A broken download starts over with a fresh file and fresh sums.
+        for attempt in range(1, DOWNLOAD_TRIES + 1):
+            kept = self.tally.copy()
+            self.aside.begin()
+            self.failed.begin()
+            reconciler = Reconciler(self.job.id, entries, self.hook.provider, self.aside.add, ids)
+            records = self.destination.begin(self.layout, f"results-{self.job.id}-{shard.index:05d}")
+            try:
+                progress.count = kept.requests
+                for source in self.sources(shard, batch):
+                    for number, (entry, result) in enumerate(reconciler.take(source, self.only), 1):
+                        self.land_row(entry, result, shard, records, source.price)
+                        if number % 1000 == 0:
+                            progress.add(1000)
+                self.check_whole(reconciler, batch, last=attempt == DOWNLOAD_TRIES)
+                for entry, result in reconciler.rest(batch, self.only):
+                    self.land_row(entry, result, shard, records, self.batched)
+                files = records.commit()
+                break
+            except BaseException as error:
+                records.discard()
+                self.tally = kept
+                if not isinstance(error, VendorUnavailable) or attempt == DOWNLOAD_TRIES:
+                    raise
+                self.log.warning("Downloading batch %s broke off (%s); starting it over.", batch.id, error)
+        entries.close()
+        self.aside.keep()
+        self.failed.keep()
+        self.dropped.update(reconciler.dropped)
+        self.files += files
+
+    def sources(self, shard: Shard, batch: Batch) -> Iterator[AnswerSource]:
+        """Where the shard's answers come from, those first that count where there are two."""
+        yield AnswerSource("calls", journal_lines(self.store, shard.index), partial(self.prices.cost, called=True))
+        if not batch.id.startswith(ONLINE):
+            yield AnswerSource("batch", batch_lines(self.hook, batch), self.batched)
+
+    def check_whole(self, reconciler: Reconciler, batch: Batch, *, last: bool) -> None:
+        """Not every connection tells that it broke off: fewer answers than the vendor counts is taken for that.
+
+        :raises VendorUnavailable: to download once more; the last time, the vendor's count is taken to be wrong.
+        """
+        short = (batch.succeeded or 0) - reconciler.answered
+        if short > 0 and last:
+            self.log.warning("Batch %s is short of %d rows that the vendor counts as done.", batch.id, short)
+        elif short > 0:
+            raise VendorUnavailable(f"{short:,} of {batch.succeeded:,} finished rows are not in the download")
+
+    @property
+    def called_all(self) -> bool:
+        """Whether no part of the job was sent as a batch."""
+        return history.lane(self.store, self.job) == "online"
+
+    def land_row(self, entry: Entry, result: Result, shard: Shard, records: Writer, price: Price) -> None:
+        """Fill in what the vendor could not know of a row, write it, and add it to the sums.
+
+        :param price: what an answer costs that came as this one did.
+        """
+        line, result.raw = result.raw, None
+        if self.keep_raw and line is not None:
+            result.raw = as_written(line)
+        if self.check is not None:
+            self.check(result)
+        model = shard.model or self.model or ""
+        cost = price(result, model)
+        result.model = result.model or model or None
+        result.key, result.row, result.shard, result.round = entry.key, entry.row, shard.index, self.job.round
+        result.provider = self.job.provider
+        result.cost_usd = dollars(cost.paid) if cost else None
+        try:
+            records.write(result, entry.columns)
+        except Unwritable as error:
+            records.write(without_answer(result, str(error), line), entry.columns)
+        self.tally.add(result, cost)
+        if result.status != "succeeded":
+            code = result.error_code or (result.finish_reason if result.status == "truncated" else None)
+            message = result.error_message and result.error_message[:LONGEST]
+            self.keep_failure(Failure(entry.row, entry.key, result.status, code, message, shard.index, self.job.round))
+
+    def keep_failure(self, failure: Failure) -> None:
+        """A row that did not succeed: its reason counts, and the next round and the job's page may want to know."""
+        self.tally.add_reason(failure)
+        self.failed.add(self.encode(failure))
+
+
+def as_written(line: bytes) -> Any:
+    """A result line as a value in a record."""
+    try:
+        return msgspec.json.decode(line, type=msgspec.Raw)
+    except ValueError:
+        return parse_line(line)
+
+
+def without_answer(result: Result, why: str, line: bytes | None) -> Result:
+    """A result that its format cannot hold: ``invalid``, its text and the vendor's whole line kept."""
+    result.status, result.error_code = "invalid", "unwritable"
+    result.error_message = f"The file's format cannot hold this answer, it is in raw: {why}."
+    for name in ("output", "embedding", "tool_calls", "choices", "logprobs", "citations", "tool_uses"):
+        setattr(result, name, None)
+    result.raw = None if line is None else line.decode("utf-8", "replace")
+    return result

@@ -1,0 +1,102 @@
+"""What a job may cost, beside what it is estimated to cost at most."""
+
+from __future__ import annotations
+
+from airflow_llm_batch.exceptions import BudgetExceeded
+from airflow_llm_batch.jobs.money.pricing import PICO, Prices
+from airflow_llm_batch.models import Estimate, Job, Result, usd
+
+
+def priced(model: str, estimate: Estimate, prices: Prices, caches_by_itself: bool) -> Estimate:
+    """The estimate with its prices: what it may cost at most, every request at the rates of the largest one.
+
+    :param caches_by_itself: the vendor may write any prompt to a cache, which some models bill higher.
+    """
+    if estimate.output_tokens is None or estimate.unknown:
+        return estimate
+    largest = max(estimate.largest, 1)
+    answer = -(-estimate.output_tokens // max(estimate.requests, 1))
+    written = largest if estimate.cache or caches_by_itself else 0
+    hour = largest if estimate.cache == "1h" else 0
+    costs: dict[str, float] = {}
+    for name, called in (("cost_usd", False), ("sync_cost_usd", True)):
+
+        def price(output: int, written: int, hour: int, called: bool = called) -> int | None:
+            used = Result(input_tokens=largest, output_tokens=output)
+            used.cache_write_tokens, used.cache_write_1h_tokens = written, hour
+            cost = prices.cost(used, model, called)
+            return cost.paid if cost else None
+
+        known = [cost for cost in (price(0, 0, 0), price(0, written, hour)) if cost is not None]
+        answered = price(answer, 0, 0)
+        if len(known) == 2 and answered is not None:
+            prompts = max(known) * estimate.input_tokens / largest
+            costs[name] = (prompts + (answered - known[0]) * estimate.requests) / PICO
+    return estimate.model_copy(update=costs)
+
+
+def estimated_cost(job: Job, *, online: bool = False) -> float | None:
+    """Dollars that a job may cost at most, None where that is not known.
+
+    :param online: called row by row, and not in batches.
+    """
+    costs = [e.sync_cost_usd if online else e.cost_usd for e in job.estimate.values()]
+    return None if None in costs else sum(filter(None, costs))
+
+
+def check_budget(job: Job, max_cost: float, spent: float = 0.0, *, online: bool = False) -> None:
+    """Refuse a job that may cost more than ``max_cost`` dollars.
+
+    :param spent: dollars that earlier rounds have cost, or other models may.
+    :param online: called row by row, and not in batches.
+    :raises BudgetExceeded: with the estimate by model; also when it cannot be made.
+    """
+    unknown = [m for m, e in job.estimate.items() if (e.sync_cost_usd if online else e.cost_usd) is None]
+    if unknown:
+        uncapped = [model for model in unknown if job.estimate[model].output_tokens is None]
+        uncounted = [model for model in unknown if job.estimate[model].unknown]
+        why, remedy = (
+            "the price is not known",
+            "Declare it (the connection's 'prices', 'batch_factor') or remove max_cost",
+        )
+        if uncapped:
+            why, remedy = "requests without max_tokens have no upper bound", "Set max_tokens"
+        elif uncounted:
+            why = f"what it reads cannot be estimated ({job.estimate[uncounted[0]].unknown})"
+            remedy = "Remove max_cost, or leave that out"
+        raise BudgetExceeded(
+            f"max_cost={usd(max_cost)} cannot be held for {', '.join(uncapped or uncounted or unknown)}: {why}. "
+            f"{remedy}. Nothing was sent. {describe(job)}"
+        )
+    total = spent + (estimated_cost(job, online=online) or 0)
+    if total > max_cost:
+        earlier = f" with the {usd(spent)} of earlier rounds and other models" if spent else ""
+        raise BudgetExceeded(
+            f"The job is estimated at {usd(total)}{earlier}, above max_cost={usd(max_cost)}. Raise max_cost, lower "
+            f"max_tokens or send fewer rows. Nothing was sent. {describe(job)}"
+        )
+
+
+def describe(job: Job) -> str:
+    """The estimate in words: ``gpt-5-mini: 1,200 requests, 31,668 tokens in, at most 240,000 out, $0.244000``."""
+    told = []
+    for model, e in job.estimate.items():
+        out = "an unknown number" if e.output_tokens is None else f"at most {e.output_tokens:,}"
+        cost = "cost unknown" if e.cost_usd is None else usd(e.cost_usd)
+        beside = f" beside {e.unknown}" if e.unknown else ""
+        told.append(f"{model}: {e.requests:,} requests, about {e.input_tokens:,} tokens in{beside}, {out} out, {cost}")
+    return "Estimate by model: " + "; ".join(told) + "."
+
+
+def hold_to_budget(job: Job, rows: int) -> None:
+    """Refuse to call so many rows of a batched job when that may cost more than the job may."""
+    batched, called = estimated_cost(job), estimated_cost(job, online=True)
+    if job.max_cost is None or batched is None or called is None:
+        return
+    share = rows / job.rows
+    cost = (1 - share) * batched + share * called
+    if cost > job.max_cost:
+        raise BudgetExceeded(
+            f"Calling {rows:,} of {job.rows:,} rows online may take the job to {usd(cost)}, above max_cost="
+            f"{usd(job.max_cost)}. They were not called, and nothing was billed for them."
+        )

@@ -1,0 +1,160 @@
+"""What is chosen for a job, in groups that belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.jobs.directory.address import JobAddress
+
+#: what may happen at the deadline
+DEADLINES = ("leave", "cancel", "finish_online")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The task instance that makes a job."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+
+    @classmethod
+    def of(cls, ti: Any) -> Origin:
+        """:param ti: the task instance, or a job that one has made."""
+        return cls(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index)
+
+    def address(self, storage: str | None = None) -> JobAddress:
+        """Where its job lies.
+
+        :param storage: object storage URI, ``[llm_batch] storage`` by default.
+        """
+        return JobAddress.of_task(storage, self.dag_id, self.run_id, self.task_id, self.map_index)
+
+    def metadata(self, own: Mapping[str, Any] | None) -> dict[str, str]:
+        """What the vendor is to keep with each batch.
+
+        :param own: the user's.
+        """
+        names = {"dag_id": self.dag_id, "run_id": self.run_id, "task_id": self.task_id}
+        kept = {f"airflow_{name}": str(value)[:512] for name, value in names.items()}
+        return kept | {str(name): str(value) for name, value in (own or {}).items()}
+
+
+@dataclass(frozen=True)
+class Waves:
+    """How much of a job may be in the vendor's queue at once, None for any number.
+
+    :param max_enqueued_tokens: prompt tokens, as we estimate them; no single shard is cut larger.
+    :param max_running_shards: likewise in batches.
+    """
+
+    max_enqueued_tokens: int | None = None
+    max_running_shards: int | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], extra: Mapping[str, Any]) -> Waves:
+        """The operator's arguments, and the connection's extra where they are not given.
+
+        :raises ConfigurationError: for one that is no number.
+        """
+        return cls(
+            **{name: at_least_one(name, given.get(name) or extra.get(name)) for name in cls.__dataclass_fields__}
+        )
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When watching ends.
+
+    :param allowed: seconds after submission, None for never.
+    :param action: ``leave`` what runs then and fail, ``cancel`` it and take what it has finished, or ``finish_online``:
+        cancel it, and call the rest.
+    """
+
+    allowed: float | None = None
+    action: str = "leave"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where and how results are landed.
+
+    :param destination: directory for the files, any ``ObjectStoragePath`` URI.
+    :param max_file_size: bytes after which another file is begun, None for one file a shard.
+    :param keep_raw: every record has the vendor's whole line in ``raw``.
+    """
+
+    destination: str
+    format: str = "jsonl"
+    max_file_size: int | None = None
+    keep_raw: bool = False
+
+
+@dataclass
+class Recovery:
+    """Rarely needed choices of ``SubmitBatchOperator``; the defaults never pay twice.
+
+    :param on_change: when the task is cleared and its input has changed: ``restart`` cancels what still runs and
+        submits the new input, ``fail`` refuses.
+    :param on_doubt: when it cannot be decided whether a batch exists at the vendor: ``fail`` names the candidates,
+        ``resubmit`` sends the shard again and perhaps pays twice.
+    :param cancel_on_kill: cancel what was created when the task is killed half-way. Off, since workers that are moved
+        or shut down kill tasks too, and a retry goes on where this try stopped.
+    :param batch_ids: shard -> vendor's batch id, to say which batch is the one after such a failure; a shard of a
+        further round of an ``LLMBatchOperator`` is ``"2/0"``, round and shard.
+    """
+
+    on_change: str = "restart"
+    on_doubt: str = "fail"
+    batch_ids: Mapping[Any, str] | None = None
+    cancel_on_kill: bool = False
+
+    template_fields: ClassVar[tuple[str, ...]] = ("on_change", "on_doubt", "batch_ids")
+
+    def check(self) -> None:
+        """:raises ConfigurationError: for a choice that does not exist."""
+        for name, known in (("on_change", ("restart", "fail")), ("on_doubt", ("fail", "resubmit"))):
+            if getattr(self, name) not in known:
+                raise ConfigurationError(f"Recovery.{name} is {getattr(self, name)!r}; give one of {', '.join(known)}.")
+
+    def batches_of(self, number: int) -> dict[int, str]:
+        """The batches that are named for one round's shards.
+
+        :param number: of a further round, 1 for the first.
+        """
+        named = {str(shard): str(batch_id) for shard, batch_id in (self.batch_ids or {}).items()}
+        start = "" if number == 1 else f"{number}/"
+        return {
+            int(shard.removeprefix(start)): batch_id
+            for shard, batch_id in named.items()
+            if shard.startswith(start) and ("/" in shard) == (number > 1)
+        }
+
+    def serialize(self) -> dict[str, Any]:
+        """As Airflow shows it."""
+        return {
+            "on_change": self.on_change,
+            "on_doubt": self.on_doubt,
+            "batch_ids": dict(self.batch_ids or {}),
+            "cancel_on_kill": self.cancel_on_kill,
+        }
+
+
+def at_least_one(name: str, value: Any) -> int | None:
+    """A limit as a whole number, None for none.
+
+    :raises ConfigurationError: for anything else.
+    """
+    if value in (None, ""):
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ConfigurationError(f"{name} is {value!r}; give a whole number from 1 up. Nothing was sent.")
+    return number

@@ -1,0 +1,232 @@
+"""One job of one model, from plan to landed: what every operator drives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Container, Sequence
+from datetime import UTC, datetime
+from threading import Event
+from typing import TYPE_CHECKING
+
+from airflow_llm_batch.exceptions import BudgetExceeded, Interrupted
+from airflow_llm_batch.jobs.directory import history
+from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.landing.land import land, land_once
+from airflow_llm_batch.jobs.looks import Looks
+from airflow_llm_batch.jobs.money.budget import check_budget, estimated_cost
+from airflow_llm_batch.jobs.options import Deadline, Origin, Recovery, Target, Waves
+from airflow_llm_batch.jobs.planning.plan import take_up, write_plan
+from airflow_llm_batch.jobs.planning.shards import fingerprint_of
+from airflow_llm_batch.jobs.rounds.repair import Repair
+from airflow_llm_batch.jobs.submission.cancel import cancel_running
+from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
+from airflow_llm_batch.jobs.submission.submit import adopt, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk.types import Logger
+
+    from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.online.endpoint import Calls
+    from airflow_llm_batch.jobs.planning.shards import Rows
+    from airflow_llm_batch.models import Job, Manifest
+
+
+class JobRun:
+    """One job. Every step takes up what an earlier try has done of it.
+
+    :param store: where it lies. Planning rows that have changed moves it beside what was there.
+    :param origin: the task instance that makes it.
+    :param metadata: the user's, kept by the vendor with each batch.
+    :ivar stop: set by another thread, ends a step half-way; what was done is kept.
+    """
+
+    def __init__(
+        self,
+        hook: LLMBatchHook,
+        store: JobStore,
+        origin: Origin,
+        log: Logger,
+        *,
+        waves: Waves | None = None,
+        recovery: Recovery | None = None,
+        metadata: Mapping[str, str] | None = None,
+        max_cost: float | None = None,
+    ) -> None:
+        self.hook, self.store, self.origin, self.log = hook, store, origin, log
+        self.waves, self.recovery = waves or Waves(), recovery or Recovery()
+        self.metadata, self.max_cost = metadata, max_cost
+        self.stop = Event()
+        self.submitting = False
+        self._job: Job | None = None
+        self._looks: Looks | None = None
+
+    @property
+    def job(self) -> Job:
+        """The plan.
+
+        :raises ConfigurationError: when there is none.
+        """
+        if self._job is None:
+            self._job = self.store.job()
+        return self._job
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything of it was ever sent."""
+        return history.is_begun(self.store, self.job)
+
+    def plan(self, rows: Rows) -> Job:
+        """Write the shards and the plan, or take up the plan that lies there.
+
+        What still runs of a job of other rows is cancelled, and the changed rows are planned beside it.
+        """
+        provider = self.hook.provider
+        metadata = self.origin.metadata(self.metadata)
+        provider.check_metadata(metadata)
+        self.recovery.check()
+        rows.check(provider)
+        facts = {**vars(self.origin), "max_cost": self.max_cost}
+        job = None
+        while job is None:
+            self.store, job, replaced = take_up(self.store, self.hook, rows, self.waves, self.recovery.on_change)
+            for store, unwanted in replaced:
+                cancel_running(store, self.hook, unwanted)
+            job = job or write_plan(self.store, self.hook, rows, self.waves, metadata=metadata, facts=facts)
+        self._job = job
+        return job
+
+    def hold_to(self, spent: float = 0.0, *, online: bool = False) -> float:
+        """Refuse what may cost too much; what was begun is not asked again.
+
+        :param spent: dollars that earlier rounds have cost, or other models may.
+        :param online: called row by row, and not in batches.
+        :return: what the job may cost at most, 0 where that is not known.
+        :raises BudgetExceeded: before anything was sent.
+        """
+        if self.max_cost is not None and not self.is_begun:
+            check_budget(self.job, self.max_cost, spent, online=online)
+        return estimated_cost(self.job, online=online) or 0.0
+
+    def submit(self) -> list[str]:
+        """Create the shards that have room; returns the ids of all batches that were created, in shard order."""
+        self.submitting = True
+        adopt(self.store, self.hook, self.job, self.recovery.batches_of(self.store.address.round))
+        return submit(self.store, self.hook, self.job, self.recovery.on_doubt, self.stop)
+
+    def look(self, deadline: Deadline) -> bool:
+        """Look at what runs, and create what has room by now; True when the job has ended."""
+        if self._looks is None:
+            self._looks = Looks(self.hook, self.store, self.log, deadline, stop=self.stop)
+        return self._looks.look()
+
+    @property
+    def not_before(self) -> float:
+        """Epoch seconds before which no shard is to be created."""
+        return 0.0 if self._looks is None else self._looks.not_before
+
+    def land(self, target: Target, only: Container[int] | None = None) -> Manifest:
+        """Land the job, whatever was landed of it before.
+
+        :param only: the rows that it has to account for, None for all of its own.
+        """
+        return land(self.store, self.job, self.hook, target, self.log, only)
+
+    def land_once(self, target: Target) -> Manifest:
+        """What the job, or a later round of it, has landed already; else land it."""
+        return land_once(self.store, self.job, self.hook, target, self.log)
+
+    def next_round(
+        self, manifest: Manifest, *, also: Sequence[str], max_rounds: int, deadline: Deadline
+    ) -> JobRun | None:
+        """Ask once more what is worth it; None when nothing is, or nothing more may be asked.
+
+        :param manifest: what was landed.
+        :param also: what to ask again by choice.
+        :return: the further round, submitted.
+        """
+        following = self.beside(history.following(self.store, len(manifest.rounds) + 1))
+        planned = following.store.load_job()
+        if planned is not None and history.is_begun(following.store, planned):
+            # Whatever it asks was decided when it began.
+            following.submit()
+            return following
+        # What was cancelled since the task was failed or cleared by hand is wanted again now that the task runs.
+        again = {*also, *(("cancelled",) if self.store.was_killed() else ())}
+        rows = Repair(self.store, self.job, tuple(sorted(again)))
+        if planned is not None and planned.fingerprint != fingerprint_of(rows, self.hook.provider, planned.id):
+            following.store.remove()
+        if not rows.any(self.hook.provider):
+            return None
+        killed = sum(JobStore(done.job).was_killed() for done in manifest.rounds)
+        left = self.time_left(deadline, datetime.now(UTC))
+        if len(manifest.rounds) - history.first(self.store).job().round + 1 - killed >= max_rounds:
+            self.log.info("Rows that failed are not asked again: this was round %s, the last.", max_rounds)
+        elif left is not None and left <= 0:
+            self.log.warning("Rows that failed are not asked again: the deadline has passed.")
+        else:
+            self.log.info("Asking rows that failed once more, in round %d.", len(manifest.rounds) + 1)
+            try:
+                following.plan(rows)
+                following.hold_to(manifest.spent_usd)
+                following.submit()
+                return following
+            except BudgetExceeded as error:
+                self.log.warning("Rows that failed are not asked again: %s", error)
+        return None
+
+    def beside(self, store: JobStore) -> JobRun:
+        """The same for another job of the task."""
+        run = JobRun(
+            self.hook, store, self.origin, self.log, waves=self.waves, recovery=self.recovery,
+            metadata=self.metadata, max_cost=self.max_cost,
+        )  # fmt: skip
+        run.stop = self.stop
+        return run
+
+    def time_left(self, deadline: Deadline, since: datetime | None = None) -> float | None:
+        """Seconds from the planning of a round, or another moment, until the deadline of all rounds together."""
+        if deadline.allowed is None:
+            return None
+        began = history.first(self.store).job().created_at
+        return deadline.allowed - ((since or self.job.created_at) - began).total_seconds()
+
+    def kill(self) -> None:
+        """The task is killed: nothing further is created, and what runs is left for a retry, or cancelled where
+        ``Recovery`` says so."""
+        self.stop.set()
+        if self.submitting and self.recovery.cancel_on_kill:
+            wait_for_creates()
+            cancel_running(self.store, self.hook, self.job)
+            self.store.save_killed()
+
+
+def call(runs: Sequence[JobRun], calls: Calls, deadline: float | None, *, fastest: bool = False) -> list[RowsOf]:
+    """Call what was not answered yet of one job, or of several models' jobs of the same rows.
+
+    :param deadline: epoch seconds after which no call is begun and none is waited for.
+    :param fastest: each row needs the answer of one model only.
+    :return: for each job the rows that it has to account for, None for all.
+    :raises Interrupted: when it was stopped; what was answered is kept.
+    """
+    from airflow_llm_batch.jobs.online.online import Online
+    from airflow_llm_batch.jobs.online.race import Race
+
+    lanes = [Online(run.store, run.hook, run.job, calls, deadline, stop=run.stop) for run in runs]
+    accountable: list[RowsOf] = [None] * len(runs)
+    if fastest and len(runs) > 1:
+        race = Race(lanes)
+        race.run()
+        accountable = [race.accountable(number) for number in range(len(runs))]
+    else:
+        # What a repair has landed together with its own rows is not called once more.
+        for lane in lanes:
+            if lane.store.taken_over() is None:
+                asyncio.run(lane.call_all())
+    if any(run.stop.is_set() for run in runs):
+        raise Interrupted("The task was killed while it called. What was answered is kept; the next try goes on.")
+    return accountable
+
+
+RowsOf = Container[int] | None

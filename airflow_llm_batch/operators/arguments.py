@@ -1,0 +1,209 @@
+"""Arguments that several operators take, and what each means for a job."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+
+from airflow_llm_batch.data.formats import check_format
+from airflow_llm_batch.exceptions import ConfigurationError, InputError, NoRows
+from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs.options import Origin, Recovery, Target, Waves
+from airflow_llm_batch.links import LINKS, addresses
+from airflow_llm_batch.operators.failing import check_failures, failing_share
+from airflow_llm_batch.operators.handle import JobHandle
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_llm_batch.data.requests import RequestTemplate
+    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.planning.shards import Rows
+    from airflow_llm_batch.jobs.run import JobRun
+
+
+class AsksRows(BaseOperator):
+    """What operators take that plan jobs; ``SubmitBatchOperator`` says what each argument means."""
+
+    template_fields: Sequence[str] = (
+        "rows", "request", "key", "passthrough", "metadata", "max_cost", "max_enqueued_tokens",
+        "max_running_shards", "recovery", "storage", "conn_id",
+    )  # fmt: skip
+    operator_extra_links = LINKS
+
+    def __init__(
+        self,
+        *,
+        rows: Any = None,
+        request: RequestTemplate | None = None,
+        key: str | None = None,
+        passthrough: Sequence[str] | Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        max_cost: float | str | None = None,
+        max_enqueued_tokens: int | str | None = None,
+        max_running_shards: int | str | None = None,
+        dry_run: bool = False,
+        on_empty: str = "fail",
+        recovery: Recovery | None = None,
+        storage: str | None = None,
+        conn_id: str = LLMBatchHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rows = rows
+        # Mapped tasks are made from one set of arguments, and each renders its own.
+        self.request = copy.copy(request)
+        self.key, self.passthrough, self.metadata = key, passthrough, metadata
+        self.max_cost, self.only_plan = max_cost, dry_run
+        self.max_enqueued_tokens, self.max_running_shards = max_enqueued_tokens, max_running_shards
+        if on_empty not in ("fail", "skip"):
+            raise ConfigurationError(f"on_empty is {on_empty!r}; give 'fail' or 'skip'.")
+        self.on_empty, self.recovery, self.storage, self.conn_id = on_empty, recovery, storage, conn_id
+        self.link_addresses: dict[str, str] = {}
+        # Made when they are needed: Airflow copies operators, and an event cannot be copied.
+        self._runs: list[JobRun] = []
+
+    def on_kill(self) -> None:
+        for run in self._runs:
+            run.kill()
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        # Airflow renders nested objects in place; these are shared by every run of the DAG object.
+        self.request, self.recovery = copy.copy(self.request), copy.copy(self.recovery)
+        if hasattr(self.rows, "template_fields"):
+            self.rows = copy.copy(self.rows)
+        super().render_template_fields(context, jinja_env)
+
+    def given_rows(self, context: Context) -> Any:
+        """What is asked about."""
+        return self.rows
+
+    def check_input(self) -> None:
+        """What is wrong whatever the rows are.
+
+        :raises NothingBilled: names it.
+        """
+        from airflow_llm_batch.data.requests import RequestTemplate
+
+        if self.request is not None and not isinstance(self.request, RequestTemplate):
+            raise InputError(
+                f"request is a {type(self.request).__name__}; give ChatRequest, EmbeddingRequest or RawRequest. "
+                "Nothing was sent."
+            )
+
+    def run_of(self, context: Context, conn_id: str, model: str | None = None) -> JobRun:
+        """The task instance's job.
+
+        :param model: name of one of several models.
+        """
+        from airflow_llm_batch.jobs.directory.store import JobStore
+        from airflow_llm_batch.jobs.run import JobRun
+
+        hook = LLMBatchHook(conn_id)
+        hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
+        origin = Origin.of(context["ti"])
+        run = JobRun(
+            hook,
+            JobStore(origin.address(self.storage).of_model(model).uri),
+            origin,
+            self.log,
+            waves=Waves.of(vars(self), hook.connection.extra_dejson),
+            recovery=self.recovery,
+            metadata=self.metadata,
+            max_cost=None if self.max_cost is None else float(self.max_cost),
+        )
+        self._runs.append(run)
+        return run
+
+    def plan(self, run: JobRun, rows: Any, request: RequestTemplate | None) -> None:
+        """Plan a job; without rows the task fails or is skipped, as ``on_empty`` says.
+
+        :param rows: as they were given.
+        """
+        try:
+            run.plan(self._rows(rows, request))
+        except NoRows as error:
+            if self.on_empty == "skip":
+                raise AirflowSkipException(str(error)) from None
+            raise
+
+    def _rows(self, rows: Any, request: RequestTemplate | None) -> Rows:
+        from airflow_llm_batch.data.failed import FailedRows
+        from airflow_llm_batch.jobs.planning.encoding import RowSpec, passthrough_map
+        from airflow_llm_batch.jobs.rounds.repair import Repair
+
+        if isinstance(rows, FailedRows):
+            return Repair.of(rows)
+        return RowSpec(rows, request, self.key or None, passthrough_map(self.passthrough))
+
+    def hold_to_budget(self, context: Context, run: JobRun, spent: float = 0.0, *, online: bool = False) -> float:
+        """Refuse what may cost too much, and stop where only an estimate is wanted.
+
+        :return: what the job may cost at most, 0 where that is not known.
+        """
+        from airflow_llm_batch.jobs.money.budget import describe
+
+        cost = run.hold_to(spent, online=online)
+        if self.only_plan:
+            job = run.job
+            estimate = {name: e.model_dump() for name, e in job.estimate.items()}
+            context["ti"].xcom_push(key="estimate", value=estimate)
+            raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {len(job.shards)} batches. {describe(job)}")
+        return cost
+
+    def submit(self, run: JobRun) -> JobHandle:
+        """Create the shards of a planned job that have room."""
+        self.link_addresses = addresses(run.store.uri, run.hook.provider, [])
+        batches = run.submit()
+        self.link_addresses = addresses(run.store.uri, run.hook.provider, batches)
+        job = run.job
+        return JobHandle(run.store.uri, run.hook.conn_id, job.provider, job.rows, len(job.shards), batches)
+
+
+class LandsResults(BaseOperator):
+    """What operators take that land results; ``FetchResultsOperator`` says what each argument means."""
+
+    template_fields: Sequence[str] = ("destination", "format", "fail_on")
+    operator_extra_links = LINKS
+
+    def __init__(
+        self,
+        *,
+        destination: str,
+        format: str = "jsonl",  # noqa: A002
+        max_file_size: int | None = None,
+        fail_on: Literal["any", "all", "none"] | float | str = 0.5,
+        keep_raw: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.destination, self.format, self.max_file_size = destination, format, max_file_size
+        self.fail_on, self.keep_raw = fail_on, keep_raw
+        self.link_addresses: dict[str, str] = {}
+        self._landed: JobStore | None = None
+        # A typo found here is found before anything is paid for.
+        self.check_landing()
+
+    def check_landing(self) -> None:
+        """:raises ConfigurationError: for an argument that cannot be meant; one that is a template is not looked at."""
+        if "{" not in str(self.fail_on):
+            failing_share(self.fail_on)
+        if "{" not in self.format:
+            check_format(self.format)
+
+    @property
+    def target(self) -> Target:
+        return Target(self.destination, self.format, self.max_file_size, self.keep_raw)
+
+    def check_failures(self, summary: dict[str, Any], manifests: str) -> None:
+        """:raises ResultsUnusable: when too many rows did not succeed."""
+        check_failures(summary, manifests, self.fail_on)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Where the rows came from and what was landed, for the OpenLineage provider."""
+        from airflow_llm_batch.lineage import lineage_of
+
+        return lineage_of(self._landed) if self._landed is not None else None

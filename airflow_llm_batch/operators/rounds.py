@@ -1,0 +1,165 @@
+"""Jobs from submission to landed results, round after round, for the operators that do all of it in one task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow_llm_batch.data.failed import FailedRows
+from airflow_llm_batch.exceptions import ConfigurationError, plainly
+from airflow_llm_batch.jobs.options import DEADLINES, Deadline, at_least_one
+from airflow_llm_batch.lineage import emit_asset_events
+from airflow_llm_batch.links import addresses
+from airflow_llm_batch.operators.arguments import AsksRows, LandsResults
+from airflow_llm_batch.operators.models import asked_models, joined
+from airflow_llm_batch.operators.waiting import check_event, seconds
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_llm_batch.jobs.run import JobRun
+    from airflow_llm_batch.models import Manifest
+
+#: seconds between two looks of a deferred wait, at most
+LONGEST_PAUSE = 300.0
+
+
+class RunsRounds(AsksRows, LandsResults):
+    """What operators take that bring jobs home by themselves; ``LLMBatchOperator`` says what each argument means."""
+
+    template_fields: Sequence[str] = (
+        *AsksRows.template_fields, *LandsResults.template_fields, "max_rounds", "models", "deadline",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        max_rounds: int | str = 3,
+        also: Sequence[str] = (),
+        models: Sequence[Any] = (),
+        deadline: timedelta | float | str | None = timedelta(hours=48),
+        on_deadline: str = "leave",
+        poll_interval: float = 15.0,
+        poke_interval: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if on_deadline not in DEADLINES:
+            raise ConfigurationError(f"on_deadline is {on_deadline!r}; give one of {', '.join(DEADLINES)}.")
+        self.max_rounds, self.also, self.models = max_rounds, tuple(also), models
+        self.deadline, self.on_deadline = deadline, on_deadline
+        self.poll_interval = poll_interval if poke_interval is None else poke_interval
+        self.check_arguments()
+
+    def check_arguments(self) -> None:
+        """What can be wrong with the arguments is told before anything is paid for: of templates, once rendered."""
+        self.check_landing()
+        checks: dict[str, Callable[[Any], Any]] = {
+            "max_rounds": lambda rounds: at_least_one("max_rounds", rounds or -1),
+            "deadline": seconds,
+        }
+        for name, check in checks.items():
+            if "{" not in str(value := getattr(self, name)):
+                check(value)
+        FailedRows(None, self.also)
+
+    def planned_runs(self, context: Context) -> list[JobRun]:
+        """A planned job for each model that is asked."""
+        from airflow_llm_batch.data.destinations import FileDestination
+
+        self.check_arguments()
+        self.check_input()
+        rows = self.given_rows(context)
+        if rows is None:
+            raise ConfigurationError("Give rows. Nothing was sent.")
+        if self.models and isinstance(rows, FailedRows):
+            raise ConfigurationError(
+                "FailedRows asks again what was sent, of the model that it was sent to; leave out models. Nothing was "
+                "sent."
+            )
+        FileDestination.of(self.target).check()
+        runs = []
+        for asked in asked_models(self.models, self.request, self.conn_id):
+            run = self.run_of(context, asked.conn_id, asked.name)
+            self.plan(run, rows, asked.request)
+            runs.append(run)
+        return runs
+
+    def send(self, context: Context, runs: Sequence[JobRun]) -> Any:
+        """The jobs as batches, from budget to landed results; defers while one runs."""
+        spent = 0.0
+        for run in runs:
+            spent += self.hold_to_budget(context, run, spent)
+        for run in runs:
+            self.submit(run)
+        return self.bring_home(context, runs)
+
+    @plainly
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        from airflow_llm_batch.jobs.directory import history
+
+        check_event(event)
+        try:
+            runs = []
+            for asked in asked_models(self.models, self.request, self.conn_id):
+                run = self.run_of(context, asked.conn_id, asked.name)
+                run.store = history.rounds(history.newest(run.store))[-1][0]
+                runs.append(run)
+            return self.bring_home(context, runs)
+        finally:
+            self.close()
+
+    def bring_home(self, context: Context, runs: Sequence[JobRun]) -> Any:
+        """From wherever the jobs are to the end; defers while one runs."""
+        last = [self._go_on(run) for run in runs]
+        return self.finish(context, last)
+
+    def _go_on(self, run: JobRun) -> tuple[JobRun, Manifest]:
+        """One job through as many rounds as it takes; defers while a round runs. The last round, as it was landed."""
+        whole = Deadline(seconds(self.deadline), self.on_deadline)
+        while True:
+            self._runs.append(run)
+            deadline = Deadline(run.time_left(whole), self.on_deadline)
+            if not run.look(deadline):
+                self._defer(run, deadline)
+            manifest = run.land_once(self.target)
+            following = run.next_round(manifest, also=self.also, max_rounds=int(self.max_rounds), deadline=whole)
+            if following is None:
+                return run, manifest
+            run = following
+
+    def _defer(self, run: JobRun, deadline: Deadline) -> None:
+        from airflow_llm_batch.triggers import BatchTrigger
+
+        trigger = BatchTrigger(
+            job=run.store.uri,
+            conn_id=run.hook.conn_id,
+            poll_interval=self.poll_interval,
+            max_poll_interval=LONGEST_PAUSE,
+            deadline=deadline.allowed,
+            on_deadline=deadline.action,
+            cancel_on_kill=True,
+            not_before=run.not_before,
+        )
+        self.defer(trigger=trigger, method_name="execute_complete")
+
+    def finish(self, context: Context, landed: Sequence[tuple[JobRun, Manifest]]) -> dict[str, Any]:
+        """Tell what was landed, and fail the task when too much of it failed."""
+        from airflow_llm_batch.data.destinations import FileDestination
+        from airflow_llm_batch.jobs.landing.superseded import remove_others
+
+        manifests = {run.store.manifest_uri: manifest for run, manifest in landed}
+        run, manifest = landed[0]
+        summary = manifest.summary(run.store.manifest_uri) if len(landed) == 1 else joined(manifests)
+        self.link_addresses = addresses(run.store.uri, run.hook.provider, manifest.batches, manifest.destination)
+        remove_others(run.store, summary["files"], FileDestination.of(self.target), self.log)
+        self.check_failures(summary, ", ".join(manifests))
+        emit_asset_events(self.outlets, context, summary)
+        self._landed = run.store
+        return summary
+
+    def close(self) -> None:
+        """The connections of the jobs."""
+        for run in self._runs:
+            run.hook.close()

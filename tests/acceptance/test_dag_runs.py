@@ -1,0 +1,133 @@
+"""The example DAGs through Airflow itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import MODELS, ROOT, SECRET, read_jsonl
+
+from airflow_llm_batch.emulator import Emulator
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+
+
+def example(name):
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(ROOT / "dags_examples"))
+    assert bag.import_errors == {}
+    return bag.dags[name]
+
+
+def test_nightly_review_labels_lands_every_review(provider, connect, tmp_path):
+    """dag.test(): the sensor defers, its trigger runs, the labels land; one record per review, by its own key."""
+    from airflow.sdk import timezone
+
+    with Emulator(duration=1.0, faults={"row_errors": 0.01}) as emulator:
+        conn_id = connect(emulator.url, provider, limits={"requests": 400})
+        conf = {"conn_id": conn_id, "model": MODELS[provider], "reviews": 1000, "data": f"file://{tmp_path}"}
+        run = example("nightly_review_labels").test(logical_date=timezone.utcnow(), run_conf=conf)
+        assert str(run.state) == "success"
+        assert len(emulator.vendor.batches) == 3
+        calls = dict(emulator.vendor.calls)
+    assert sum(n for call, n in calls.items() if call.startswith("POST") and call.endswith("batches")) == 3
+    [reviews] = tmp_path.rglob("reviews.jsonl")
+    sent = {row["review_id"]: row["review"] for row in read_jsonl(reviews)}
+    landed = [row for path in tmp_path.rglob("results-*.jsonl") for row in read_jsonl(path)]
+    assert len(landed) == len(sent) == 1000
+    assert {row["key"]: row["review"] for row in landed} == sent
+    for row in landed:
+        if row["status"] == "succeeded":
+            assert row["output"]["sentiment"] in ("positive", "neutral", "negative")
+            assert json.loads(row["text"]) == row["output"]
+        else:
+            assert (row["status"], bool(row["error_code"])) == ("errored", True)
+    assert 900 < sum(row["status"] == "succeeded" for row in landed) < 1000
+
+
+def test_mapped_partitions_land_side_by_side(connect, tmp_path):
+    """Three partitions mapped over the three operators: a job and a file each, all rows under one destination."""
+    from airflow.sdk import timezone
+
+    with Emulator(duration=0.3) as emulator:
+        conf = {"conn_id": connect(emulator.url), "partitions": 3, "data": f"file://{tmp_path}"}
+        run = example("mapped_partitions").test(logical_date=timezone.utcnow(), run_conf=conf)
+        assert str(run.state) == "success"
+        assert [batch.total for batch in emulator.vendor.batches.values()] == [25] * 3
+    landed = [row for path in tmp_path.rglob("results-*.jsonl") for row in read_jsonl(path)]
+    assert len({row["key"] for row in landed}) == len(landed) == 75
+
+
+def test_nothing_secret_lies_in_airflows_database_and_logs(connect, tmp_path, capfd):
+    """Rendered fields, XComs, trigger rows, logs, job files, results: the planted key is in none of them."""
+    from airflow.sdk import timezone
+    from airflow.utils.session import create_session
+    from sqlalchemy import text
+
+    with Emulator(duration=0.3) as emulator:
+        conf = {"conn_id": connect(emulator.url), "reviews": 5, "data": f"file://{tmp_path}"}
+        run = example("nightly_review_labels").test(logical_date=timezone.utcnow(), run_conf=conf)
+        assert str(run.state) == "success"
+    told = capfd.readouterr()
+    assert "5 rows landed" in told.out + told.err
+    assert SECRET not in told.out + told.err
+    for root in (tmp_path, Path(os.environ["AIRFLOW_HOME"])):
+        for path in root.rglob("*"):
+            if path.is_file() and path.suffix not in (".db", ".cfg"):
+                assert SECRET.encode() not in path.read_bytes(), path
+    with create_session() as session:
+        for table in ("rendered_task_instance_fields", "xcom", "trigger", "serialized_dag", "dag_run"):
+            for row in session.execute(text(f"select * from {table}")):
+                assert SECRET not in repr(row)
+
+
+def test_the_example_dags_parse_cheaply():
+    """Operators in a DAG file load neither HTTP client nor prices nor the engine."""
+    code = """
+import sys, airflow.sdk
+before = set(sys.modules)
+import airflow_llm_batch.data, airflow_llm_batch.operators, airflow_llm_batch.sensors
+new = set(sys.modules) - before
+engine = {"airflow_llm_batch.jobs.directory.store", "airflow_llm_batch.transport", "airflow_llm_batch.providers.base"}
+bad = (engine | {"genai_prices", "pyarrow", "fastapi", "sqlite3"}) & new
+print(sorted(bad))
+sys.exit(bool(bad))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_example_runs_in_a_whole_airflow(tmp_path):
+    """airflow standalone: api-server, scheduler, dag-processor and the real triggerer; green, every row landed."""
+    home = tmp_path / "demo"
+    command = [
+        sys.executable,
+        "-m",
+        "airflow_llm_batch.demo",
+        "--ui",
+        "--exit",
+        "--home",
+        str(home),
+        "--duration",
+        "12",
+    ]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=560)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:] + tail(home / "standalone.log")
+    assert "The run ended: success." in done.stdout
+    assert "password:" in done.stdout
+    landed = [row for path in home.rglob("results-*.jsonl") for row in read_jsonl(path)]
+    assert sorted(row["row"] for row in landed) == list(range(1200))
+    logs = "".join(path.read_text(errors="replace") for path in home.rglob("task_id=wait/*.log*"))
+    assert "of 1,200 rows done" in logs
+    assert "trigger" in "".join(path.name for path in home.rglob("task_id=wait/*"))
+
+
+def tail(path: Path) -> str:
+    return path.read_text(errors="replace")[-3000:] if path.exists() else ""

@@ -1,0 +1,212 @@
+"""Every feature's example DAG through dag.test(), its output looked at."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support import MODELS, ROOT, read_jsonl
+
+from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.jobs.directory.address import JobAddress
+from airflow_llm_batch.jobs.directory.store import JobStore
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+
+
+@pytest.fixture(scope="module")
+def bag():
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(ROOT / "dags_examples"))
+    assert bag.import_errors == {}
+    return bag
+
+
+def run(bag, name, tmp_path, conn_id, *, state="success", **conf):
+    """One run; returns it and the tasks' return values."""
+    from airflow.sdk import timezone
+
+    dag = bag.dags[name]
+    run = dag.test(logical_date=timezone.utcnow(), run_conf={"conn_id": conn_id, "data": f"file://{tmp_path}", **conf})
+    assert str(run.state) == state
+    return run, {ti.task_id: ti.xcom_pull(task_ids=ti.task_id) for ti in run.get_task_instances()}
+
+
+def landed(tmp_path):
+    return [row for path in sorted(tmp_path.rglob("results-*.jsonl")) for row in read_jsonl(path)]
+
+
+def test_structured_extraction_lands_typed_columns(bag, provider, connect, tmp_path):
+    """Nested structs of the model's types, one per mail, by its key; every answer fits the schema."""
+    import pyarrow.dataset as ds
+
+    with Emulator(duration=0.2) as emulator:
+        run(bag, "structured_extraction", tmp_path, connect(emulator.url, provider), model=MODELS[provider])
+    table = ds.dataset([str(path) for path in tmp_path.rglob("*.parquet")]).to_table()
+    output = table.schema.field("output").type
+    assert str(output.field("items").type.value_type.field("quantity").type) == "int64"
+    assert str(output.field("urgent").type) == "bool"
+    rows = table.to_pylist()
+    assert sorted(row["key"] for row in rows) == [1, 2, 3, 4]
+    for row in rows:
+        assert row["status"] == "succeeded"
+        assert json.loads(row["text"]) == row["output"]
+        assert all(item["quantity"] >= 0 for item in row["output"]["items"])
+
+
+def test_embeddings_land_as_lists_of_float32(bag, connect, tmp_path):
+    """256 float32 a row, beside what was passed through."""
+    import pyarrow.parquet as pq
+
+    with Emulator(duration=0.2) as emulator:
+        run(bag, "embeddings_to_parquet", tmp_path, connect(emulator.url))
+    [path] = tmp_path.rglob("*.parquet")
+    table = pq.read_table(path)
+    assert str(table.schema.field("embedding").type) == "list<element: float>"
+    assert {row["key"]: row["price"] for row in table.to_pylist()} == {
+        "LAMP-3": 39.5, "DESK-1": 649.0, "CHR-9": 289.0, "MUG-2": 14.0,
+    }  # fmt: skip
+    assert all(any(row["embedding"]) for row in table.to_pylist())
+
+
+def test_vision_sends_each_rows_picture(bag, provider, connect, tmp_path):
+    """The image is part of the request that reaches the vendor, in the vendor's own spelling."""
+    with Emulator(duration=0.2) as emulator:
+        conn_id = connect(emulator.url, provider)
+        _, told = run(bag, "vision", tmp_path, conn_id, model=MODELS[provider])
+        [batch] = emulator.vendor.batches.values()
+        sent = [json.loads(line) for line in batch.lines.read_bytes().splitlines()]
+    assert told["fetch"]["counts"]["succeeded"] == 2
+    rows = {row["key"]: row["text"] for row in landed(tmp_path)}
+    assert "harbour" in rows["pier.jpg"]
+    if provider == "openai":
+        images = [line["body"]["messages"][-1]["content"][1]["image_url"]["url"][:22] for line in sent]
+        assert images == ["data:image/png;base64,", "https://example.com/ph"]
+    else:
+        images = [line["params"]["messages"][-1]["content"][1]["source"]["type"] for line in sent]
+        assert images == ["base64", "url"]
+
+
+def test_tools_land_parsed_calls_that_the_last_task_reads(bag, provider, connect, tmp_path):
+    """Each call with its ticket, arguments that fit the function's schema."""
+    with Emulator(duration=0.2) as emulator:
+        _, told = run(bag, "tools", tmp_path, connect(emulator.url, provider), model=MODELS[provider])
+    assert [(call["ticket"], call["name"]) for call in told["act"]] == [("T-1", "refund"), ("T-2", "refund")]
+    for call in told["act"]:
+        assert call["arguments"]["reason"] in ("lost", "broken", "unwanted")
+        assert isinstance(call["arguments"]["order"], str)
+
+
+def test_repair_rounds_ask_failed_rows_again(bag, provider, connect, tmp_path):
+    """Both ways: complete after the repair, 25 rows paid once each, only the failed ones in the second batches."""
+    with Emulator(duration=0.3, faults={"row_errors": 0.3, "heal": 1}) as emulator:
+        conn_id = connect(emulator.url, provider)
+        _, told = run(bag, "repair_rounds", tmp_path, conn_id, model=MODELS[provider])
+        totals = [batch.total for batch in emulator.vendor.batches.values()]
+        billed = sum(batch.total - sum(batch.fates) for batch in emulator.vendor.batches.values())
+    for task_id, folder in (("translate", "one_task"), ("fetch_again", "step_by_step")):
+        assert told[task_id]["counts"]["succeeded"] == 25
+        rows = landed(tmp_path / folder)
+        assert sorted(row["key"] for row in rows) == sorted(10 * v + t for v in range(5) for t in range(5))
+        assert {row["round"] for row in rows} <= {1, 2}
+    # Rows heal over both jobs together: whichever asks a row first fails, and has to ask it again.
+    assert len(totals) in (3, 4)
+    assert sorted(totals)[-2:] == [25, 25]
+    assert billed == 50
+
+
+def test_the_cost_guard_estimates_approves_and_holds(bag, connect, tmp_path):
+    """Approved: landed within the estimate. Not approved: red, and nothing was sent."""
+    with Emulator(duration=0.2) as emulator:
+        conn_id = connect(emulator.url)
+        _, told = run(bag, "cost_guard", tmp_path, conn_id)
+        assert 0 < told["fetch"]["cost_usd"] < told["approve"] < 0.05
+        assert told["approve"] == pytest.approx(told["fetch"]["estimated_cost_usd"])
+        assert len(emulator.vendor.batches) == 1
+        run(bag, "cost_guard", tmp_path, conn_id, state="failed", max_cost=0.0001)
+        assert len(emulator.vendor.batches) == 1
+
+
+def test_assets_trigger_a_consumer_with_the_manifests_summary(bag, connect, tmp_path):
+    """The event's extra says what was landed, and the consumer reads it."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with Emulator(duration=0.2) as emulator:
+        _, told = run(bag, "assets_producer", tmp_path, connect(emulator.url))
+    summary = told["fetch"]
+    with create_session() as session:
+        query = select(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id)
+        query = query.where(AssetModel.name == "llm_batch_example_summaries").order_by(AssetEvent.id.desc())
+        event = session.scalars(query).first()
+        assert event.extra["rows"] == 2
+        assert event.extra == {**event.extra, **summary}
+    _, told = run(bag, "assets_consumer", tmp_path, "x")
+    assert told["use"]["files"] == summary["files"]
+    assert told["use"]["message"].startswith("2 rows landed: 2 succeeded; $0.0000")
+
+
+def test_housekeeping_removes_nothing_that_is_young(bag, connect, tmp_path):
+    """The weekly DAG runs as it is."""
+    with Emulator(duration=0.2) as emulator:
+        made, _ = run(bag, "assets_producer", tmp_path, connect(emulator.url))
+        store = JobStore(JobAddress.of_task(None, "assets_producer", made.run_id, "submit", -1).uri)
+        _, cleaned = run(bag, "llm_batch_housekeeping", tmp_path, "x")
+    assert store.manifest() is not None
+    assert cleaned["clean_up"]["removed"] == []
+    assert cleaned["clean_up"]["kept"] >= 1
+
+
+def test_openlineage_facets_name_sources_and_row_counts(bag, connect, tmp_path):
+    """What Airflow's OpenLineage provider extracts from the fetching task: inputs, outputs, rows."""
+    from airflow.providers.openlineage.extractors.base import DefaultExtractor
+
+    from airflow_llm_batch.operators import FetchResultsOperator
+
+    with Emulator(duration=0.2) as emulator:
+        conn_id = connect(emulator.url)
+        _, told = run(bag, "nightly_review_labels", tmp_path, conn_id, reviews=30)
+        operator = FetchResultsOperator(task_id="fetch", job=told["wait"], destination=f"file://{tmp_path}/again")
+        assert DefaultExtractor(operator).extract_on_complete(None) is None
+        operator.execute({})
+    lineage = DefaultExtractor(operator).extract_on_complete(None)
+    [source], [target] = lineage.inputs, lineage.outputs
+    assert (source.namespace, source.name.rpartition("/")[2]) == ("file", "reviews.jsonl")
+    assert (target.namespace, target.name) == ("file", f"{tmp_path}/again")
+    assert target.outputFacets["outputStatistics"].rowCount == 30
+
+
+@pytest.mark.parametrize("name", ["small_work", "fastest_model", "compare_models"])
+def test_the_online_lane_answers_without_a_batch(bag, provider, connect, tmp_path, name):
+    """Called, raced, compared: one record per row, or per row and model, each with its own question's answer."""
+    other = "anthropic" if provider == "openai" else "openai"
+    with Emulator(duration=60) as emulator:
+        conf = {
+            "model": MODELS[provider],
+            "other_model": MODELS[other],
+            "other_conn_id": connect(emulator.url, other, conn_id="llm_other"),
+        }
+        _, told = run(bag, f"online_{name}", tmp_path, connect(emulator.url, provider), **conf)
+        assert not emulator.vendor.batches
+    rows = landed(tmp_path)
+    assert told["ask"]["counts"]["succeeded"] == len(rows) == (20 if name == "compare_models" else 10)
+    assert {row["key"] for row in rows} == set(range(3, 13))
+    assert all(row["text"] == f"Name a city with {row['key']} letters." for row in rows)
+    assert len({row["model"] for row in rows}) == (
+        2 if name == "compare_models" else len({row["model"] for row in rows})
+    )
+
+
+def test_the_deadline_is_kept_in_a_dag(bag, connect, tmp_path):
+    """A batch that would take a minute: cancelled after ten seconds, the rest called, the set complete."""
+    with Emulator(duration=40) as emulator:
+        _, told = run(bag, "online_deadline_kept", tmp_path, connect(emulator.url))
+        [batch] = emulator.vendor.batches.values()
+        called = emulator.vendor.calls["POST /v1/chat/completions"]
+        assert batch.cancelled_at is not None
+    rows = landed(tmp_path)
+    assert sorted(row["key"] for row in rows) == list(range(3, 13))
+    assert told["fetch"]["counts"]["succeeded"] == 10
+    assert 0 < called <= 10

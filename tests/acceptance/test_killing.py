@@ -1,0 +1,26 @@
+"""The promise, with the process killed at every step it takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from support import TESTS
+
+
+@pytest.mark.slow
+def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys):
+    """SIGKILL before and after every file and request of every task, and every connection cut: the table is exact."""
+    command = [sys.executable, str(TESTS / "killing" / "harness.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=580)
+    table = [
+        line
+        for line in done.stdout.splitlines()
+        if line.startswith(("provider", "openai", "anthropic", "waves", "rounds", "Wanted"))
+    ]
+    summary = next(line for line in done.stdout.splitlines() if "points struck" in line)
+    with capsys.disabled():
+        print("\n" + "\n".join(table) + "\n" + summary)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert len(table) > 100

@@ -1,0 +1,51 @@
+"""Servers that answer as somebody else's do."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+GOOD = {
+    "object": "chat.completion",
+    "model": "gpt-5-mini",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+}
+
+
+@contextmanager
+def server(answer):
+    """A model server: ``answer(times asked before, body) -> (status, body)``, by prompt."""
+    asked: Counter[str] = Counter()
+    bodies = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            prompt = json.dumps(body.get("messages") or body.get("input"))
+            bodies.append(body)
+            status, said = answer(asked[prompt], body)
+            asked[prompt] += 1
+            data = said if isinstance(said, bytes) else json.dumps(said).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    class Site(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    httpd = Site(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_port}/v1", asked, bodies
+    finally:
+        httpd.shutdown()

@@ -1,0 +1,340 @@
+"""The contract every provider keeps, and what is particular to each."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from airflow_llm_batch.exceptions import ConfigurationError, InputError
+from airflow_llm_batch.models import Shard
+from airflow_llm_batch.providers.anthropic import Anthropic
+from airflow_llm_batch.providers.base import Payload
+from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.registry import PROVIDERS, provider_class
+from airflow_llm_batch.request import Request
+from airflow_llm_batch.testing.providers import NOW, ProviderContract, drive
+
+CLOSED = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
+
+
+def body_of(request):
+    return b"".join(request.stream)
+
+
+class TestOpenAI(ProviderContract):
+    made = OpenAI("http://h/v1")
+    running, ended = "in_progress", "completed"
+
+    def raw(self, batch_id, status, at=NOW, rows=2, **more):
+        counts = {"total": rows, "completed": rows, "failed": 0}
+        return {"id": batch_id, "status": status, "created_at": int(at.timestamp()), "request_counts": counts, **more}
+
+    def test_create_names_file_endpoint_and_owner(self):
+        """The body of a create; metadata says whose it is."""
+        shard = Shard(endpoint="/v1/embeddings", key="ab12-0", metadata={"team": "x"})
+        requests, _ = drive(self.made.create(shard, "file-1", Payload(tuple, 0)), self.raw("b", "validating"))
+        assert json.loads(body_of(requests[0])) == {
+            "input_file_id": "file-1",
+            "endpoint": "/v1/embeddings",
+            "completion_window": "24h",
+            "metadata": {"team": "x", "airflow_llm_batch": "ab12-0"},
+        }
+
+    def test_find_knows_its_own_by_metadata_or_input_file(self):
+        """Other batches of the same size are not ours; older pages are not read."""
+        shard = Shard(endpoint="/v1/x", key="ab12-0", rows=2)
+        page = {
+            "data": [
+                self.raw("other", "validating"),
+                self.raw("mine", "validating", metadata={"airflow_llm_batch": "ab12-0"}),
+                self.raw("by-file", "validating", input_file_id="file-9"),
+                self.raw("old", "completed", at=NOW - timedelta(hours=1)),
+            ],
+            "has_more": True,
+        }
+        assert [b.id for b in drive(self.made.find(shard, NOW, "file-9"), page)[1]] == ["mine", "by-file"]
+
+    def test_batches_of_its_kin_are_read_leniently(self):
+        """Capitals, nulls, empty error files, counts that disagree."""
+        raw = {"id": "b", "status": "Completed", "request_counts": None, "output_file_id": "o", "error_file_id": ""}
+        batch = drive(
+            self.made.get("b"), {**raw, "endpoint": None, "metadata": None, "created_at": "2026-01-01T00:00:00Z"}
+        )[1]
+        assert (batch.outcome, batch.files, batch.total, batch.created_at) == ("completed", ("o",), None, None)
+        partly = self.raw("b", "completed") | {"request_counts": {"total": 2, "completed": 1, "failed": 1}}
+        assert drive(self.made.get("b"), partly)[1].outcome == "partial"
+
+    def test_metadata_over_the_limits_is_refused(self):
+        """Too many entries, too long a value: before anything is sent."""
+        with pytest.raises(InputError, match="16"):
+            self.made.check_metadata({str(n): "x" for n in range(16)})
+        with pytest.raises(InputError, match="600"):
+            self.made.check_metadata({"a": "x" * 600})
+
+    @pytest.mark.parametrize(
+        ("typed", "used"),
+        [
+            ("http://h:1", "http://h:1/v1"),
+            ("http://h:1/", "http://h:1/v1"),
+            ("http://h:1/openai/v1/", "http://h:1/openai/v1"),
+            (None, "https://api.openai.com/v1"),
+        ],
+    )
+    def test_base_urls_are_taken_as_people_type_them(self, typed, used):
+        """A host alone means its /v1."""
+        assert OpenAI(typed).base_url == used
+
+    def test_decode_reads_every_shape_of_answer(self):
+        """Chat, tools, refusal, truncation, responses, embeddings, errors in both places, status_code 0."""
+
+        def chat(message, finish="stop", **usage):
+            return {"choices": [{"message": message, "finish_reason": finish}], "model": "m", "usage": usage}
+
+        def told(body=None, status=200, error=None):
+            response = None if body is None else {"status_code": status, "body": body}
+            return self.made.decode({"custom_id": "a-1", "response": response, "error": error})
+
+        result = told(
+            chat({"content": "hi"}, prompt_tokens=9, completion_tokens=2, prompt_tokens_details={"cached_tokens": 4})
+        )
+        assert (result.status, result.text, result.input_tokens, result.cached_tokens, result.output_tokens) == (
+            "succeeded", "hi", 9, 4, 2,
+        )  # fmt: skip
+        call = {"id": "c", "function": {"name": "f", "arguments": '{"x": 1}'}}
+        assert told(chat({"content": None, "tool_calls": [call]}, "tool_calls")).tool_calls == [
+            {"id": "c", "name": "f", "arguments": {"x": 1}}
+        ]
+        call["function"]["arguments"] = '{"x": '
+        assert told(chat({"tool_calls": [call]})).tool_calls[0]["arguments"] == '{"x": '
+        assert told(chat({"content": None, "refusal": "no"})).status == "refused"
+        assert told(chat({"content": "x"}, "content_filter")).status == "refused"
+        assert told(chat({"content": "x"}, "length")).status == "truncated"
+        message = {"type": "message", "content": [{"type": "output_text", "text": "yes"}]}
+        answer = {
+            "object": "response",
+            "status": "completed",
+            "output": [message],
+            "usage": {"input_tokens": 3, "output_tokens": 1},
+        }
+        assert (told(answer).text, told(answer).input_tokens) == ("yes", 3)
+        cut = {**answer, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+        assert (told(cut).status, told(cut).finish_reason) == ("truncated", "max_output_tokens")
+        vector = {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 2, "total_tokens": 2}}
+        assert (told(vector).embedding, told(vector).output_tokens) == ([0.5], 0)
+        assert (told(error={"code": "batch_expired", "message": "late"}).status) == "expired"
+        assert (told(error={"code": "batch_cancelled", "message": ""}).status) == "cancelled"
+        bad = told({"error": {"message": "no such model", "type": "invalid", "code": "model_not_found"}}, 404)
+        assert (bad.status, bad.error_code, bad.error_message) == ("errored", "model_not_found", "no such model")
+        assert told({}, 0).error_code == "http_0"
+        for garbage in (
+            {},
+            {"custom_id": "a"},
+        ):
+            with pytest.raises((KeyError, IndexError, TypeError)):
+                self.made.decode(garbage)
+
+    def test_real_outputs_decode(self, shared):
+        """Every line of real OpenAI, Groq and langbatch outputs, with its text and tokens."""
+        lines = (shared / "samples" / "openai_gpt4o_batch_output.jsonl").read_bytes().split(b"\n")
+        results = [self.made.decode(json.loads(line)) for line in lines if line]
+        assert len(results) == 65
+        assert {r.status for r in results} == {"succeeded"}
+        assert all(r.text and r.input_tokens and r.output_tokens and r.model == "gpt-4o-2024-08-06" for r in results)
+        groq = (shared / "samples" / "groq_batch_output.jsonl").read_bytes().split(b"\n")
+        groq = [self.made.decode(json.loads(line)) for line in groq if line]
+        assert [(r.status, bool(r.text)) for r in groq if r.custom_id != "request-3"] == [("succeeded", True)] * 2
+        mixed = (shared / "samples" / "langbatch_chat_completion_batch_results.jsonl").read_bytes().split(b"\n")
+        mixed = [self.made.decode(json.loads(line)) for line in mixed if line]
+        assert [r.status for r in mixed].count("errored") == 2
+        vectors = (shared / "samples" / "langbatch_embedding_batch_results.jsonl").read_bytes().split(b"\n")
+        assert all(len(self.made.decode(json.loads(line)).embedding) > 100 for line in vectors if line)
+
+
+class TestAnthropic(ProviderContract):
+    made = Anthropic("http://h")
+    running, ended = "in_progress", "ended"
+
+    def raw(self, batch_id, status, at=NOW, rows=2, **more):
+        counts = {"processing": 0, "succeeded": rows, "errored": 0, "canceled": 0, "expired": 0}
+        return {
+            "id": batch_id,
+            "processing_status": status,
+            "created_at": at.isoformat(),
+            "request_counts": counts,
+            **more,
+        }
+
+    @pytest.mark.parametrize(
+        "chunks", [[b'{"a":1}\n{"b":2}\n'], [b'{"a":1}', b'\n{"b":2}', b"\n"], [b'{"a":1}\n', b'{"b":2}\n']]
+    )
+    def test_create_carries_the_lines_as_an_array(self, chunks):
+        """Whatever the chunking: valid JSON, exactly as long as announced."""
+        content = Payload(lambda: iter(chunks), sum(map(len, chunks)))
+        requests, _ = drive(self.made.create(Shard(endpoint=""), None, content), self.raw("b", "in_progress"))
+        body = body_of(requests[0])
+        assert json.loads(body) == {"requests": [{"a": 1}, {"b": 2}]}
+        assert len(body) == int(requests[0].headers["content-length"])
+
+    def test_find_goes_by_time_and_count(self):
+        """Batches of our size created since; the search stops at older ones."""
+        shard = Shard(endpoint="", rows=2)
+        page = {
+            "data": [
+                self.raw("b1", "in_progress"),
+                self.raw("other-size", "in_progress", rows=3),
+                self.raw("old", "ended", at=NOW - timedelta(hours=1)),
+            ],
+            "has_more": True,
+        }
+        assert [b.id for b in drive(self.made.find(shard, NOW), page)[1]] == ["b1"]
+
+    @pytest.mark.parametrize(
+        ("counts", "outcome"),
+        [
+            ({"succeeded": 2}, "completed"),
+            ({"succeeded": 1, "errored": 1}, "partial"),
+            ({"errored": 2}, "failed"),
+            ({"succeeded": 1, "expired": 1}, "expired"),
+            ({"succeeded": 1, "canceled": 1}, "cancelled"),
+        ],
+    )
+    def test_how_a_batch_ended_follows_from_its_counters(self, counts, outcome):
+        """``ended`` alone says nothing."""
+        raw = self.raw("b", "ended") | {"request_counts": counts}
+        assert drive(self.made.get("b"), raw)[1].outcome == outcome
+
+    def test_results_are_asked_of_the_configured_host(self):
+        """A results_url of another host (a gateway's upstream) is replaced: credentials stay."""
+        for url in (
+            "http://h/v1/messages/batches/b/results",
+            "https://api.anthropic.com/v1/messages/batches/b/results",
+        ):
+            batch = drive(self.made.get("b"), self.raw("b", "ended", results_url=url))[1]
+            assert str(self.made.downloads(batch)[0].url) == "http://h/v1/messages/batches/b/results"
+
+    def test_decode_reads_every_kind_of_result(self):
+        """Succeeded, tool use, truncated, refused, errored, expired, canceled; cached tokens count as input."""
+
+        def told(stop="end_turn", content=({"type": "text", "text": "hi"},), **usage):
+            message = {"content": list(content), "stop_reason": stop, "model": "m", "usage": usage}
+            return self.made.decode({"custom_id": "a", "result": {"type": "succeeded", "message": message}})
+
+        usage = {
+            "input_tokens": 5,
+            "cache_read_input_tokens": 100,
+            "cache_creation_input_tokens": 20,
+            "output_tokens": 3,
+        }
+        result = told(**usage)
+        assert (result.status, result.text, result.input_tokens, result.cached_tokens) == ("succeeded", "hi", 125, 100)
+        assert told("max_tokens").status == "truncated"
+        assert told("refusal").status == "refused"
+        assert (
+            told(content=[{"type": "tool_use", "id": "t", "name": "f", "input": {"x": 1}}]).tool_calls[0]["name"] == "f"
+        )
+        error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
+        errored = self.made.decode({"custom_id": "a", "result": {"type": "errored", "error": error}})
+        assert (errored.status, errored.error_code, errored.error_message) == ("errored", "overloaded_error", "busy")
+        assert self.made.decode({"custom_id": "a", "result": {"type": "canceled"}}).status == "cancelled"
+        assert self.made.decode({"custom_id": "a", "result": {"type": "expired"}}).status == "expired"
+
+    def encode(self, **body):
+        request = Request("/v1/chat/completions", {"model": "m", "max_tokens": 9, **body})
+        return self.made.encode(request, "a-1")["params"]
+
+    def test_the_neutral_request_is_translated(self):
+        """System, images, tools, tool results, stop, schema: nothing is lost on the way."""
+        tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+        params = self.encode(
+            messages=[
+                {"role": "system", "content": "be brief"},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "look"},
+                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}},
+                        {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+                    ],
+                },
+                {"role": "assistant", "tool_calls": [{"id": "t1", "function": {"name": "f", "arguments": '{"x":1}'}}]},
+                {"role": "tool", "tool_call_id": "t1", "content": "42"},
+                {"role": "user", "content": "and?"},
+            ],
+            tools=[tool],
+            tool_choice="required",
+            parallel_tool_calls=False,
+            stop="END",
+            temperature=0.1,
+            user="u1",
+            n=1,
+            response_format={"type": "json_schema", "json_schema": {"name": "o", "schema": CLOSED}},
+        )
+        assert params == {
+            "model": "m",
+            "max_tokens": 9,
+            "system": "be brief",
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "look"},
+                        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QUJD"}},
+                        {"type": "image", "source": {"type": "url", "url": "https://x/y.png"}},
+                    ],
+                },
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "f", "input": {"x": 1}}]},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "t1", "content": "42"},
+                        {"type": "text", "text": "and?"},
+                    ],
+                },
+            ],
+            "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
+            "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+            "stop_sequences": ["END"],
+            "temperature": 0.1,
+            "metadata": {"user_id": "u1"},
+            "output_config": {"format": {"type": "json_schema", "schema": CLOSED}},
+        }
+
+    @pytest.mark.parametrize(
+        ("body", "named"),
+        [
+            ({"messages": [], "logit_bias": {"1": 5}}, "logit_bias"),
+            ({"messages": [], "n": 2}, "'n'"),
+            ({"messages": [], "response_format": {"type": "json_object"}}, "json_object"),
+            ({"messages": [{"role": "critic", "content": "x"}]}, "critic"),
+            ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input_audio"),
+            ({"messages": [], "max_tokens": None}, "max_tokens"),
+        ],
+    )
+    def test_what_has_no_counterpart_is_refused_by_name(self, body, named):
+        """Nothing is dropped silently."""
+        with pytest.raises(InputError, match=named):
+            self.encode(**body)
+
+    def test_versions_and_betas_are_settings(self):
+        """Headers follow the connection's extra."""
+        assert self.made.headers("k") == {"x-api-key": "k", "anthropic-version": "2023-06-01"}
+        chosen = Anthropic(None, {"anthropic_version": "2026-10-21", "anthropic_beta": ["a", "b"]}).headers("k")
+        assert (chosen["anthropic-version"], chosen["anthropic-beta"]) == ("2026-10-21", "a,b")
+        assert Anthropic("https://api.anthropic.com/v1/").base_url == "https://api.anthropic.com"
+
+
+def test_an_unknown_provider_is_refused_with_the_known_ones():
+    """The message lists what could be meant."""
+    with pytest.raises(ConfigurationError, match=r"'opneai'.*anthropic, openai"):
+        provider_class("opneai")
+    assert {provider_class(name).name for name in PROVIDERS} == set(PROVIDERS)
+
+
+def test_find_asks_only_for_what_is_recent():
+    """An old batch with our own key is not a candidate."""
+    raw = TestOpenAI().raw("old", "completed", at=NOW - timedelta(days=5), metadata={"airflow_llm_batch": "k"})
+    page = {"data": [raw], "has_more": False}
+    shard = Shard(endpoint="", key="k", rows=2)
+    assert drive(OpenAI("http://h").find(shard, NOW), page)[1] == []

@@ -1,0 +1,168 @@
+"""What is repeated, what is not, and where credentials go."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from support import SECRET
+
+from airflow_llm_batch import transport as module
+from airflow_llm_batch.exceptions import RequestRejected, VendorUnavailable
+from airflow_llm_batch.models import Shard
+from airflow_llm_batch.providers.base import Payload, repeatable, streamed
+from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.transport import Transport, retry_after
+
+BASE = "http://vendor.test/v1"
+
+
+class Vendor:
+    """A callable app in the vendor's place: answers from a list, remembers what came."""
+
+    def __init__(self, *answers):
+        self.answers, self.requests = list(answers), []
+
+    def __call__(self, request):
+        self.requests.append((request, request.read()))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def asynchronous(self, request):
+        await request.aread()
+        return self(request)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(module, "pause", lambda state: 0)
+
+
+def on(vendor, retries=3):
+    made = Transport(OpenAI(BASE), SECRET, retries=retries)
+    made.options["transport"] = httpx.MockTransport(vendor)
+    return made
+
+
+def ok(**body):
+    return httpx.Response(200, json=body)
+
+
+BATCH = {"id": "b1", "status": "in_progress"}
+
+
+@pytest.mark.parametrize(
+    "trouble", [httpx.Response(s) for s in (408, 429, 500, 502, 503, 504, 529)] + [httpx.ReadError("cut")]
+)
+def test_reading_is_repeated(trouble):
+    """A GET survives every transient answer and a cut connection."""
+    vendor = Vendor(trouble, ok(**BATCH))
+    assert on(vendor).run(OpenAI(BASE).get("b1")).id == "b1"
+    assert len(vendor.requests) == 2
+
+
+@pytest.mark.parametrize("trouble", [httpx.Response(500), httpx.ReadTimeout("late"), httpx.RemoteProtocolError("cut")])
+def test_a_create_that_may_have_arrived_is_sent_once(trouble):
+    """Timeouts, cut connections and 5xx end a create: whether it went through is not for the driver to guess."""
+    vendor = Vendor(trouble, ok(**BATCH))
+    with pytest.raises(VendorUnavailable):
+        on(vendor).run(OpenAI(BASE).create(Shard(endpoint="/v1/x"), "file-1", Payload(tuple, 0)))
+    assert len(vendor.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble", [httpx.Response(429), httpx.ConnectError("refused"), httpx.ConnectTimeout("no route")]
+)
+def test_a_create_that_was_not_taken_is_sent_again(trouble):
+    """A 429 and a connection that never stood are safe to repeat."""
+    vendor = Vendor(trouble, ok(**BATCH))
+    assert on(vendor).run(OpenAI(BASE).create(Shard(endpoint="/v1/x"), "file-1", Payload(tuple, 0))).id == "b1"
+    assert len(vendor.requests) == 2
+
+
+def test_an_upload_is_repeated_with_its_whole_body():
+    """The streamed body is opened anew for the second try."""
+    vendor = Vendor(httpx.Response(503), httpx.WriteError("cut"), ok(id="file-1"))
+    content = Payload(lambda: iter([b"line 1\n", b"line 2\n"]), 14)
+    assert on(vendor).run(OpenAI(BASE).upload("a.jsonl", content)) == "file-1"
+    bodies = [body for _, body in vendor.requests]
+    assert len(bodies) == 3
+    assert len(set(bodies)) == 1
+    assert b"line 1\nline 2\n" in bodies[0]
+    assert int(vendor.requests[0][0].headers["content-length"]) == len(bodies[0])
+
+
+def test_giving_up_tells_what_failed_without_the_key():
+    """After the last try the error names the call; the key is nowhere in it."""
+    with pytest.raises(VendorUnavailable, match=r"GET http://vendor.test/v1/batches/b1 failed: ReadError") as caught:
+        on(Vendor(*[httpx.ReadError("cut")] * 4)).run(OpenAI(BASE).get("b1"))
+    assert SECRET not in str(caught.value)
+    assert SECRET not in repr(caught.value)
+
+
+def test_a_rejection_carries_the_vendors_own_words():
+    """4xx: status, code and message."""
+    answer = httpx.Response(404, json={"error": {"message": "No batch found", "type": "invalid", "code": "gone"}})
+    with pytest.raises(RequestRejected, match="HTTP 404 gone: No batch found") as caught:
+        on(Vendor(answer)).run(OpenAI(BASE).get("b1"))
+    assert (caught.value.status, caught.value.code) == (404, "gone")
+
+
+def test_credentials_go_to_the_configured_origin_only():
+    """Another host, port or scheme gets none, and a redirect is not followed."""
+    provider, vendor = (
+        OpenAI(BASE),
+        Vendor(*[ok() for _ in range(4)], httpx.Response(302, headers={"location": "http://x"})),
+    )
+    sender = on(vendor)
+    for url in (f"{BASE}/a", "http://other.test/v1/a", "http://vendor.test:81/v1/a", "https://vendor.test/v1/a"):
+        sender.send(httpx.Request("GET", url))
+    sent = [request.headers.get("authorization") for request, _ in vendor.requests]
+    assert sent == [f"Bearer {SECRET}", None, None, None]
+    with pytest.raises(VendorUnavailable, match="HTTP 302"):
+        sender.run(provider.get("b1"))
+
+
+def test_the_asynchronous_driver_repeats_alike():
+    """arun: the same flow, the same decisions, streamed bodies included."""
+
+    async def go():
+        vendor = Vendor(httpx.Response(503), ok(id="file-1"), httpx.Response(500))
+        sender = on(vendor)
+        sender.options["transport"] = httpx.MockTransport(vendor.asynchronous)
+        async with sender.session() as client:
+            assert await sender.arun(OpenAI(BASE).upload("a", Payload(lambda: iter([b"x\n"]), 2)), client) == "file-1"
+            with pytest.raises(VendorUnavailable):
+                await sender.arun(OpenAI(BASE).create(Shard(endpoint="/v1/x"), "f", Payload(tuple, 0)), client)
+        return len(vendor.requests)
+
+    assert asyncio.run(go()) == 3
+
+
+def test_retry_after_is_read_in_every_form():
+    """Milliseconds, seconds, an HTTP date; nonsense is ignored."""
+    later = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    told = [
+        retry_after(httpx.Response(429, headers=headers))
+        for headers in (
+            {"retry-after-ms": "1500"},
+            {"retry-after": "7"},
+            {"retry-after": later},
+            {"retry-after": "soon"},
+            {},
+        )
+    ]
+    assert told[:2] == [1.5, 7.0]
+    assert 25 < told[2] <= 30
+    assert told[3:] == [None, None]
+
+
+def test_streamed_requests_name_host_and_length():
+    """httpx adds no headers to a request with a stream of its own."""
+    request = repeatable(streamed("POST", httpx.URL("http://h.test:8/x"), {}, Payload(tuple, 5)))
+    assert (request.headers["host"], request.headers["content-length"]) == ("h.test:8", "5")
