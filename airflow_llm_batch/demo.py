@@ -217,10 +217,10 @@ class Api:
         import httpx
 
         try:
-            told = self.http.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}").json().get("state")
+            state = self.http.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}").json().get("state")
         except (httpx.TransportError, ValueError):
             return self.seen
-        self.seen = str(told)
+        self.seen = str(state)
         return self.seen
 
 

@@ -25,23 +25,23 @@ def follow(jobs: Path, started: float, ended: Any, phase: Callable[[], str]) -> 
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TextColumn("{task.fields[rows]}"))
     with Progress(*columns, TimeElapsedColumn()) as progress:
         bar = progress.add_task("starting", total=None, rows="")
-        told = ""
+        last = ""
         for _ in range(RUN_SECONDS * 2):
-            told = tell(progress, bar, jobs, started, told, phase)
+            last = tell(progress, bar, jobs, started, last, phase)
             if ended() is not None:
-                tell(progress, bar, jobs, started, told, phase)
+                tell(progress, bar, jobs, started, last, phase)
                 return
             time.sleep(0.5)
     raise SystemExit(f"The run was not over within {RUN_SECONDS} seconds.")
 
 
-def tell(progress: Progress, bar: Any, jobs: Path, started: float, told: str, phase: Callable[[], str]) -> str:
+def tell(progress: Progress, bar: Any, jobs: Path, started: float, last: str, phase: Callable[[], str]) -> str:
     """Read the job directory, move the bar; a new step is also printed as a line, for logs and pipes."""
     job = newest(jobs, "job.json", started)
     if job is None:
         line = phase()
         progress.update(bar, description=line)
-        if line != told and not progress.console.is_terminal:
+        if line != last and not progress.console.is_terminal:
             say(f"{line} ...")
         return line
     seen = newest(jobs, "progress.json", started) or {"shards": {}}
@@ -54,7 +54,7 @@ def tell(progress: Progress, bar: Any, jobs: Path, started: float, told: str, ph
     rows = f"{done:,}/{job['rows']:,} rows"
     progress.update(bar, description=text, completed=done, total=job["rows"], rows=rows)
     line = f"{text}: {done:,} of {job['rows']:,} rows"
-    if line != told and not progress.console.is_terminal:
+    if line != last and not progress.console.is_terminal:
         say(line)
     return line
 

@@ -35,12 +35,12 @@ def batch_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[bytes]:
 
 def shows_ids(hook: LLMBatchHook, batch: Batch, prefix: str) -> bool | None:
     """Whether a batch's results carry ids with our prefix; None when it has no results that could tell."""
-    told = None
+    ours = None
     for line in islice(batch_lines(hook, batch), LOOK_AT):
         try:
-            told = str(parse_line(line)["custom_id"]).startswith(prefix)
+            ours = str(parse_line(line)["custom_id"]).startswith(prefix)
         except UNREADABLE:
             continue
-        if told:
+        if ours:
             return True
-    return told
+    return ours

@@ -123,10 +123,10 @@ def plainly(method: F) -> F:
     """A task's method whose failures of ours are told in their one sentence, without the way that led there."""
 
     @functools.wraps(method)
-    def told(*args: Any, **kwargs: Any) -> Any:
+    def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return method(*args, **kwargs)
         except LLMBatchError as error:
             raise error.with_traceback(None) from None
 
-    return cast("F", told)
+    return cast("F", guarded)

@@ -21,10 +21,10 @@ def emit_asset_events(outlets: Any, context: Mapping[str, Any], summary: dict[st
     events = context.get("outlet_events")
     if events is None:
         return
-    told = {**summary, "files": summary["files"][:MOST_FILES]}
+    extra = {**summary, "files": summary["files"][:MOST_FILES]}
     for outlet in outlets or ():
         if hasattr(outlet, "uri"):  # an asset, and neither a reference nor an alias
-            events[outlet].extra.update(told)
+            events[outlet].extra.update(extra)
 
 
 def lineage_of(store: JobStore) -> Any:

@@ -53,10 +53,12 @@ def addresses(
     :param job: URI of the job directory.
     :param destination: where results were landed.
     """
+    from airflow_llm_batch.models import is_call
+
     known = {
         JobLink.name: job_page(job) if job else "",
         FilesLink.name: files_page(destination) if destination else "",
-        ConsoleLink.name: provider.console(batches[0]) if batches and not batches[0].startswith("online-") else "",
+        ConsoleLink.name: provider.console(batches[0]) if batches and not is_call(batches[0]) else "",
     }
     return {name: address for name, address in known.items() if address}
 

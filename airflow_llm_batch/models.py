@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -66,6 +67,68 @@ class Batch(Fact):
     metadata: dict[str, str] = {}
     full: bool = False
     known: bool = True
+
+
+#: begins the id of a shard that was called and not sent as a batch
+CALL = "online-"
+
+
+def call_id(job_id: str, index: int) -> str:
+    """What stands for a batch's id where a shard was called row by row."""
+    return f"{CALL}{job_id}-{index}"
+
+
+def is_call(batch_id: str | None) -> bool:
+    """Whether an id stands for calls, which no vendor knows as a batch."""
+    return (batch_id or "").startswith(CALL)
+
+
+class ShardProgress(BaseModel):
+    """How far a shard is, as last seen.
+
+    :param batch: the vendor's id.
+    :param status: the vendor's own word.
+    """
+
+    batch: str = ""
+    status: str = ""
+    total: int | None = None
+    succeeded: int | None = None
+    failed: int | None = None
+
+
+class Progress(Fact):
+    """How far a job is: ``progress.json``, for people.
+
+    :param at: epoch seconds.
+    :param planned: shards that wait for room.
+    """
+
+    at: float
+    shards: dict[int, ShardProgress] = {}
+    planned: list[int] = []
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Rows done, and of them failed."""
+        failed = sum(shard.failed or 0 for shard in self.shards.values())
+        return sum(shard.succeeded or 0 for shard in self.shards.values()) + failed, failed
+
+    def describe(self, rows: int | None) -> str:
+        """One line for the log: ``3 shards: 1 completed, 2 in_progress; 1,200 of 3,000 rows done, 4 failed``.
+
+        :param rows: of the whole job, None where only the vendor's count is known.
+        """
+        states = Counter(shard.status for shard in self.shards.values())
+        if self.planned:
+            states["waiting for room"] = len(self.planned)
+        text = f"{states.total()} shard(s): " + ", ".join(f"{n} {state}" for state, n in states.items())
+        counted = [shard for shard in self.shards.values() if shard.succeeded is not None]
+        if counted:
+            done, failed = self.counts
+            total = rows if rows is not None else sum(shard.total or 0 for shard in counted)
+            text += f"; {done:,} of {total:,} rows done, {failed:,} failed"
+        return text
 
 
 class Page(NamedTuple):
@@ -376,8 +439,8 @@ class Manifest(Fact):
             "files", "rows", "counts", "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
             "estimated_cost_usd", "provider", "models", "batches",
         )  # fmt: skip
-        told = self.model_dump(mode="json", include=set(keys))
-        return {"manifest": uri, "message": self.message, **told, "rounds": len(self.rounds)}
+        fields = self.model_dump(mode="json", include=set(keys))
+        return {"manifest": uri, "message": self.message, **fields, "rounds": len(self.rounds)}
 
     @property
     def places(self) -> dict[str, list[str]]:
@@ -397,5 +460,5 @@ class Manifest(Fact):
         cost = "cost unknown" if self.cost_usd is None else usd(self.cost_usd)
         saved = f" ({usd(self.saving_usd)} less than outside of batches)" if self.saving_usd else ""
         reasons = "; ".join(f"{r.rows:,} x {r.code or r.status}: {r.message or 'no message'}" for r in self.reasons)
-        told = f"{self.rows:,} rows landed{rounds}: {counts}; {cost}{saved}."
-        return f"{told} {reasons}" if reasons else told
+        message = f"{self.rows:,} rows landed{rounds}: {counts}; {cost}{saved}."
+        return f"{message} {reasons}" if reasons else message

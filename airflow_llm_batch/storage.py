@@ -325,7 +325,7 @@ def check_writable(directory: ObjectStoragePath) -> None:
 def modified_at(path: ObjectStoragePath) -> datetime | None:
     """When a file was last written, as far as its store tells."""
     try:
-        told: datetime = path.fs.modified(path.path)
+        moment: datetime = path.fs.modified(path.path)
     except (OSError, NotImplementedError):
         return None
-    return told if told.tzinfo else told.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -147,8 +147,8 @@ class Transport:
                     request, value = proceed(response)
         except LLMBatchError as error:
             raise self.redacted(error) from None
-        told: T = value
-        return told
+        result: T = value
+        return result
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -245,12 +245,12 @@ def retry_after(response: httpx.Response) -> float | None:
     try:
         if ms := response.headers.get("retry-after-ms"):
             return float(ms) / 1000
-        told = response.headers.get("retry-after")
-        if not told:
+        wait = response.headers.get("retry-after")
+        if not wait:
             return None
-        if told.replace(".", "", 1).isdigit():
-            return float(told)
-        return (email.utils.parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()
+        if wait.replace(".", "", 1).isdigit():
+            return float(wait)
+        return (email.utils.parsedate_to_datetime(wait) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
         return None
 

@@ -36,7 +36,7 @@ class Kinds:
         if schema not in self.schemas and len(self.schemas) < 2:
             self.schemas.append(schema)
 
-    def told(self) -> tuple[str, dict[str, str]]:
+    def seen(self) -> tuple[str, dict[str, str]]:
         """The keys' kind, and each column's."""
         return merge(self.key) or "integer", {name: merge(seen) or "json" for name, seen in self.columns.items()}
 

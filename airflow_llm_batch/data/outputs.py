@@ -38,8 +38,8 @@ class OutputCheck:
             self.validate(output)
         except jsonschema_rs.ValidationError as error:
             place = "".join(f"[{part!r}]" for part in error.instance_path)
-            told = f"The answer does not fit the schema{f' at {place}' if place else ''}: {error.message}"
-            refuse(result, "schema_mismatch", told)
+            reason = f"The answer does not fit the schema{f' at {place}' if place else ''}: {error.message}"
+            refuse(result, "schema_mismatch", reason)
         except (ValueError, RecursionError) as error:
             refuse(result, "not_json", f"The answer is not JSON: {error}")
         else:

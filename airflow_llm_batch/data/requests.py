@@ -58,10 +58,10 @@ class RequestTemplate:
 
     def serialize(self) -> dict[str, Any]:
         """For Airflow's rendered-fields view and for ``job.json``."""
-        told = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        if "output" in told:
-            told["output"] = self.schema()
-        shown = {k: v for k, v in told.items() if v not in (None, {}, []) and (k, v) != ("on_null", "empty")}
+        given = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        if "output" in given:
+            given["output"] = self.schema()
+        shown = {k: v for k, v in given.items() if v not in (None, {}, []) and (k, v) != ("on_null", "empty")}
         return {"type": type(self).__name__, **shown}
 
 
@@ -295,8 +295,8 @@ def text_or_parts(turn: dict[str, Any], compile_template: Callable[[Any], Callab
     whole = compile_template(content)
 
     def fill(row: Mapping[str, Any]) -> dict[str, Any]:
-        told = {"role": turn.get("role"), "content": [f(row) for f in fills] if fills else whole(row)}
-        return told if turn.keys() <= {"role", "content"} else {**told, **rest(row)}
+        message = {"role": turn.get("role"), "content": [f(row) for f in fills] if fills else whole(row)}
+        return message if turn.keys() <= {"role", "content"} else {**message, **rest(row)}
 
     return fill
 

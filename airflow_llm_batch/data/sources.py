@@ -1,89 +1,125 @@
-"""Where rows come from: lists, upstream tasks' outputs, and JSONL, JSON, CSV or Parquet files in object storage.
-
-Every source yields ``(place, row)``; ``told(place)`` names it in messages: ``reviews.jsonl line 17``.
-"""
+"""Where rows come from: lists, upstream tasks' outputs, DataFrames, queries, files. Each is a ``Source``."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import re
-import sys
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote
+from typing import Any, Protocol
 
-import msgspec
-
+from airflow_llm_batch.data.files import Located, Row, as_row, read_files
 from airflow_llm_batch.data.sql import Sql
-from airflow_llm_batch.exceptions import InputError, NoRows
-from airflow_llm_batch.storage import CHUNK, fresh, open_blocks, storage_path, unreadable
+from airflow_llm_batch.exceptions import InputError
 
-if TYPE_CHECKING:
-    from airflow.sdk import ObjectStoragePath
-
-Row = dict[str, Any]
-#: file, unit and number; put into words only when something is wrong with the row
-Place = tuple[str, str, int]
-Located = Iterator[tuple[Place, Row]]
 IS_URI = re.compile(r"[a-z][a-z0-9+.-]*://\S[^\r\n]*$")
 #: rows of a DataFrame taken at once
 FRAME = 1000
-SPACE = re.compile(r"[ \t\r\n]*")
-BOM = b"\xef\xbb\xbf"
 
 
-def read_rows(rows: Any, columns: Collection[str] | None = None) -> Located:
-    """The rows of whatever ``SubmitBatchOperator(rows=...)`` was given.
+class Source(Protocol):
+    """Rows in an order that is the same each time.
+
+    :ivar uris: where they come from, as far as that has a URI; lineage tells of it.
+    """
+
+    uris: tuple[str, ...]
+
+    def rows(self, columns: Collection[str] | None = None) -> Located:
+        """Every row, with its place.
+
+        :param columns: the only columns that are needed, None for all; sources that can leave the others out do.
+        :raises InputError: for what cannot be read, by its place.
+        """
+
+
+class Files:
+    """Files, directories and globs in object storage.
+
+    :param paths: URIs, absolute paths or ``ObjectStoragePath``s.
+    """
+
+    def __init__(self, paths: Iterable[Any]) -> None:
+        self.paths = paths
+        self.uris = tuple(str(path) for path in paths) if isinstance(paths, list | tuple) else ()
+
+    def rows(self, columns: Collection[str] | None = None) -> Located:
+        return read_files(self.paths, columns)
+
+
+class Items:
+    """A list, or a mapped task's output, read as it is walked. Its first item tells what they are: URIs of files,
+    or rows themselves."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.items = items
+        given = items if isinstance(items, list) else ()
+        self.uris = tuple(item for item in given if isinstance(item, str) and (IS_URI.match(item) or item[:1] == "/"))
+
+    def rows(self, columns: Collection[str] | None = None) -> Located:
+        items = iter(self.items)
+        first = next(items, None)
+        if first is None:
+            return
+        if isinstance(first, str) and is_file_uri(first):
+            yield from read_files(chain([first], items), columns)
+            return
+        for number, item in enumerate(chain([first], items)):
+            place = "", "row", number
+            yield place, as_row(item, place)
+
+
+class Numbered:
+    """Rows that are made when they are asked for, and have no place but their number.
+
+    :param make: called for each reading.
+    :param name: what they are rows of.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[Row]], name: str = "", uris: tuple[str, ...] = ()) -> None:
+        self.make, self.name, self.uris = make, name, uris
+
+    def rows(self, columns: Collection[str] | None = None) -> Located:
+        return (((self.name, "row", number), row) for number, row in enumerate(self.make()))
+
+
+def source_of(rows: Any) -> Source:
+    """The source behind whatever ``SubmitBatchOperator(rows=...)`` was given.
 
     :param rows: a URI, path, directory or glob of files; a list of strings, dicts or URIs; a DataFrame (pandas, polars)
-        or Arrow table; a Fetch task's output; a query.
-    :param columns: the only columns that are needed, None for all; formats that can leave the others out do.
-    :raises InputError: for anything else, and for unreadable files and malformed lines, by file and line.
+        or Arrow table; a Fetch task's output; a query; a ``Source``.
+    :raises InputError: for anything else.
     """
     if isinstance(rows, Mapping) and isinstance(rows.get("files"), list):
-        rows = rows["files"]
+        return Items(rows["files"])
     if isinstance(rows, Sql):
-        yield from numbered(rows.rows(), f"{rows.conn_id}:")
-    elif isinstance(rows, str):
+        return Numbered(rows.rows, f"{rows.conn_id}:", (f"airflow://{rows.conn_id}",))
+    if isinstance(rows, str):
         if not IS_URI.match(rows) and not rows.startswith("/"):
             raise InputError(
                 f"rows is the text {rows[:60]!r}; give a URI (file:///..., s3://...), an absolute path or a list. "
                 "For an upstream task's output pass upstream.output itself. Nothing was sent."
             )
-        yield from read_files([rows], columns)
-    elif hasattr(rows, "protocol") and hasattr(rows, "path"):
-        yield from read_files([rows], columns)
-    elif (framed := frame_rows(rows)) is not None:
-        yield from numbered(framed, "")
-    elif isinstance(rows, Iterable) and not isinstance(rows, Mapping | bytes | set | frozenset):
-        yield from read_items(rows, columns)
-    else:
-        raise InputError(
-            f"rows is a {type(rows).__name__}; give a URI, a path, a list or a DataFrame. Nothing was sent."
-        )
+        return Files([rows])
+    if hasattr(rows, "protocol") and hasattr(rows, "path"):
+        return Files([rows])
+    if callable(getattr(rows, "rows", None)) and isinstance(getattr(rows, "uris", None), tuple):
+        source: Source = rows
+        return source
+    if is_frame(rows):
+        return Numbered(lambda: frame_rows(rows))
+    if isinstance(rows, Iterable) and not isinstance(rows, Mapping | bytes | set | frozenset):
+        return Items(rows)
+    raise InputError(f"rows is a {type(rows).__name__}; give a URI, a path, a list or a DataFrame. Nothing was sent.")
 
 
-def read_items(rows: Iterable[Any], columns: Collection[str] | None) -> Located:
-    """The rows of a list. The first item tells; a mapped task's output is a sequence that is read as it is walked."""
-    items = iter(rows)
-    first = next(items, None)
-    if first is None:
-        return
-    if isinstance(first, str) and is_file_uri(first):
-        yield from read_files(chain([first], items), columns)
-        return
-    for number, item in enumerate(chain([first], items)):
-        place = "", "row", number
-        yield place, as_row(item, place)
+def read_rows(rows: Any, columns: Collection[str] | None = None) -> Located:
+    """The rows of whatever was given, see ``source_of``."""
+    return source_of(rows).rows(columns)
 
 
-def numbered(rows: Iterable[Row], name: str) -> Located:
-    yield from (((name, "row", number), row) for number, row in enumerate(rows))
+def sources_of(rows: Any) -> tuple[str, ...]:
+    """Where rows come from, as far as that has a URI."""
+    return source_of(rows).uris
 
 
 def is_file_uri(text: str) -> bool:
@@ -91,236 +127,33 @@ def is_file_uri(text: str) -> bool:
     return bool(IS_URI.match(text)) and not (text.startswith(("http://", "https://")) and any(map(str.isspace, text)))
 
 
-def frame_rows(rows: Any) -> Iterator[Row] | None:
-    """The rows of a DataFrame or an Arrow table, some at a time; None for anything else.
+def library_of(rows: Any) -> str:
+    return type(rows).__module__.partition(".")[0]
+
+
+def is_frame(rows: Any) -> bool:
+    """Whether it is a DataFrame or an Arrow table.
 
     :raises InputError: for a frame that was not computed yet.
     """
-    library = type(rows).__module__.partition(".")[0]
-    if library == "pandas" and hasattr(rows, "iloc") and hasattr(rows, "columns"):
+    library = library_of(rows)
+    if library == "polars" and hasattr(rows, "collect") and not hasattr(rows, "iter_rows"):
+        raise InputError("rows is a LazyFrame, which was not computed yet; give rows.collect(). Nothing was sent.")
+    marks = {"pandas": ("iloc", "columns"), "polars": ("iter_rows",)}
+    if library == "pyarrow":
+        return any(hasattr(rows, mark) for mark in ("to_batches", "num_rows", "read_all"))
+    return library in marks and all(hasattr(rows, mark) for mark in marks[library])
+
+
+def frame_rows(rows: Any) -> Iterator[Row]:
+    """The rows of a DataFrame or an Arrow table, some at a time."""
+    library = library_of(rows)
+    if library == "pandas":
         starts = range(0, len(rows), FRAME)
         return (row for start in starts for row in rows.iloc[start : start + FRAME].to_dict("records"))
-    if library == "polars" and hasattr(rows, "iter_rows"):
+    if library == "polars":
         found: Iterator[Row] = rows.iter_rows(named=True, buffer_size=FRAME)
         return found
-    if library == "polars" and hasattr(rows, "collect"):
-        raise InputError("rows is a LazyFrame, which was not computed yet; give rows.collect(). Nothing was sent.")
-    if library == "pyarrow" and (hasattr(rows, "to_batches") or hasattr(rows, "num_rows") or hasattr(rows, "read_all")):
-        from airflow_llm_batch.data.parquet_rows import table_rows
+    from airflow_llm_batch.data.parquet_rows import table_rows
 
-        return table_rows(rows)
-    return None
-
-
-def sources_of(rows: Any) -> tuple[str, ...]:
-    """Where rows come from, as far as that has a URI."""
-    if isinstance(rows, Mapping) and isinstance(rows.get("files"), list):
-        rows = rows["files"]
-    if isinstance(rows, Sql):
-        return (f"airflow://{rows.conn_id}",)
-    if hasattr(rows, "protocol") and hasattr(rows, "path"):
-        return (str(rows),)
-    given = [rows] if isinstance(rows, str) else rows if isinstance(rows, list) else []
-    return tuple(uri for uri in given if isinstance(uri, str) and (IS_URI.match(uri) or uri.startswith("/")))
-
-
-def told(place: Place) -> str:
-    file, unit, number = place
-    return f"{file} {unit} {number}".strip()
-
-
-def as_row(item: Any, place: Place) -> Row:
-    if isinstance(item, Mapping):
-        return item if isinstance(item, dict) else dict(item)
-    if isinstance(item, str):
-        return {"text": item}
-    raise InputError(f"{told(place)} is a {type(item).__name__}; rows are strings or objects. Nothing was sent.")
-
-
-def read_files(uris: Iterable[Any], columns: Collection[str] | None) -> Located:
-    for uri in uris:
-        given = storage_path(uri)
-        for path in expand(given):
-            extra = partition_columns(path.path) if path is not given else {}
-            located = read_file(path, None if columns is None else set(columns) - extra.keys())
-            yield from ((place, {**extra, **row}) for place, row in located) if extra else located
-
-
-def partition_columns(path: str) -> Row:
-    """What a path says of the rows in its file: ``.../ds=2026-01-01/lang=de/part-0.parquet``."""
-    pairs = (part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
-    return {name: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for name, value in pairs}
-
-
-def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
-    """The files a path or glob means, by name; a directory means the data files in it.
-
-    :raises InputError: when there are none.
-    """
-    uri = str(path)
-    try:
-        fresh(path)
-        if any(c in uri for c in "*?[") and not path.fs.exists(path.path):
-            found = path.fs.glob(path.path, detail=True)
-            names = [name for name, file in found.items() if file["type"] != "directory"]
-            above = re.split(r"[*?\[]", path.path, maxsplit=1)[0].rpartition("/")[0]
-        elif (reader_of(uri) is None or is_parquet(uri)) and path.fs.isdir(path.path):
-            above = path.path
-            names = [name for name in path.fs.ls(path.path, detail=False) if reader_of(name)]
-            # A dataset in partitions has its files further down.
-            names = names or [name for name in path.fs.find(path.path) if reader_of(name)]
-        else:
-            return [path]
-    except Exception as error:
-        raise unreadable(f"Cannot list {uri}", error) from error
-    names = [name for name in names if is_data(name, above)]
-    if not names:
-        raise NoRows(f"No files match {uri}. Nothing was sent. (on_empty='skip' skips the task then.)")
-    protocol = path.protocol or "file"
-    return [storage_path_of(protocol, name, path.conn_id) for name in sorted(names)]
-
-
-def is_data(name: str, above: str) -> bool:
-    """Whether a file found below a directory is data, and none of the markers, logs and half-written files that other
-    tools keep there: ``_SUCCESS``, ``_delta_log``, ``_temporary``, ``.part``."""
-    below = name.partition("://")[2] or name
-    above = (above.partition("://")[2] or above).strip("/")
-    parts = below.strip("/").removeprefix(above).strip("/").split("/")
-    return bool(parts[-1]) and not any(part[:1] in (".", "_") and "=" not in part for part in parts)
-
-
-def storage_path_of(protocol: str, name: str, conn_id: str | None) -> ObjectStoragePath:
-    from airflow.sdk import ObjectStoragePath
-
-    return ObjectStoragePath(name if "://" in name else f"{protocol}://{name}", conn_id=conn_id)
-
-
-def read_file(path: ObjectStoragePath, columns: Collection[str] | None = None) -> Located:
-    name = str(path)
-    reader = reader_of(name)
-    if reader is None:
-        raise InputError(
-            f"{name}: rows are read from .parquet, and from .jsonl, .ndjson, .json, .csv and .tsv files, plain or .gz. "
-            "Nothing was sent."
-        )
-    if is_parquet(name):
-        yield from parquet_rows(path, name, columns)
-        return
-    try:
-        with open_blocks(path) as raw:
-            if name.endswith(".gz"):
-                with io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw)), CHUNK) as plain:
-                    yield from reader(plain, name)
-            else:
-                yield from reader(raw, name)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise unreadable(f"Cannot read {name}", error) from error
-
-
-def reader_of(name: str) -> Callable[[io.BufferedReader, str], Located] | None:
-    return READERS.get(name.removesuffix(".gz").rpartition(".")[2].lower())
-
-
-def read_jsonl(file: io.BufferedReader, name: str) -> Located:
-    decode = msgspec.json.Decoder().decode
-    for number, line in enumerate(file, 1):
-        if number == 1:
-            line = line.removeprefix(BOM)
-        if line.isspace():
-            continue
-        place = name, "line", number
-        try:
-            row = decode(line)
-        except ValueError as error:
-            raise InputError(
-                f"{told(place)} is not JSON: {error}. Its start: {line[:80]!r}. Nothing was sent."
-            ) from None
-        yield place, row if type(row) is dict else as_row(row, place)
-
-
-def read_json(file: io.BufferedReader, name: str) -> Located:
-    """An array of rows, read piece by piece; a file that starts with an object is taken for JSON lines."""
-    start = file.peek(64)[:64].removeprefix(BOM).lstrip()
-    if not start.startswith(b"["):
-        yield from read_jsonl(file, name)
-        return
-    text = io.TextIOWrapper(file, "utf-8-sig")
-    decoder = json.JSONDecoder()
-    buffer, position, number = text.read(CHUNK), 0, 0
-    position = buffer.index("[") + 1
-    comma = False
-    while True:
-        place = name, "item", number
-        try:
-            position = SPACE.match(buffer, position).end()  # type: ignore[union-attr]
-            if buffer.startswith("]", position) and not (comma and number):
-                rest = buffer[position + 1 :] + text.read(CHUNK)
-                if rest.strip():
-                    raise InputError(f"{name}: something follows the array: {rest.strip()[:40]!r}. Nothing was sent.")
-                return
-            if number and not comma:
-                if not buffer.startswith(",", position):
-                    raise json.JSONDecodeError("expected a comma", buffer, position)
-                comma, position = True, SPACE.match(buffer, position + 1).end()  # type: ignore[union-attr]
-            item, position = decoder.raw_decode(buffer, position)
-        except json.JSONDecodeError as error:
-            more = text.read(max(CHUNK, len(buffer) - position))
-            if not more:
-                raise InputError(f"{told(place)}: {error.msg}. Nothing was sent.") from None
-            buffer, position = buffer[position:] + more, 0
-            continue
-        yield place, as_row(item, place)
-        number, comma = number + 1, False
-
-
-def read_csv(file: io.BufferedReader, name: str) -> Located:
-    csv.field_size_limit(sys.maxsize)
-    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
-    tabs = ".tsv" in name.lower()[-7:]
-    # Tab-separated files rarely quote: there a quotation mark is part of the text.
-    reader = csv.DictReader(
-        text, delimiter="\t" if tabs else ",", strict=True, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    )
-    try:
-        names = list(reader.fieldnames or ())
-        if twice := {column for column in names if names.count(column) > 1}:
-            raise InputError(f"{name}: the header names {', '.join(sorted(twice))} more than once. Nothing was sent.")
-        for row in reader:
-            place = name, "line", reader.line_num
-            if None in row or None in row.values():
-                wanted = len(reader.fieldnames or ())
-                got = sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())
-                raise InputError(f"{told(place)} has {got} fields where the header has {wanted}. Nothing was sent.")
-            yield place, row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{name} line {reader.line_num + 1}: {error}. Nothing was sent.") from None
-
-
-def is_parquet(name: str) -> bool:
-    return name.endswith((".parquet", ".pq"))
-
-
-def parquet_rows(path: ObjectStoragePath, name: str, columns: Collection[str] | None) -> Located:
-    try:
-        from airflow_llm_batch.data.parquet_rows import read_parquet
-    except ImportError:
-        raise InputError(
-            f"{name}: reading Parquet needs pyarrow; pip install 'airflow-provider-llm-batch[parquet]'. "
-            "Nothing was sent."
-        ) from None
-    yield from (((name, "row", number), row) for number, row in enumerate(read_parquet(path, columns)))
-
-
-def no_stream(file: io.BufferedReader, name: str) -> Located:
-    raise InputError(f"{name}: Parquet files are compressed inside, and not read as a stream. Nothing was sent.")
-
-
-READERS: dict[str, Callable[[io.BufferedReader, str], Located]] = {
-    "parquet": no_stream,
-    "pq": no_stream,
-    "jsonl": read_jsonl,
-    "ndjson": read_jsonl,
-    "json": read_json,
-    "csv": read_csv,
-    "tsv": read_csv,
-}
+    return table_rows(rows)

@@ -191,8 +191,8 @@ def answer_line(line: dict[str, Any], unfinished: str | None) -> tuple[bool, dic
 def result_line(custom_id: str, said: Any) -> dict[str, Any]:
     if isinstance(said, answers.Bad):
         error = {"type": said.kind, "message": said.message}
-        told = {"type": "error", "error": error, "request_id": f"req_{answers.digest(custom_id)[:24]}"}
-        return {"custom_id": custom_id, "result": {"type": "errored", "error": told}}
+        body = {"type": "error", "error": error, "request_id": f"req_{answers.digest(custom_id)[:24]}"}
+        return {"custom_id": custom_id, "result": {"type": "errored", "error": body}}
     return {"custom_id": custom_id, "result": {"type": "succeeded", "message": said}}
 
 

@@ -41,9 +41,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        told = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
         anthropics = request.url.path.startswith("/v1/messages")
-        refusal = anthropic.Refusal(400, told) if anthropics else openai.Refusal(400, told)
+        refusal = anthropic.Refusal(400, problems) if anthropics else openai.Refusal(400, problems)
         return JSONResponse(refusal.body, 400)
 
     @app.get("/_emulator/stats")
@@ -116,7 +116,7 @@ def named(scope: Scope, send: Send) -> Send:
     anthropics = any(name == b"anthropic-version" for name, _ in scope["headers"])
     header = b"request-id" if anthropics else b"x-request-id"
 
-    async def told(message: Message) -> None:
+    async def identified(message: Message) -> None:
         if message["type"] == "http.response.start":
             message = {
                 **message,
@@ -124,7 +124,7 @@ def named(scope: Scope, send: Send) -> Send:
             }
         await send(message)
 
-    return told
+    return identified
 
 
 async def hang_up(send: Send) -> None:

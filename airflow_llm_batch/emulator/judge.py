@@ -30,9 +30,9 @@ def anthropic_schema(schema: str) -> str | None:
 
 def openai_format(wanted: Any) -> str | None:
     """What OpenAI has against a ``json_schema`` format."""
-    told = wanted if isinstance(wanted, dict) else {}
-    name, schema = json.dumps(told.get("name")), json.dumps(told.get("schema"))
-    return openai_schema(name, schema, bool(told.get("strict")), "response_format")
+    asked = wanted if isinstance(wanted, dict) else {}
+    name, schema = json.dumps(asked.get("name")), json.dumps(asked.get("schema"))
+    return openai_schema(name, schema, bool(asked.get("strict")), "response_format")
 
 
 def openai_tools(functions: Iterator[dict[str, Any]]) -> str | None:
@@ -78,8 +78,8 @@ def chat_problem(body: dict[str, Any]) -> tuple[str, str] | None:
     choice = body.get("tool_choice")
     named = (choice.get("function") or {}).get("name") if isinstance(choice, dict) else None
     if choice not in (None, "none", "auto") and not functions and not body.get("tools"):
-        told = "'tool_choice' is only allowed when 'tools' are specified."
-        return f"Invalid value for 'tool_choice': {told}", "tool_choice"
+        why = "'tool_choice' is only allowed when 'tools' are specified."
+        return f"Invalid value for 'tool_choice': {why}", "tool_choice"
     if named is not None and named not in [function.get("name") for function in functions]:
         return f"Tool choice 'function' not found in 'tools' parameter: '{named}'.", "tool_choice"
     for part in parts_of(body.get("messages")):

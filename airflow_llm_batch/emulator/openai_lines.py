@@ -69,10 +69,10 @@ def validate(vendor: Vendor, batch: EmulatedBatch, source: Path) -> None:
 
 def answer_line(line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str, Any]]:
     request_id = f"batch_req_{answers.digest(line['custom_id'])[:32]}"
-    told: dict[str, Any] = {"id": request_id, "custom_id": line["custom_id"], "response": None, "error": None}
+    answer: dict[str, Any] = {"id": request_id, "custom_id": line["custom_id"], "response": None, "error": None}
     if unfinished in UNFINISHED:
         code, text = UNFINISHED[unfinished]
-        return False, {**told, "error": {"code": code, "message": text}}
+        return False, {**answer, "error": {"code": code, "message": text}}
     if unfinished:
         said: Any = answers.Bad(500, "server_error", "The server had an error while processing your request.")
     else:

@@ -212,8 +212,8 @@ def anthropic_node_problems(node: dict[str, Any], schema: dict[str, Any]) -> Ite
         if isinstance(value, dict | list):
             yield "Invalid schema: Enum values must be strings, numbers, booleans, or null"
         elif isinstance(node.get("type"), list) or (declared and declared[0] not in fitting):
-            told = declared if isinstance(node["type"], list) else declared[0]
-            yield f"Invalid schema: Enum value '{shown(value)}' does not match declared type '{told}'"
+            shown_type = declared if isinstance(node["type"], list) else declared[0]
+            yield f"Invalid schema: Enum value '{shown(value)}' does not match declared type '{shown_type}'"
     if "format" in node and "string" in (declared or ["string"]) and node["format"] not in ANTHROPIC_FORMATS:
         yield f"For 'string' type, format '{shown(node['format'])}' is not supported"
     for part in regex_parts(node):

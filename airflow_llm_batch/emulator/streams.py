@@ -46,40 +46,40 @@ def response(answer: dict[str, Any]) -> Iterator[bytes]:
     """An object of the Responses API as its events."""
     number = 0
 
-    def told(kind: str, **data: Any) -> bytes:
+    def send(kind: str, **data: Any) -> bytes:
         nonlocal number
         number += 1
         return event({"type": kind, "sequence_number": number - 1, **data}, kind)
 
-    yield told("response.created", response={**answer, "status": "in_progress", "output": []})
+    yield send("response.created", response={**answer, "status": "in_progress", "output": []})
     for place, item in enumerate(answer["output"]):
-        yield told("response.output_item.added", output_index=place, item=item)
+        yield send("response.output_item.added", output_index=place, item=item)
         for index, part in enumerate(item.get("content") or ()):
             where = {"item_id": item["id"], "output_index": place, "content_index": index}
             for piece in pieces(part["text"]):
-                yield told("response.output_text.delta", delta=piece, logprobs=[], **where)
-            yield told("response.output_text.done", text=part["text"], logprobs=[], **where)
-        yield told("response.output_item.done", output_index=place, item=item)
-    yield told(f"response.{answer['status']}", response=answer)
+                yield send("response.output_text.delta", delta=piece, logprobs=[], **where)
+            yield send("response.output_text.done", text=part["text"], logprobs=[], **where)
+        yield send("response.output_item.done", output_index=place, item=item)
+    yield send(f"response.{answer['status']}", response=answer)
 
 
 def message(answer: dict[str, Any]) -> Iterator[bytes]:
     """An Anthropic message as its events."""
 
-    def told(kind: str, **data: Any) -> bytes:
+    def send(kind: str, **data: Any) -> bytes:
         return event({"type": kind, **data}, kind)
 
     begun = {**answer, "content": [], "stop_reason": None, "usage": {**answer["usage"], "output_tokens": 0}}
-    yield told("message_start", message=begun)
+    yield send("message_start", message=begun)
     for index, block in enumerate(answer["content"]):
         empty = {**block, "text": ""} if block["type"] == "text" else {**block, "input": {}}
-        yield told("content_block_start", index=index, content_block=empty)
+        yield send("content_block_start", index=index, content_block=empty)
         for piece in pieces(block.get("text")):
-            yield told("content_block_delta", index=index, delta={"type": "text_delta", "text": piece})
+            yield send("content_block_delta", index=index, delta={"type": "text_delta", "text": piece})
         if "input" in block:
             delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
-            yield told("content_block_delta", index=index, delta=delta)
-        yield told("content_block_stop", index=index)
+            yield send("content_block_delta", index=index, delta=delta)
+        yield send("content_block_stop", index=index)
     ending = {"stop_reason": answer["stop_reason"], "stop_sequence": None}
-    yield told("message_delta", delta=ending, usage={"output_tokens": answer["usage"]["output_tokens"]})
-    yield told("message_stop")
+    yield send("message_delta", delta=ending, usage={"output_tokens": answer["usage"]["output_tokens"]})
+    yield send("message_stop")

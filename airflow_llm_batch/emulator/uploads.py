@@ -31,7 +31,7 @@ class Upload:
     parts: dict[str, Path] = field(default_factory=dict)
     file: dict[str, Any] | None = None
 
-    def told(self) -> dict[str, Any]:
+    def view(self) -> dict[str, Any]:
         return {
             "id": self.id, "object": "upload", "bytes": self.bytes, "created_at": int(self.created_at),
             "filename": self.filename, "purpose": self.purpose, "status": self.status,
@@ -57,7 +57,7 @@ async def begin(request: Request, vendor: Held) -> dict[str, Any]:
             raise Refusal(400, f"Missing required parameter: '{name}'.", "missing_required_parameter", name)
     upload = Upload(body["filename"], body["purpose"], body["bytes"])
     vendor.uploads[upload.id] = upload
-    return upload.told()
+    return upload.view()
 
 
 @router.post("/{upload_id}/parts")
@@ -88,11 +88,11 @@ async def complete(upload_id: str, request: Request, vendor: Held) -> dict[str, 
     stored = vendor.new_file(upload.filename, upload.purpose)
     stored.path.write_bytes(content)
     upload.status, upload.file = "completed", file_object(stored)
-    return upload.told()
+    return upload.view()
 
 
 @router.post("/{upload_id}/cancel")
 def cancel(upload_id: str, vendor: Held) -> dict[str, Any]:
     upload = upload_of(vendor, upload_id)
     upload.status = "cancelled"
-    return upload.told()
+    return upload.view()

@@ -90,8 +90,8 @@ async def message(
     """An Anthropic request answered by a chat completion server: a message, or an error object."""
     status, body = await forward(settings, "/v1/chat/completions", to_chat(params), client)
     if status >= 300:
-        told = body.get("error") if isinstance(body, dict) else None
-        text = told.get("message") if isinstance(told, dict) else str(body)
+        error = body.get("error") if isinstance(body, dict) else None
+        text = error.get("message") if isinstance(error, dict) else str(body)
         kind = "invalid_request_error" if status < 500 else "api_error"
         return False, {"type": "error", "error": {"type": kind, "message": text}, "request_id": "req_upstream"}
     return True, from_chat(body, params)

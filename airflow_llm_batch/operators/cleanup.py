@@ -75,8 +75,8 @@ class CleanupJobsOperator(BaseOperator):
         for uri in () if self.only_tell else removed:
             JobStore(uri).remove()
         kept = sum(len(task.stores) for task in tasks.values()) - len(removed) - len(waiting)
-        told = "Would remove" if self.only_tell else "Removed"
-        self.log.info("%s %d job directories; kept %d that are younger.", told, len(removed), kept)
+        what = "Would remove" if self.only_tell else "Removed"
+        self.log.info("%s %d job directories; kept %d that are younger.", what, len(removed), kept)
         if waiting:
             self.log.warning(
                 "Kept %d old jobs that were never landed: %s. Fetch them, or remove them with unlanded=True.",

@@ -17,10 +17,10 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from airflow_llm_batch.jobs.directory.address import JobKey
-from airflow_llm_batch.jobs.directory.store import ONLINE
 from airflow_llm_batch.jobs.view.detail import JobDetail, detail
 from airflow_llm_batch.jobs.view.overview import JobView, following, total
 from airflow_llm_batch.links import files_page
+from airflow_llm_batch.models import is_call
 from airflow_llm_batch.plugin.access import UNKNOWN, Asks, require_edit, require_read
 from airflow_llm_batch.plugin.snapshot import Snapshot, StoreTrouble
 
@@ -99,7 +99,7 @@ class Filters(BaseModel):
         wanted = ((self.dag_id, job.dag_id), (self.run_id, job.run_id), (self.provider, job.provider))
         states = {"active": AT_WORK}.get(self.state or "", (self.state,))
         return (
-            all(asked in (None, "", told) for asked, told in wanted)
+            all(asked in (None, "", actual) for asked, actual in wanted)
             and (not self.state or job.state in states)
             and (self.since is None or day >= self.since)
             and (self.until is None or day <= self.until)
@@ -179,12 +179,12 @@ def make_app(snapshot: Snapshot | None = None) -> FastAPI:
         rounds = look.rounds.get(key)
         if rounds is None:
             raise HTTPException(404, UNKNOWN)
-        told = await seen.ask(key, lambda: detail(key, rounds, replaced=following(key) in look.rounds))
-        called = any((shard.batch_id or "").startswith(ONLINE) for shard in told.timeline)
-        active = told.state == "running" and not called
+        shown_job = await seen.ask(key, lambda: detail(key, rounds, replaced=following(key) in look.rounds))
+        called = any(is_call(shard.batch_id) for shard in shown_job.timeline)
+        active = shown_job.state == "running" and not called
         may_cancel = active and await run_in_threadpool(access.may, "PUT", dag_id)
-        shown = files_page(told.destination) if told.destination else ""
-        return Page(**dict(told), may_cancel=may_cancel, destination_url=shown, note=look.note)
+        shown = files_page(shown_job.destination) if shown_job.destination else ""
+        return Page(**dict(shown_job), may_cancel=may_cancel, destination_url=shown, note=look.note)
 
     @app.post(f"/api{job_path}/cancel", dependencies=[Depends(require_edit)])
     async def cancel(dag_id: str, run_id: str, task_id: str, map_index: str) -> dict[str, str]:
@@ -265,12 +265,12 @@ def cancel_job(uri: str) -> str:
         raise
     except Exception as error:
         raise HTTPException(502, f"The job could not be cancelled: {error}") from None
-    told = [f"Cancellation of {wait.cancelled} batch(es) was asked for"] if wait.cancelled else []
-    told += [f"{planned} that waited for room will not be sent"] if planned else []
-    told += [f"{wait.uncertain} may be somebody else's and cannot be cancelled"] if wait.uncertain else []
-    told += ["one is being created at this moment; cancel once more when it is there"] if creating else []
+    done = [f"Cancellation of {wait.cancelled} batch(es) was asked for"] if wait.cancelled else []
+    done += [f"{planned} that waited for room will not be sent"] if planned else []
+    done += [f"{wait.uncertain} may be somebody else's and cannot be cancelled"] if wait.uncertain else []
+    done += ["one is being created at this moment; cancel once more when it is there"] if creating else []
     if not taken:
-        raise HTTPException(502, "; ".join([*told, "the vendor did not take every cancellation: try again"]) + ".")
+        raise HTTPException(502, "; ".join([*done, "the vendor did not take every cancellation: try again"]) + ".")
     if not (wait.cancelled or planned):
-        raise HTTPException(409, "; ".join(told).capitalize() + ".")
-    return "; ".join(told) + ". Vendors take up to ten minutes; finished rows stay billed."
+        raise HTTPException(409, "; ".join(done).capitalize() + ".")
+    return "; ".join(done) + ". Vendors take up to ten minutes; finished rows stay billed."

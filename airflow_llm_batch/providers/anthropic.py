@@ -69,9 +69,9 @@ class Anthropic(Provider):
         params = message_params(request.body) if request.endpoint == "/v1/chat/completions" else request.body
         cap = params.get("max_tokens")
         if not cap or (isinstance(cap, int) and cap < 0):
-            told = "this one has none" if cap is None else f"this one has {cap!r}"
+            given = "this one has none" if cap is None else f"this one has {cap!r}"
             raise InputError(
-                f"Anthropic requires max_tokens of 1 or more with every request and {told}; set max_tokens. "
+                f"Anthropic requires max_tokens of 1 or more with every request and {given}; set max_tokens. "
                 "Nothing was sent."
             )
         if params.get("stream"):
@@ -186,18 +186,19 @@ def commas(content: Payload, last: int) -> Any:
 def parse_batch(raw: dict[str, Any]) -> Batch:
     counts = raw.get("request_counts") or {}
     status = str(raw.get("processing_status") or "")
-    told = {name: int(counts.get(name) or 0) for name in ("processing", "succeeded", "errored", "canceled", "expired")}
-    total = sum(told.values())
+    names = ("processing", "succeeded", "errored", "canceled", "expired")
+    counted = {name: int(counts.get(name) or 0) for name in names}
+    total = sum(counted.values())
     ended = status == "ended"
     url = raw.get("results_url")
     return Batch(
         id=str(raw["id"]),
         status=status,
-        outcome=outcome_of(told, total) if ended else None,
+        outcome=outcome_of(counted, total) if ended else None,
         total=total,
         # The counters stay 0 until the whole batch has ended: no progress to tell before.
-        succeeded=told["succeeded"] if ended else None,
-        failed=told["errored"] if ended else None,
+        succeeded=counted["succeeded"] if ended else None,
+        failed=counted["errored"] if ended else None,
         created_at=datetime.fromisoformat(raw["created_at"]) if raw.get("created_at") else None,
         files=(url,) if url else (),
         known=ended or status in ("in_progress", "canceling"),

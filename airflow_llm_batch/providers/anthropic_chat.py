@@ -78,9 +78,9 @@ def messages(value: list[dict[str, Any]], params: dict[str, Any]) -> None:
 
 def tool_result(message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content")
-    told = content if isinstance(content, str) else blocks(content)
+    said = content if isinstance(content, str) else blocks(content)
     result = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
-    return {**result, "content": told} if told else result
+    return {**result, "content": said} if said else result
 
 
 def append(turns: list[dict[str, Any]], role: str, content: list[dict[str, Any]]) -> None:
@@ -199,10 +199,10 @@ def tools(value: list[dict[str, Any]], params: dict[str, Any]) -> None:
             continue
         function = tool["function"]
         schema = function.get("parameters") or {"type": "object", "properties": {}}
-        told = {"name": function["name"], "description": function.get("description"), "input_schema": schema}
+        tool = {"name": function["name"], "description": function.get("description"), "input_schema": schema}
         if function.get("strict") is not None:
-            told["strict"] = function["strict"]
-        translated.append({k: v for k, v in told.items() if v is not None})
+            tool["strict"] = function["strict"]
+        translated.append({k: v for k, v in tool.items() if v is not None})
     params["tools"] = translated
 
 

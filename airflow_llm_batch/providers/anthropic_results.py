@@ -69,16 +69,16 @@ decode_answered = msgspec.json.Decoder(Answered).decode
 def read_frequent(line: bytes) -> Result | None:
     """What ``read_line`` makes of the most frequent lines, at half the price; None for all others."""
     try:
-        told = decode_answered(line)
+        answer = decode_answered(line)
     except (ValueError, RecursionError):
         return None
-    message = told.result.message
+    message = answer.result.message
     usage = message.usage
     read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
     if not message.content[0].text:
         return None
     return Result(
-        custom_id=told.custom_id,
+        custom_id=answer.custom_id,
         status="succeeded",
         text=message.content[0].text,
         finish_reason=message.stop_reason,
@@ -98,10 +98,10 @@ def read_line(line: dict[str, Any]) -> Result:
     :raises KeyError: for a line that names no row, or tells nothing of it.
     """
     result = Result(custom_id=id_of(line))
-    told = members(line.get("result"))
-    if not told:
+    outcome = members(line.get("result"))
+    if not outcome:
         raise KeyError("result")
-    kind, message = told.get("type"), told.get("message")
+    kind, message = outcome.get("type"), outcome.get("message")
     if kind == "succeeded" and isinstance(message, dict) and message and message.get("type") != "error":
         read_message(message, result)
     elif kind == "succeeded" and not isinstance(message, dict):
@@ -111,8 +111,10 @@ def read_line(line: dict[str, Any]) -> Result:
         result.error_code = f"batch_{result.status}"
     else:
         # A call's status is kept beside its error; a batch's rows have none.
-        status = whole(told.get("status_code")) or 0
-        error = told.get("error") or (message if kind == "succeeded" else None) or {"message": f"result type {kind!r}"}
+        status = whole(outcome.get("status_code")) or 0
+        error = (
+            outcome.get("error") or (message if kind == "succeeded" else None) or {"message": f"result type {kind!r}"}
+        )
         trouble = trouble_of(error, 0 if 200 <= status < 300 else status)
         result.error_code, result.error_message = trouble
         if trouble.code == "unreadable_answer":

@@ -74,13 +74,13 @@ def check_images(messages: Any) -> None:
                     refuse(f"an image's URL is {url!r}", "filter such rows out, or leave the part out of the message")
 
 
-def fit_format(told: Mapping[str, Any]) -> dict[str, Any]:
+def fit_format(asked: Mapping[str, Any]) -> dict[str, Any]:
     """OpenAI's ``json_schema`` object: strict where its schema fits strict mode, and as wished where it says.
 
     :raises InputError: where strict was asked for and the schema does not fit.
     """
-    schema, strict = told.get("schema"), told.get("strict")
-    named: dict[str, Any] = {**told, "name": schema_name(told.get("name"))}
+    schema, strict = asked.get("schema"), asked.get("strict")
+    named: dict[str, Any] = {**asked, "name": schema_name(asked.get("name"))}
     if not isinstance(schema, dict) or strict is False:
         return named
     try:
@@ -127,9 +127,9 @@ def checked_response(body: dict[str, Any]) -> dict[str, Any]:
     check_caps(body)
     changed: dict[str, Any] = {}
     text = members(body.get("text"))
-    told = members(text.get("format"))
-    if told.get("type") == "json_schema":
-        changed["text"] = {**text, "format": fit_format(told)}
+    asked = members(text.get("format"))
+    if asked.get("type") == "json_schema":
+        changed["text"] = {**text, "format": fit_format(asked)}
     if isinstance(body.get("tools"), list):
         changed["tools"] = [
             fit_parameters(tool) if isinstance(tool, dict) and tool.get("type") == "function" else tool

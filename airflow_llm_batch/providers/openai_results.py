@@ -197,12 +197,12 @@ def read_choices(choices: Sequence[dict[str, Any]], result: Result) -> None:
         for choice in choices:
             one = Result()
             read_choice(choice, one)
-            told = {
+            choice = {
                 name: getattr(one, name)
                 for name in ("status", "text", "tool_calls", "finish_reason", "error_message", "reasoning", "logprobs")
                 if getattr(one, name) is not None
             }
-            result.choices.append(told)
+            result.choices.append(choice)
 
 
 def read_choice(choice: dict[str, Any], result: Result) -> None:
@@ -221,8 +221,8 @@ def read_choice(choice: dict[str, Any], result: Result) -> None:
 
 
 def reasoning_of(message: Mapping[str, Any]) -> str | None:
-    told = next((message[name] for name in REASONING if message.get(name)), None)
-    said = read_content(told)
+    thoughts = next((message[name] for name in REASONING if message.get(name)), None)
+    said = read_content(thoughts)
     return said.text or said.reasoning
 
 
@@ -308,14 +308,14 @@ def read_frequent(line: bytes) -> Result | None:
     A vector stays the JSON it is.
     """
     try:
-        told = decode_answered(line)
+        answer = decode_answered(line)
     except (ValueError, RecursionError):
         return None
-    body = told.response.body
+    body = answer.response.body
     usage = body.usage
     asked, used = usage.prompt_tokens_details, usage.completion_tokens_details
     result = Result(
-        custom_id=told.custom_id,
+        custom_id=answer.custom_id,
         status="succeeded",
         model=body.model,
         input_tokens=usage.prompt_tokens,

@@ -1,4 +1,4 @@
-"""A shard's tries: each create claimed before it is sent, and what became of it."""
+"""A shard's tries: each create claimed before it is sent, and what became of it; and the upload that they share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.models import Batch, Created, Intent, Void
@@ -57,6 +59,18 @@ class Attempts:
         except ConfigurationError:
             pass
         return Intent(at=modified_at(path) or self.store.job().created_at)
+
+    def uploaded(self) -> str | None:
+        """The vendor's input file, None before it was uploaded."""
+        data = read_small(self.store.shard(self.index, "uploaded.json"))
+        return msgspec.json.decode(data)["ref"] if data else None
+
+    def save_uploaded(self, ref: str) -> None:
+        write_whole(self.store.shard(self.index, "uploaded.json"), msgspec.json.encode({"ref": ref}))
+
+    def forget_uploaded(self) -> None:
+        """The vendor has not, or does not take, the input file: the next try uploads another."""
+        self.store.shard(self.index, "uploaded.json").unlink(missing_ok=True)
 
     def is_creating(self) -> bool:
         """Whether a create was claimed and nothing is known of what came of it."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
@@ -26,14 +26,12 @@ from pydantic import BaseModel, ValidationError
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
 from airflow_llm_batch.jobs.directory.attempts import Attempts, ShardState, states
-from airflow_llm_batch.models import Failure, Job, Manifest
+from airflow_llm_batch.models import Failure, Job, Manifest, Progress
 from airflow_llm_batch.storage import create_exclusive, fresh, open_blocks, read_small, storage_path, write_whole
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-#: begins the id of a shard that was called and not sent as a batch
-ONLINE = "online-"
 M = TypeVar("M", bound=BaseModel)
 VERSION = 1
 
@@ -100,19 +98,8 @@ class JobStore:
         """Publish the plan; False when another attempt has published one first."""
         return create_exclusive(self.path("job.json"), job.dump())
 
-    def uploaded(self, index: int) -> str | None:
-        data = read_small(self.shard(index, "uploaded.json"))
-        return msgspec.json.decode(data)["ref"] if data else None
-
-    def save_uploaded(self, index: int, ref: str) -> None:
-        write_whole(self.shard(index, "uploaded.json"), msgspec.json.encode({"ref": ref}))
-
-    def save_progress(self, progress: dict[str, Any]) -> None:
-        write_whole(self.path("progress.json"), msgspec.json.encode(progress))
-
-    def progress(self) -> dict[str, Any] | None:
-        data = read_small(self.path("progress.json"))
-        return msgspec.json.decode(data) if data else None
+    def save_progress(self, progress: Progress) -> None:
+        write_whole(self.path("progress.json"), progress.dump())
 
     def save_killed(self) -> None:
         """Note that the waiting task was failed or cleared, and its batches therefore cancelled."""
@@ -129,10 +116,6 @@ class JobStore:
         """``inputs`` or ``all``, None while the vendor's files were left alone."""
         data = read_small(self.path("cleaned.json"))
         return msgspec.json.decode(data)["scope"] if data else None
-
-    def forget_uploaded(self, index: int) -> None:
-        """The vendor has not, or does not take, the input file: the next try uploads another."""
-        self.shard(index, "uploaded.json").unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Take the whole directory away, further rounds included."""

@@ -18,7 +18,7 @@ from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable, WaitEnde
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.journal import journal_lines
 from airflow_llm_batch.jobs.directory.rows import Entries, Entry
-from airflow_llm_batch.jobs.directory.store import ONLINE, JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
 from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
@@ -27,7 +27,7 @@ from airflow_llm_batch.jobs.money.budget import estimated_cost
 from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
 from airflow_llm_batch.jobs.submission.doubt import release, search_again
-from airflow_llm_batch.models import ROW_STATUSES, Batch, Failure, Job, LandedRound, Manifest, Result, Shard
+from airflow_llm_batch.models import ROW_STATUSES, Batch, Failure, Job, LandedRound, Manifest, Result, Shard, is_call
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.step_log import StepLog
 
@@ -113,7 +113,7 @@ class Landing:
         else:
             self.aside.discard()
         ended = [batches[shard.index].id for shard in self.job.shards]
-        ids = [batch_id for batch_id in ended if batch_id and not batch_id.startswith(ONLINE)]
+        ids = [batch_id for batch_id in ended if batch_id and not is_call(batch_id)]
         manifest = self.manifest(counts, kept, aside, ids, earlier.manifest if earlier else None)
         elsewhere = dict(before.places) if before is not None else {}
         elsewhere.pop(manifest.destination, None)
@@ -232,7 +232,7 @@ class Landing:
     def sources(self, shard: Shard, batch: Batch) -> Iterator[AnswerSource]:
         """Where the shard's answers come from, those first that count where there are two."""
         yield AnswerSource("calls", journal_lines(self.store, shard.index), partial(self.prices.cost, called=True))
-        if not batch.id.startswith(ONLINE):
+        if not is_call(batch.id):
             yield AnswerSource("batch", batch_lines(self.hook, batch), self.batched)
 
     def check_whole(self, reconciler: Reconciler, batch: Batch, *, last: bool) -> None:

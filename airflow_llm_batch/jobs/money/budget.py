@@ -79,13 +79,14 @@ def check_budget(job: Job, max_cost: float, spent: float = 0.0, *, online: bool 
 
 def describe(job: Job) -> str:
     """The estimate in words: ``gpt-5-mini: 1,200 requests, 31,668 tokens in, at most 240,000 out, $0.244000``."""
-    told = []
+    estimates = []
     for model, e in job.estimate.items():
         out = "an unknown number" if e.output_tokens is None else f"at most {e.output_tokens:,}"
         cost = "cost unknown" if e.cost_usd is None else usd(e.cost_usd)
         beside = f" beside {e.unknown}" if e.unknown else ""
-        told.append(f"{model}: {e.requests:,} requests, about {e.input_tokens:,} tokens in{beside}, {out} out, {cost}")
-    return "Estimate by model: " + "; ".join(told) + "."
+        tokens = f"about {e.input_tokens:,} tokens in{beside}, {out} out"
+        estimates.append(f"{model}: {e.requests:,} requests, {tokens}, {cost}")
+    return "Estimate by model: " + "; ".join(estimates) + "."
 
 
 def hold_to_budget(job: Job, rows: int) -> None:

@@ -101,9 +101,9 @@ def negotiated(extra: Mapping[str, Any]) -> dict[str, Negotiated]:
                 raise ValueError("give input and output in dollars per million tokens, or factor; none below 0")
         except (ValidationError, ValueError) as error:
             errors = error.errors() if isinstance(error, ValidationError) else []
-            told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors) or str(error)
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors) or str(error)
             raise ConfigurationError(
-                f"The connection's extra 'prices' is not usable for {model!r}: {told}. Example: "
+                f"The connection's extra 'prices' is not usable for {model!r}: {problems}. Example: "
                 '{"gpt-5-mini": {"input": 0.25, "output": 2.0}, "*": {"factor": 0.9}}. Nothing was sent.'
             ) from None
     return prices

@@ -25,11 +25,10 @@ from airflow_llm_batch.jobs.directory.journal import EVERY, Journal
 from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
 from airflow_llm_batch.jobs.directory.rows import RowNumber, answered_rows, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
-from airflow_llm_batch.jobs.directory.store import ONLINE
 from airflow_llm_batch.jobs.money.budget import hold_to_budget
 from airflow_llm_batch.jobs.money.tokens import sent_tokens
 from airflow_llm_batch.jobs.online.endpoint import Calls, Vendor
-from airflow_llm_batch.models import Batch, Created, Intent
+from airflow_llm_batch.models import Batch, Created, Intent, Progress, ShardProgress, call_id
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.step_log import StepLog
 
@@ -250,7 +249,7 @@ def begin(store: JobStore, job: Job) -> None:
     :raises ConfigurationError: when a shard was sent as a batch.
     """
     for shard in job.shards:
-        attempts, name = store.attempts(shard.index), f"{ONLINE}{job.id}-{shard.index}"
+        attempts, name = store.attempts(shard.index), call_id(job.id, shard.index)
         made = Created(batch_id=name, at=datetime.now(UTC))
         if attempts.begin(Intent(at=made.at, owner=this_process(), lane="online")):
             attempts.save_created(made, 1)
@@ -284,7 +283,7 @@ def close(store: JobStore, job: Job, answered: dict[int, int]) -> None:
         )
         store.attempts(shard.index).save_ended(
             Batch(
-                id=f"{ONLINE}{job.id}-{shard.index}",
+                id=call_id(job.id, shard.index),
                 status="completed" if whole else "expired",
                 outcome="completed" if whole else "expired",
                 total=shard.rows,
@@ -297,16 +296,16 @@ def close(store: JobStore, job: Job, answered: dict[int, int]) -> None:
 def tell(store: JobStore, job: Job, answered: dict[int, int]) -> None:
     """How far the job is, for the page and the log of whoever looks."""
     shards = {
-        str(shard.index): {
-            "batch": f"{ONLINE}{job.id}-{shard.index}",
-            "status": "in_progress",
-            "total": shard.rows,
-            "succeeded": answered.get(shard.index, 0),
-            "failed": 0,
-        }
+        shard.index: ShardProgress(
+            batch=call_id(job.id, shard.index),
+            status="in_progress",
+            total=shard.rows,
+            succeeded=answered.get(shard.index, 0),
+            failed=0,
+        )
         for shard in job.shards
     }
-    store.save_progress({"at": time.time(), "shards": shards, "planned": []})
+    store.save_progress(Progress(at=time.time(), shards=shards))
 
 
 def wanted_lines(

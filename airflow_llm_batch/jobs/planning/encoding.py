@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.data.files import named
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.kinds import kind_of as column_kind
 from airflow_llm_batch.data.outputs import validator
 from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line, schema_of
-from airflow_llm_batch.data.sources import read_rows, sources_of, told
+from airflow_llm_batch.data.sources import read_rows, sources_of
 from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
 from airflow_llm_batch.exceptions import InputError, NoRows
 from airflow_llm_batch.jobs.money.tokens import Kind, count_tokens, kind_of, prompt_tokens
@@ -57,7 +58,7 @@ class RowSpec(NamedTuple):
 
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """The job's fields that the rows and the request tell."""
-        key_kind, columns = kinds.told()
+        key_kind, columns = kinds.seen()
         # Batch input lines bring a schema each; where it is one, answers are checked against it.
         one = kinds.schemas[0] if len(kinds.schemas) == 1 else None
         asked = {"output_schema": one if usable(one) else None}
@@ -132,17 +133,17 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
                 line, key = encode_row(number, row)
             except KeyError as error:
                 raise InputError(
-                    f"{told(place)} has no column {error.args[0]!r}, which the request template, the key or "
+                    f"{named(place)} has no column {error.args[0]!r}, which the request template, the key or "
                     f"passthrough names; it has {', '.join(map(repr, row)) or 'no columns'}. Nothing was sent."
                 ) from None
             except InputError as error:
                 text = str(error)
                 raise InputError(
-                    f"{told(place)}: {text}" + ("" if text.endswith("sent.") else ". Nothing was sent.")
+                    f"{named(place)}: {text}" + ("" if text.endswith("sent.") else ". Nothing was sent.")
                 ) from None
             except (TypeError, ValueError) as error:  # what the JSON encoder raises for values JSON has no form for
                 raise InputError(
-                    f"{told(place)} cannot be written as JSON: {error}. Clean or convert the value. Nothing was sent."
+                    f"{named(place)} cannot be written as JSON: {error}. Clean or convert the value. Nothing was sent."
                 ) from None
             if key is not None:
                 keys.add(key, number)

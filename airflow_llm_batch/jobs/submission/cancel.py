@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.jobs.directory.store import ONLINE
 from airflow_llm_batch.jobs.submission.doubt import Doubt
+from airflow_llm_batch.models import is_call
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
@@ -23,7 +23,7 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
         return
     for shard in job.shards:
         created = store.attempts(shard.index).created()
-        if store.attempts(shard.index).ended() is not None or (created and created.batch_id.startswith(ONLINE)):
+        if store.attempts(shard.index).ended() is not None or (created and is_call(created.batch_id)):
             continue
         if not hook.provider.keeps_metadata and (created is None or created.provisional):
             if store.attempts(shard.index).last():

@@ -197,7 +197,7 @@ class Submission:
                 self._void(number, "rejected")
                 if "file" in f"{error.code} {error}".lower():
                     # Deleted, expired, or uploaded with another key.
-                    self.store.forget_uploaded(self.index)
+                    self.attempts.forget_uploaded()
                 raise
             except VendorUnavailable as error:
                 log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
@@ -222,7 +222,7 @@ class Submission:
             raise ConfigurationError(why)
 
     def _upload(self) -> str | None:
-        ref = self.store.uploaded(self.index)
+        ref = self.attempts.uploaded()
         if ref is None:
             ref = self.hook.run(self.hook.provider.upload(f"{self.shard.key}.jsonl", self.content))
             if ref is None:
@@ -231,7 +231,7 @@ class Submission:
                     pass
             self._check(self.content.crc32)
             if ref is not None:
-                self.store.save_uploaded(self.index, ref)
+                self.attempts.save_uploaded(ref)
         return ref
 
     def _check(self, crc32: int) -> None:

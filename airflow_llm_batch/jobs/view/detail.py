@@ -15,9 +15,20 @@ from pydantic import BaseModel, Field
 from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
-from airflow_llm_batch.jobs.directory.store import ONLINE, JobStore
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.view.overview import AT_ONCE, JobView, RoundFiles, modified, total, view
-from airflow_llm_batch.models import Batch, Created, Estimate, Failure, Reason, Shard, Usage, Void
+from airflow_llm_batch.models import (
+    Batch,
+    Created,
+    Estimate,
+    Failure,
+    Reason,
+    Shard,
+    ShardProgress,
+    Usage,
+    Void,
+    is_call,
+)
 from airflow_llm_batch.storage import modified_at, read_small, storage_path
 
 if TYPE_CHECKING:
@@ -95,13 +106,13 @@ def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> 
     assert first is not None
     newest = next((found for found in reversed(rounds) if found.manifest is not None), None)
     manifest = newest.manifest if newest is not None else None
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     if newest is not None and manifest is not None:
         own = [done for done in manifest.rounds if f"{done.job}/".startswith(f"{rounds[0].uri}/")]
-        told = landed(manifest, own) | {"failures": failures(newest)}
+        facts = landed(manifest, own) | {"failures": failures(newest)}
         if "taken_over.json" in newest.files:
             # What lies there now was landed by the job that repaired this one.
-            told |= {"destination": None, "files": []}
+            facts |= {"destination": None, "files": []}
     return JobDetail(
         **view(key, rounds, replaced=replaced).model_dump(),
         conn_id=first.conn_id,
@@ -109,7 +120,7 @@ def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> 
         request=first.request,
         estimate=first.estimate,
         timeline=[shard for found in rounds for shard in timeline(found)],
-        **told,
+        **facts,
     )
 
 
@@ -151,17 +162,17 @@ def timeline(found: RoundFiles) -> list[ShardView]:
     job = found.job
     assert job is not None
     states = found.states()
-    seen = found.seen()
+    seen = found.seen
     with ThreadPoolExecutor(AT_ONCE, "llm-batch-detail") as pool:
         return list(
             pool.map(
-                lambda shard: shard_view(found, shard, states[shard.index], seen.get(str(shard.index), {})),
+                lambda shard: shard_view(found, shard, states[shard.index], seen.get(shard.index, ShardProgress())),
                 job.shards[:MOST_SHARDS],
             )
         )
 
 
-def shard_view(found: RoundFiles, shard: Shard, state: str, seen: dict[str, Any]) -> ShardView:
+def shard_view(found: RoundFiles, shard: Shard, state: str, seen: ShardProgress) -> ShardView:
     job = found.job
     assert job is not None
     folder = f"shards/{shard.index:05d}"
@@ -181,7 +192,7 @@ def shard_view(found: RoundFiles, shard: Shard, state: str, seen: dict[str, Any]
         batch = read(found, f"{at}/ended.json", Batch)
         ended_at = written_at(found, f"{at}/ended.json") if batch else None
     if batch is not None:
-        seen = {"status": batch.status, "succeeded": batch.succeeded, "failed": batch.failed}
+        seen = ShardProgress(status=batch.status, succeeded=batch.succeeded, failed=batch.failed)
     return ShardView(
         round=job.round,
         index=shard.index,
@@ -190,17 +201,17 @@ def shard_view(found: RoundFiles, shard: Shard, state: str, seen: dict[str, Any]
         tokens=shard.tokens,
         state=state,
         batch_id=created.batch_id if created else None,
-        status=seen.get("status") if created or batch else None,
+        status=seen.status or None if created or batch else None,
         outcome=batch.outcome if batch else None,
-        succeeded=seen.get("succeeded"),
-        failed=seen.get("failed"),
+        succeeded=seen.succeeded,
+        failed=seen.failed,
         planned_at=job.created_at,
         created_at=created.at if created else None,
         ended_at=ended_at,
         tries=tried,
         errors=[f"{code}: {message}" for code, message in batch.errors] if batch else [],
         console_url=job.console_url.format(id=created.batch_id)
-        if created and job.console_url and not created.batch_id.startswith(ONLINE)
+        if created and job.console_url and not is_call(created.batch_id)
         else "",
     )
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
 from pydantic import BaseModel
 
 from airflow_llm_batch.jobs.directory.address import ROUND, JobAddress, JobKey, default_storage
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT, ShardState, states
 from airflow_llm_batch.jobs.money.budget import estimated_cost
-from airflow_llm_batch.models import Job, Manifest
+from airflow_llm_batch.models import Job, Manifest, Progress, ShardProgress
 from airflow_llm_batch.storage import fresh, is_local, storage_path
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 #: files read at once
 AT_ONCE = 16
 #: files whose content is looked at
-READ = frozenset({"job.json", "manifest.json", "progress.json"})
+READ: dict[str, type[BaseModel]] = {"job.json": Job, "manifest.json": Manifest, "progress.json": Progress}
 #: parts of a path below the storage that name a task's job
 DEPTH = 4
 
@@ -83,27 +82,26 @@ class RoundFiles:
     files: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     job: Job | None = None
     manifest: Manifest | None = None
-    progress: dict[str, Any] | None = None
+    progress: Progress | None = None
 
     def states(self) -> dict[int, ShardState]:
         found = states(self.job, (f"/{name}" for name in self.files)) if self.job else {}
         # One that was given up at the deadline, or when the job was cancelled, has no try that tells.
-        seen = self.seen()
+        seen = self.seen
         for index, state in found.items():
-            if state == "planned" and seen.get(str(index), {}).get("status") == NEVER_SENT.status:
+            if state == "planned" and index in seen and seen[index].status == NEVER_SENT.status:
                 found[index] = "ended"
         return found
 
-    def seen(self) -> dict[str, dict[str, Any]]:
+    @property
+    def seen(self) -> dict[int, ShardProgress]:
         """Shard -> what the last look saw of it."""
-        shards = self.progress.get("shards") if isinstance(self.progress, dict) else None
-        return {i: s for i, s in shards.items() if isinstance(s, dict)} if isinstance(shards, dict) else {}
+        return self.progress.shards if self.progress is not None else {}
 
+    @property
     def counts(self) -> tuple[int, int]:
         """Rows done and of them failed, as last seen at the vendor."""
-        shards = self.seen().values()
-        failed = sum(shard.get("failed") or 0 for shard in shards)
-        return sum(shard.get("succeeded") or 0 for shard in shards) + failed, failed
+        return self.progress.counts if self.progress is not None else (0, 0)
 
 
 class Overview:
@@ -208,9 +206,7 @@ def parse(fs: Any, path: str, name: str) -> Any:
     """A file's content; None for one that is gone or damaged, which must not hide the others."""
     try:
         data = fs.cat_file(path)
-        if name == "job.json":
-            return Job.model_validate_json(data)
-        return Manifest.model_validate_json(data) if name == "manifest.json" else msgspec.json.decode(data)
+        return READ[name].model_validate_json(data)
     except (OSError, ValueError, TypeError):
         return None
 
@@ -222,12 +218,13 @@ def signature(info: Mapping[str, Any]) -> Any:
 
 def modified(info: Mapping[str, Any]) -> datetime | None:
     """When a file was last written, as far as its store tells."""
-    told = next((info[name] for name in ("mtime", "LastModified", "updated", "last_modified") if info.get(name)), None)
-    if isinstance(told, int | float):
-        return datetime.fromtimestamp(told, UTC)
-    if isinstance(told, str):
-        told = datetime.fromisoformat(told)
-    return told if isinstance(told, datetime) else None
+    names = ("mtime", "LastModified", "updated", "last_modified")
+    moment = next((info[name] for name in names if info.get(name)), None)
+    if isinstance(moment, int | float):
+        return datetime.fromtimestamp(moment, UTC)
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    return moment if isinstance(moment, datetime) else None
 
 
 def view(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> JobView:
@@ -240,7 +237,7 @@ def view(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> Jo
     assert last is not None
     manifest = next((found.manifest for found in reversed(rounds) if found.manifest is not None), None)
     states = rounds[-1].states()
-    done, failed = rounds[-1].counts()
+    done, failed = rounds[-1].counts
     own = [done for done in manifest.rounds if f"{done.job}/".startswith(f"{rounds[0].uri}/")] if manifest else []
     landed = rounds[-1].manifest is not None
     if manifest is not None:
@@ -306,9 +303,9 @@ def describe(
     if counts["planned"] == len(states):
         return "planned", f"{round_}planned, nothing sent"
     words = {"running": "running", "creating": "being sent", "planned": "waiting for room", "ended": "ended"}
-    told = [(counts[state], told) for state, told in words.items() if counts[state]]
+    parts = [(counts[state], word) for state, word in words.items() if counts[state]]
     if len(states) == 1:
-        return "running", round_ + told[0][1]
-    batches = "batch" if told[0][0] == 1 else "batches"
-    rest = "".join(f", {count} {told}" for count, told in told[1:])
-    return "running", f"{round_}{told[0][0]} {batches} {told[0][1]}{rest}"
+        return "running", round_ + parts[0][1]
+    batches = "batch" if parts[0][0] == 1 else "batches"
+    rest = "".join(f", {count} {word}" for count, word in parts[1:])
+    return "running", f"{round_}{parts[0][0]} {batches} {parts[0][1]}{rest}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.submission.room import Room
-from airflow_llm_batch.models import Batch, Shard
+from airflow_llm_batch.models import Batch, Progress, Shard, ShardProgress
 
 #: a wait that has failed to read anything for this long is no blip; in seconds
 PERSISTENT = 6 * 3600.0
@@ -101,44 +101,20 @@ class Wait:
         wave = now >= self.not_before and self.room.wave(planned, running, now)
         return Next("create" if wave else "wait")
 
-    def progress(self, now: float) -> dict[str, Any]:
-        """How far the job is, for ``progress.json`` and the log."""
-        return {
-            "at": now,
-            "shards": {
-                str(index): {
-                    "batch": batch.id,
-                    "status": batch.status,
-                    "total": batch.total,
-                    "succeeded": batch.succeeded,
-                    "failed": batch.failed,
-                }
-                for index, batch in sorted(self.seen.items())
-            },
-            "planned": sorted(self.planned),
+    def progress(self, now: float) -> Progress:
+        """How far the job is."""
+        shards = {
+            index: ShardProgress(
+                batch=batch.id, status=batch.status, total=batch.total, succeeded=batch.succeeded, failed=batch.failed
+            )
+            for index, batch in sorted(self.seen.items())
         }
+        return Progress(at=now, shards=shards, planned=sorted(self.planned))
 
 
 def is_transient(error: Exception) -> bool:
     """Whether waiting may mend a failed reading: no answer, 5xx, 408, 429. A wrong key is not one, nor a lost batch."""
     return not isinstance(error, LLMBatchError) or error.retry_helps
-
-
-def describe(progress: dict[str, Any], rows: int | None) -> str:
-    """One line for the log: ``3 shards: 1 completed, 2 in_progress; 1,200 of 3,000 rows done, 4 failed``."""
-    shards = progress["shards"].values()
-    states: dict[str, int] = {}
-    for shard in shards:
-        states[shard["status"]] = states.get(shard["status"], 0) + 1
-    if waiting := len(progress["planned"]):
-        states["waiting for room"] = waiting
-    text = f"{sum(states.values())} shard(s): " + ", ".join(f"{n} {state}" for state, n in states.items())
-    counted = [s for s in shards if s["succeeded"] is not None]
-    if counted:
-        done, failed = sum(s["succeeded"] for s in counted), sum(s["failed"] or 0 for s in counted)
-        total = rows if rows is not None else sum(s["total"] or 0 for s in counted)
-        text += f"; {done + failed:,} of {total:,} rows done, {failed:,} failed"
-    return text
 
 
 def interval(elapsed: float, least: float, most: float) -> float:

@@ -12,7 +12,7 @@ from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
 from airflow_llm_batch.jobs.directory.owner import this_process
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission.room import Refusal, Room, never_fits
-from airflow_llm_batch.jobs.waiting.decisions import Next, Wait, describe
+from airflow_llm_batch.jobs.waiting.decisions import Next, Wait
 from airflow_llm_batch.models import Intent, Shard, Void
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class JobWait:
     ) -> None:
         self.hook, self.store, self.log = hook, store, log
         self.rows: int | None = None
-        self.told = ""
+        self.last_line = ""
         #: batches whose cancellation was asked for
         self.cancelled = 0
         #: and those that may be somebody else's
@@ -132,10 +132,10 @@ class JobWait:
             raise ConfigurationError(self.too_large)
         now = time.time()
         progress = self.wait.progress(now)
-        told = describe(progress, self.rows)
-        if told != self.told:
-            self.told = told
-            self.log.info("%s", told)
+        line = progress.describe(self.rows)
+        if line != self.last_line:
+            self.last_line = line
+            self.log.info("%s", line)
             self._keep(lambda store: store.save_progress(progress))
         step = self.wait.decide(now)
         if step.action == "cancel":

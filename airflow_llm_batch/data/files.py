@@ -1,0 +1,232 @@
+"""Rows from JSONL, JSON, CSV and Parquet files in object storage, streamed."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
+
+import msgspec
+
+from airflow_llm_batch.exceptions import InputError, NoRows
+from airflow_llm_batch.storage import CHUNK, fresh, open_blocks, storage_path, unreadable
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+Row = dict[str, Any]
+#: file, unit and number; put into words only when something is wrong with the row
+Place = tuple[str, str, int]
+Located = Iterator[tuple[Place, Row]]
+SPACE = re.compile(r"[ \t\r\n]*")
+BOM = b"\xef\xbb\xbf"
+
+
+def named(place: Place) -> str:
+    """A place in words: ``reviews.jsonl line 17``."""
+    file, unit, number = place
+    return f"{file} {unit} {number}".strip()
+
+
+def as_row(item: Any, place: Place) -> Row:
+    if isinstance(item, Mapping):
+        return item if isinstance(item, dict) else dict(item)
+    if isinstance(item, str):
+        return {"text": item}
+    raise InputError(f"{named(place)} is a {type(item).__name__}; rows are strings or objects. Nothing was sent.")
+
+
+def read_files(uris: Iterable[Any], columns: Collection[str] | None) -> Located:
+    for uri in uris:
+        given = storage_path(uri)
+        for path in expand(given):
+            extra = partition_columns(path.path) if path is not given else {}
+            located = read_file(path, None if columns is None else set(columns) - extra.keys())
+            yield from ((place, {**extra, **row}) for place, row in located) if extra else located
+
+
+def partition_columns(path: str) -> Row:
+    """What a path says of the rows in its file: ``.../ds=2026-01-01/lang=de/part-0.parquet``."""
+    pairs = (part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
+    return {name: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for name, value in pairs}
+
+
+def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
+    """The files a path or glob means, by name; a directory means the data files in it.
+
+    :raises InputError: when there are none.
+    """
+    uri = str(path)
+    try:
+        fresh(path)
+        if any(c in uri for c in "*?[") and not path.fs.exists(path.path):
+            found = path.fs.glob(path.path, detail=True)
+            names = [name for name, file in found.items() if file["type"] != "directory"]
+            above = re.split(r"[*?\[]", path.path, maxsplit=1)[0].rpartition("/")[0]
+        elif (reader_of(uri) is None or is_parquet(uri)) and path.fs.isdir(path.path):
+            above = path.path
+            names = [name for name in path.fs.ls(path.path, detail=False) if reader_of(name)]
+            # A dataset in partitions has its files further down.
+            names = names or [name for name in path.fs.find(path.path) if reader_of(name)]
+        else:
+            return [path]
+    except Exception as error:
+        raise unreadable(f"Cannot list {uri}", error) from error
+    names = [name for name in names if is_data(name, above)]
+    if not names:
+        raise NoRows(f"No files match {uri}. Nothing was sent. (on_empty='skip' skips the task then.)")
+    protocol = path.protocol or "file"
+    return [storage_path_of(protocol, name, path.conn_id) for name in sorted(names)]
+
+
+def is_data(name: str, above: str) -> bool:
+    """Whether a file found below a directory is data, and none of the markers, logs and half-written files that other
+    tools keep there: ``_SUCCESS``, ``_delta_log``, ``_temporary``, ``.part``."""
+    below = name.partition("://")[2] or name
+    above = (above.partition("://")[2] or above).strip("/")
+    parts = below.strip("/").removeprefix(above).strip("/").split("/")
+    return bool(parts[-1]) and not any(part[:1] in (".", "_") and "=" not in part for part in parts)
+
+
+def storage_path_of(protocol: str, name: str, conn_id: str | None) -> ObjectStoragePath:
+    from airflow.sdk import ObjectStoragePath
+
+    return ObjectStoragePath(name if "://" in name else f"{protocol}://{name}", conn_id=conn_id)
+
+
+def read_file(path: ObjectStoragePath, columns: Collection[str] | None = None) -> Located:
+    name = str(path)
+    reader = reader_of(name)
+    if reader is None:
+        raise InputError(
+            f"{name}: rows are read from .parquet, and from .jsonl, .ndjson, .json, .csv and .tsv files, plain or .gz. "
+            "Nothing was sent."
+        )
+    if is_parquet(name):
+        yield from parquet_rows(path, name, columns)
+        return
+    try:
+        with open_blocks(path) as raw:
+            if name.endswith(".gz"):
+                with io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw)), CHUNK) as plain:
+                    yield from reader(plain, name)
+            else:
+                yield from reader(raw, name)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise unreadable(f"Cannot read {name}", error) from error
+
+
+def reader_of(name: str) -> Callable[[io.BufferedReader, str], Located] | None:
+    return READERS.get(name.removesuffix(".gz").rpartition(".")[2].lower())
+
+
+def read_jsonl(file: io.BufferedReader, name: str) -> Located:
+    decode = msgspec.json.Decoder().decode
+    for number, line in enumerate(file, 1):
+        if number == 1:
+            line = line.removeprefix(BOM)
+        if line.isspace():
+            continue
+        place = name, "line", number
+        try:
+            row = decode(line)
+        except ValueError as error:
+            raise InputError(
+                f"{named(place)} is not JSON: {error}. Its start: {line[:80]!r}. Nothing was sent."
+            ) from None
+        yield place, row if type(row) is dict else as_row(row, place)
+
+
+def read_json(file: io.BufferedReader, name: str) -> Located:
+    """An array of rows, read piece by piece; a file that starts with an object is taken for JSON lines."""
+    start = file.peek(64)[:64].removeprefix(BOM).lstrip()
+    if not start.startswith(b"["):
+        yield from read_jsonl(file, name)
+        return
+    text = io.TextIOWrapper(file, "utf-8-sig")
+    decoder = json.JSONDecoder()
+    buffer, position, number = text.read(CHUNK), 0, 0
+    position = buffer.index("[") + 1
+    comma = False
+    while True:
+        place = name, "item", number
+        try:
+            position = SPACE.match(buffer, position).end()  # type: ignore[union-attr]
+            if buffer.startswith("]", position) and not (comma and number):
+                rest = buffer[position + 1 :] + text.read(CHUNK)
+                if rest.strip():
+                    raise InputError(f"{name}: something follows the array: {rest.strip()[:40]!r}. Nothing was sent.")
+                return
+            if number and not comma:
+                if not buffer.startswith(",", position):
+                    raise json.JSONDecodeError("expected a comma", buffer, position)
+                comma, position = True, SPACE.match(buffer, position + 1).end()  # type: ignore[union-attr]
+            item, position = decoder.raw_decode(buffer, position)
+        except json.JSONDecodeError as error:
+            more = text.read(max(CHUNK, len(buffer) - position))
+            if not more:
+                raise InputError(f"{named(place)}: {error.msg}. Nothing was sent.") from None
+            buffer, position = buffer[position:] + more, 0
+            continue
+        yield place, as_row(item, place)
+        number, comma = number + 1, False
+
+
+def read_csv(file: io.BufferedReader, name: str) -> Located:
+    csv.field_size_limit(sys.maxsize)
+    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    tabs = ".tsv" in name.lower()[-7:]
+    # Tab-separated files rarely quote: there a quotation mark is part of the text.
+    reader = csv.DictReader(
+        text, delimiter="\t" if tabs else ",", strict=True, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    )
+    try:
+        names = list(reader.fieldnames or ())
+        if twice := {column for column in names if names.count(column) > 1}:
+            raise InputError(f"{name}: the header names {', '.join(sorted(twice))} more than once. Nothing was sent.")
+        for row in reader:
+            place = name, "line", reader.line_num
+            if None in row or None in row.values():
+                wanted = len(reader.fieldnames or ())
+                got = sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())
+                raise InputError(f"{named(place)} has {got} fields where the header has {wanted}. Nothing was sent.")
+            yield place, row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{name} line {reader.line_num + 1}: {error}. Nothing was sent.") from None
+
+
+def is_parquet(name: str) -> bool:
+    return name.endswith((".parquet", ".pq"))
+
+
+def parquet_rows(path: ObjectStoragePath, name: str, columns: Collection[str] | None) -> Located:
+    try:
+        from airflow_llm_batch.data.parquet_rows import read_parquet
+    except ImportError:
+        raise InputError(
+            f"{name}: reading Parquet needs pyarrow; pip install 'airflow-provider-llm-batch[parquet]'. "
+            "Nothing was sent."
+        ) from None
+    yield from (((name, "row", number), row) for number, row in enumerate(read_parquet(path, columns)))
+
+
+def no_stream(file: io.BufferedReader, name: str) -> Located:
+    raise InputError(f"{name}: Parquet files are compressed inside, and not read as a stream. Nothing was sent.")
+
+
+READERS: dict[str, Callable[[io.BufferedReader, str], Located]] = {
+    "parquet": no_stream,
+    "pq": no_stream,
+    "jsonl": read_jsonl,
+    "ndjson": read_jsonl,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_csv,
+}
