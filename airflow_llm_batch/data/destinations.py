@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.data.sinks import Layout, Sink
     from airflow_llm_batch.jobs.options import Target
-    from airflow_llm_batch.models import Result
+    from airflow_llm_batch.results import Result
 
 #: what follows the stem in the name of a landed file
 ENDING = re.compile(r"(-r\d+)?(\.parquet|\.jsonl(\.gz|\.zst)?)$")

@@ -9,9 +9,9 @@ import jsonschema_rs
 import msgspec
 
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.models import Result
 from airflow_llm_batch.providers.json_lines import legal
 from airflow_llm_batch.providers.schemas import VALUE, is_object
+from airflow_llm_batch.results import Result
 
 #: characters of a validator's message that are kept
 LONGEST = 300

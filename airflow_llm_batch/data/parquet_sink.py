@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from airflow_llm_batch.data.arrow_types import JSON_TEXT, arrow_type, as_json, fit, kind_type, stored
 from airflow_llm_batch.data.sinks import not_alike
 from airflow_llm_batch.exceptions import Unwritable
-from airflow_llm_batch.models import Result
+from airflow_llm_batch.results import Result
 from airflow_llm_batch.storage import WholeFile, open_random
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from airflow_llm_batch.storage import CHUNK, WholeFile, open_blocks
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-    from airflow_llm_batch.models import Result
+    from airflow_llm_batch.results import Result
 
 
 @dataclass

@@ -156,76 +156,6 @@ def logprobs(body: dict[str, Any], said: Reply) -> dict[str, Any] | None:
     return {"content": tokens, "refusal": None}
 
 
-def responses(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
-    """An object of the Responses API."""
-    if not body.get("model"):
-        return Bad(400, "invalid_request_error", "Missing required parameter: 'model'.", "model")
-    given = body.get("input")
-    if not given:
-        return Bad(400, "invalid_request_error", "Missing required parameter: 'input'.", "input")
-    if problem := judge.response_problem(body):
-        return Bad(400, "invalid_request_error", *problem)
-    messages = [{"content": given}] if isinstance(given, str) else given
-    wanted = (body.get("text") or {}).get("format") or {}
-    tools = [(t["name"], t.get("parameters") or {}) for t in body.get("tools") or () if t.get("type") == "function"]
-    answered = any(m.get("type") == "function_call_output" for m in messages) or body.get("tool_choice") == "none"
-    tools = named_first(tools, members_of(body.get("tool_choice")).get("name"))
-    said = reply(
-        text_of(messages[-1].get("content")),
-        "\n".join(
-            [
-                str(body.get("instructions") or ""),
-                *(text_of(m.get("content")) for m in messages),
-                *asked_for(wanted, body.get("tools")),
-            ]
-        ),
-        wanted.get("schema") if wanted.get("type") == "json_schema" else None,
-        [] if answered else tools,
-        body.get("max_output_tokens"),
-        wanted.get("type") == "json_object",
-    )
-    key = digest(json.dumps(body, sort_keys=True))
-    output: list[dict[str, Any]] = [
-        {
-            "type": "function_call", "id": f"fc_{key[:24]}", "call_id": f"call_{key[:24]}", "name": name,
-            "arguments": json.dumps(filled), "status": "completed",
-        }
-        for name, filled in said.calls
-    ]  # fmt: skip
-    cut = said.finish == "length"
-    if said.text is not None:
-        content = [{"type": "output_text", "text": said.text, "annotations": [], "logprobs": []}]
-        status = "incomplete" if cut else "completed"
-        output.append(
-            {"type": "message", "id": f"msg_{key[:24]}", "role": "assistant", "status": status, "content": content}
-        )
-    return {
-        "id": f"resp_{key[:48]}",
-        "object": "response",
-        "created_at": created,
-        "status": "incomplete" if cut else "completed",
-        "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "instructions": body.get("instructions"),
-        "max_output_tokens": body.get("max_output_tokens"),
-        "metadata": body.get("metadata") or {},
-        "model": body["model"],
-        "output": output,
-        "parallel_tool_calls": True,
-        "temperature": body.get("temperature", 1.0),
-        "top_p": body.get("top_p", 1.0),
-        "tool_choice": body.get("tool_choice", "auto"),
-        "tools": body.get("tools") or [],
-        "usage": {
-            "input_tokens": said.input_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": said.output_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": said.input_tokens + said.output_tokens,
-        },
-    }
-
-
 def embeddings(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     """Embedding vectors of unit length, the same for the same text."""
     if not body.get("model"):
@@ -343,12 +273,3 @@ def message(params: dict[str, Any], tier: str = "standard") -> dict[str, Any] | 
             "service_tier": tier,
         },
     }
-
-
-ENDPOINTS = {
-    "/v1/chat/completions": chat,
-    "/v1/responses": responses,
-    "/v1/embeddings": embeddings,
-    "/v1/completions": completions,
-    "/v1/moderations": moderations,
-}

@@ -17,7 +17,7 @@ from starlette.datastructures import UploadFile
 
 from airflow_llm_batch.emulator import answers, streams, upstream
 from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
-from airflow_llm_batch.emulator.openai_lines import UNFINISHED, answer_line, validate
+from airflow_llm_batch.emulator.openai_lines import ANSWERS, UNFINISHED, answer_line, validate
 
 ENDPOINTS = (
     "/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/moderations",
@@ -230,7 +230,7 @@ async def synchronous(request: Request, vendor: Held) -> Response:
             raise Refusal(400, "The emulator does not stream what it forwards.", "unsupported_value", "stream")
         status, answer = await upstream.forward(vendor.settings, request.url.path, body)
         return JSONResponse(answer, status)
-    said = answers.ENDPOINTS[request.url.path](body, int(time.time()))
+    said = ANSWERS[request.url.path](body, int(time.time()))
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message, param=said.param)
     if body.get("stream") and request.url.path.endswith("/chat/completions"):

@@ -8,13 +8,21 @@ from typing import Any
 
 import msgspec
 
-from airflow_llm_batch.emulator import answers
+from airflow_llm_batch.emulator import answers, responses
 from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
 
 MOST_REQUESTS = 50_000
 UNFINISHED = {
     "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
     "cancelled": ("batch_cancelled", "This request was cancelled."),
+}
+#: what answers a body, by its endpoint
+ANSWERS = {
+    "/v1/chat/completions": answers.chat,
+    "/v1/responses": responses.responses,
+    "/v1/embeddings": answers.embeddings,
+    "/v1/completions": answers.completions,
+    "/v1/moderations": answers.moderations,
 }
 
 
@@ -76,7 +84,7 @@ def answer_line(line: dict[str, Any], unfinished: str | None) -> tuple[bool, dic
     if unfinished:
         said: Any = answers.Bad(500, "server_error", "The server had an error while processing your request.")
     else:
-        said = answers.ENDPOINTS[line["url"]](line["body"], int(time.time()))
+        said = ANSWERS[line["url"]](line["body"], int(time.time()))
     if isinstance(said, answers.Bad):
         return False, response_line(line["custom_id"], said.status, error_body(said))
     return True, response_line(line["custom_id"], 200, said)

@@ -173,7 +173,7 @@ def anthropic_problems(schema: dict[str, Any]) -> Iterator[str]:
         yield f"Schemas contains {what}. This causes exponential compilation cost. {advice}"
 
 
-def anthropic_node_problems(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+def anthropic_node_problems(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:  # noqa: C901, PLR0915
     """What Anthropic has against one schema within ``schema``, its inner ones aside."""
     if not node.keys() - {"title", "description"}:
         yield "Empty schema ({}) that accepts any JSON value is not supported. Please specify a concrete type."

@@ -89,7 +89,7 @@ class Looks:
     def _finish_online(self, store: JobStore) -> None:
         """The rows that the deadline has cut off are called one by one; none that a batch has finished."""
         from airflow_llm_batch.jobs.online.endpoint import Calls
-        from airflow_llm_batch.jobs.online.online import finish
+        from airflow_llm_batch.jobs.online.finish import finish
 
         self.log.info("The deadline has passed: calling what the batches have not finished.")
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 from threading import Event
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.online.endpoint import Calls
     from airflow_llm_batch.jobs.planning.shards import Rows
-    from airflow_llm_batch.models import Job, Manifest
+    from airflow_llm_batch.models import Job
+    from airflow_llm_batch.results import Manifest
 
 
 class JobRun:
@@ -223,7 +223,7 @@ def call(runs: Sequence[JobRun], calls: Calls, deadline: float | None, *, fastes
         # What a repair has landed together with its own rows is not called once more.
         for lane in lanes:
             if lane.store.taken_over() is None:
-                asyncio.run(lane.call_all())
+                lane.run()
     if any(run.stop.is_set() for run in runs):
         raise Interrupted("The task was killed while it called. What was answered is kept; the next try goes on.")
     return accountable

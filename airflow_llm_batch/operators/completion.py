@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.jobs.online.endpoint import Calls
     from airflow_llm_batch.jobs.run import JobRun
-    from airflow_llm_batch.models import Manifest
+    from airflow_llm_batch.results import Manifest
 
 #: seconds below which no vendor promises to finish a batch
 BATCHES_TAKE = 24 * 3600.0

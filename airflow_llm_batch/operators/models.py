@@ -11,7 +11,7 @@ from airflow_llm_batch.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.requests import RequestTemplate
-    from airflow_llm_batch.models import Manifest
+    from airflow_llm_batch.results import Manifest
 
 
 #: characters that have a meaning in the name of a job's directory, or none in a path

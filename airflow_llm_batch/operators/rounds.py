@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_llm_batch.jobs.run import JobRun
-    from airflow_llm_batch.models import Manifest
+    from airflow_llm_batch.results import Manifest
 
 #: seconds between two looks of a deferred wait, at most
 LONGEST_PAUSE = 300.0

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Result, Shard
+from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.anthropic_chat import check_params, fitted_params, message_params
 from airflow_llm_batch.providers.anthropic_results import read_frequent, read_line
 from airflow_llm_batch.providers.base import (
@@ -28,6 +28,7 @@ from airflow_llm_batch.providers.base import (
 )
 from airflow_llm_batch.providers.images import anthropic_tokens
 from airflow_llm_batch.request import Request
+from airflow_llm_batch.results import Result
 
 HEAD, TAIL = b'{"requests":[', b"]}"
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from airflow_llm_batch.models import Result, RowStatus
 from airflow_llm_batch.providers.coerce import Count, Name, id_of, members, objects, text_of, tool_call, whole, word
 from airflow_llm_batch.providers.endings import Endings, judge, unreadable
 from airflow_llm_batch.providers.troubles import trouble_of
+from airflow_llm_batch.results import Result, RowStatus
 
 ROW_OUTCOMES: dict[str, RowStatus] = {"canceled": "cancelled", "expired": "expired"}
 ENDINGS = Endings(

@@ -24,10 +24,11 @@ from airflow_llm_batch.exceptions import (
     RequestRejected,
     VendorUnavailable,
 )
-from airflow_llm_batch.models import Batch, Limits, Page, Result, Shard
+from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.troubles import PASSING_STATUS, UNCLEAR, is_empty_account, words_of
 from airflow_llm_batch.request import Request
+from airflow_llm_batch.results import Result
 
 T = TypeVar("T")
 Flow = Generator[httpx.Request, httpx.Response, T]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from airflow_llm_batch.models import Result
 from airflow_llm_batch.providers.troubles import trouble_of
+from airflow_llm_batch.results import Result
 
 #: why an answer that a higher token cap would not have helped is ``truncated``
 PAUSED, UNKNOWN, NONE = "pause_turn", "unknown_ending", "no_ending"

@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Result, Shard
+from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.base import (
     Batches,
     Call,
@@ -38,6 +38,7 @@ from airflow_llm_batch.providers.openai_chat import (
 from airflow_llm_batch.providers.openai_results import read_frequent, read_line
 from airflow_llm_batch.providers.troubles import is_full
 from airflow_llm_batch.request import Request
+from airflow_llm_batch.results import Result
 
 OUTCOMES: dict[str, Outcome] = {
     "completed": "completed",

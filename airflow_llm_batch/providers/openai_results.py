@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from airflow_llm_batch.models import Result, RowStatus
 from airflow_llm_batch.providers.coerce import (
     Count,
     Name,
@@ -27,6 +26,7 @@ from airflow_llm_batch.providers.coerce import (
 )
 from airflow_llm_batch.providers.endings import Endings, judge, unreadable
 from airflow_llm_batch.providers.troubles import UNKNOWN, trouble_of
+from airflow_llm_batch.results import Result, RowStatus
 
 ROW_OUTCOMES: dict[str, RowStatus] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 #: OpenAI's words, and those of servers that are like it

@@ -230,7 +230,7 @@ def test_clearing_a_waiting_task_cancels_and_then_harvests(airflow):
 def test_mapped_partitions_are_jobs_of_their_own(airflow):
     """Twelve mapped partitions through submit, wait and fetch on the scheduler; the triggerer waits for all with one
     client and reads them from listings."""
-    airflow.emulator.vendor.settings.duration = 15
+    airflow.emulator.vendor.settings.duration = 45
     known = set(airflow.emulator.vendor.batches)
     before = Counter(airflow.emulator.vendor.calls)
     conf = {"partitions": 12, "data": f"file://{airflow.home}/mapped"}

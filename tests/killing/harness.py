@@ -32,6 +32,7 @@ os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file:
 
 from airflow_llm_batch import storage, transport  # noqa: E402
 from airflow_llm_batch.data import ChatRequest  # noqa: E402
+from airflow_llm_batch.jobs.directory import attempts  # noqa: E402
 from airflow_llm_batch.jobs.directory import store as store_module  # noqa: E402
 from airflow_llm_batch.jobs.landing import land  # noqa: E402, F401
 from airflow_llm_batch.jobs.planning import plan  # noqa: E402, F401
@@ -90,7 +91,7 @@ class Points:
 
         storage.WholeFile.commit = self.around(storage.WholeFile.commit, lambda file: file_name(file.path))
         exclusive = self.around(storage.create_exclusive, file_name)
-        storage.create_exclusive = store_module.create_exclusive = exclusive
+        storage.create_exclusive = store_module.create_exclusive = attempts.create_exclusive = exclusive
         httpx.Client.send = self.around(httpx.Client.send, call_name, request=True)
         # A cut connection of a safe call is mended inside the same process; that must not take long here.
         transport.pause = lambda state: 0

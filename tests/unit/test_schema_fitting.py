@@ -23,10 +23,10 @@ from airflow_llm_batch.data.requests import json_schema
 from airflow_llm_batch.emulator.schema_rules import anthropic_problem, openai_problem
 from airflow_llm_batch.emulator.schemas import fill_schema
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.models import Result
 from airflow_llm_batch.providers.anthropic import Anthropic
 from airflow_llm_batch.providers.openai import OpenAI
 from airflow_llm_batch.providers.schemas import ANTHROPIC, OPENAI, Unfit, fit, is_object
+from airflow_llm_batch.results import Result
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- schemas: tests/unit/test_schema_fitting.py -->", "<!-- /schemas -->"

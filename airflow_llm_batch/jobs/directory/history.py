@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from airflow_llm_batch.jobs.directory.address import JobAddress
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.models import Job, Manifest
+from airflow_llm_batch.models import Job
+from airflow_llm_batch.results import Manifest
 from airflow_llm_batch.storage import fresh, storage_path
 
 

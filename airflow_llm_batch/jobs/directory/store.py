@@ -26,7 +26,8 @@ from pydantic import BaseModel, ValidationError
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
 from airflow_llm_batch.jobs.directory.attempts import Attempts, ShardState, states
-from airflow_llm_batch.models import Failure, Job, Manifest, Progress
+from airflow_llm_batch.models import Job, Progress
+from airflow_llm_batch.results import Failure, Manifest
 from airflow_llm_batch.storage import create_exclusive, fresh, open_blocks, read_small, storage_path, write_whole
 
 if TYPE_CHECKING:

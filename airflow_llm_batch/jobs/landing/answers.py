@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.money.pricing import Cost
-    from airflow_llm_batch.models import Result
+    from airflow_llm_batch.results import Result
 
 #: what an answer of a model costs, None where that is not known
 Price = Callable[["Result", str], "Cost | None"]

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from airflow_llm_batch.data.destinations import Destination, Unpublished
     from airflow_llm_batch.data.sinks import Layout
     from airflow_llm_batch.jobs.directory.store import JobStore
-    from airflow_llm_batch.models import Failure, Job, Manifest
+    from airflow_llm_batch.models import Job
+    from airflow_llm_batch.results import Failure, Manifest
 
 
 class Earlier:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.jobs.options import Target
-    from airflow_llm_batch.models import Batch, Job, Manifest
+    from airflow_llm_batch.models import Batch, Job
+    from airflow_llm_batch.results import Manifest
 
 
 def land(

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.models import Batch, Result, RowStatus
+from airflow_llm_batch.models import Batch
 from airflow_llm_batch.providers.json_lines import UNREADABLE
+from airflow_llm_batch.results import Result, RowStatus
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.rows import Entries, Entry

@@ -27,8 +27,9 @@ from airflow_llm_batch.jobs.money.budget import estimated_cost
 from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
 from airflow_llm_batch.jobs.submission.doubt import release, search_again
-from airflow_llm_batch.models import ROW_STATUSES, Batch, Failure, Job, LandedRound, Manifest, Result, Shard, is_call
+from airflow_llm_batch.models import Batch, Job, Shard, is_call
 from airflow_llm_batch.providers.json_lines import parse_line
+from airflow_llm_batch.results import ROW_STATUSES, Failure, LandedRound, Manifest, Result
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.data.destinations import Destination
-    from airflow_llm_batch.models import Job, Manifest
+    from airflow_llm_batch.models import Job
+    from airflow_llm_batch.results import Manifest
 
 
 def remove_superseded(

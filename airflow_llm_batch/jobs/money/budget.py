@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from airflow_llm_batch.exceptions import BudgetExceeded
 from airflow_llm_batch.jobs.money.pricing import PICO, Prices
-from airflow_llm_batch.models import Estimate, Job, Result, usd
+from airflow_llm_batch.models import Estimate, Job
+from airflow_llm_batch.results import Result, usd
 
 
 def priced(model: str, estimate: Estimate, prices: Prices, caches_by_itself: bool) -> Estimate:

@@ -15,7 +15,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.models import Result
+from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook

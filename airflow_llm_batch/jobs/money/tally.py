@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from airflow_llm_batch.jobs.money.pricing import Cost, dollars, picodollars
-from airflow_llm_batch.models import Failure, Manifest, Reason, Result, Usage
+from airflow_llm_batch.results import Failure, Manifest, Reason, Result, Usage
 
 #: messages may differ row by row; only so many are told apart
 MOST_REASONS = 100

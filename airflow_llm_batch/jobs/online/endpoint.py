@@ -19,14 +19,13 @@ from airflow_llm_batch.jobs.online.pace import Pace
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, may_pass
 from airflow_llm_batch.transport import retry_after
-from airflow_llm_batch.wire import open_wire
+from airflow_llm_batch.wire import Wire
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.outputs import OutputCheck
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.models import Result
     from airflow_llm_batch.providers.base import Call
-    from airflow_llm_batch.wire import ProxiedWire, Wire
+    from airflow_llm_batch.results import Result
 
 #: seconds between two tries of a call, doubled with each, at most a minute
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
@@ -66,17 +65,17 @@ class Vendor:
         self.headers, self.connect_timeout = dict(hook.transport.headers), hook.transport.connect_timeout
         self.retries = hook.transport.retries if calls.retries is None else calls.retries
         self.pace = Pace(calls.concurrency, calls.requests_per_minute, calls.tokens_per_minute)
-        self.idle: list[Wire | ProxiedWire] = []
+        self.idle: list[Wire] = []
         self.good = 0
         #: whether it has ever answered anything, and how many calls in a row it has not
         self.heard = False
         self.silent = 0
 
     @contextlib.asynccontextmanager
-    async def wire(self, tokens: int) -> AsyncIterator[Wire | ProxiedWire]:
+    async def wire(self, tokens: int) -> AsyncIterator[Wire]:
         """A connection for one call, when it is this call's turn."""
         await self.pace.enter(tokens)
-        wire = self.idle.pop() if self.idle else open_wire(self.origin, self.headers, self.connect_timeout)
+        wire = self.idle.pop() if self.idle else Wire(self.origin, self.headers, self.connect_timeout)
         try:
             yield wire
         finally:
@@ -172,9 +171,9 @@ class Vendor:
             self.check(result)
         return result.status == "succeeded"
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for wire in self.idle:
-            wire.close()
+            await wire.close()
 
 
 def is_fatal(status: int, error: tuple[str, str], good: int) -> bool:

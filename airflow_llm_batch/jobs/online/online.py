@@ -19,17 +19,14 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from airflow_llm_batch.data.outputs import OutputCheck
-from airflow_llm_batch.downloads import batch_lines
-from airflow_llm_batch.exceptions import Busy, ConfigurationError, VendorUnavailable
+from airflow_llm_batch.exceptions import Busy, ConfigurationError
 from airflow_llm_batch.jobs.directory.journal import EVERY, Journal
 from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
 from airflow_llm_batch.jobs.directory.rows import RowNumber, answered_rows, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
-from airflow_llm_batch.jobs.money.budget import hold_to_budget
 from airflow_llm_batch.jobs.money.tokens import sent_tokens
 from airflow_llm_batch.jobs.online.endpoint import Calls, Vendor
 from airflow_llm_batch.models import Batch, Created, Intent, Progress, ShardProgress, call_id
-from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -105,7 +102,7 @@ class Online:
                 if not self.is_over:
                     await self._shard(vendor, shard, rows, progress)
         finally:
-            vendor.close()
+            await vendor.close()
 
     async def _shard(self, vendor: Vendor, shard: Shard, rows: RowSet | None, progress: StepLog) -> None:
         done = await asyncio.to_thread(answered_rows, self.store, self.job, shard)
@@ -196,50 +193,6 @@ async def at_once(
     finally:
         over.set()
         await asyncio.gather(watching, return_exceptions=True)
-
-
-def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
-    """The rows that a job's ended batches have not worked on: cancelled, expired, never sent, or lost."""
-    left = RowSet()
-    prefix = f"{job.id}-"
-    number = msgspec.json.Decoder(RowNumber).decode
-    for shard in job.shards:
-        batch = store.attempts(shard.index).ended()
-        if batch is None or batch.outcome == "completed":
-            continue
-        worked, finished = RowSet(), 0
-        for line in batch_lines(hook, batch) if batch.id else ():
-            try:
-                result = hook.provider.read(line)
-            except UNREADABLE:
-                continue
-            row = result.custom_id.removeprefix(prefix)
-            if result.status not in ("cancelled", "expired") and row.isdigit():
-                worked.add(int(row))
-                finished += 1
-        if finished < (batch.succeeded or 0):
-            raise VendorUnavailable(
-                f"The download of batch {batch.id} has {finished:,} of {batch.succeeded:,} finished rows; nothing is "
-                "called before all of them are known."
-            )
-        for _, entry in sent(store, shard.index, shard.token):
-            if (planned := number(entry).row) not in worked:
-                left.add(planned)
-    return left
-
-
-def finish(store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, stop: Event) -> int:
-    """Call what the job's batches have left undone; its answers are landed with theirs.
-
-    :return: how many rows that were.
-    :raises BudgetExceeded: when the synchronous price of those rows may take the job above its ``max_cost``.
-    """
-    rows = unfinished(store, hook, job)
-    if len(rows):
-        hold_to_budget(job, len(rows))
-        online = Online(store, hook, job, calls, stop=stop)
-        asyncio.run(online.call(rows))
-    return len(rows)
 
 
 def begin(store: JobStore, job: Job) -> None:

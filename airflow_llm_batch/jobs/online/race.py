@@ -73,7 +73,7 @@ class Race:
             for journal in journals.values():
                 await journal.close()
             for vendor in vendors:
-                vendor.close()
+                await vendor.close()
         if not self.stop.is_set():
             whole = len(await asyncio.to_thread(self.answered)) >= self.lanes[0].job.rows
             for lane in self.lanes:

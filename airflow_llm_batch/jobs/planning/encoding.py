@@ -20,7 +20,7 @@ from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_jso
 from airflow_llm_batch.exceptions import InputError, NoRows
 from airflow_llm_batch.jobs.money.tokens import Kind, count_tokens, kind_of, prompt_tokens
 from airflow_llm_batch.jobs.planning.keys import UniqueKeys
-from airflow_llm_batch.models import Result
+from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Provider

@@ -19,10 +19,11 @@ from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.tokens import CAPS, kind_of, prompt_tokens
 from airflow_llm_batch.jobs.planning.encoding import Line
-from airflow_llm_batch.models import Failure, Job
+from airflow_llm_batch.models import Job
 from airflow_llm_batch.providers.endings import NONE, PAUSED, UNKNOWN
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code
 from airflow_llm_batch.request import Request
+from airflow_llm_batch.results import Failure
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.failed import FailedRows

@@ -17,22 +17,12 @@ from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.view.overview import AT_ONCE, JobView, RoundFiles, modified, total, view
-from airflow_llm_batch.models import (
-    Batch,
-    Created,
-    Estimate,
-    Failure,
-    Reason,
-    Shard,
-    ShardProgress,
-    Usage,
-    Void,
-    is_call,
-)
+from airflow_llm_batch.models import Batch, Created, Estimate, Shard, ShardProgress, Void, is_call
+from airflow_llm_batch.results import Failure, Reason, Usage
 from airflow_llm_batch.storage import modified_at, read_small, storage_path
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.models import LandedRound, Manifest
+    from airflow_llm_batch.results import LandedRound, Manifest
 
 #: facts that never change, by their files: a page is drawn again every few seconds
 WRITTEN_ONCE: dict[str, Any] = {}

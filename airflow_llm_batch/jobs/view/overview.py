@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from airflow_llm_batch.jobs.directory.address import ROUND, JobAddress, JobKey, default_storage
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT, ShardState, states
 from airflow_llm_batch.jobs.money.budget import estimated_cost
-from airflow_llm_batch.models import Job, Manifest, Progress, ShardProgress
+from airflow_llm_batch.models import Job, Progress, ShardProgress
+from airflow_llm_batch.results import Manifest
 from airflow_llm_batch.storage import fresh, is_local, storage_path
 
 if TYPE_CHECKING:

@@ -26,10 +26,11 @@ from airflow_llm_batch.jobs.money.budget import priced
 from airflow_llm_batch.jobs.money.pricing import PICO, Prices, negotiated
 from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
 from airflow_llm_batch.jobs.planning.shards import Use
-from airflow_llm_batch.models import Estimate, Result
+from airflow_llm_batch.models import Estimate
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.providers.anthropic import Anthropic
 from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.results import Result
 from airflow_llm_batch.sensors import BatchSensor
 
 #: what each request uses: model, prompt tokens, of them cached, answer tokens, finish reason

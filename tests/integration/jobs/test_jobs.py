@@ -29,7 +29,8 @@ from airflow_llm_batch.jobs.planning.keys import HELD, UniqueKeys
 from airflow_llm_batch.jobs.planning.shards import write_shards
 from airflow_llm_batch.jobs.submission import submit as submission
 from airflow_llm_batch.jobs.waiting.wait import JobWait
-from airflow_llm_batch.models import Intent, Job, Result
+from airflow_llm_batch.models import Intent, Job
+from airflow_llm_batch.results import Result
 
 
 def test_a_job_lands_every_row_once_with_its_own_key(hook, provider, store, tmp_path):

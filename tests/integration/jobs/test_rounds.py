@@ -18,8 +18,8 @@ from airflow_llm_batch.exceptions import ConfigurationError, InputError, Results
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.rounds.repair import is_worth_asking
-from airflow_llm_batch.models import Failure
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
+from airflow_llm_batch.results import Failure
 
 
 @pytest.mark.parametrize("duration", [0, 0.2])

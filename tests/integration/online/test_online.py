@@ -583,12 +583,13 @@ def test_a_task_whose_models_change_leaves_no_rows_of_others_behind(emulator, co
 def test_waiting_for_ones_turn_is_not_the_calls_time(connect, context, tmp_path):
     """A slow rate and a short timeout: every row is answered, none is given up for having waited."""
     with Server() as server:
-        task = operator(connect(server.url), tmp_path, rows=texts(12), requests_per_minute=300, call_timeout=0.9)
+        # The last of them waits 2.2 seconds for its turn.
+        task = operator(connect(server.url), tmp_path, rows=texts(12), requests_per_minute=300, call_timeout=2.0)
         assert drive(task, context)["counts"]["succeeded"] == 12
     context["ti"].run_id += "-b"
     with Server() as server:
         server.refuse = 3
-        task = operator(connect(server.url), tmp_path / "b", rows=texts(40), concurrency=8, call_timeout=0.9)
+        task = operator(connect(server.url), tmp_path / "b", rows=texts(40), concurrency=8, call_timeout=2.0)
         assert drive(task, context)["counts"]["succeeded"] == 40
         assert len(server.asked) == 43
 

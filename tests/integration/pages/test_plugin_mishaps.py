@@ -106,21 +106,21 @@ def test_what_a_cancellation_has_closed_stays_closed(site, connect, storage):  #
 
 def test_a_store_that_hangs_holds_up_one_page_and_not_airflow(site, connect, storage, monkeypatch):  # noqa: F811
     """A job's page answers 503 in time, and many such requests wait for one reading."""
-    from airflow_llm_batch.plugin import app
+    from airflow_llm_batch.plugin import api
 
     with Emulator(duration=60) as emulator:
         submit(connect(emulator.url), storage)
         site.get("jobs")
         monkeypatch.setattr(snapshot, "PATIENCE", 0.2)
         gate, read = threading.Event(), []
-        real = app.detail
+        real = api.detail
 
         def slow(key, rounds, **options):
             read.append(key)
             gate.wait(30)
             return real(key, rounds, **options)
 
-        monkeypatch.setattr(app, "detail", slow)
+        monkeypatch.setattr(api, "detail", slow)
         for _ in range(5):
             answer = site.http.get(PAGE)
             assert (answer.status_code, "has not answered" in answer.json()["detail"]) == (503, True)
@@ -128,7 +128,7 @@ def test_a_store_that_hangs_holds_up_one_page_and_not_airflow(site, connect, sto
         gate.set()
         time.sleep(0.1)
         assert site.http.get(PAGE).status_code == 200
-        monkeypatch.setattr(app, "detail", lambda *given, **options: (_ for _ in ()).throw(PermissionError("denied")))
+        monkeypatch.setattr(api, "detail", lambda *given, **options: (_ for _ in ()).throw(PermissionError("denied")))
         site.snapshot.forget()
         assert site.http.get(PAGE).status_code == 503
 

@@ -15,7 +15,7 @@ from support.jobs import chat, land, plan, spec, submit, texts
 from airflow_llm_batch.data.outputs import LONGEST, OutputCheck
 from airflow_llm_batch.emulator import answers
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.models import Result
+from airflow_llm_batch.results import Result
 
 SCHEMA = {
     "type": "object",

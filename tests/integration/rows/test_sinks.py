@@ -25,7 +25,7 @@ from airflow_llm_batch.data.parquet_sink import fit
 from airflow_llm_batch.data.requests import json_schema
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.models import Result
+from airflow_llm_batch.results import Result
 
 
 class Part(BaseModel):

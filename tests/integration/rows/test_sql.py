@@ -10,6 +10,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from support.jobs import chat, land, spec, submit
@@ -35,20 +37,15 @@ def sqlite(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres():
     """A PostgreSQL server of our own on a free port; yields its connection as JSON."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin")) or [os.path.dirname(shutil.which("initdb") or "")]
     if not found[-1]:
         pytest.skip("no PostgreSQL server is installed here")
-    home = tmp_path_factory.mktemp("pg")
+    home = Path(tempfile.mkdtemp(prefix="llm-batch-pg-"))
     # PostgreSQL refuses to run as root.
     runner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if runner:
-        for path in (
-            home,
-            *(above for above in home.parents if above.owner() == home.owner() and "pytest" in str(above)),
-        ):
-            path.chmod(0o755)
         shutil.chown(home, "postgres")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -66,6 +63,7 @@ def postgres(tmp_path_factory):
         yield json.dumps({**server, "password": "not-asked-for"})
     finally:
         run("pg_ctl", "-D", f"{home}/data", "-m", "immediate", "stop")
+        shutil.rmtree(home)
 
 
 def test_a_query_is_a_source_like_any_other(sqlite, hook, provider, store, tmp_path):

@@ -1,0 +1,188 @@
+"""The pages' API: their only source of data. Every route asks for a user, and shows what that user may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+
+from airflow_llm_batch.jobs.directory.address import JobKey
+from airflow_llm_batch.jobs.view.detail import JobDetail, detail
+from airflow_llm_batch.jobs.view.overview import JobView, following, total
+from airflow_llm_batch.links import files_page
+from airflow_llm_batch.models import is_call
+from airflow_llm_batch.plugin.access import UNKNOWN, Asks, require_edit, require_read
+from airflow_llm_batch.plugin.cancelling import cancel_job
+from airflow_llm_batch.plugin.snapshot import Snapshot
+
+router = APIRouter(prefix="/api")
+#: a job's address in the API and among the pages
+JOB = "/job/{dag_id}/{run_id}/{task_id}/{map_index}"
+#: states of jobs that are on their way
+AT_WORK = ("running", "ended")
+
+
+def snapshot_of(request: Request) -> Snapshot:
+    snapshot: Snapshot = request.app.state.snapshot
+    return snapshot
+
+
+Seen = Annotated[Snapshot, Depends(snapshot_of)]
+
+
+class Jobs(BaseModel):
+    """A page of jobs, newest first.
+
+    :param found: jobs that match, on all pages.
+    :param active: how many of all the user may see are not landed yet.
+    :param dags: of all jobs that the user may see, to filter by; likewise ``providers``.
+    :param note: why what is shown is not of this moment.
+    """
+
+    jobs: list[JobView]
+    found: int
+    active: int
+    dags: list[str]
+    providers: list[str]
+    note: str = ""
+
+
+class Sum(BaseModel):
+    """What the jobs of one day or one DAG came to. Dollars of jobs whose cost is not known are not in it; ``unknown``
+    counts those jobs."""
+
+    name: str
+    jobs: int = 0
+    rows: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    saving_usd: float = 0.0
+    unknown: int = 0
+
+
+class Totals(BaseModel):
+    days: list[Sum]
+    dags: list[Sum]
+    note: str = ""
+
+
+class Page(JobDetail):
+    """A job's page, and whether the user may cancel it; ``destination_url`` is the store's own page of the files."""
+
+    may_cancel: bool
+    destination_url: str = ""
+    note: str = ""
+
+
+class Filters(BaseModel):
+    """What to show; days are UTC, both included."""
+
+    dag_id: str | None = None
+    run_id: str | None = None
+    provider: str | None = None
+    state: str | None = None
+    since: date | None = None
+    until: date | None = None
+
+    def keep(self, jobs: Iterable[JobView], readable: set[str]) -> list[JobView]:
+        return [job for job in jobs if job.dag_id in readable and self.fits(job)]
+
+    def fits(self, job: JobView) -> bool:
+        day = job.created_at.date()
+        wanted = ((self.dag_id, job.dag_id), (self.run_id, job.run_id), (self.provider, job.provider))
+        states = {"active": AT_WORK}.get(self.state or "", (self.state,))
+        return (
+            all(asked in (None, "", actual) for asked, actual in wanted)
+            and (not self.state or job.state in states)
+            and (self.since is None or day >= self.since)
+            and (self.until is None or day <= self.until)
+        )
+
+
+@router.get("/jobs")
+async def jobs(
+    access: Asks,
+    seen: Seen,
+    filters: Annotated[Filters, Depends()],
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> Jobs:
+    """Jobs, newest first."""
+    look = await seen.look()
+    readable = await run_in_threadpool(access.readable, {job.dag_id for job in look.jobs})
+    mine = [job for job in look.jobs if job.dag_id in readable]
+    found = filters.keep(mine, readable)
+    near = [job for job in mine if filters.run_id in (None, job.run_id) and filters.dag_id in (None, "", job.dag_id)]
+    return Jobs(
+        jobs=found[offset : offset + limit],
+        found=len(found),
+        active=sum(job.state in AT_WORK for job in near),
+        dags=sorted({job.dag_id for job in mine}),
+        providers=sorted({job.provider for job in mine}),
+        note=look.note,
+    )
+
+
+@router.get("/totals")
+async def totals(access: Asks, seen: Seen, filters: Annotated[Filters, Depends()]) -> Totals:
+    """Rows, tokens, dollars and saving per day and per DAG."""
+    look = await seen.look()
+    readable = await run_in_threadpool(access.readable, {job.dag_id for job in look.jobs})
+    found = filters.keep(look.jobs, readable)
+    return Totals(
+        days=summed((job.created_at.date().isoformat(), job) for job in found),
+        dags=summed((job.dag_id, job) for job in found),
+        note=look.note,
+    )
+
+
+@router.get(JOB, dependencies=[Depends(require_read)])
+async def job(dag_id: str, run_id: str, task_id: str, map_index: str, access: Asks, seen: Seen) -> Page:
+    """One job in full."""
+    look = await seen.look()
+    key = JobKey(dag_id, run_id, task_id, map_index)
+    rounds = look.rounds.get(key)
+    if rounds is None:
+        raise HTTPException(404, UNKNOWN)
+    shown_job = await seen.ask(key, lambda: detail(key, rounds, replaced=following(key) in look.rounds))
+    called = any(is_call(shard.batch_id) for shard in shown_job.timeline)
+    active = shown_job.state == "running" and not called
+    may_cancel = active and await run_in_threadpool(access.may, "PUT", dag_id)
+    shown = files_page(shown_job.destination) if shown_job.destination else ""
+    return Page(**dict(shown_job), may_cancel=may_cancel, destination_url=shown, note=look.note)
+
+
+@router.post(f"{JOB}/cancel", dependencies=[Depends(require_edit)])
+async def cancel(dag_id: str, run_id: str, task_id: str, map_index: str, seen: Seen) -> dict[str, str]:
+    """Ask the vendor to cancel what runs of a job. Finished rows stay billed, and can still be fetched."""
+    rounds = (await seen.look()).rounds.get(JobKey(dag_id, run_id, task_id, map_index))
+    if rounds is None:
+        raise HTTPException(404, UNKNOWN)
+    try:
+        message = await run_in_threadpool(cancel_job, rounds[-1].uri)
+    finally:
+        seen.forget()
+    return {"message": message}
+
+
+def summed(jobs: Iterable[tuple[str, JobView]]) -> list[Sum]:
+    """Jobs by name, in the order of the names."""
+    groups: dict[str, list[JobView]] = {}
+    for name, job in jobs:
+        groups.setdefault(name, []).append(job)
+    return [
+        Sum(
+            name=name,
+            jobs=len(group),
+            rows=sum(job.requests for job in group),
+            tokens=sum(job.tokens for job in group),
+            cost_usd=total(job.cost_usd or 0 for job in group) or 0,
+            saving_usd=total(job.saving_usd or 0 for job in group) or 0,
+            unknown=sum(job.cost_usd is None and job.landed_at is not None for job in group),
+        )
+        for name, group in sorted(groups.items())
+    ]

@@ -1,0 +1,207 @@
+"""What was landed: one result per row, and what all of them came to."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from pydantic import BaseModel, Field
+
+from airflow_llm_batch.models import Fact
+
+RowStatus = Literal["succeeded", "errored", "expired", "cancelled", "truncated", "refused", "invalid", "missing"]
+ROW_STATUSES: tuple[RowStatus, ...] = (
+    "succeeded", "errored", "expired", "cancelled", "truncated", "refused", "invalid", "missing",
+)  # fmt: skip
+
+
+class Result(msgspec.Struct):
+    """What became of one request, in the neutral shape: a provider fills in what the vendor said, landing the rest.
+
+    The fields are those of a landed record, in order; the pass-through columns follow.
+
+    :param key: the user's name of the row, as JSON; with ``row``, ``provider``, ``cost_usd`` and ``shard`` filled in on
+        landing.
+    :param embedding: a list of floats, or of such lists; perhaps still as JSON.
+    :param input_tokens: all prompt tokens, cached ones and cache writes included; None where usage is not told.
+    :param cache_write_tokens: prompt tokens that were written to a cache, part of ``input_tokens``; of them
+        ``cache_write_1h_tokens`` to one that is kept for an hour.
+    :param reasoning: what the model thought before it answered, where the vendor tells.
+    :param choices: every answer, the first one too, where several were asked for.
+    :param tool_uses: the vendor's own tools that ran, with how often: ``{"web_search": 2}``.
+    :param raw: the vendor's whole line, where it is kept: by choice, and where it could not be landed otherwise.
+    """
+
+    key: Any = None
+    row: int = -1
+    custom_id: str = ""
+    status: RowStatus = "errored"
+    text: str | None = None
+    output: Any = None
+    tool_calls: list[dict[str, Any]] | None = None
+    embedding: Any = None
+    finish_reason: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost_usd: float | None = None
+    shard: int | None = None
+    round: int = 1
+    reasoning: str | None = None
+    choices: list[dict[str, Any]] | None = None
+    logprobs: Any = None
+    citations: Any = None
+    tool_uses: dict[str, int] | None = None
+    service_tier: str | None = None
+    cache_write_1h_tokens: int | None = None
+    raw: Any = None
+
+
+class Failure(msgspec.Struct):
+    """A row that did not succeed, as ``failed.jsonl`` keeps it for the next round and for people to look at.
+
+    :param key: as JSON.
+    :param round: the round that asked for it, whose shard ``shard`` is.
+    """
+
+    row: int
+    key: msgspec.Raw
+    status: RowStatus
+    error_code: str | None
+    error_message: str | None
+    shard: int
+    round: int = 1
+
+
+def usd(amount: float | None) -> str:
+    """An amount for people: cents where there are dollars, more digits where there are none."""
+    if amount is None:
+        return "an unknown amount"
+    return f"${amount:,.2f}" if amount >= 1 else f"${amount:,.6f}"
+
+
+class Reason(BaseModel):
+    """Why some rows did not succeed, and how many."""
+
+    status: str
+    code: str | None
+    message: str | None
+    rows: int
+
+
+class Usage(BaseModel):
+    """What the requests of one model and status used, each request counted that was ever sent.
+
+    :param cost_usd: what was paid, None when the price of any of them is unknown; ``batch_cost_usd`` is what the same
+        work costs in batches, ``sync_cost_usd`` outside of them.
+    """
+
+    model: str
+    status: str
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    batch_cost_usd: float | None = None
+    sync_cost_usd: float | None
+
+
+class LandedRound(BaseModel):
+    """One round of a job: the rows that it asked, and what became of them.
+
+    :param estimated_cost_usd: before anything was sent, at most; None where it was not known.
+    """
+
+    round: int
+    job: str
+    rows: int
+    succeeded: int
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None
+    sync_cost_usd: float | None = None
+    saving_usd: float | None = None
+    estimated_cost_usd: float | None
+    usage: list[Usage] = Field(default_factory=list)
+
+
+class Manifest(Fact):
+    """What a Fetch landed.
+
+    Tokens and dollars are those of all requests that were sent; a row that was asked in two rounds is paid for twice
+    and landed once.
+
+    :param counts: rows per status; the sum is ``rows``.
+    :param carried: those of ``files`` that hold rows of earlier rounds.
+    :param elsewhere: what was landed of the job before in other places, by destination.
+    :param dropped: lines that were not landed, by reason: ``duplicate``, ``foreign`` (another job's ids), ``garbage``.
+    :param reasons: the most frequent ones of rows that did not succeed.
+    :param aside: file with the garbage lines as they came, None where there were none.
+    :param cost_usd: None when the price of any billed row is unknown; ``sync_cost_usd`` is the same work's price
+        outside of batches, ``saving_usd`` the difference, and ``batch_cost_usd`` its price in batches alone.
+    :param estimated_cost_usd: of all rounds, at most.
+    :param usage: by model and status.
+    """
+
+    job: str
+    destination: str
+    files: list[str]
+    carried: list[str] = Field(default_factory=list)
+    elsewhere: dict[str, list[str]] = Field(default_factory=dict)
+    rows: int
+    counts: dict[str, int]
+    dropped: dict[str, int]
+    aside: str | None = None
+    reasons: list[Reason] = Field(default_factory=list)
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    sync_cost_usd: float | None
+    saving_usd: float | None = None
+    batch_cost_usd: float | None = None
+    estimated_cost_usd: float | None = None
+    usage: list[Usage] = Field(default_factory=list)
+    rounds: list[LandedRound] = Field(default_factory=list)
+    batches: list[str]
+    provider: str
+    models: list[str]
+    landed_at: datetime
+
+    def summary(self, uri: str) -> dict[str, Any]:
+        """The manifest as it travels in XCom; ``uri`` is where the whole of it lies."""
+        keys = (
+            "files", "rows", "counts", "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
+            "estimated_cost_usd", "provider", "models", "batches",
+        )  # fmt: skip
+        fields = self.model_dump(mode="json", include=set(keys))
+        return {"manifest": uri, "message": self.message, **fields, "rounds": len(self.rounds)}
+
+    @property
+    def places(self) -> dict[str, list[str]]:
+        """Every file that was landed of the job and may still be there, by destination."""
+        return {**self.elsewhere, self.destination: self.files}
+
+    @property
+    def spent_usd(self) -> float:
+        """Dollars of all rounds, at most: what a round cost, or was estimated at where that is not known."""
+        return sum((r.estimated_cost_usd if r.cost_usd is None else r.cost_usd) or 0.0 for r in self.rounds)
+
+    @property
+    def message(self) -> str:
+        """One line for people, as a chat notification wants it."""
+        counts = ", ".join(f"{n:,} {status}" for status, n in self.counts.items() if n)
+        rounds = f" in {len(self.rounds)} rounds" if len(self.rounds) > 1 else ""
+        cost = "cost unknown" if self.cost_usd is None else usd(self.cost_usd)
+        saved = f" ({usd(self.saving_usd)} less than outside of batches)" if self.saving_usd else ""
+        reasons = "; ".join(f"{r.rows:,} x {r.code or r.status}: {r.message or 'no message'}" for r in self.reasons)
+        message = f"{self.rows:,} rows landed{rounds}: {counts}; {cost}{saved}."
+        return f"{message} {reasons}" if reasons else message
