@@ -240,6 +240,13 @@ class Intent(Fact):
     owner: dict[str, Any] | None = None
 
 
+class Holder(Fact):
+    """Who holds a claim."""
+
+    owner: dict[str, Any]
+    at: datetime
+
+
 class Created(Fact):
     """The vendor's id for a shard.
 

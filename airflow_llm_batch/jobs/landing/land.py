@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.data.destinations import FileDestination, exists
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
 from airflow_llm_batch.jobs.directory import history
+from airflow_llm_batch.jobs.directory.claims import Claim
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
 from airflow_llm_batch.metrics import count_landing
@@ -31,26 +33,34 @@ def land(
 
     :param only: the rows that this job has to account for, None for all of its own.
     :raises ResultsUnusable: when the vendor's files are gone and something else is wanted than was landed.
+    :raises Busy: when another try is landing it there.
     """
     if hook.provider.name != job.provider:
         raise ConfigurationError(
             f"The job was submitted to {job.provider}; connection {hook.conn_id!r} is for {hook.provider.name}."
         )
-    before = store.manifest()
-    if before is not None and (by := store.taken_over()) is not None and is_landed(by, target):
-        log.info("The rows lie there already, landed together with those of the repair at %s.", by.uri)
-        return before
-    if store.cleaned() == "all":
-        return as_landed(store, target)
-    landing = Landing(store, job, hook, target, log, only)
-    manifest = landing.land(ended_batches(store, hook, job), before)
-    store.save_manifest(manifest)
-    if before is None:
-        count_landing(job, landing.own)
-    report(manifest, log)
-    remove_superseded(store, job, landing.destination, manifest, before, log)
-    delete_files(store, job, hook, manifest, log)
-    return manifest
+    destination = FileDestination.of(target)
+    with Claim.of(store, f"landing-{short_hash(destination.uri)}", hook.connection.extra_dejson) as claim:
+        before = store.manifest()
+        if before is not None and (by := store.taken_over()) is not None and is_landed(by, target):
+            log.info("The rows lie there already, landed together with those of the repair at %s.", by.uri)
+            return before
+        if store.cleaned() == "all":
+            return as_landed(store, target)
+        landing = Landing(store, job, hook, target, log, only, claim)
+        manifest = landing.land(ended_batches(store, hook, job), before)
+        claim.check()
+        store.save_manifest(manifest)
+        if before is None:
+            count_landing(job, landing.own)
+        report(manifest, log)
+        remove_superseded(store, job, destination, manifest, before, log)
+        delete_files(store, job, hook, manifest, log)
+        return manifest
+
+
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def as_landed(store: JobStore, target: Target) -> Manifest:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.data.destinations import Unpublished, Writer
     from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.directory.claims import Claim
     from airflow_llm_batch.jobs.options import Target
 
 DOWNLOAD_TRIES = 4
@@ -48,6 +49,7 @@ class Landing:
     """Lands one job's results, a file per shard, and sums up what was landed.
 
     :param only: the rows that this job has to account for, None for all of its own.
+    :param claim: asked before anything is published.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class Landing:
         target: Target,
         log: Logger,
         only: Container[int] | None = None,
+        claim: Claim | None = None,
     ) -> None:
         self.store, self.job, self.hook, self.log = store, job, hook, log
+        self.claim = claim
         self.only = only
         self.destination = FileDestination.of(target)
         self.layout = Layout(job.output_schema, job.key_kind, job.columns, job.several_vectors)
@@ -101,6 +105,7 @@ class Landing:
                 counts.update(earlier.counts())
                 self.dropped.update(earlier.manifest.dropped)
                 self.tally.add_usage(earlier.manifest)
+            self.hold()
             kept = carried.commit()
         except BaseException:
             carried.discard()
@@ -216,6 +221,7 @@ class Landing:
                 self.check_whole(reconciler, batch, last=attempt == DOWNLOAD_TRIES)
                 for entry, result in reconciler.rest(batch, self.only):
                     self.land_row(entry, result, shard, records, self.batched)
+                self.hold()
                 files = records.commit()
                 break
             except BaseException as error:
@@ -229,6 +235,11 @@ class Landing:
         self.failed.keep()
         self.dropped.update(reconciler.dropped)
         self.files += files
+
+    def hold(self) -> None:
+        """:raises Interrupted: when another try has taken over; it publishes what this one would."""
+        if self.claim is not None:
+            self.claim.check()
 
     def sources(self, shard: Shard, batch: Batch) -> Iterator[AnswerSource]:
         """Where the shard's answers come from, those first that count where there are two."""

@@ -10,6 +10,7 @@ import msgspec
 
 from airflow_llm_batch.downloads import batch_lines
 from airflow_llm_batch.exceptions import VendorUnavailable
+from airflow_llm_batch.jobs.directory.claims import Claim
 from airflow_llm_batch.jobs.directory.rows import RowNumber, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.money.budget import hold_to_budget
@@ -59,9 +60,10 @@ def finish(store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, stop: Ev
     :return: how many rows that were.
     :raises BudgetExceeded: when the synchronous price of those rows may take the job above its ``max_cost``.
     """
-    rows = unfinished(store, hook, job)
-    if len(rows):
-        hold_to_budget(job, len(rows))
-        online = Online(store, hook, job, calls, stop=stop)
-        asyncio.run(online.call(rows))
+    with Claim.of(store, "calls", hook.connection.extra_dejson) as claim:
+        rows = unfinished(store, hook, job)
+        if len(rows):
+            hold_to_budget(job, len(rows))
+            asyncio.run(Online(store, hook, job, calls, stop=stop, claim=claim).call(rows))
+            claim.check()
     return len(rows)

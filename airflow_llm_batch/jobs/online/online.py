@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from airflow_llm_batch.data.outputs import OutputCheck
-from airflow_llm_batch.exceptions import Busy, ConfigurationError
+from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.jobs.directory.claims import Claim
 from airflow_llm_batch.jobs.directory.journal import EVERY, Journal
-from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
+from airflow_llm_batch.jobs.directory.owner import this_process
 from airflow_llm_batch.jobs.directory.rows import RowNumber, answered_rows, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.money.tokens import sent_tokens
@@ -68,10 +69,12 @@ class Online:
         calls: Calls,
         deadline: float | None = None,
         stop: Event | None = None,
+        claim: Claim | None = None,
     ) -> None:
         self.store, self.hook, self.job, self.calls = store, hook, job, calls
         self.deadline = deadline
         self.stop = stop or Event()
+        self.claim = claim or Claim.of(store, "calls", hook.connection.extra_dejson)
         self.answered: dict[int, int] = {}
 
     def run(self) -> None:
@@ -79,13 +82,15 @@ class Online:
 
         :raises RequestRejected: when the vendor refuses the key.
         """
-        asyncio.run(self.call_all())
+        with self.claim:
+            asyncio.run(self.call_all())
+            self.claim.check()
 
     async def call_all(self) -> None:
         """``run`` on an event loop."""
         await asyncio.to_thread(begin, self.store, self.job)
         await self.call()
-        if self.stop.is_set():
+        if self.stop.is_set() or self.claim.lost:
             return
         await asyncio.to_thread(close, self.store, self.job, self.answered)
 
@@ -117,7 +122,7 @@ class Online:
         ahead = Ahead(first, wanted)
 
         async def work() -> None:
-            while not self.is_over and (line := await ahead.next()) is not None:
+            while not self.is_over and await self.claim.held() and (line := await ahead.next()) is not None:
                 journal.add(await vendor.ask(line.request, line.tokens))
                 self.answered[shard.index] += 1
                 progress.add(1)
@@ -129,7 +134,8 @@ class Online:
 
     @property
     def is_over(self) -> bool:
-        return self.stop.is_set() or (self.deadline is not None and time.time() >= self.deadline)
+        late = self.deadline is not None and time.time() >= self.deadline
+        return self.stop.is_set() or late or self.claim.lost
 
     async def _watch(self, workers: Sequence[asyncio.Task[None]], over: asyncio.Event, journal: Journal) -> None:
         """Tells how far it is, beside what every watch does."""
@@ -141,7 +147,7 @@ class Online:
                 told_at = time.monotonic()
                 await asyncio.to_thread(tell, self.store, self.job, self.answered)
 
-        await watch(workers, over, lambda: self.is_over, lambda: [journal], look)
+        await watch(workers, over, lambda: self.is_over, lambda: [journal], [self.claim], look)
 
 
 async def watch(
@@ -149,9 +155,11 @@ async def watch(
     over: asyncio.Event,
     is_over: Callable[[], bool],
     journals: Callable[[], Sequence[Journal]],
+    claims: Sequence[Claim],
     look: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
-    """Writes journals that are not written line by line, and ends the calls at their deadline.
+    """Writes journals that are not written line by line, and ends the calls at their deadline, or when another try has
+    taken over.
 
     Trouble with the store is told and does not end the watching: what is not written now is written later.
     """
@@ -159,6 +167,8 @@ async def watch(
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(over.wait(), 0.2)
         try:
+            for claim in claims:
+                await claim.refresh()
             for journal in journals():
                 if journal.is_due:
                     await journal.flush()
@@ -196,9 +206,8 @@ async def at_once(
 
 
 def begin(store: JobStore, job: Job) -> None:
-    """Claim the shards for calls, or take up where a try stopped that is certainly over.
+    """Give the shards to the online lane, or take up what an earlier try has given to it.
 
-    :raises Busy: when another process is at it.
     :raises ConfigurationError: when a shard was sent as a batch.
     """
     for shard in job.shards:
@@ -209,21 +218,13 @@ def begin(store: JobStore, job: Job) -> None:
             continue
         created, held = attempts.created(), attempts.intent(attempts.last())
         if created is None or created.batch_id != name:
-            if created is None and held.lane == "online" and not runs_beside(held):
+            if created is None and held.lane == "online":
                 attempts.save_created(made, 1)
                 continue
             raise ConfigurationError(
                 f"Shard {shard.index} of {store.uri} was sent as a batch already; its rows are not called again. Fetch "
                 "the batch, or clear the task with lane='batch'."
             )
-        if attempts.ended() is None and runs_beside(held):
-            raise Busy(f"Another process ({held.owner}) is calling the rows of {store.uri}; let it end.")
-
-
-def runs_beside(held: Intent) -> bool:
-    """Whether it is certain that another process of this machine holds a claim and runs."""
-    owner, ours = held.owner or {}, this_process()
-    return owner.get("host") == ours["host"] and owner != ours and not is_gone(owner)
 
 
 def close(store: JobStore, job: Job, answered: dict[int, int]) -> None:

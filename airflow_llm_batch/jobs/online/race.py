@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +43,12 @@ class Race:
 
     def run(self) -> None:
         """Call until every row has an answer, and close the jobs."""
-        asyncio.run(self._run())
+        with contextlib.ExitStack() as claims:
+            for lane in self.lanes:
+                claims.enter_context(lane.claim)
+            asyncio.run(self._run())
+            for lane in self.lanes:
+                lane.claim.check()
 
     async def _run(self) -> None:
         for lane in self.lanes:
@@ -59,7 +65,7 @@ class Race:
                 ahead = Ahead(first, rows)
 
                 async def work() -> None:
-                    while not self.is_over and (lines := await ahead.next()) is not None:
+                    while not self.is_over and await self.held() and (lines := await ahead.next()) is not None:
                         number, answer = await race(vendors, lines)
                         place = number, lines[number].shard.index
                         if place not in journals:
@@ -74,7 +80,7 @@ class Race:
                 await journal.close()
             for vendor in vendors:
                 await vendor.close()
-        if not self.stop.is_set():
+        if not self.stop.is_set() and not any(lane.claim.lost for lane in self.lanes):
             whole = len(await asyncio.to_thread(self.answered)) >= self.lanes[0].job.rows
             for lane in self.lanes:
                 # Each is whole when all rows have an answer, whoever gave it.
@@ -84,7 +90,12 @@ class Race:
     @property
     def is_over(self) -> bool:
         deadline = self.lanes[0].deadline
-        return self.stop.is_set() or (deadline is not None and time.time() >= deadline)
+        late = deadline is not None and time.time() >= deadline
+        return self.stop.is_set() or late or any(lane.claim.lost for lane in self.lanes)
+
+    async def held(self) -> bool:
+        """Whether all jobs are still this try's to call."""
+        return all([await lane.claim.held() for lane in self.lanes])
 
     async def _watch(
         self,
@@ -95,7 +106,8 @@ class Race:
         async def look() -> None:
             """A race tells how far it is in the log alone."""
 
-        await watch(workers, over, lambda: self.is_over, lambda: list(journals.values()), look)
+        claims = [lane.claim for lane in self.lanes]
+        await watch(workers, over, lambda: self.is_over, lambda: list(journals.values()), claims, look)
 
     def rows(self, done: RowSet) -> Iterator[tuple[Line, ...]]:
         """Every row that has no answer, as a line for each model."""
