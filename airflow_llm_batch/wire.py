@@ -7,6 +7,7 @@ httpx keeps its words for it: responses and errors.
 
 from __future__ import annotations
 
+import contextlib
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -69,11 +70,19 @@ class Wire:
 
     async def _send(self, request: httpcore.Request) -> httpx.Response:
         self.opened = self.heard = False
-        response = await self._ready().handle_async_request(request)
+        connection = self._ready()
         try:
-            content = await response.aread()
-        finally:
-            await response.aclose()
+            response = await connection.handle_async_request(request)
+            try:
+                content = await response.aread()
+            finally:
+                await response.aclose()
+        except BaseException:
+            # A call that was given up leaves half an answer on the line.
+            self.connection = None
+            with contextlib.suppress(Exception):
+                await connection.aclose()
+            raise
         return httpx.Response(response.status, headers=response.headers, content=content)
 
     def _ready(self) -> httpcore.AsyncHTTPConnection | httpcore.AsyncConnectionPool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
@@ -55,6 +55,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     def set_faults(faults: Faults) -> Faults:
         app.state.vendor.settings.faults = faults
         return faults
+
+    @app.put("/_emulator/duration")
+    def set_duration(seconds: Annotated[float, Body(ge=0)]) -> float:
+        """Of batches that are created from now on."""
+        app.state.vendor.settings.duration = seconds
+        return seconds
 
     @app.post("/_emulator/reset")
     def reset() -> None:

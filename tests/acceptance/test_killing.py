@@ -10,10 +10,11 @@ from support import TESTS
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys):
     """SIGKILL before and after every file and request of every task, and every connection cut: the table is exact."""
     command = [sys.executable, str(TESTS / "killing" / "harness.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=580)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1150)
     table = [
         line
         for line in done.stdout.splitlines()
@@ -24,3 +25,17 @@ def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys):
         print("\n" + "\n".join(table) + "\n" + summary)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert len(table) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_tries_at_once_pay_and_land_each_row_once(capsys):
+    """Every lane, both vendors, on one host and as if on two, side by side and with the first try frozen for a while."""
+    command = [sys.executable, str(TESTS / "killing" / "twins.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=850)
+    lanes = ("lane", "submit", "wait", "fetch", "rounds", "online", "fastest", "finish_online", "Wanted", "models")
+    table = [line for line in done.stdout.splitlines() if line.startswith(lanes)]
+    with capsys.disabled():
+        print("\n" + "\n".join(table) + "\n" + done.stdout.splitlines()[-1])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert len(table) > 56

@@ -28,6 +28,8 @@ import httpx
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-twins-"))
 os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs"}
 
+from airflow.providers.common.compat.sdk import TaskDeferred  # noqa: E402
+
 from airflow_llm_batch.data import ChatRequest  # noqa: E402
 from airflow_llm_batch.exceptions import LLMBatchError  # noqa: E402
 from airflow_llm_batch.jobs.directory import owner  # noqa: E402
@@ -88,6 +90,8 @@ def start(name: str, lane: str, provider: str, directory: Path, host: str | None
                 (directory / f"{name}.xcom").write_text(json.dumps(value))
                 status = 0
                 break
+            except TaskDeferred:
+                time.sleep(0.05)
             except LLMBatchError as error:
                 (directory / f"{name}.error").write_text(f"{error}\n")
                 if not error.retry_helps:
@@ -173,7 +177,8 @@ def run_twins(lane: str, provider: str, how: str, hosts: int, number: int) -> di
     called = lane in ("online", "fastest", "finish_online")
     wanted_calls = {"online": ROWS, "finish_online": ROWS, "fastest": 2 * ROWS}.get(lane, 0)
     # What was in flight when the second took over is called again; no more than that.
-    slack = AT_ONCE * (2 if lane == "fastest" else 1) if how == "frozen" else 0
+    in_flight = {"fastest": 2 * AT_ONCE, "finish_online": ROWS // 3}.get(lane, AT_ONCE)
+    slack = in_flight if how == "frozen" else 0
     whole = dict(landed) == {f"k{n}": 1 for n in range(ROWS)}
     billed = stats["billed_rows"]
     return {
@@ -185,7 +190,7 @@ def run_twins(lane: str, provider: str, how: str, hosts: int, number: int) -> di
         and any(status == 0 for status in statuses)
         and (wanted_calls <= made <= wanted_calls + slack or (lane == "fastest" and made <= wanted_calls + slack))
         and (called or billed == ROWS),
-        "errors": [(directory / f"{name}.error").read_text()[-300:] for name in names
+        "errors": [(directory / f"{name}.error").read_text()[-2500:] for name in names
                    if (directory / f"{name}.error").exists()],
     }  # fmt: skip
 

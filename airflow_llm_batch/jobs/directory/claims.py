@@ -176,7 +176,7 @@ class Claim:
         return not self.lost
 
     async def held(self) -> bool:
-        """``holds`` for an event loop: an object store is asked off the loop, and rarely, for ``refresh`` keeps it known.
+        """``holds`` for an event loop: an object store is asked off the loop, and rarely: ``refresh`` keeps it known.
 
         A process that was frozen finds that nothing is known, and asks.
         """
