@@ -30,7 +30,7 @@ def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_tries_at_once_pay_and_land_each_row_once(capsys):
-    """Every lane, both vendors, on one host and as if on two, side by side and with the first try frozen for a while."""
+    """Every lane and vendor, on one host and as if on two, side by side and with the first try frozen for a while."""
     command = [sys.executable, str(TESTS / "killing" / "twins.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=850)
     lanes = ("lane", "submit", "wait", "fetch", "rounds", "online", "fastest", "finish_online", "Wanted", "models")
