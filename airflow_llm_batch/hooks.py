@@ -25,7 +25,7 @@ KNOWN_EXTRA = frozenset(
     {"provider", "organization", "project", "anthropic_version", "anthropic_beta", "completion_window", "limits"}
     | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds", "room_seconds"}
     | {"max_enqueued_tokens", "max_running_shards", "prices", "delete_files", "expire_seconds", "batch"}
-    | {"batch_factor", "token_cap", "headers", "query", "form", "lapse_seconds", "delivery_seconds"}
+    | {"batch_factor", "token_cap", "headers", "query", "form", "lapse_seconds", "delivery_seconds", "undelivered"}
 )
 
 
@@ -49,7 +49,7 @@ class LLMBatchHook(BaseHook):
     - ``settle_seconds``: how long a vendor's listing may lag behind a create (15), ``create_seconds``: how long another
       machine's create may take (180), ``lapse_seconds``: after which a try that gives no sign of life has lost its
       claim (60), ``delivery_seconds``: how long results that the vendor has counted and does not deliver are asked for
-      (300), ``room_seconds``: how long a full queue is left alone before it is tried again,
+      (120), ``room_seconds``: how long a full queue is left alone before it is tried again,
       when nothing of the job has ended meanwhile; doubled each time, up to 15 minutes (60);
     - ``batch``: false for a server that has no batch API, which ``CompletionOperator(lane="auto")`` then calls online;
     - ``max_enqueued_tokens``, ``max_running_shards``: how much of a job may be in the vendor's queue at once.

@@ -27,7 +27,7 @@ from airflow_llm_batch.hooks import LLMBatchHook  # noqa: E402
 from airflow_llm_batch.jobs.directory.store import JobStore  # noqa: E402
 
 #: a vendor's listing does not lag here, and nobody creates anything from another machine
-QUICK = {"retries": 2, "settle_seconds": 0.1, "create_seconds": 0.3}
+QUICK = {"retries": 2, "settle_seconds": 0.1, "create_seconds": 0.3, "delivery_seconds": 1.0}
 
 
 @pytest.fixture

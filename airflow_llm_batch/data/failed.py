@@ -12,8 +12,10 @@ from airflow_llm_batch.exceptions import ConfigurationError
 
 #: rows that failed since the account had no money
 QUOTA = "quota"
+#: rows that the vendor counts as finished, and does not deliver
+UNDELIVERED = "undelivered"
 #: what is asked again by choice only: it was, or may have been, paid for or wanted, or fails again at once
-BY_CHOICE = ("truncated", "invalid", "refused", "cancelled", QUOTA)
+BY_CHOICE = ("truncated", "invalid", "refused", "cancelled", QUOTA, UNDELIVERED)
 
 
 #: what Airflow asks for the tasks that an argument depends on, and for its value when the task runs
@@ -32,7 +34,8 @@ class FailedRows(ResolveMixin):  # type: ignore[misc]
     there is nothing to ask again the job has no rows, and fetching it passes on what was landed before.
 
     :param fetched: a Fetch task's output, or the URI of its manifest or of the job directory.
-    :param also: what to ask again too, of ``truncated``, ``invalid``, ``refused``, ``cancelled`` and ``quota``.
+    :param also: what to ask again too, of ``truncated``, ``invalid``, ``refused``, ``cancelled``, ``quota`` and
+        ``undelivered``.
     :param token_factor: rows that were cut at their token cap are asked with it times this.
     """
 

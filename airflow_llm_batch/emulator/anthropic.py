@@ -204,8 +204,8 @@ def batch_object(request: Request, vendor: Vendor, batch: EmulatedBatch) -> dict
     # Anthropic counts nothing before the whole batch has ended.
     counts = {
         "processing": 0 if ended else batch.total,
-        "succeeded": view.done - view.failed if ended else 0,
-        "errored": view.failed if ended else 0,
+        "succeeded": view.done - view.failed - batch.lost if ended else 0,
+        "errored": view.failed + batch.lost if ended else 0,
         "canceled": left if ended and view.phase == "cancelled" else 0,
         "expired": left if ended and view.phase == "expired" else 0,
     }
@@ -214,6 +214,7 @@ def batch_object(request: Request, vendor: Vendor, batch: EmulatedBatch) -> dict
     status = "ended" if ended else "canceling" if view.phase == "cancelling" else "in_progress"
     if status == "in_progress" and vendor.settings.faults.unknown_status:
         status = vendor.settings.faults.unknown_status
+    shown = batch.output is None or batch.shows_files(vendor.settings.faults.undelivered)
     url = f"{str(request.base_url).rstrip('/')}/v1/messages/batches/{batch.id}/results"
     return {
         "id": batch.id,
@@ -225,7 +226,7 @@ def batch_object(request: Request, vendor: Vendor, batch: EmulatedBatch) -> dict
         "expires_at": stamp(batch.created_at + 86400),
         "archived_at": None,
         "cancel_initiated_at": stamp(batch.cancelled_at),
-        "results_url": url if ended and batch.output is not None else None,
+        "results_url": url if ended and batch.output is not None and shown else None,
     }
 
 

@@ -68,9 +68,17 @@ class EmulatedBatch:
     upstream_ended: float | None = None
     output: StoredFile | None = None
     errors: StoredFile | None = None
+    #: finished rows whose lines never come; looks that have shown no files
+    lost: int = 0
+    looks: int = 0
     #: tokens of all answers: in, out
     used: list[int] = field(default_factory=lambda: [0, 0])
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def shows_files(self, undelivered: int) -> bool:
+        """Whether a look at the ended batch finds its files."""
+        self.looks += 1
+        return self.looks > undelivered
 
     @property
     def total(self) -> int:
@@ -196,7 +204,7 @@ class Vendor:
             for succeeded, line in self.result_lines(batch, view, answer):
                 (ok if succeeded else bad).append(line)
                 batch.used = [a + b for a, b in zip(batch.used, used_by(line), strict=True)]
-            self.disturb(ok, batch.healed)
+            batch.lost = self.disturb(ok, batch.healed)
             batch.output = self._write(batch, ok, "output") if ok or not split else None
             batch.errors = self._write(batch, bad, "error") if split and bad else None
 
@@ -215,11 +223,12 @@ class Vendor:
             succeeded, result = answer(request, unfinished)
             yield succeeded, encode(result)
 
-    def disturb(self, lines: list[bytes], healed: bool) -> None:
-        """Do to result lines what networks and vendors have been seen to do."""
+    def disturb(self, lines: list[bytes], healed: bool) -> int:
+        """Do to result lines what networks and vendors have been seen to do; returns how many are lost."""
         faults = self.settings.faults
         draw = random.Random(len(lines))
-        del lines[: 0 if healed else faults.missing]
+        lost = 0 if healed else min(faults.missing, len(lines))
+        del lines[:lost]
         lines += [lines[index % len(lines)] for index in range(faults.duplicates)] if lines else []
         for index in range(faults.foreign):
             stranger = json.loads(lines[0]) if lines else {}
@@ -228,6 +237,7 @@ class Vendor:
             lines.append((b'{"custom_id": "cut off', b"<html>502 Bad Gateway</html>", b"[]", b"\xff\xfe")[index % 4])
         if faults.shuffle:
             draw.shuffle(lines)
+        return lost
 
     def _write(self, batch: EmulatedBatch, lines: list[bytes], kind: str) -> StoredFile:
         stored = self.new_file(f"{batch.id}_{kind}.jsonl", "batch_output")

@@ -251,6 +251,7 @@ def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
     ended = int(view.ended_at) if view.ended_at else None
     validated = now >= batch.validated_at and not batch.problems
     problems = view.phase == "failed" and batch.problems
+    shown = batch.output is None or batch.shows_files(vendor.settings.faults.undelivered)
     return {
         "id": batch.id,
         "object": "batch",
@@ -260,8 +261,8 @@ def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
         "input_file_id": batch.input_file_id,
         "completion_window": "24h",
         "status": status,
-        "output_file_id": batch.output.id if batch.output else None,
-        "error_file_id": batch.errors.id if batch.errors else None,
+        "output_file_id": batch.output.id if batch.output and shown else None,
+        "error_file_id": batch.errors.id if batch.errors and shown else None,
         "created_at": int(batch.created_at),
         "in_progress_at": int(batch.validated_at) if validated else None,
         "expires_at": int(batch.created_at) + 86400,
@@ -273,7 +274,7 @@ def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
         "cancelled_at": ended if view.phase == "cancelled" else None,
         "request_counts": {
             "total": batch.total if validated else 0,
-            "completed": view.done - view.failed,
+            "completed": view.done - view.failed - batch.lost,
             "failed": view.failed + (batch.total - view.done if view.phase in UNFINISHED else 0),
         },
         "usage": usage_of(batch) if view.phase == "completed" else None,

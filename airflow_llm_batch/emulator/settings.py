@@ -43,7 +43,8 @@ class Faults(BaseModel):
     :param duplicates: that many result lines come twice.
     :param garbage: that many lines are not results at all.
     :param foreign: that many lines belong to somebody else's rows.
-    :param missing: that many result lines never come.
+    :param missing: that many result lines never come, and the vendor does not count them as finished.
+    :param undelivered: an ended batch shows no files for so many looks, though all of its rows are counted.
     :param enqueued_tokens: prompt tokens per model that may wait or run at once; a batch beyond it fails.
     :param refuse_enqueued: the HTTP status that such a batch is refused with instead, when it is created.
     :param unknown_status: the status told while a batch runs.
@@ -60,6 +61,7 @@ class Faults(BaseModel):
     garbage: int = 0
     foreign: int = 0
     missing: int = 0
+    undelivered: int = 0
     enqueued_tokens: int | None = None
     refuse_enqueued: int | None = None
     unknown_status: str | None = None

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.models import Batch
+from airflow_llm_batch.data.failed import UNDELIVERED
+from airflow_llm_batch.models import Batch, is_call
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.results import Result, RowStatus
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: what becomes of a row that no result line speaks of, by how its batch ended
 UNANSWERED: dict[str | None, RowStatus] = {"expired": "expired", "cancelled": "cancelled", "failed": "errored"}
+#: what a line says of a row that the vendor does not count as finished
+UNFINISHED = ("errored", "expired", "cancelled")
 
 
 class Reconciler:
@@ -44,6 +47,10 @@ class Reconciler:
         self.provider = provider
         self.aside = aside
         self.dropped: Counter[str] = Counter()
+        #: of a batch's lines, readable or not: those that may be of rows it has finished, and those that say it has not
+        self.delivered = self.unfinished = 0
+        #: and those that are nobody's
+        self.unread = 0
 
     @property
     def answered(self) -> int:
@@ -59,16 +66,23 @@ class Reconciler:
         """
         read, done = self.provider.read, self.done
         self.marks.append(source.name)
-        mark = len(self.marks)
+        mark, of_batch = len(self.marks), source.name == "batch"
         for line in source.lines:
             try:
                 result = read(line)
             except UNREADABLE:
+                self.delivered += of_batch
+                self.unread += of_batch
                 self.dropped["garbage"] += 1
                 self.aside(line)
                 continue
+            if result.status in UNFINISHED:
+                self.unfinished += of_batch
+            else:
+                self.delivered += of_batch
             place = self.place_of(result.custom_id)
             if place is None:
+                self.unread += of_batch
                 self.dropped["foreign"] += 1
             elif done[place]:
                 self.dropped["duplicate"] += done[place] == mark
@@ -76,6 +90,19 @@ class Reconciler:
                 done[place] = mark
                 result.raw = line
                 yield self.entries[place], result
+
+    def short_of(self, batch: Batch) -> int:
+        """Rows that the vendor counts as finished and whose answers are not among the lines that were read.
+
+        Lines that cannot be read count as delivered: no further look makes them better.
+        """
+        if is_call(batch.id):
+            return 0
+        # What has failed has lines of its own; more of them than are counted are finished rows that answer an error.
+        finished = self.delivered + max(self.unfinished - (batch.failed or 0), 0)
+        if batch.succeeded is not None:
+            return max(batch.succeeded - finished, 0)
+        return len(self.done) if batch.outcome == "completed" and not (self.delivered or self.unfinished) else 0
 
     def rest(self, batch: Batch, only: Container[int] | None = None) -> Iterator[tuple[Entry, Result]]:
         """A result for every row that no line answered.
@@ -86,6 +113,15 @@ class Reconciler:
         code, message = next(iter(batch.errors), (f"batch_{batch.status}", None))
         if status == "missing":
             code, message = "missing", f"Batch {batch.id} ended as {batch.status!r} without a result for this row."
+        if self.short_of(batch):
+            status, code = "missing", UNDELIVERED
+            message = f"The vendor counts rows of batch {batch.id} as finished whose answers it does not deliver."
+        elif self.unread and (batch.succeeded or 0) > self.delivered - self.unread:
+            # One of them may be this row's answer: paid for, and nothing to pay for again on that evidence.
+            status, code = "invalid", "unreadable_answer"
+            message = (
+                f"{self.unread:,} lines of batch {batch.id} cannot be read or are of no row of ours; they were kept."
+            )
         place = self.done.find(0)
         while place >= 0:
             self.done[place] = 1

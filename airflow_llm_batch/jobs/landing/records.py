@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Container, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,8 +19,10 @@ from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.journal import journal_lines
 from airflow_llm_batch.jobs.directory.rows import Entries, Entry
 from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.landing.again import DELIVERY, Again, NotDelivered, not_delivered
 from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
 from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
+from airflow_llm_batch.jobs.landing.raw import as_written, without_answer
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
 from airflow_llm_batch.jobs.landing.side import SideFile
 from airflow_llm_batch.jobs.money.budget import estimated_cost
@@ -28,7 +30,6 @@ from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
 from airflow_llm_batch.jobs.submission.doubt import release, search_again
 from airflow_llm_batch.models import Batch, Job, Shard, is_call
-from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.results import ROW_STATUSES, Failure, LandedRound, Manifest, Result
 from airflow_llm_batch.step_log import StepLog
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.claims import Claim
     from airflow_llm_batch.jobs.options import Target
 
-DOWNLOAD_TRIES = 4
 #: characters of an error message that ``failed.jsonl`` keeps
 LONGEST = 1000
 
@@ -66,6 +66,9 @@ class Landing:
         self.claim = claim
         self.only = only
         self.destination = FileDestination.of(target)
+        extra = hook.connection.extra_dejson
+        self.delivery_seconds = float(extra.get("delivery_seconds", DELIVERY))
+        self.lands_undelivered = extra.get("undelivered") == "land"
         self.layout = Layout(job.output_schema, job.key_kind, job.columns, job.several_vectors)
         self.keep_raw = target.keep_raw
         self.prices = Prices.of(hook)
@@ -205,31 +208,23 @@ class Landing:
         if self.job.adopted:
             ids = {str(entry.custom_id): entry.row for entry in map(entries.__getitem__, range(len(entries)))}
         # A broken download starts over with a fresh file and fresh sums.
-        for attempt in range(1, DOWNLOAD_TRIES + 1):
+        again = Again(self.delivery_seconds)
+        while True:
             kept = self.tally.copy()
             self.aside.begin()
             self.failed.begin()
             reconciler = Reconciler(self.job.id, entries, self.hook.provider, self.aside.add, ids)
-            records = self.destination.begin(self.layout, f"results-{self.job.id}-{shard.index:05d}")
             try:
-                progress.count = kept.requests
-                for source in self.sources(shard, batch):
-                    for number, (entry, result) in enumerate(reconciler.take(source, self.only), 1):
-                        self.land_row(entry, result, shard, records, source.price)
-                        if number % 1000 == 0:
-                            progress.add(1000)
-                self.check_whole(reconciler, batch, last=attempt == DOWNLOAD_TRIES)
-                for entry, result in reconciler.rest(batch, self.only):
-                    self.land_row(entry, result, shard, records, self.batched)
-                self.hold()
-                files = records.commit()
+                files = self.land_lines(shard, batch, reconciler, progress)
                 break
-            except BaseException as error:
-                records.discard()
+            except VendorUnavailable as error:
                 self.tally = kept
-                if not isinstance(error, VendorUnavailable) or attempt == DOWNLOAD_TRIES:
-                    raise
-                self.log.warning("Downloading batch %s broke off (%s); starting it over.", batch.id, error)
+                again.wait(error, batch, self.log)
+                if isinstance(error, NotDelivered):
+                    batch = self.look_again(shard, batch)
+            except BaseException:
+                self.tally = kept
+                raise
         entries.close()
         self.aside.keep()
         self.failed.keep()
@@ -247,16 +242,34 @@ class Landing:
         if not is_call(batch.id):
             yield AnswerSource("batch", batch_lines(self.hook, batch), self.batched)
 
-    def check_whole(self, reconciler: Reconciler, batch: Batch, *, last: bool) -> None:
-        """Not every connection tells that it broke off: fewer answers than the vendor counts is taken for that.
+    def land_lines(self, shard: Shard, batch: Batch, reconciler: Reconciler, progress: StepLog) -> list[str]:
+        """One try at a shard's answers; the places where they were published."""
+        records = self.destination.begin(self.layout, f"results-{self.job.id}-{shard.index:05d}")
+        try:
+            progress.count = self.tally.counts.total()
+            for source in self.sources(shard, batch):
+                for number, (entry, result) in enumerate(reconciler.take(source, self.only), 1):
+                    self.land_row(entry, result, shard, records, source.price)
+                    if number % 1000 == 0:
+                        progress.add(1000)
+            short = reconciler.short_of(batch)
+            if short and not self.lands_undelivered:
+                raise not_delivered(batch, short)
+            for entry, result in reconciler.rest(batch, self.only):
+                self.land_row(entry, result, shard, records, self.batched)
+            self.hold()
+            return records.commit()
+        except BaseException:
+            records.discard()
+            raise
 
-        :raises VendorUnavailable: to download once more; the last time, the vendor's count is taken to be wrong.
-        """
-        short = (batch.succeeded or 0) - reconciler.answered
-        if short > 0 and last:
-            self.log.warning("Batch %s is short of %d rows that the vendor counts as done.", batch.id, short)
-        elif short > 0:
-            raise VendorUnavailable(f"{short:,} of {batch.succeeded:,} finished rows are not in the download")
+    def look_again(self, shard: Shard, batch: Batch) -> Batch:
+        """The batch as the vendor tells of it now: files may come later than the end."""
+        seen = self.hook.get_batch(batch.id)
+        if seen.outcome is None or (seen.files == batch.files and seen.succeeded == batch.succeeded):
+            return batch
+        self.store.attempts(shard.index).save_ended(seen)
+        return seen
 
     @property
     def called_all(self) -> bool:
@@ -293,21 +306,3 @@ class Landing:
         """A row that did not succeed: its reason counts, and the next round and the job's page may want to know."""
         self.tally.add_reason(failure)
         self.failed.add(self.encode(failure))
-
-
-def as_written(line: bytes) -> Any:
-    """A result line as a value in a record."""
-    try:
-        return msgspec.json.decode(line, type=msgspec.Raw)
-    except ValueError:
-        return parse_line(line)
-
-
-def without_answer(result: Result, why: str, line: bytes | None) -> Result:
-    """A result that its format cannot hold: ``invalid``, its text and the vendor's whole line kept."""
-    result.status, result.error_code = "invalid", "unwritable"
-    result.error_message = f"The file's format cannot hold this answer, it is in raw: {why}."
-    for name in ("output", "embedding", "tool_calls", "choices", "logprobs", "citations", "tool_uses"):
-        setattr(result, name, None)
-    result.raw = None if line is None else line.decode("utf-8", "replace")
-    return result

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from airflow_llm_batch.data.failed import QUOTA
+from airflow_llm_batch.data.failed import QUOTA, UNDELIVERED
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.requests import line_request
 from airflow_llm_batch.data.values import to_json
@@ -42,7 +42,8 @@ def is_worth_asking(failure: Failure, also: Iterable[str]) -> bool:
     if failure.status == "errored":
         return is_passing_code(code) or (QUOTA in also and is_empty_account(code))
     if failure.status in ("expired", "missing"):
-        return True
+        # What the vendor says it has finished was paid for.
+        return code != UNDELIVERED or UNDELIVERED in also
     return failure.status in also and code != NO_ROOM
 
 

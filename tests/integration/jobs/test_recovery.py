@@ -18,6 +18,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 from support import MODELS, SECRET, read_jsonl
 from support.jobs import chat, creates, land, plan, spec, submit, texts
+from support.tasks import drive
+from support.tasks import operator as batch_operator
 
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.data.sources import read_rows
@@ -28,6 +30,7 @@ from airflow_llm_batch.exceptions import (
     InputError,
     LLMBatchError,
     RequestRejected,
+    VendorUnavailable,
 )
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory.attempts import Attempts
@@ -177,23 +180,41 @@ def test_odd_answers_make_odd_rows_not_lost_batches(hook, provider, store, emula
 
 @pytest.mark.parametrize("times", [1, 99])
 def test_a_download_that_ends_early_without_a_word_is_noticed(hook, provider, store, tmp_path, monkeypatch, times):
-    """Fewer answers than the vendor counts: downloaded again; when the count stays wrong, landed as missing."""
+    """Fewer answers than the vendor counts: downloaded again; while that does not help, nothing is landed or asked."""
     job, _ = submit(store, hook, spec(texts(40), chat(provider)))
     whole, left = hook.stream, [times]
 
     @contextmanager
     def short(request):
         with whole(request) as chunks:
-            data = b"".join(chunks)
+            lines = b"".join(chunks).splitlines(keepends=True)
             cut = left[0] > 0
             left[0] -= 1
-            yield iter([data[: len(data) // 2] if cut else data])
+            yield iter(lines[: len(lines) // 2] if cut else lines)
 
     monkeypatch.setattr(hook, "stream", short)
-    manifest, rows = land(store, hook, job, tmp_path / "out")
-    assert sorted(r["row"] for r in rows) == list(range(40))
-    assert (manifest.counts["missing"] == 0) == (times == 1)
-    assert (manifest.cost_usd is None) == (times == 99)
+    if times == 1:
+        manifest, rows = land(store, hook, job, tmp_path / "out")
+        assert sorted(r["row"] for r in rows) == list(range(40))
+        assert manifest.counts["succeeded"] == 40
+    else:
+        with pytest.raises(VendorUnavailable, match=r"20 finished rows more than it delivers"):
+            land(store, hook, job, tmp_path / "out")
+        assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("looks", [2, 10**6])
+def test_ended_is_not_delivered(provider, connect, store, context, tmp_path, looks):
+    """Files that come later than the end are waited for; where they never come, no row is asked or paid again."""
+    with Emulator(duration=0, faults={"undelivered": looks}) as emulator:
+        task = batch_operator(connect(emulator.url, provider), tmp_path, provider, rows=texts(20), max_rounds=3)
+        if looks == 2:
+            assert drive(task, context)["counts"]["succeeded"] == 20
+        else:
+            with pytest.raises(VendorUnavailable, match="20 finished rows more"):
+                drive(task, context)
+        assert emulator.vendor.stats()["billed_rows"] == 20
+        assert len(emulator.vendor.batches) == 1
 
 
 def test_trouble_with_storage_does_not_end_a_wait(hook, provider, store, monkeypatch):

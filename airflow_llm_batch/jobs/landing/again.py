@@ -1,0 +1,54 @@
+"""Downloads that break off, and results that an ended batch does not deliver yet: how long to try again."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from airflow_llm_batch.exceptions import VendorUnavailable
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+    from airflow_llm_batch.models import Batch
+
+#: downloads of a shard that may break off
+TRIES = 4
+#: seconds for which counted results are asked for; the connection's ``delivery_seconds`` says otherwise
+DELIVERY = 120.0
+#: seconds of the first and of the longest pause
+FIRST, LONGEST = 1.0, 30.0
+
+
+class NotDelivered(VendorUnavailable):
+    """The vendor counts rows as finished whose answers are not there; nothing is asked again on that evidence."""
+
+
+class Again:
+    """What is left of the patience with one shard."""
+
+    def __init__(self, delivery: float) -> None:
+        self.tries, self.left, self.pause = TRIES, delivery, 0.0
+
+    def wait(self, error: VendorUnavailable, batch: Batch, log: Logger) -> None:
+        """Until the next try.
+
+        :raises VendorUnavailable: ``error``, when there is to be none.
+        """
+        self.tries -= not isinstance(error, NotDelivered)
+        if not self.tries or self.left <= 0:
+            raise error
+        log.warning("Trying batch %s once more in %.0f s: %s", batch.id, self.pause, error)
+        if isinstance(error, NotDelivered):
+            pause = min(self.pause, self.left)
+            time.sleep(pause)
+            self.left -= max(pause, min(FIRST, self.left))
+            self.pause = min(max(self.pause * 2, FIRST), LONGEST)
+
+
+def not_delivered(batch: Batch, short: int) -> NotDelivered:
+    return NotDelivered(
+        f"Batch {batch.id} has ended as {batch.status!r}, and its vendor counts {short:,} finished rows more than it "
+        "delivers. Nothing of this shard was landed, and no row is asked or paid again. Clear this task to look once "
+        'more, or land what is there with "undelivered": "land" in the connection\'s extra.'
+    )
