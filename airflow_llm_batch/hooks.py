@@ -25,7 +25,17 @@ KNOWN_EXTRA = frozenset(
     {"provider", "organization", "project", "anthropic_version", "anthropic_beta", "completion_window", "limits"}
     | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds", "room_seconds"}
     | {"max_enqueued_tokens", "max_running_shards", "prices", "delete_files", "expire_seconds", "batch"}
-    | {"batch_factor", "token_cap", "headers", "query", "form", "lapse_seconds", "delivery_seconds", "undelivered"}
+    | {
+        "batch_factor",
+        "token_cap",
+        "headers",
+        "query",
+        "form",
+        "lapse_seconds",
+        "delivery_seconds",
+        "undelivered",
+        "create",
+    }
 )
 
 
@@ -42,6 +52,7 @@ class LLMBatchHook(BaseHook):
       assumed to hand the vendor's discount on;
     - ``headers``, ``query``, ``form``: further headers and query parameters of every call, and form fields of an
       upload, as gateways route by them;
+    - ``create``: further members of the body that creates a batch;
     - ``token_cap``: ``max_tokens`` or ``max_completion_tokens``, what the server calls the cap of an answer;
     - ``delete_files``: ``none``, ``inputs`` (OpenAI's default) or ``all`` of the vendor's files, once the results are
       landed; ``expire_seconds``: after which OpenAI is to delete them by itself;

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import random
+import re
 from array import array
 from typing import Any, NamedTuple
 
@@ -146,12 +147,17 @@ def chat(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
 
 
 def logprobs(body: dict[str, Any], said: Reply) -> dict[str, Any] | None:
-    """A probability per word, where they were asked for."""
+    """A probability per word with the space behind it, where they were asked for."""
     if not body.get("logprobs"):
         return None
+
+    def told(word: str, rank: int) -> dict[str, Any]:
+        return {"token": word, "logprob": -0.1 - rank, "bytes": list(word.encode())}
+
+    ranks = range(body.get("top_logprobs") or 0)
     tokens = [
-        {"token": word, "logprob": -0.1, "bytes": list(word.encode()), "top_logprobs": []}
-        for word in (said.text or "").split()
+        {**told(word, 0), "top_logprobs": [told(word + "?" * rank, rank) for rank in ranks]}
+        for word in re.findall(r"\S+\s*|\s+", said.text or "")
     ]
     return {"content": tokens, "refusal": None}
 
@@ -209,7 +215,10 @@ def moderations(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     given = body.get("input")
     if not given:
         return Bad(400, "invalid_request_error", "Missing required parameter: 'input'.", "input")
-    names = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
+    names = (
+        "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
+        "self-harm/intent", "self-harm/instructions", "sexual", "sexual/minors", "violence", "violence/graphic",
+    )  # fmt: skip
     verdict = {
         "flagged": False, "categories": dict.fromkeys(names, False), "category_scores": dict.fromkeys(names, 0.0),
         "category_applied_input_types": {name: ["text"] for name in names},

@@ -19,6 +19,7 @@ from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
 
 CUSTOM_ID = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 MOST_REQUESTS, MOST_BYTES = 100_000, 256_000_000
+MODELS = ("claude-sonnet-4-5", "claude-haiku-4-5")
 KINDS = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     413: "request_too_large", 429: "rate_limit_error", 500: "api_error", 529: "overloaded_error",
@@ -69,7 +70,7 @@ async def messages(request: Request, vendor: Held) -> Response:
 
 @router.post("/count_tokens")
 async def count_tokens(request: Request, vendor: Held) -> dict[str, int]:
-    said = answers.message({"max_tokens": 1, **await json_body(request)})
+    said = answers.message({"max_tokens": 2**20, **await json_body(request)})
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message)
     return {"input_tokens": said["usage"]["input_tokens"]}
@@ -154,6 +155,27 @@ def delete(batch_id: str, vendor: Held) -> dict[str, Any]:
         raise Refusal(400, f"Batch {batch_id} cannot be deleted before it has ended.")
     del vendor.batches[batch_id]
     return {"id": batch_id, "type": "message_batch_deleted"}
+
+
+def models(request: Request, after_id: str | None, limit: int) -> dict[str, Any]:
+    """The path is OpenAI's too: its route hands callers that name a version on to this."""
+    vendor_of(request)
+    left = MODELS[MODELS.index(after_id) + 1 :] if after_id in MODELS else MODELS
+    data = [model(name) for name in left[:limit]]
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"data": data, "has_more": len(left) > limit, "first_id": first, "last_id": last}
+
+
+def get_model(request: Request, name: str) -> dict[str, Any]:
+    vendor_of(request)
+    if name not in MODELS:
+        raise Refusal(404, f"model: {name}")
+    return model(name)
+
+
+def model(name: str) -> dict[str, Any]:
+    created = "2025-10-01T00:00:00Z"
+    return {"id": name, "type": "model", "display_name": name, "created_at": created, "lifecycle": "active"}
 
 
 def keep(vendor: Vendor, batch: EmulatedBatch, requests: list[Any]) -> None:

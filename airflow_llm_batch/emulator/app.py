@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -30,21 +31,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @app.exception_handler(openai.Refusal)
     @app.exception_handler(anthropic.Refusal)
     async def refuse(request: Request, error: Any) -> JSONResponse:
-        return JSONResponse(error.body, error.status)
+        return refused(error, error.status)
 
     @app.exception_handler(QueueFull)
     async def no_room(request: Request, error: QueueFull) -> JSONResponse:
         status, message, code = error.args
         anthropics = request.url.path.startswith("/v1/messages")
         refusal = anthropic.Refusal(status, message) if anthropics else openai.Refusal(status, message, code)
-        return JSONResponse(refusal.body, status)
+        return refused(refusal, status)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
         anthropics = request.url.path.startswith("/v1/messages")
         refusal = anthropic.Refusal(400, problems) if anthropics else openai.Refusal(400, problems)
-        return JSONResponse(refusal.body, 400)
+        return refused(refusal, 400)
 
     @app.get("/_emulator/stats")
     def stats() -> dict[str, Any]:
@@ -71,6 +72,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         vendor.settings.faults = Faults()
 
     return app
+
+
+def refused(refusal: Any, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """A refusal whose header has the request id that its body tells, as Anthropic's do."""
+    told = {"request-id": refusal.body["request_id"]} if "request_id" in refusal.body else {}
+    return JSONResponse(refusal.body, status, {**(headers or {}), **told})
 
 
 class FaultMiddleware:
@@ -102,7 +109,7 @@ class FaultMiddleware:
             headers = {"retry-after": fault.retry_after} if fault.retry_after else None
             anthropics = scope["path"].startswith("/v1/messages")
             refusal: Any = (anthropic if anthropics else openai).Refusal(fault.status, "Injected failure.")
-            await JSONResponse(refusal.body, fault.status, headers)(scope, receive, send)
+            await refused(refusal, fault.status, headers)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -124,10 +131,10 @@ def named(scope: Scope, send: Send) -> Send:
 
     async def identified(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {
-                **message,
-                "headers": [*message.get("headers", ()), (header, f"req_{uuid.uuid4().hex}".encode())],
-            }
+            known = list(message.get("headers", ()))
+            if not any(name == header for name, _ in known):
+                known.append((header, f"req_{uuid.uuid4().hex}".encode()))
+            message = {**message, "headers": known}
         await send(message)
 
     return identified

@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from airflow_llm_batch.emulator import answers, streams, upstream
+from airflow_llm_batch.emulator import answers, anthropic, streams, upstream
 from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
 from airflow_llm_batch.emulator.openai_lines import ANSWERS, UNFINISHED, answer_line, validate
 
@@ -187,15 +187,15 @@ def cancel(batch_id: str, vendor: Held) -> dict[str, Any]:
 
 
 MODELS = ("gpt-5-mini", "gpt-4o-mini", "text-embedding-3-small")
-CLAUDES = ("claude-sonnet-4-5", "claude-haiku-4-5")
 
 
 @router.get("/models")
-def models(request: Request) -> dict[str, Any]:
+def models(
+    request: Request, after_id: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 20
+) -> dict[str, Any]:
     """The one path that both vendors have; Anthropic's callers name the version of its API."""
     if request.headers.get("anthropic-version"):
-        data = [claude(name) for name in CLAUDES]
-        return {"data": data, "has_more": False, **ends(data)}
+        return anthropic.models(request, after_id, limit)
     vendor_of(request)
     return {"object": "list", "data": [model(name) for name in MODELS]}
 
@@ -203,7 +203,7 @@ def models(request: Request) -> dict[str, Any]:
 @router.get("/models/{name}")
 def get_model(name: str, request: Request) -> dict[str, Any]:
     if request.headers.get("anthropic-version"):
-        return claude(name)
+        return anthropic.get_model(request, name)
     vendor_of(request)
     if name not in MODELS:
         raise Refusal(404, f"The model '{name}' does not exist", "model_not_found", "model")
@@ -212,10 +212,6 @@ def get_model(name: str, request: Request) -> dict[str, Any]:
 
 def model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "emulator"}
-
-
-def claude(name: str) -> dict[str, Any]:
-    return {"id": name, "type": "model", "display_name": name, "created_at": "2025-10-01T00:00:00Z"}
 
 
 @router.post("/chat/completions")

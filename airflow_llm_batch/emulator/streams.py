@@ -31,7 +31,7 @@ def chat(answer: dict[str, Any], wants_usage: bool) -> Iterator[bytes]:
 
     for choice in answer["choices"]:
         index, message = choice["index"], choice["message"]
-        yield chunk(index, {"role": "assistant", "content": ""})
+        yield chunk(index, {"role": "assistant", "content": None if message["content"] is None else ""})
         for piece in pieces(message["content"]):
             yield chunk(index, {"content": piece})
         for place, call in enumerate(message.get("tool_calls") or ()):
@@ -51,14 +51,24 @@ def response(answer: dict[str, Any]) -> Iterator[bytes]:
         number += 1
         return event({"type": kind, "sequence_number": number - 1, **data}, kind)
 
-    yield send("response.created", response={**answer, "status": "in_progress", "output": []})
+    begun = {**answer, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
+    yield send("response.created", response=begun)
+    yield send("response.in_progress", response=begun)
     for place, item in enumerate(answer["output"]):
-        yield send("response.output_item.added", output_index=place, item=item)
+        called = {"item_id": item["id"], "output_index": place}
+        empty: dict[str, Any] = {"arguments": ""} if "arguments" in item else {"content": []}
+        yield send("response.output_item.added", output_index=place, item={**item, "status": "in_progress", **empty})
+        for piece in pieces(item.get("arguments")):
+            yield send("response.function_call_arguments.delta", delta=piece, **called)
+        if "arguments" in item:
+            yield send("response.function_call_arguments.done", arguments=item["arguments"], **called)
         for index, part in enumerate(item.get("content") or ()):
-            where = {"item_id": item["id"], "output_index": place, "content_index": index}
+            where = {**called, "content_index": index}
+            yield send("response.content_part.added", part={**part, "text": ""}, **where)
             for piece in pieces(part["text"]):
                 yield send("response.output_text.delta", delta=piece, logprobs=[], **where)
             yield send("response.output_text.done", text=part["text"], logprobs=[], **where)
+            yield send("response.content_part.done", part=part, **where)
         yield send("response.output_item.done", output_index=place, item=item)
     yield send(f"response.{answer['status']}", response=answer)
 

@@ -7,6 +7,7 @@ value. ``LLMBatchHook.run`` and ``.arun`` drive it; a test drives it with canned
 from __future__ import annotations
 
 import asyncio
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -120,6 +121,8 @@ class Provider(ABC):
         self.options = dict(options or {})
         #: what a gateway wants besides: headers and query of every call, form fields of an upload
         self.extra_headers, self.query, self.form = (words_in(self.options, n) for n in ("headers", "query", "form"))
+        #: and members of the body that creates a batch
+        self.create_with = members_in(self.options, "create")
         self.base_url = self.normalize((base_url or self.default_base_url).rstrip("/"))
         try:
             self.limits = self.default_limits.model_copy(
@@ -326,6 +329,17 @@ def words_in(options: Mapping[str, Any], name: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in given.items()}
 
 
+def members_in(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A connection's option that is an object.
+
+    :raises ConfigurationError: for anything else.
+    """
+    given = options.get(name) or {}
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"The connection's extra {name!r} is {given!r}; give an object. Nothing was sent.")
+    return dict(given)
+
+
 def same_origin(one: httpx.URL, other: httpx.URL) -> bool:
     return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
 
@@ -344,7 +358,8 @@ def streamed(method: str, url: httpx.URL, headers: Mapping[str, str], body: Payl
 
 def encode_multipart(fields: Mapping[str, str], filename: str, content: Payload) -> tuple[dict[str, str], Payload]:
     """Content type and body of a ``multipart/form-data`` upload of one streamed file, fields first."""
-    boundary = "llm-batch-7c1e54b09d3f4f6aa0b1"
+    # Random: no row can be written so that its text ends the part.
+    boundary = f"llm-batch-{secrets.token_hex(16)}"
     head = b"".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
         for name, value in fields.items()

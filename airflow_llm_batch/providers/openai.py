@@ -142,6 +142,7 @@ class OpenAI(Provider):
         }
         if expiry := self.expiry("output"):
             body["output_expires_after"] = expiry
+        body |= self.create_with
         response = yield httpx.Request("POST", self.url("batches"), json=body)
         return self.parse(self.expect(response, "the creation of a batch"))
 
@@ -199,7 +200,9 @@ class OpenAI(Provider):
         )
         body = self.expect(response, "a listing of batches")
         items = [self.parse(item) for item in body.get("data") or []]
-        return Page(items, items[-1].id if items and body.get("has_more") else None)
+        # LiteLLM routes by ids it makes up, and pages by the vendor's own.
+        last = body.get("last_id") or (items[-1].id if items else None)
+        return Page(items, last if items and body.get("has_more") else None)
 
     def parse(self, raw: dict[str, Any]) -> Batch:
         batch = parse_batch(raw)

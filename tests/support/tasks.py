@@ -54,3 +54,12 @@ def explicit(context, conn_id, tmp_path, rows, *, fetch=None, **submit):
 
 def next_task(context, name):
     return {"ti": SimpleNamespace(**{**vars(context["ti"]), "task_id": name})}
+
+
+def run(context, conn_id, tmp_path, *, fetch=None, **submit):
+    """Submit, wait in poke mode, fetch; returns the summary and the landed rows."""
+    handle = SubmitBatchOperator(task_id="submit", conn_id=conn_id, **submit).execute(context)
+    waited = BatchSensor(task_id="wait", job=handle, deferrable=False, poke_interval=0.02).execute(context)
+    operator = FetchResultsOperator(task_id="fetch", job=waited, destination=f"file://{tmp_path}/out", **(fetch or {}))
+    summary = operator.execute(context)
+    return summary, [row for file in summary["files"] for row in read_jsonl(file)]

@@ -9,42 +9,9 @@ import anthropic
 import httpx
 import openai
 import pytest
-from support import SECRET
+from support.sdks import anthropic_client, chat, create, line, message, openai_client, until, upload
 
 from airflow_llm_batch.emulator import Emulator
-
-
-def openai_client(emulator, **options):
-    return openai.OpenAI(base_url=emulator.openai_url, api_key=SECRET, max_retries=0, **options)
-
-
-def anthropic_client(emulator, **options):
-    return anthropic.Anthropic(base_url=emulator.url, api_key=SECRET, max_retries=0, **options)
-
-
-def line(custom_id, body, url="/v1/chat/completions"):
-    return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": body}).encode()
-
-
-def chat(text, **more):
-    return {"model": "gpt-5-mini", "messages": [{"role": "user", "content": text}], **more}
-
-
-def upload(client, *lines):
-    return client.files.create(purpose="batch", file=("in.jsonl", b"\n".join(lines)))
-
-
-def create(client, file, endpoint="/v1/chat/completions", **more):
-    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h", **more)
-
-
-def until(read, wanted, tries=200):
-    for _ in range(tries):
-        batch = read()
-        if wanted(batch):
-            return batch
-        time.sleep(0.02)
-    raise AssertionError(f"never reached: {batch}")
 
 
 def test_openai_batch_moves_through_its_states_and_answers_every_line():
@@ -173,11 +140,6 @@ def test_openai_synchronous_endpoints_echo_fill_schemas_and_call_tools(emulator)
     vectors = client.embeddings.create(model="text-embedding-3-small", input=["a", "b"], dimensions=8).data
     assert [len(v.embedding) for v in vectors] == [8, 8]
     assert vectors[0].embedding != vectors[1].embedding
-
-
-def message(custom_id, text="hi", **more):
-    params = {"model": "claude-haiku-4-5", "max_tokens": 50, "messages": [{"role": "user", "content": text}], **more}
-    return {"custom_id": custom_id, "params": params}
 
 
 def test_anthropic_batch_is_created_read_listed_and_its_results_streamed():

@@ -12,6 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
 from support import MODELS, SECRET, read_jsonl
 from support.jobs import make_batch
+from support.tasks import run
 
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
@@ -26,15 +27,6 @@ from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor
 from airflow_llm_batch.triggers import BatchTrigger
-
-
-def run(context, conn_id, tmp_path, *, fetch=None, **submit):
-    """Submit, wait in poke mode, fetch; returns the summary and the landed rows."""
-    handle = SubmitBatchOperator(task_id="submit", conn_id=conn_id, **submit).execute(context)
-    waited = BatchSensor(task_id="wait", job=handle, deferrable=False, poke_interval=0.02).execute(context)
-    operator = FetchResultsOperator(task_id="fetch", job=waited, destination=f"file://{tmp_path}/out", **(fetch or {}))
-    summary = operator.execute(context)
-    return summary, [row for file in summary["files"] for row in read_jsonl(file)]
 
 
 def test_a_thousand_real_reviews_are_labelled_each_with_its_own_text(
