@@ -18,12 +18,16 @@ LOOK_AT = 100
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Lines split at ``\\n`` and nothing else: results contain raw U+2028 and U+0085."""
-    rest = b""
+    begun: list[bytes] = []
     for chunk in chunks:
-        lines = (rest + chunk).split(b"\n")
-        rest = lines.pop()
-        yield from lines
-    yield rest
+        first, *lines = chunk.split(b"\n")
+        begun.append(first)
+        if lines:
+            # Joined once a line, however many chunks it came in.
+            yield b"".join(begun)
+            yield from lines[:-1]
+            begun = [lines[-1]]
+    yield b"".join(begun)
 
 
 def batch_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[bytes]:

@@ -69,6 +69,7 @@ class Failure(msgspec.Struct):
 
     :param key: as JSON.
     :param round: the round that asked for it, whose shard ``shard`` is.
+    :param landed: the status of an earlier round's record of the row, which stays since this round has no answer.
     """
 
     row: int
@@ -78,6 +79,12 @@ class Failure(msgspec.Struct):
     error_message: str | None
     shard: int
     round: int = 1
+    landed: str | None = None
+
+    @property
+    def as_landed(self) -> str:
+        """The status of the record that lies there."""
+        return self.landed or self.status
 
 
 def usd(amount: float | None) -> str:

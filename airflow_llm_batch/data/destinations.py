@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.options import Target
     from airflow_llm_batch.results import Result
 
-#: what follows the stem in the name of a landed file
+#: what follows the stem in the name of a landed file; a mark of records that stayed is part of it
 ENDING = re.compile(r"(-r\d+)?(\.parquet|\.jsonl(\.gz|\.zst)?)$")
 
 
@@ -70,10 +70,10 @@ class Destination(Protocol):
         :param name: the same for every landing of the shard.
         """
 
-    def carry(self, layout: Layout, places: Sequence[str], number: int, without: Container[int]) -> Carrying:
+    def carry(self, layout: Layout, places: Sequence[str], mark: str, without: Container[int]) -> Carrying:
         """Write landed records anew, but for some rows.
 
-        :param number: of the round that they lie beside now.
+        :param mark: ends their names, and tells them apart from what they were.
         :raises FileNotFoundError: when one is gone.
         """
 
@@ -113,12 +113,12 @@ class FileDestination:
     def begin(self, layout: Layout, name: str) -> Parts:
         return Parts(lambda stem: self.file(layout, stem), name, self.largest)
 
-    def carry(self, layout: Layout, places: Sequence[str], number: int, without: Container[int]) -> CarriedFiles:
+    def carry(self, layout: Layout, places: Sequence[str], mark: str, without: Container[int]) -> CarriedFiles:
         carried = CarriedFiles()
         try:
             for place in places:
                 stem = ENDING.sub("", place.rpartition("/")[2])
-                carried.take(self.file(layout, f"{stem}-r{number}"), place, without)
+                carried.take(self.file(layout, f"{stem}-{mark}"), place, without)
         except BaseException:
             carried.discard()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: characters that have a meaning in the name of a job's directory, or none in a path
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+#: characters of a model's and its connection's name that a directory is called by
+LONGEST = 100
 
 
 class Asked(NamedTuple):
@@ -51,8 +54,17 @@ def asked_models(models: Any, request: RequestTemplate | None, conn_id: str) -> 
     for model, connection in named:
         own = copy.copy(request)
         own.model = model
-        asked.append(Asked(connection, own, UNSAFE.sub("_", f"{model}_{connection}")[:100]))
+        asked.append(Asked(connection, own, job_name(model, connection)))
     return asked
+
+
+def job_name(model: str, conn_id: str) -> str:
+    """What tells a model's job apart: readable, and never equal for two models, or for one on two connections."""
+    given = f"{model}_{conn_id}"
+    clean = UNSAFE.sub("_", given)[:LONGEST]
+    unlike = clean != given or "_" in model
+    digest = hashlib.sha256(f"{model}\0{conn_id}".encode()).hexdigest()[:8]
+    return f"{clean}-{digest}" if unlike else clean
 
 
 def model_and_connection(given: Any, conn_id: str) -> tuple[str, str]:

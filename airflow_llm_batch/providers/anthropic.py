@@ -26,6 +26,8 @@ from airflow_llm_batch.providers.base import (
     same_origin,
     streamed,
 )
+from airflow_llm_batch.providers.batches import batch_id, moment, readable
+from airflow_llm_batch.providers.coerce import members, whole, word
 from airflow_llm_batch.providers.images import anthropic_tokens
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
@@ -130,7 +132,7 @@ class Anthropic(Provider):
         query = {"after_id": after, "limit": limit or self.page_size}
         response = yield httpx.Request("GET", self.url("v1", "messages", "batches", query=query))
         body = self.expect(response, "a listing of batches")
-        items = [parse_batch(item) for item in body.get("data") or []]
+        items = readable(body.get("data"), parse_batch)
         return Page(items, items[-1].id if items and body.get("has_more") else None)
 
     def cancel(self, batch_id: str) -> Flow[Batch]:
@@ -164,13 +166,21 @@ class Anthropic(Provider):
         # Behind a gateway results_url names a host that our credentials must not go to; its path is documented.
         ours = httpx.URL(self.base_url)
         own = self.url("v1", "messages", "batches", batch.id, "results")
-        return [httpx.Request("GET", url if same_origin(httpx.URL(url), ours) else own) for url in batch.files]
+        return [httpx.Request("GET", url if is_of(url, ours) else own) for url in batch.files]
 
     def read(self, line: bytes) -> Result:
         return read_frequent(line) or super().read(line)
 
     def decode(self, line: dict[str, Any]) -> Result:
         return read_line(line)
+
+
+def is_of(address: str, origin: httpx.URL) -> bool:
+    """Whether an address can be read, and is below an origin."""
+    try:
+        return same_origin(httpx.URL(address), origin)
+    except (httpx.InvalidURL, ValueError, TypeError):
+        return False
 
 
 def commas(content: Payload, last: int) -> Any:
@@ -185,22 +195,22 @@ def commas(content: Payload, last: int) -> Any:
 
 
 def parse_batch(raw: dict[str, Any]) -> Batch:
-    counts = raw.get("request_counts") or {}
-    status = str(raw.get("processing_status") or "")
+    counts = members(raw.get("request_counts"))
+    status = word(raw.get("processing_status")) or ""
     names = ("processing", "succeeded", "errored", "canceled", "expired")
-    counted = {name: int(counts.get(name) or 0) for name in names}
+    counted = {name: max(whole(counts.get(name)) or 0, 0) for name in names}
     total = sum(counted.values())
     ended = status == "ended"
-    url = raw.get("results_url")
+    url = word(raw.get("results_url"))
     return Batch(
-        id=str(raw["id"]),
+        id=batch_id(raw),
         status=status,
         outcome=outcome_of(counted, total) if ended else None,
         total=total,
         # The counters stay 0 until the whole batch has ended: no progress to tell before.
         succeeded=counted["succeeded"] if ended else None,
         failed=counted["errored"] if ended else None,
-        created_at=datetime.fromisoformat(raw["created_at"]) if raw.get("created_at") else None,
+        created_at=moment(raw.get("created_at")),
         files=(url,) if url else (),
         known=ended or status in ("in_progress", "canceling"),
     )

@@ -6,7 +6,7 @@ Source: wire facts of OpenAI's OpenAPI document and SDK (files, batches); limits
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import httpx
@@ -25,6 +25,8 @@ from airflow_llm_batch.providers.base import (
     repeatable,
     streamed,
 )
+from airflow_llm_batch.providers.batches import batch_id, errors_of, moment, readable
+from airflow_llm_batch.providers.coerce import members, text_of, whole, word
 from airflow_llm_batch.providers.images import openai_tokens
 from airflow_llm_batch.providers.openai_chat import (
     CAP,
@@ -199,7 +201,7 @@ class OpenAI(Provider):
             "GET", self.url("batches", query={"after": after, "limit": limit or self.page_size})
         )
         body = self.expect(response, "a listing of batches")
-        items = [self.parse(item) for item in body.get("data") or []]
+        items = readable(body.get("data"), self.parse)
         # LiteLLM routes by ids it makes up, and pages by the vendor's own.
         last = body.get("last_id") or (items[-1].id if items else None)
         return Page(items, last if items and body.get("has_more") else None)
@@ -236,25 +238,23 @@ class OpenAI(Provider):
 
 def parse_batch(raw: dict[str, Any]) -> Batch:
     """A batch object as OpenAI and its kin spell it: capitals, nulls and missing fields are all met in the wild."""
-    status = str(raw.get("status") or "").lower()
-    counts = raw.get("request_counts") or {}
+    status = (word(raw.get("status")) or "").lower()
+    counts = members(raw.get("request_counts"))
     outcome = OUTCOMES.get(status)
-    if outcome == "completed" and counts.get("failed"):
+    if outcome == "completed" and whole(counts.get("failed")):
         outcome = "partial"
-    created = raw.get("created_at")
+    files = (word(raw.get(name)) for name in ("output_file_id", "error_file_id"))
     return Batch(
-        id=str(raw["id"]),
+        id=batch_id(raw),
         status=status,
         outcome=outcome,
-        total=counts.get("total"),
-        succeeded=counts.get("completed"),
-        failed=counts.get("failed"),
-        created_at=datetime.fromtimestamp(created, UTC) if isinstance(created, int | float) else None,
-        input_ref=raw.get("input_file_id") or None,
-        files=tuple(raw[name] for name in ("output_file_id", "error_file_id") if raw.get(name)),
-        errors=tuple(
-            (str(e.get("code") or ""), str(e.get("message") or "")) for e in (raw.get("errors") or {}).get("data") or ()
-        ),
-        metadata={str(k): str(v) for k, v in (raw.get("metadata") or {}).items()},
+        total=whole(counts.get("total")),
+        succeeded=whole(counts.get("completed")),
+        failed=whole(counts.get("failed")),
+        created_at=moment(raw.get("created_at")),
+        input_ref=word(raw.get("input_file_id")),
+        files=tuple(file for file in files if file),
+        errors=errors_of(raw.get("errors")),
+        metadata={str(k): text_of(v) or "" for k, v in members(raw.get("metadata")).items()},
         known=status in OUTCOMES or status in RUNNING,
     )

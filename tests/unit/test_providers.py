@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.models import Shard
@@ -62,7 +64,8 @@ class TestOpenAI(ProviderContract):
         batch = drive(
             self.made.get("b"), {**raw, "endpoint": None, "metadata": None, "created_at": "2026-01-01T00:00:00Z"}
         )[1]
-        assert (batch.outcome, batch.files, batch.total, batch.created_at) == ("completed", ("o",), None, None)
+        assert (batch.outcome, batch.files, batch.total) == ("completed", ("o",), None)
+        assert batch.created_at == datetime(2026, 1, 1, tzinfo=UTC)
         partly = self.raw("b", "completed") | {"request_counts": {"total": 2, "completed": 1, "failed": 1}}
         assert drive(self.made.get("b"), partly)[1].outcome == "partial"
 
@@ -338,3 +341,27 @@ def test_find_asks_only_for_what_is_recent():
     page = {"data": [raw], "has_more": False}
     shard = Shard(endpoint="", key="k", rows=2)
     assert drive(OpenAI("http://h").find(shard, NOW), page)[1] == []
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=6), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@pytest.mark.parametrize("kind", [TestOpenAI, TestAnthropic])
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_an_odd_batch_in_a_listing_hides_no_other(kind, data):
+    """Any JSON value in any field of somebody else's batch: ours is found; of our own, what can be read is."""
+    suite = kind()
+    names = [*suite.raw("x", suite.running), "metadata", "request_counts", "results_url", "errors", "output_file_id"]
+    changed = data.draw(st.dictionaries(st.sampled_from(names), ODD, max_size=4))
+    ours = suite.raw("ours", suite.ended)
+    odd = {**suite.raw("odd", suite.running), **changed}
+    page = drive(suite.made.list(), suite.page([odd, "no batch at all", None, ours], more=False))[1]
+    assert [batch.id for batch in page.items][-1] == "ours"
+    mine = {**ours, **{name: value for name, value in changed.items() if name != "id"}}
+    assert drive(suite.made.get("ours"), mine)[1].id == "ours"
+    list(suite.made.downloads(drive(suite.made.get("ours"), mine)[1]))

@@ -35,7 +35,7 @@ class Journal:
         self.store, self.index = store, index
         # In the order of their names the files are in that of their tries.
         self.token = f"{time.time_ns() // 10**6:013d}-{uuid.uuid4().hex[:8]}"
-        self.number = 0
+        self.number = self.size = 0
         self.file: int | None = None
         self.lines = bytearray()
         self.written_at = time.monotonic()
@@ -51,7 +51,11 @@ class Journal:
     def add(self, line: bytes) -> None:
         """Keep an answer."""
         if self.file is not None:
-            os.write(self.file, line + b"\n")
+            left = memoryview(line + b"\n")
+            while left:
+                # A full disk, or a signal, lets a write take less than it was given.
+                left = left[os.write(self.file, left) :]
+            self.size += len(line) + 1
             return
         self.lines += line + b"\n"
 
@@ -88,8 +92,15 @@ class Journal:
                     raise
                 await asyncio.sleep(2.0**attempt)
         if self.file is not None:
-            os.close(self.file)
-            self.file = None
+            try:
+                written = os.fstat(self.file).st_size
+            finally:
+                os.close(self.file)
+                self.file = None
+            if written != self.size:
+                raise OSError(
+                    f"{self.path()} has {written:,} bytes where {self.size:,} were written: answers are lost."
+                )
 
 
 def journal_lines(store: JobStore, index: int) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 
 class RowSet(Container[int]):
@@ -20,6 +20,11 @@ class RowSet(Container[int]):
             self.bits[byte] |= 1 << bit
             self.count += 1
 
+    def discard(self, row: int) -> None:
+        if row in self:
+            self.bits[row // 8] &= ~(1 << row % 8)
+            self.count -= 1
+
     def update(self, other: RowSet) -> None:
         """Take in all rows of another set."""
         if len(other.bits) > len(self.bits):
@@ -32,6 +37,12 @@ class RowSet(Container[int]):
         assert isinstance(row, int)
         byte, bit = divmod(row, 8)
         return byte < len(self.bits) and bool(self.bits[byte] >> bit & 1)
+
+    def __iter__(self) -> Iterator[int]:
+        for byte, bits in enumerate(self.bits):
+            for bit in range(8):
+                if bits >> bit & 1:
+                    yield byte * 8 + bit
 
     def __len__(self) -> int:
         return self.count

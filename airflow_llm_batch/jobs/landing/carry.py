@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
 from airflow_llm_batch.jobs.directory.rows import asked_rows
+from airflow_llm_batch.jobs.directory.rowset import RowSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.models import Job
     from airflow_llm_batch.results import Failure, Manifest
+
+
+#: statuses of rows that have an answer, paid for though it is not what was wanted
+ANSWERED = frozenset({"truncated", "invalid", "refused"})
+#: and of rows that have none
+WITHOUT_ANSWER = frozenset({"errored", "expired", "cancelled", "missing"})
 
 
 class Earlier:
@@ -36,6 +44,13 @@ class Earlier:
         self.manifest, self.repaired, self.round = manifest, repaired, job.round
         self.destination = destination
         self.asked = asked_rows(store, job)
+        #: of the rows that are asked again those whose landed record holds an answer, by its status
+        self.answered: dict[str, RowSet] = {}
+        for failure in repaired.failures():
+            if failure.row in self.asked and failure.as_landed in ANSWERED:
+                self.answered.setdefault(failure.as_landed, RowSet()).add(failure.row)
+        #: and those of them whose record stays, since this round has no answer, by what it has instead
+        self.kept: dict[str, RowSet] = {}
         self.places = manifest.files
         if before is not None and before.carried and not destination.holds(self.places):
             # A landing of this job has taken their place.
@@ -49,7 +64,7 @@ class Earlier:
         if not len(self.asked) and self.is_there:
             return Kept(self.places)
         try:
-            carried = self.destination.carry(layout, self.places, self.round, self.asked)
+            carried = self.destination.carry(layout, self.places, f"r{self.round}", self.asked)
         except FileNotFoundError as error:
             raise ResultsUnusable(
                 f"{error} was landed by an earlier round and is gone. Clear the task that landed it (its job is "
@@ -61,6 +76,33 @@ class Earlier:
             carried.discard()
             raise
         return carried
+
+    def keeps(self, row: int, status: str) -> str | None:
+        """The status of an earlier record that stays, since the row was answered then and is not now.
+
+        :param status: what this round has made of the row.
+        """
+        earlier = next((was for was, rows in self.answered.items() if row in rows), None)
+        for rows in self.kept.values():
+            # A shard may be read more than once.
+            rows.discard(row)
+        if earlier is None or status not in WITHOUT_ANSWER:
+            return None
+        self.kept.setdefault(status, RowSet()).add(row)
+        return earlier
+
+    def carry_kept(self, layout: Layout) -> Unpublished:
+        """The records that stay; nothing is published yet."""
+        if not any(map(len, self.kept.values())):
+            return Kept([])
+        return self.destination.carry(layout, self.places, f"k{self.round}", Others(self.kept.values()))
+
+    def count_kept(self, counts: Counter[str]) -> None:
+        """Rows whose record stays count as what they are there, and not as what this round has made of them."""
+        for status, rows in self.kept.items():
+            counts[status] -= len(rows)
+        for status, rows in self.answered.items():
+            counts[status] += sum(row in kept for kept in self.kept.values() for row in rows)
 
     @property
     def is_there(self) -> bool:
@@ -87,8 +129,18 @@ class Earlier:
         counts = Counter(self.manifest.counts)
         for failure in self.repaired.failures():
             if failure.row in self.asked:
-                counts[failure.status] -= 1
+                counts[failure.as_landed] -= 1
         return counts
+
+
+class Others(Container[int]):
+    """Every row but some."""
+
+    def __init__(self, sets: Iterable[RowSet]) -> None:
+        self.sets = list(sets)
+
+    def __contains__(self, row: object) -> bool:
+        return not any(row in rows for rows in self.sets)
 
 
 class Kept:

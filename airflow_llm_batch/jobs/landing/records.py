@@ -79,6 +79,7 @@ class Landing:
         self.tally = Tally()
         #: this round alone
         self.own = Tally()
+        self.earlier: Earlier | None = None
         self.dropped: Counter[str] = Counter({"duplicate": 0, "foreign": 0, "garbage": 0})
         self.files: list[str] = []
         self.encode = msgspec.json.Encoder().encode
@@ -89,10 +90,11 @@ class Landing:
         :param batches: each shard's batch as it ended.
         :param before: the manifest of an earlier landing of this job.
         """
-        earlier = self.earlier_rounds(before)
+        earlier = self.earlier = self.earlier_rounds(before)
         progress = StepLog(self.log, "rows landed", self.job.rows)
         self.aside, self.failed = SideFile(self.store.path("aside.jsonl")), SideFile(self.store.failed())
         carried: Unpublished = Kept([])
+        stays: Unpublished = Kept([])
         try:
             # What may be refused comes before the first file is published.
             if earlier is not None:
@@ -102,16 +104,19 @@ class Landing:
                 self.land_shard(shard, batches[shard.index], progress)
             self.own, counts = self.tally.copy(), self.tally.counts
             if earlier is not None:
+                stays = earlier.carry_kept(self.layout)
                 for failure in earlier.failures():
                     self.keep_failure(failure)
                 self.failed.keep()
                 counts.update(earlier.counts())
+                earlier.count_kept(counts)
                 self.dropped.update(earlier.manifest.dropped)
                 self.tally.add_usage(earlier.manifest)
             self.hold()
-            kept = carried.commit()
+            kept = [*carried.commit(), *stays.commit()]
         except BaseException:
             carried.discard()
+            stays.discard()
             self.aside.discard()
             self.failed.discard()
             raise
@@ -292,15 +297,19 @@ class Landing:
         result.key, result.row, result.shard, result.round = entry.key, entry.row, shard.index, self.job.round
         result.provider = self.job.provider
         result.cost_usd = dollars(cost.paid) if cost else None
-        try:
-            records.write(result, entry.columns)
-        except Unwritable as error:
-            records.write(without_answer(result, str(error), line), entry.columns)
+        stays = self.earlier.keeps(entry.row, result.status) if self.earlier is not None else None
+        # What was answered before was paid for, and is worth more than the news that it was asked in vain.
+        if stays is None:
+            try:
+                records.write(result, entry.columns)
+            except Unwritable as error:
+                records.write(without_answer(result, str(error), line), entry.columns)
         self.tally.add(result, cost)
         if result.status != "succeeded":
             code = result.error_code or (result.finish_reason if result.status == "truncated" else None)
             message = result.error_message and result.error_message[:LONGEST]
-            self.keep_failure(Failure(entry.row, entry.key, result.status, code, message, shard.index, self.job.round))
+            place = shard.index, self.job.round
+            self.keep_failure(Failure(entry.row, entry.key, result.status, code, message, *place, stays))
 
     def keep_failure(self, failure: Failure) -> None:
         """A row that did not succeed: its reason counts, and the next round and the job's page may want to know."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Call
     from airflow_llm_batch.results import Result
 
+#: a 429 that no waiting ends: the request alone is above the limit of a minute
+TOO_LARGE = re.compile(rb"request too large|must be reduced", re.IGNORECASE)
+#: by how much longer a request waits while no other is answered well either
+STORM = 6
+#: answers of 403 in a row, none good before, that tell of the key and not of a row
+MOST_FORBIDDEN = 3
 #: seconds between two tries of a call, doubled with each, at most a minute
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-#: marks an answer of ours for a call that got none: it is landed, and called again by the next try
 #: what no vendor answers: there was no answer
 NO_ANSWER = 599
 
@@ -67,6 +73,8 @@ class Vendor:
         self.pace = Pace(calls.concurrency, calls.requests_per_minute, calls.tokens_per_minute)
         self.idle: list[Wire] = []
         self.good = 0
+        #: answers of 403 in a row
+        self.forbidden = 0
         #: whether it has ever answered anything, and how many calls in a row it has not
         self.heard = False
         self.silent = 0
@@ -91,6 +99,7 @@ class Vendor:
         call = self.provider.call(request)
         trouble = self._unanswered(call, "timeout", f"No answer within {self.calls.timeout:.0f} seconds.")
         left, tries = self.calls.timeout, 0
+        limited = Limited(self.calls.timeout)
         while tries <= self.retries and left > 0:
             status, body, pause, spent = await self._try(call, tokens, left)
             left -= spent
@@ -101,6 +110,8 @@ class Vendor:
                 self.silent = 0
                 trouble = self.provider.answered(call.custom_id, status, body)
                 if not self._may_pass(status, body, trouble):
+                    return trouble
+                if status == httpx.codes.TOO_MANY_REQUESTS and limited.is_hopeless(body, self.good):
                     return trouble
             # To be told to slow down is no failure, and the wait for one's turn is not the call's time.
             tries += status != httpx.codes.TOO_MANY_REQUESTS
@@ -143,10 +154,11 @@ class Vendor:
                 return 0, None, None, time.monotonic() - began
             spent = time.monotonic() - began
         status = response.status_code
+        self.forbidden = self.forbidden + 1 if status == httpx.codes.FORBIDDEN else 0
         if response.is_success:
             self.good += 1
             self.pace.went_well()
-        elif is_fatal(status, self.provider.error_of(response), self.good):
+        elif is_fatal(status, self.provider.error_of(response), self.good, self.forbidden):
             raise self.redacted(
                 RefusedForGood(
                     f"{self.provider.name} at {self.origin} refuses the key, the permission or the quota (HTTP "
@@ -176,11 +188,38 @@ class Vendor:
             await wire.close()
 
 
-def is_fatal(status: int, error: tuple[str, str], good: int) -> bool:
-    """Whether an answer concerns every call: a refused key, an empty account, a permission that was never there."""
+class Limited:
+    """How long one request is told to wait: a limit that others pass below is the request's own.
+
+    :param patience: seconds.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self.since: float | None = None
+        self.good = 0
+
+    def is_hopeless(self, body: bytes, good: int) -> bool:
+        """Whether to give it up.
+
+        :param good: calls that were answered well so far.
+        """
+        if TOO_LARGE.search(body):
+            return True
+        if self.since is None:
+            self.since, self.good = time.monotonic(), good
+        waited = time.monotonic() - self.since
+        return waited > self.patience * (1 if good > self.good else STORM)
+
+
+def is_fatal(status: int, error: tuple[str, str], good: int, forbidden: int) -> bool:
+    """Whether an answer concerns every call: a refused key, an empty account, a permission that was never there.
+
+    :param forbidden: answers of 403 in a row: one alone may be about what its row says.
+    """
     empty = status == httpx.codes.PAYMENT_REQUIRED or (400 <= status < 500 and is_empty_account(*error))
-    forbidden = status == httpx.codes.FORBIDDEN and not good and not is_passing_code(error[0])
-    return status == httpx.codes.UNAUTHORIZED or empty or forbidden
+    never = forbidden >= MOST_FORBIDDEN and not good and not is_passing_code(error[0])
+    return status == httpx.codes.UNAUTHORIZED or empty or never
 
 
 def backoff(tries: int) -> float:

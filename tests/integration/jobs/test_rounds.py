@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
-from support import MODELS
+from support import MODELS, read_jsonl
 from support.tasks import drive, explicit, landed, next_task, operator
 
 from airflow_llm_batch.data import ChatRequest, FailedRows
@@ -346,3 +346,35 @@ def test_row_sets_hold_what_was_added():
         rows.add(row)
     assert [row for row in range(20) if row in rows] == [0, 9]
     assert (1_000_003 in rows, 1_000_004 in rows, 10**9 in rows, len(rows)) == (True, False, False, 3)
+
+
+@pytest.mark.parametrize("file", ["jsonl", "parquet"])
+def test_a_repair_in_vain_keeps_what_was_answered_before(connect, context, tmp_path, file):
+    """A truncated row that is asked again and gets an error keeps its text: it was paid for."""
+    text = "a rather long text that does not fit into five tokens at all"
+    with Emulator(duration=0) as emulator:
+        asked = {"rows": [{"id": 1, "text": text}, {"id": 2, "text": "hi"}], "passthrough": None, "fail_on": "none",
+                 "request": ChatRequest("gpt-5-mini", user="{text}", max_tokens=5), "format": file}  # fmt: skip
+        task = operator(connect(emulator.url), tmp_path, also=["truncated"], max_rounds=1, **asked)
+        first = drive(task, context)
+        known = rows_of(first)
+        emulator.vendor.settings.faults.row_errors = 1.0
+        emulator.vendor.settings.faults.heal = None
+        again = drive(operator(connect(emulator.url), tmp_path, also=["truncated"], max_rounds=3, **asked), context)
+        assert len(emulator.vendor.batches) > 1
+    assert rows_of(again) == known
+    assert again["counts"] == first["counts"]
+    assert again["counts"]["truncated"] == 1
+    assert len(again["files"]) >= 1
+
+
+def rows_of(summary):
+    """Every landed record's key, status and text."""
+    import pyarrow.parquet
+
+    found = []
+    for file in summary["files"]:
+        path = file.removeprefix("file://")
+        rows = pyarrow.parquet.read_table(path).to_pylist() if path.endswith("parquet") else read_jsonl(path)
+        found += [(row["key"], row["status"], row["text"]) for row in rows]
+    return sorted(found)

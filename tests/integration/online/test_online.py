@@ -19,11 +19,18 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from hypothesis import given
 from hypothesis import strategies as st
 from support import MODELS, TESTS, read_jsonl
+from support.servers import GOOD, server
 from support.tasks import drive
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, Interrupted, RequestRejected
+from airflow_llm_batch.exceptions import (
+    BudgetExceeded,
+    ConfigurationError,
+    Interrupted,
+    RefusedForGood,
+    RequestRejected,
+)
 from airflow_llm_batch.jobs.directory.attempts import Attempts
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.online.pace import Bucket, Pace
@@ -711,3 +718,38 @@ def test_a_decorated_function_feeds_several_models(emulator, connect, context, t
         request=ChatRequest("x", max_tokens=9), models=["gpt-5-mini", "gpt-5"], destination=f"file://{tmp_path}/out",
     )  # fmt: skip
     assert drive(task, context)["rows"] == 4
+
+
+def test_a_request_that_never_fits_does_not_wait_forever(connect, context, tmp_path):
+    """429 for ever: at once where it says that the request is too large, after call_timeout where others pass."""
+
+    def answer(times, body):
+        text = body["messages"][0]["content"]
+        if "huge" in text:
+            said = "Request too large for gpt-5-mini: Limit 30000, Requested 40000. Tokens must be reduced."
+            return 429, {"error": {"code": "rate_limit_exceeded", "message": said}}
+        if "unlucky" in text:
+            return 429, {"error": {"code": "rate_limit_exceeded", "message": "Slow down."}}
+        return 200, GOOD
+
+    with server(answer) as (url, _, _):
+        rows = [{"id": name, "text": name} for name in ("huge", "a", "unlucky", *"bcdefgh")]
+        task = operator(connect(url), tmp_path, rows=rows, call_timeout=1.0, fail_on="none", concurrency=2)
+        summary = drive(task, context)
+    assert (summary["counts"]["succeeded"], summary["counts"]["errored"]) == (8, 2)
+
+
+def test_one_forbidden_row_does_not_stop_the_others(connect, context, tmp_path):
+    """A 403 on the first row may be about what it says; three in a row, and none good, are about the key."""
+
+    def answer(times, body):
+        return (403, {"error": {"message": "flagged"}}) if "bad" in body["messages"][0]["content"] else (200, GOOD)
+
+    with server(answer) as (url, _, _):
+        rows = [{"id": name, "text": name} for name in ("bad", "a", "b", "c", "d")]
+        task = operator(connect(url), tmp_path, rows=rows, concurrency=1, fail_on="none")
+        assert drive(task, context)["counts"]["succeeded"] == 4
+        context["ti"].run_id += "-b"
+        rows = [{"id": n, "text": "bad"} for n in range(9)]
+        with pytest.raises(RefusedForGood):
+            drive(operator(connect(url), tmp_path / "b", rows=rows, concurrency=1, fail_on="none"), context)

@@ -1,0 +1,52 @@
+"""A vendor's batch objects, read field by field: listings hold other people's too, and any field may be anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_llm_batch.exceptions import VendorUnavailable
+from airflow_llm_batch.models import Batch
+from airflow_llm_batch.providers.coerce import objects, text_of, word
+
+#: seconds since 1970 above which a time is taken for milliseconds
+MILLISECONDS = 10**11
+
+
+def moment(value: Any) -> datetime | None:
+    """A time as vendors spell it: seconds or milliseconds since 1970, or ISO 8601; None for anything else."""
+    try:
+        if isinstance(value, str) and value.strip().replace(".", "", 1).isdigit():
+            value = float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value / 1000 if value > MILLISECONDS else value, UTC)
+        read = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except (ValueError, OverflowError, OSError):
+        return None
+    return read if read is None or read.tzinfo else read.replace(tzinfo=UTC)
+
+
+def batch_id(raw: dict[str, Any]) -> str:
+    """:raises VendorUnavailable: for a batch without an id."""
+    found = word(raw.get("id"))
+    if found is None:
+        raise VendorUnavailable("The vendor told of a batch without an id.")
+    return found
+
+
+def errors_of(raw: Any) -> tuple[tuple[str, str], ...]:
+    """Why a batch as a whole failed."""
+    listed = raw.get("data") if isinstance(raw, dict) and "data" in raw else raw
+    return tuple((word(e.get("code")) or "", text_of(e.get("message")) or "") for e in objects(listed))
+
+
+def readable(listed: Any, parse: Callable[[dict[str, Any]], Batch]) -> list[Batch]:
+    """The batches of a listing; one that cannot be read is nobody's that we look for."""
+    found = []
+    for raw in objects(listed):
+        try:
+            found.append(parse(raw))
+        except Exception:  # noqa: S112  (somebody else's oddity must not hide ours)
+            continue
+    return found
