@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -37,12 +37,12 @@ def batch_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[bytes]:
             yield from (line for line in split_lines(chunks) if line and not line.isspace())
 
 
-def shows_ids(hook: LLMBatchHook, batch: Batch, prefix: str) -> bool | None:
-    """Whether a batch's results carry ids with our prefix; None when it has no results that could tell."""
+def shows_ids(hook: LLMBatchHook, batch: Batch, is_ours: Callable[[str], bool]) -> bool | None:
+    """Whether a batch's results carry ids of ours; None when it has no results that could tell."""
     ours = None
     for line in islice(batch_lines(hook, batch), LOOK_AT):
         try:
-            ours = str(parse_line(line)["custom_id"]).startswith(prefix)
+            ours = is_ours(str(parse_line(line)["custom_id"]))
         except UNREADABLE:
             continue
         if ours:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -210,7 +211,7 @@ class LLMBatchHook(BaseHook):
         """
         from airflow_llm_batch.transport import Transport
 
-        provider, key = self.provider, self.connection.password or ""
+        provider, key = self.provider, key_of(self.connection)
         if not key and provider.base_url == type(provider)().base_url:
             raise ConfigurationError(
                 f"Connection {self.conn_id!r} has no key for {provider.base_url}; set it as the password. "
@@ -252,6 +253,14 @@ class LLMBatchHook(BaseHook):
         with self.transport.stream(request) as chunks:
             yield chunks
 
+    def vendor_time(self) -> datetime | None:
+        """Now, by the vendor's clock; where batches are told apart by their time alone it is asked for."""
+        if self.transport.clock_ahead is None and not self.provider.keeps_metadata:
+            with suppress(LLMBatchError):
+                self.list_batches(limit=1)
+        ahead = self.transport.clock_ahead
+        return None if ahead is None else datetime.now(UTC) + timedelta(seconds=ahead)
+
     def get_conn(self) -> httpx.Client:
         """The HTTP client; it authenticates towards the configured host only."""
         return self.transport.client
@@ -262,14 +271,33 @@ class LLMBatchHook(BaseHook):
             self.transport.close()
 
 
+def key_of(connection: Connection) -> str:
+    """The key, without what was copied along with it.
+
+    :raises ConfigurationError: for one that no header can carry; the key is not in the message.
+    """
+    key = (connection.password or "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError(
+            f"The key of connection {connection.conn_id!r} has a blank, a line break or an odd letter in it. "
+            "Copy it anew into the password. Nothing was sent."
+        )
+    return key
+
+
 def base_url(connection: Connection) -> str | None:
     """The connection's address: a whole URL in ``host``, or ``host`` with ``port`` and ``schema`` beside it."""
     host = (connection.host or "").strip()
     if not host:
         return None
-    if "@" in host.partition("://")[2].partition("/")[0]:
+    if "@" in host.rpartition("://")[2].partition("/")[0]:
         raise ConfigurationError(
             "The connection's host holds credentials; put the key into the password. Nothing was sent."
+        )
+    if "?" in host or "#" in host:
+        raise ConfigurationError(
+            "The connection's host holds parameters; put them into the extra's 'query', and a key into the password. "
+            "Nothing was sent."
         )
     if "://" in host:
         return host

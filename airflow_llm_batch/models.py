@@ -238,6 +238,7 @@ class Intent(Fact):
     at: datetime
     input_ref: str | None = None
     owner: dict[str, Any] | None = None
+    vendor_at: datetime | None = None
 
 
 class Holder(Fact):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import email.utils
+import json
 import logging
 import re
 import ssl
-from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import quote, quote_plus
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt, wait_random_exponential
 
 from airflow_llm_batch import __version__
 from airflow_llm_batch.exceptions import LLMBatchError, VendorUnavailable
+from airflow_llm_batch.models import Batch, Page
 from airflow_llm_batch.providers.base import REPEATABLE, Payload, same_origin
 from airflow_llm_batch.providers.troubles import is_full, may_pass
 from airflow_llm_batch.storage import file_size, open_blocks, read_chunks
@@ -43,6 +47,22 @@ SHORTEST_SECRET = 4
 # httpx tells of every call at INFO: a day's wait would fill the task log with them.
 if logging.getLogger("httpx").level == logging.NOTSET:
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def spellings(secrets: Iterable[str]) -> list[str]:
+    """Every way in which a secret may stand in a text: as it is, escaped, in an address, in a header of basic auth."""
+    found: set[str] = set()
+    for secret in (secret for secret in secrets if len(secret) >= SHORTEST_SECRET):
+        packed = (base64.b64encode(text.encode()).decode() for text in (secret, f":{secret}"))
+        found |= {
+            secret,
+            repr(secret)[1:-1],
+            json.dumps(secret)[1:-1],
+            quote(secret, safe=""),
+            quote_plus(secret),
+            *packed,
+        }
+    return sorted(found, key=len, reverse=True)
 
 
 @cache
@@ -77,14 +97,17 @@ class Transport:
     ) -> None:
         self.provider = provider
         self.retries = int(retries)
-        self.key = key
+        #: seconds by which the vendor's clock is ahead of ours, None before it has told
+        self.clock_ahead: float | None = None
         self.connect_timeout = connect_timeout
-        agent = {"user-agent": f"airflow-provider-llm-batch/{__version__}"}
+        # Nothing compressed is asked for: a small answer may be a large one in memory.
+        agent = {"user-agent": f"airflow-provider-llm-batch/{__version__}", "accept-encoding": "identity"}
         #: for a connection to the provider's own host and no other
         own = {**provider.headers(key or "none"), **{k.lower(): v for k, v in provider.extra_headers.items()}}
         self.headers = {**agent, **own}
         #: what must not be told: the key, and headers that hold another
-        self.secrets = [key, *(v for k, v in provider.extra_headers.items() if SECRET.search(k))]
+        given = {**provider.query, **provider.form, **provider.extra_headers}
+        self.secrets = spellings([key, *(value for name, value in given.items() if SECRET.search(name))])
         self.options: dict[str, Any] = {
             "verify": ssl_context(),
             "auth": HostAuth(provider.base_url, own),
@@ -112,16 +135,34 @@ class Transport:
                 request = flow.send(self.send(request))
         except StopIteration as stop:
             value: T = stop.value
-            return value
+            return self.cleaned(value)
         except LLMBatchError as error:
             raise self.redacted(error) from None
 
-    def redacted(self, error: LLMBatchError) -> LLMBatchError:
-        """The error without the key, which some vendors quote when they refuse it."""
+    def redact(self, text: str) -> str:
+        """A text without the key, which some vendors quote."""
         for secret in self.secrets:
-            if len(secret) < SHORTEST_SECRET:
-                continue
-            error.args = tuple(str(arg).replace(secret, "***") for arg in error.args)
+            text = text.replace(secret, "***")
+        return text
+
+    def cleaned(self, value: T) -> T:
+        """What a vendor has told, without the key where it tells of errors."""
+        if isinstance(value, Page):
+            return cast("T", Page([self.cleaned(batch) for batch in value.items], value.after))
+        if isinstance(value, Batch) and value.errors:
+            errors = tuple((code, self.redact(message)) for code, message in value.errors)
+            return cast("T", value.model_copy(update={"errors": errors}))
+        return value
+
+    def heard(self, response: httpx.Response) -> None:
+        """Compare clocks, by the answer's own date."""
+        with suppress(KeyError, ValueError, TypeError):
+            date = email.utils.parsedate_to_datetime(response.headers["date"])
+            self.clock_ahead = (date - datetime.now(UTC)).total_seconds()
+
+    def redacted(self, error: LLMBatchError) -> LLMBatchError:
+        """The error without the key."""
+        error.args = tuple(self.redact(str(arg)) for arg in error.args)
         return error
 
     async def arun(self, flow: Flow[T], client: httpx.AsyncClient) -> T:
@@ -141,6 +182,7 @@ class Transport:
                     response: httpx.Response = await AsyncRetrying(**self.policy(request))(client.send, request)
                 except httpx.RequestError as error:
                     raise unavailable(request, error) from None
+                self.heard(response)
                 if len(response.content) > LARGE:
                     request, value = await asyncio.to_thread(proceed, response)
                 else:
@@ -148,7 +190,7 @@ class Transport:
         except LLMBatchError as error:
             raise self.redacted(error) from None
         result: T = value
-        return result
+        return self.cleaned(result)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -159,7 +201,8 @@ class Transport:
         try:
             response: httpx.Response = Retrying(**self.policy(request))(self.client.send, request, stream=stream)
         except httpx.RequestError as error:
-            raise unavailable(request, error) from None
+            raise self.redacted(unavailable(request, error)) from None
+        self.heard(response)
         return response
 
     @contextmanager

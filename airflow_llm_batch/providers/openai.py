@@ -184,9 +184,10 @@ class OpenAI(Provider):
         after = None
         for _ in range(self.find_pages):
             page = yield from self.list(after)
-            recent = [b for b in page.items if b.created_at is None or b.created_at >= earliest]
-            found += [b for b in recent if b.metadata.get(KEY) == shard.key or (ref and b.input_ref == ref)]
-            oldest = page.items[-1].created_at if page.items else None
+            # Our own key, or file, proves a batch to be ours whatever its time says: the time ends the search alone.
+            found += [b for b in page.items if b.metadata.get(KEY) == shard.key or (ref and b.input_ref == ref)]
+            times = [b.created_at for b in page.items if b.created_at is not None]
+            oldest = times[-1] if times else None
             if page.after is None or (oldest and oldest < earliest):
                 return found
             after = page.after

@@ -335,12 +335,13 @@ def test_an_unknown_provider_is_refused_with_the_known_ones():
     assert {provider_class(name).name for name in PROVIDERS} == set(PROVIDERS)
 
 
-def test_find_asks_only_for_what_is_recent():
-    """An old batch with our own key is not a candidate."""
-    raw = TestOpenAI().raw("old", "completed", at=NOW - timedelta(days=5), metadata={"airflow_llm_batch": "k"})
-    page = {"data": [raw], "has_more": False}
+def test_the_search_for_a_lost_create_ends_with_what_is_older():
+    """Our own key proves a batch to be ours whatever its time says; an older one ends the search."""
+    old = TestOpenAI().raw("old", "completed", at=NOW - timedelta(days=5), metadata={"airflow_llm_batch": "k"})
+    theirs = TestOpenAI().raw("theirs", "completed", at=NOW - timedelta(days=5))
     shard = Shard(endpoint="", key="k", rows=2)
-    assert drive(OpenAI("http://h").find(shard, NOW), page)[1] == []
+    requests, found = drive(OpenAI("http://h").find(shard, NOW), {"data": [old, theirs], "has_more": True})
+    assert ([batch.id for batch in found], len(requests)) == (["old"], 1)
 
 
 ODD = st.recursive(

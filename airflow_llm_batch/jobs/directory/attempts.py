@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from itertools import takewhile
@@ -71,6 +72,13 @@ class Attempts:
     def forget_uploaded(self) -> None:
         """The vendor has not, or does not take, the input file: the next try uploads another."""
         self.store.shard(self.index, "uploaded.json").unlink(missing_ok=True)
+
+    def own(self, batch_id: str) -> bool:
+        """Take a batch for this shard; False for one that is another shard's: a batch belongs to one, ever."""
+        name = hashlib.sha256(batch_id.encode()).hexdigest()[:32]
+        path = self.store.path("batches", f"{name}.json")
+        ours = msgspec.json.encode({"batch": batch_id, "shard": self.index})
+        return create_exclusive(path, ours) or read_small(path) in (ours, b"", None)
 
     def is_creating(self) -> bool:
         """Whether a create was claimed and nothing is known of what came of it."""

@@ -107,14 +107,21 @@ def sent(store: JobStore, index: int, token: str) -> Iterator[tuple[bytes, bytes
         yield from zip(requests, rows, strict=True)
 
 
+def shard_rows(store: JobStore, shard: Shard) -> RowSet:
+    """Every row of a shard."""
+    number = msgspec.json.Decoder(RowNumber).decode
+    rows = RowSet()
+    with open_blocks(store.rows(shard.index, shard.token)) as lines:
+        for line in lines:
+            rows.add(number(line).row)
+    return rows
+
+
 def asked_rows(store: JobStore, job: Job) -> RowSet:
     """Every row of a job."""
-    number = msgspec.json.Decoder(RowNumber).decode
     asked = RowSet()
     for shard in job.shards:
-        with open_blocks(store.rows(shard.index, shard.token)) as lines:
-            for line in lines:
-                asked.add(number(line).row)
+        asked.update(shard_rows(store, shard))
     return asked
 
 

@@ -13,8 +13,8 @@ import msgspec
 from airflow_llm_batch.data.destinations import FileDestination
 from airflow_llm_batch.data.outputs import OutputCheck
 from airflow_llm_batch.data.sinks import Layout
-from airflow_llm_batch.downloads import batch_lines, shows_ids
-from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable, WaitEnded
+from airflow_llm_batch.downloads import batch_lines
+from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.journal import journal_lines
 from airflow_llm_batch.jobs.directory.rows import Entries, Entry
@@ -28,7 +28,7 @@ from airflow_llm_batch.jobs.landing.side import SideFile
 from airflow_llm_batch.jobs.money.budget import estimated_cost
 from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
-from airflow_llm_batch.jobs.submission.doubt import release, search_again
+from airflow_llm_batch.jobs.submission.doubt import confirm
 from airflow_llm_batch.models import Batch, Job, Shard, is_call
 from airflow_llm_batch.results import ROW_STATUSES, Failure, LandedRound, Manifest, Result
 from airflow_llm_batch.step_log import StepLog
@@ -83,6 +83,7 @@ class Landing:
         self.dropped: Counter[str] = Counter({"duplicate": 0, "foreign": 0, "garbage": 0})
         self.files: list[str] = []
         self.encode = msgspec.json.Encoder().encode
+        self.redact = hook.transport.redact
 
     def land(self, batches: dict[int, Batch], before: Manifest | None = None) -> Manifest:
         """Land every shard, and what earlier rounds have landed of the rows that this one does not ask.
@@ -100,7 +101,7 @@ class Landing:
             if earlier is not None:
                 carried = earlier.carry(self.layout)
             for shard in self.job.shards:
-                batches[shard.index] = self.confirm(shard, batches[shard.index])
+                batches[shard.index] = confirm(self.store, self.hook, self.job, shard, batches[shard.index])
                 self.land_shard(shard, batches[shard.index], progress)
             self.own, counts = self.tally.copy(), self.tally.counts
             if earlier is not None:
@@ -190,23 +191,6 @@ class Landing:
             landed_at=datetime.now(UTC),
         )
 
-    def confirm(self, shard: Shard, batch: Batch) -> Batch:
-        """The shard's batch for certain: one that was found by time and size has to show our ids.
-
-        :raises SubmissionUnconfirmed: when it is a stranger's and no other batch fits.
-        """
-        created = self.store.attempts(shard.index).created()
-        prefix = f"{self.job.id}-"
-        while created is not None and created.provisional and shows_ids(self.hook, batch, prefix) is False:
-            self.log.warning("Batch %s, taken for shard %d, is a stranger's; letting it go.", batch.id, shard.index)
-            release(self.store, shard.index, batch.id)
-            batch = search_again(self.store, self.hook, self.job, shard)
-            if batch.outcome is None:
-                raise WaitEnded(f"Shard {shard.index} is batch {batch.id}, which still runs; clear the waiting task.")
-            self.store.attempts(shard.index).save_ended(batch)
-            created = self.store.attempts(shard.index).created()
-        return batch
-
     def land_shard(self, shard: Shard, batch: Batch, progress: StepLog) -> None:
         entries = Entries.load(self.store, shard)
         ids = None
@@ -287,6 +271,10 @@ class Landing:
         :param price: what an answer costs that came as this one did.
         """
         line, result.raw = result.raw, None
+        if result.status != "succeeded":
+            # Some vendors quote the key in an error.
+            result.error_message = result.error_message and self.redact(result.error_message)
+            line = line and self.redact(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         if self.keep_raw and line is not None:
             result.raw = as_written(line)
         if self.check is not None:

@@ -66,7 +66,7 @@ class Vendor:
 
     def __init__(self, hook: LLMBatchHook, calls: Calls, check: OutputCheck | None = None) -> None:
         self.provider, self.calls, self.check = hook.provider, calls, check
-        self.redacted = hook.transport.redacted
+        self.redacted, self.redact = hook.transport.redacted, hook.transport.redact
         self.origin = httpx.URL(hook.provider.base_url)
         self.headers, self.connect_timeout = dict(hook.transport.headers), hook.transport.connect_timeout
         self.retries = hook.transport.retries if calls.retries is None else calls.retries
@@ -171,7 +171,10 @@ class Vendor:
         pause = retry_after(response)
         if status == httpx.codes.TOO_MANY_REQUESTS:
             self.pace.was_refused(pause)
-        return status, one_line(response.content, status), pause, spent
+        body = response.content
+        if not response.is_success:
+            body = self.redact(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        return status, one_line(body, status), pause, spent
 
     def is_good(self, line: bytes) -> bool:
         """Whether an answer is one to take: finished, not refused, and fit for the schema."""

@@ -12,12 +12,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_llm_batch.downloads import shows_ids
-from airflow_llm_batch.exceptions import SubmissionUnconfirmed
+from airflow_llm_batch.exceptions import SubmissionUnconfirmed, WaitEnded
 from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
+from airflow_llm_batch.jobs.directory.rows import shard_rows
+from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 
 if TYPE_CHECKING:
@@ -112,9 +115,9 @@ class Doubt:
                 return self.hook.get_batch(created.batch_id)
             over = time.time() >= deadline or (last_word == deadline and is_gone(intent.owner))
             found = self.candidates(intent)
-            if len(found) == 1:
+            if len(found) == 1 and self.attempts.own(found[0].id):
                 return found[0]
-            if found and self.on_doubt == "fail":
+            if len(found) > 1 and self.on_doubt == "fail":
                 raise SubmissionUnconfirmed(
                     f"Shard {self.index} may be any of the batches {', '.join(b.id for b in found)}: each was created "
                     f"in the same minutes with {self.shard.rows:,} rows, and {self.hook.provider.name} keeps nothing "
@@ -122,7 +125,7 @@ class Doubt:
                     f"recovery=Recovery(batch_ids={{{self.name!r}: '...'}}), or send the shard once more and perhaps "
                     "pay twice with Recovery(on_doubt='resubmit')."
                 )
-            if found or over:
+            if len(found) > 1 or over:
                 return None
             time.sleep(pause)
             pause = min(pause * 2, max(self.patience.settle / 4, 0.01))
@@ -133,14 +136,25 @@ class Doubt:
         taken = {created.batch_id for other in others if (created := other.created())}
         # An earlier try's batch, which failed for want of room, carries the same marks and is not this try's.
         taken |= self.attempts.strangers() | self.attempts.batches().keys()
-        found = self.hook.run(self.hook.provider.find(self.shard, intent.at, intent.input_ref))
-        latest = intent.at + timedelta(seconds=self._allowance() + CLOCKS_DIFFER)
-        found = [b for b in found if b.id not in taken and (b.created_at is None or b.created_at <= latest)]
+        since = intent.vendor_at or intent.at
+        found = self.hook.run(self.hook.provider.find(self.shard, since, intent.input_ref))
+        found = [batch for batch in found if batch.id not in taken]
         if self.hook.provider.keeps_metadata:
+            # What carries our own key needs no clock to be ours.
             return found
+        latest = since + timedelta(seconds=self._allowance() + CLOCKS_DIFFER)
+        found = [batch for batch in found if batch.created_at is None or batch.created_at <= latest]
         # Found by time and size alone. Of a batch that has ended, the results tell whose it is.
-        prefix = f"{self.job.id}-"
-        return [b for b in found if b.outcome is None or shows_ids(self.hook, b, prefix) is not False]
+        return [b for b in found if b.outcome is None or shows_ids(self.hook, b, self.is_ours) is not False]
+
+    def is_ours(self, custom_id: str) -> bool:
+        """Whether an id is one of this shard's rows, and not only of its job's."""
+        row = custom_id.removeprefix(f"{self.job.id}-")
+        return custom_id != row and row.isdigit() and int(row) in self.rows
+
+    @cached_property
+    def rows(self) -> RowSet:
+        return shard_rows(self.store, self.shard)
 
     @property
     def name(self) -> int | str:
@@ -179,7 +193,7 @@ def search_again(store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard) ->
     number = attempts.last()
     intent = attempts.intent(number)
     found = Doubt(store, hook, job, shard).candidates(intent)
-    if len(found) == 1:
+    if len(found) == 1 and attempts.own(found[0].id):
         attempts.begin(intent, number + 1)
         record(store, hook, shard.index, number + 1, found[0], adopted=True)
         return found[0]
@@ -197,3 +211,21 @@ def release(store: JobStore, index: int, batch_id: str) -> None:
     attempts = store.attempts(index)
     known = attempts.strangers() | {batch_id}
     attempts.save_void(attempts.last(), Void(reason="stranger", at=datetime.now(UTC), strangers=sorted(known)))
+
+
+def confirm(store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard, batch: Batch) -> Batch:
+    """The shard's ended batch for certain: one that was found by time and size has to show the shard's own ids.
+
+    :raises SubmissionUnconfirmed: when it is a stranger's and no other batch fits.
+    """
+    attempts, ours = store.attempts(shard.index), Doubt(store, hook, job, shard).is_ours
+    created = attempts.created()
+    while created is not None and created.provisional and shows_ids(hook, batch, ours) is False:
+        log.warning("Batch %s, taken for shard %d, is a stranger's; letting it go.", batch.id, shard.index)
+        release(store, shard.index, batch.id)
+        batch = search_again(store, hook, job, shard)
+        if batch.outcome is None:
+            raise WaitEnded(f"Shard {shard.index} is batch {batch.id}, which still runs; clear the waiting task.")
+        attempts.save_ended(batch)
+        created = attempts.created()
+    return batch

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
@@ -28,8 +27,8 @@ from airflow_llm_batch.jobs.directory.owner import this_process
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission.doubt import Doubt, in_flight, record
 from airflow_llm_batch.jobs.submission.room import Refusal, Room, never_fits
+from airflow_llm_batch.jobs.submission.summed import Summed
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
-from airflow_llm_batch.providers.base import Payload
 from airflow_llm_batch.providers.troubles import UNCLEAR, is_empty_account, is_full
 from airflow_llm_batch.step_log import StepLog
 from airflow_llm_batch.transport import stored_payload
@@ -180,7 +179,7 @@ class Submission:
     def _create(self, number: int) -> Created | None:
         """Claim a try and create; None when somebody else holds the claim, or when nothing came of it."""
         ref = self._upload()
-        intent = Intent(at=datetime.now(UTC), input_ref=ref, owner=this_process())
+        intent = Intent(at=datetime.now(UTC), input_ref=ref, owner=this_process(), vendor_at=self.hook.vendor_time())
         with in_flight(self.doubt.claim(number)):
             if self.wave.over or not self.attempts.begin(intent, number):
                 return None
@@ -209,6 +208,12 @@ class Submission:
                 )
                 self.hook.cancel_batch(batch.id)
                 return None
+            if not self.attempts.own(batch.id):
+                raise SubmissionUnconfirmed(
+                    f"The vendor answered the create of shard {self.index} with the id {batch.id}, which is another "
+                    "shard's batch. Whether it made one cannot be told; nothing was sent again. Look at the vendor's "
+                    "console, and name the batch with recovery=Recovery(batch_ids=...)."
+                )
             return self._record(number, batch, adopted=False)
 
     def _wait_for_room(self, number: int, error: RequestRejected) -> None:
@@ -276,24 +281,6 @@ class Submission:
         return created
 
 
-class Summed(Payload):
-    """A body that tells how much of it was sent, and knows the CRC-32 of what was."""
-
-    def __init__(self, content: Payload, what: str) -> None:
-        super().__init__(content.chunks, content.size)
-        self.what = what
-        self.crc32 = -1
-
-    def __iter__(self) -> Iterator[bytes]:
-        crc32 = 0
-        progress = StepLog(log, f"bytes of {self.what} sent", self.size)
-        for chunk in self.chunks():
-            crc32 = zlib.crc32(chunk, crc32)
-            yield chunk
-            progress.add(len(chunk))
-        self.crc32 = crc32
-
-
 def adopt(store: JobStore, hook: LLMBatchHook, job: Job, batch_ids: dict[int, str]) -> None:
     """Take batches that a user names for shards; each is read first, and its results must show that they are ours.
 
@@ -311,6 +298,10 @@ def adopt(store: JobStore, hook: LLMBatchHook, job: Job, batch_ids: dict[int, st
             )
         if created is None:
             batch = hook.get_batch(batch_id)
+            if not attempts.own(batch.id):
+                raise ConfigurationError(
+                    f"batch_ids gives {batch_id} for shard {index}, which is another shard's batch. Nothing was sent."
+                )
             number = attempts.last()
             if not number or attempts.void(number) is not None:
                 number += 1

@@ -1,0 +1,30 @@
+"""What is sent, summed while it is."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator
+
+from airflow_llm_batch.providers.base import Payload
+from airflow_llm_batch.step_log import StepLog
+
+log = logging.getLogger(__name__)
+
+
+class Summed(Payload):
+    """A body that tells how much of it was sent, and knows the CRC-32 of what was."""
+
+    def __init__(self, content: Payload, what: str) -> None:
+        super().__init__(content.chunks, content.size)
+        self.what = what
+        self.crc32 = -1
+
+    def __iter__(self) -> Iterator[bytes]:
+        crc32 = 0
+        progress = StepLog(log, f"bytes of {self.what} sent", self.size)
+        for chunk in self.chunks():
+            crc32 = zlib.crc32(chunk, crc32)
+            yield chunk
+            progress.add(len(chunk))
+        self.crc32 = crc32
