@@ -107,7 +107,8 @@ def passthrough_map(columns: Any) -> dict[str, str]:
         raise InputError(f"passthrough is the text {columns!r}; give a list: [{columns!r}]. Nothing was sent.")
     named = dict(columns) if isinstance(columns, Mapping) else {c: c for c in columns or ()}
     for name, column in named.items():
-        if name in Result.__struct_fields__:
+        # DuckDB, Spark, BigQuery and Snowflake know no case in names.
+        if str(name).casefold() in Result.__struct_fields__:
             raise InputError(
                 f"passthrough column {name!r} would overwrite the result's own field of that name; rename it: "
                 f"passthrough={{'input_{name}': '{column}'}}. Nothing was sent."
@@ -123,12 +124,19 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
     :raises InputError: for no rows, an unusable row (by its place), a duplicate key, a request over the limits or one
         the provider cannot express.
     """
-    encode_row = row_encoder(spec, provider, job_id, kinds or Kinds(spec.passthrough))
+    if spec.key is not None and not isinstance(spec.key, str):
+        raise InputError(f"key is {spec.key!r}; give the name of one column. Nothing was sent.")
+    encode_row = None
     number = -1
     with UniqueKeys(spec.key or "custom_id") as keys:
         for number, (place, row) in enumerate(read_rows(spec.rows, needed_columns(spec))):
             if number < 2:
                 check_template(spec.request, row, number)
+            if encode_row is None:
+                # The first row tells what the columns are.
+                if spec.request is not None and spec.request.columns() is not None:
+                    spec = spec._replace(request=spec.request.met(row))
+                encode_row = row_encoder(spec, provider, job_id, kinds or Kinds(spec.passthrough))
             try:
                 line, key = encode_row(number, row)
             except KeyError as error:
@@ -176,7 +184,7 @@ def check_template(template: RequestTemplate | None, row: Mapping[str, Any], num
 def needed_columns(spec: RowSpec) -> set[str] | None:
     """The columns that the request, the key and the pass-through list name; None when the request may use any."""
     named = spec.request.columns() if spec.request is not None else None
-    if named is None:
+    if named is None or (spec.request is not None and spec.request.depends_on_columns()):
         return None
     return named | set(spec.passthrough.values()) | ({spec.key} if spec.key is not None else set())
 
@@ -271,9 +279,12 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
     if columns is None or len(columns) > 1000:
         return None
     mark = uuid.uuid4().hex
-    request = provider.translate(
-        template.compile()({column: f"{mark}{place:04}" for place, column in enumerate(columns)})
-    )
+    rendered = template.compile()({column: f"{mark}{place:04}" for place, column in enumerate(columns)})
+    try:
+        request = provider.translate(rendered)
+    except InputError:
+        # What is refused of the fixed part is told by the first row's place; or the rows' texts mend it.
+        return None
     line = to_json(provider.line(request, f"{mark}{len(columns):04}")) + b"\n"
     pieces = re.split(mark.encode() + rb"(\d{4})", line)
     order = [int(place) for place in pieces[1::2]]

@@ -236,8 +236,7 @@ def test_every_answer_that_fits_its_schema_fits_its_column(schema, data):
     value = value_of(schema, data.draw)
     try:
         fitted = fit(value, kind)
-    except Unwritable as error:
-        assert "64 bits" in str(error)
+    except Unwritable:
         return
     assert len(pa.array([fitted, None], type=kind)) == 2
 
