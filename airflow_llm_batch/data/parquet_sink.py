@@ -36,12 +36,15 @@ INTEGERS = (
     "shard",
     "round",
 )
-NUMBERS = (*INTEGERS, "cost_usd")
+COST = "cost_usd"
+NUMBERS = (*INTEGERS, COST)
 #: fields of no one type
 JSON = ("choices", "logprobs", "citations", "tool_uses", "raw")
 VECTOR = pa.float32()
-#: kinds whose values JSON gives back as they are
-CERTAIN = frozenset({"string", "integer", "number", "boolean", "json"})
+#: kinds whose columns hold whatever ``stored`` makes of a value
+CERTAIN = frozenset(
+    {"string", "integer", "number", "boolean", "json", "date", "time", "timestamp", "timestamp_tz", "binary"}
+)
 #: the code of a record that came once more without the answer that its format could not hold
 UNWRITABLE = "unwritable"
 #: characters of a reason
@@ -114,9 +117,16 @@ class ParquetSink:
         :raises Exception: for what a column cannot hold.
         """
         again = result.error_code == UNWRITABLE
-        record = {name: legal_text(value) if (value := getattr(result, name)) else value for name in self.texts}
+        record = {name: getattr(result, name) for name in self.texts}
+        # Nearly all are as they should be, and looked at no closer.
+        for name, value in record.items():
+            if value is not None and not (type(value) is str and value.isascii()):
+                record[name] = legal_text(value)
         for name in NUMBERS:
-            record[name] = number(name, getattr(result, name), again)
+            value = getattr(result, name)
+            if value is not None and not (type(value) is int and -(2**63) <= value < 2**63 and name != COST):
+                value = number(name, value, again)
+            record[name] = value
         for name in JSON:
             value = getattr(result, name)
             record[name] = None if value is None else legal_text(as_json(value))
@@ -205,7 +215,7 @@ class ParquetSink:
             "output": self.output_type,
             "tool_calls": TOOL_CALLS,
             "embedding": pa.list_(vector) if self.layout.several_vectors else vector,
-            "cost_usd": pa.float64(),
+            COST: pa.float64(),
             **dict.fromkeys(INTEGERS, pa.int64()),
         }
         fields = [pa.field(name, special.get(name, pa.string())) for name in Result.__struct_fields__]
@@ -239,7 +249,7 @@ def number(name: str, value: Any, again: bool) -> Any:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} is {value!r:.80}")
-        return float(value) if name == "cost_usd" else whole(int(value))
+        return float(value) if name == COST else whole(int(value))
     except (OverflowError, TypeError, ValueError):
         if again:
             return None

@@ -57,6 +57,13 @@ def test_braces_that_begin_with_a_column_are_refused(inside):
         prompts([ROW, ROW], f"{{id}}: {{{inside}}}")
 
 
+def test_a_later_row_does_not_give_braces_another_meaning():
+    """The first row tells what is a placeholder; one that would tell otherwise is refused by its place."""
+    assert prompts([{"id": 1}, {"id": 2, "more": 3}], "{id} {1st}") == ["1 {1st}", "2 {1st}"]
+    with pytest.raises(InputError, match=r"^row 1: .*\{1st\}.*Nothing was sent"):
+        prompts([{"id": 1}, {"id": 2, "1st": 3}], "{id} {1st}")
+
+
 def test_odd_names_are_read_from_parquet_and_keep_their_types(tmp_path):
     """The columns that are read, those that texts are cut at, and a value that keeps its type."""
     rows = [{**ROW, "unused": n} for n in range(3)]
