@@ -11,6 +11,7 @@ import msgspec
 import pyarrow as pa
 
 from airflow_llm_batch.exceptions import Unwritable
+from airflow_llm_batch.providers.json_lines import legal
 
 #: what a plain JSON type is in a column
 PLAIN: dict[str, pa.DataType] = {
@@ -26,6 +27,8 @@ PLAIN: dict[str, pa.DataType] = {
     "timestamp_ns_tz": pa.timestamp("ns", "UTC"),
     "binary": pa.binary(),
 }
+#: kinds that JSON has, and what their values are
+EXACTLY: dict[str, type] = {"string": str, "integer": int, "boolean": bool}
 #: whatever has no one type is stored as JSON text
 JSON_TEXT = pa.string()
 #: structures nested deeper than this are stored as JSON text
@@ -163,7 +166,7 @@ def fit(value: Any, kind: pa.DataType) -> Any:
             raise Unwritable(f"{as_json(value)[:80]} is no array")
         return [fit(item, kind.value_type) for item in value]
     if pa.types.is_string(kind):
-        return value if isinstance(value, str) else as_json(value)
+        return legal_text(value) if isinstance(value, str) else as_json(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         if pa.types.is_boolean(kind) and isinstance(value, bool):
             return value
@@ -189,7 +192,11 @@ def kind_type(kind: str) -> pa.DataType:
 
 def stored(value: Any, kind: str) -> Any:
     """A key or pass-through value, decoded from JSON, for a column of a kind that planning met."""
-    if value is None or kind in ("string", "integer", "boolean"):
+    if value is None:
+        return None
+    if kind in EXACTLY:
+        if type(value) is not EXACTLY[kind]:
+            raise TypeError(f"{as_json(value)[:80]} is a {type(value).__name__}")
         return value
     if kind.startswith("list:"):
         return [stored(item, kind.removeprefix("list:")) for item in value]
@@ -217,6 +224,21 @@ CONVERT: dict[str, Any] = {
     "timestamp_ns_tz": nanoseconds,
     "binary": base64.b64decode,
 }
+
+
+def legal_text(text: Any) -> str:
+    """A text that a column takes: lone halves of surrogate pairs are U+FFFD, and what is no text is JSON."""
+    if not isinstance(text, str):
+        return as_json(text)
+    return text if text.isascii() or is_utf8(text) else str(legal(text))
+
+
+def is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_json(value: Any) -> str:

@@ -106,25 +106,50 @@ def read_file(path: ObjectStoragePath, columns: Collection[str] | None = None) -
     reader = reader_of(name)
     if reader is None:
         raise InputError(
-            f"{name}: rows are read from .parquet, and from .jsonl, .ndjson, .json, .csv and .tsv files, plain or .gz. "
-            "Nothing was sent."
+            f"{name}: rows are read from .parquet, and from .jsonl, .ndjson, .json, .csv and .tsv files, plain, .gz or "
+            ".zst. Nothing was sent."
         )
     if is_parquet(name):
         yield from parquet_rows(path, name, columns)
         return
     try:
-        with open_blocks(path) as raw:
-            if name.endswith(".gz"):
-                with io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw)), CHUNK) as plain:
-                    yield from reader(plain, name)
-            else:
-                yield from reader(raw, name)
+        with open_blocks(path) as raw, unpacked(raw, name) as plain:
+            yield from reader(plain, name)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise unreadable(f"Cannot read {name}", error) from error
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":
+            raise
         raise unreadable(f"Cannot read {name}", error) from error
 
 
+def unpacked(raw: io.BufferedReader, name: str) -> io.BufferedReader:
+    """The file's own bytes, whatever it is packed with.
+
+    :raises InputError: where a library for it is not installed.
+    """
+    if name.lower().endswith(".gz"):
+        return io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw)), CHUNK)
+    if not name.lower().endswith(".zst"):
+        return raw
+    try:
+        import zstandard
+    except ImportError:
+        raise InputError(
+            f"{name}: reading .zst needs zstandard; pip install 'airflow-provider-llm-batch[zstd]'. Nothing was sent."
+        ) from None
+    # A file may be several frames, one after the other.
+    stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    return io.BufferedReader(stream, CHUNK)
+
+
+def ending_of(name: str) -> str:
+    """What says how a file is read: its name's end, without what it is packed with."""
+    return name.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
+
+
 def reader_of(name: str) -> Callable[[io.BufferedReader, str], Located] | None:
-    return READERS.get(name.removesuffix(".gz").rpartition(".")[2].lower())
+    return READERS.get(ending_of(name))
 
 
 def read_jsonl(file: io.BufferedReader, name: str) -> Located:
@@ -182,13 +207,14 @@ def read_json(file: io.BufferedReader, name: str) -> Located:
 def read_csv(file: io.BufferedReader, name: str) -> Located:
     csv.field_size_limit(sys.maxsize)
     text = io.TextIOWrapper(file, "utf-8-sig", newline="")
-    tabs = ".tsv" in name.lower()[-7:]
-    # Tab-separated files rarely quote: there a quotation mark is part of the text.
+    tabs = ending_of(name) == "tsv"
+    # Tab-separated files rarely quote: there a quotation mark is part of the text, unless it quotes a whole field.
     reader = csv.DictReader(
         text, delimiter="\t" if tabs else ",", strict=True, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     )
     try:
-        names = list(reader.fieldnames or ())
+        names = [unquoted(column) if tabs else column for column in reader.fieldnames or ()]
+        reader.fieldnames = names
         if twice := {column for column in names if names.count(column) > 1}:
             raise InputError(f"{name}: the header names {', '.join(sorted(twice))} more than once. Nothing was sent.")
         for row in reader:
@@ -197,13 +223,22 @@ def read_csv(file: io.BufferedReader, name: str) -> Located:
                 wanted = len(reader.fieldnames or ())
                 got = sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())
                 raise InputError(f"{named(place)} has {got} fields where the header has {wanted}. Nothing was sent.")
-            yield place, row
+            yield place, {column: unquoted(field) for column, field in row.items()} if tabs else row
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{name} line {reader.line_num + 1}: {error}. Nothing was sent.") from None
 
 
+def unquoted(field: str) -> str:
+    """A field's text, where quotation marks enclose it and each of its own is doubled: pandas, Excel and DuckDB write
+    fields so that hold one."""
+    if len(field) < 2 or field[0] != '"' or field[-1] != '"':
+        return field
+    inside = field[1:-1]
+    return inside.replace('""', '"') if '"' not in inside.replace('""', "") else field
+
+
 def is_parquet(name: str) -> bool:
-    return name.endswith((".parquet", ".pq"))
+    return name.lower().endswith((".parquet", ".pq"))
 
 
 def parquet_rows(path: ObjectStoragePath, name: str, columns: Collection[str] | None) -> Located:

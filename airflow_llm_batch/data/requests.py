@@ -6,12 +6,16 @@ All are mutable and name their ``template_fields``, so Airflow renders Jinja ins
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, fields
+from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.request import Request
 
+CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 CHAT, EMBEDDINGS, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/messages"
 #: where bodies hold the schema of their answers
 SCHEMAS = (
@@ -26,10 +30,12 @@ class RequestTemplate:
     """What ``SubmitBatchOperator(request=...)`` takes.
 
     :ivar on_null: what a column that is null becomes in a prompt, ``empty`` or ``fail``.
+    :ivar known: what its braces mean by the rows' columns (``data.templates.meanings``).
     """
 
     template_fields: ClassVar[tuple[str, ...]] = ()
     on_null: str = "empty"
+    known: Mapping[str, str] = MappingProxyType({})
 
     def compile(self) -> Render:
         """A function from a row to its request.
@@ -46,11 +52,35 @@ class RequestTemplate:
         """Every column that a request is filled from, None when that may be any."""
         return None
 
+    def parts(self) -> list[Any]:
+        """Everything that may have placeholders."""
+        return [getattr(self, f.name) for f in fields(self) if f.name != "output"]  # type: ignore[arg-type]
+
+    def met(self, row: Mapping[str, Any]) -> RequestTemplate:
+        """This template as it is meant for rows with these columns.
+
+        :raises InputError: for braces that begin with a column and are none.
+        """
+        from airflow_llm_batch.data.templates import meanings
+
+        if known := meanings(self.parts(), row):
+            met = copy(self)
+            met.known = known
+            return met
+        return self
+
+    def depends_on_columns(self) -> bool:
+        """Whether it takes the rows' own columns to tell what is a placeholder."""
+        from airflow_llm_batch.data.templates import columns_of, oddities
+
+        parts = self.parts()
+        return bool(oddities(parts)) or any(name != name.strip() for name in columns_of(parts))
+
     def jinja_names(self) -> set[str]:
         """Names in Jinja's braces, ``{{ name }}``, which are no placeholders."""
         from airflow_llm_batch.data.templates import jinja_names
 
-        return jinja_names([getattr(self, f.name) for f in fields(self) if f.name != "output"])  # type: ignore[arg-type]
+        return jinja_names(self.parts())
 
     def schema(self) -> dict[str, Any] | None:
         """The JSON schema answers must fit, None for free text."""
@@ -118,7 +148,7 @@ class ChatRequest(RequestTemplate):
     def columns(self) -> set[str] | None:
         from airflow_llm_batch.data.templates import columns_of
 
-        return columns_of([self.model, self.params, self.turns()])
+        return columns_of([self.model, self.params, self.turns()], self.known)
 
     def text_columns(self) -> list[str] | None:
         from airflow_llm_batch.data.templates import columns_of
@@ -133,7 +163,10 @@ class ChatRequest(RequestTemplate):
                 text = part.get("text") if isinstance(part, dict) else None
                 (texts if isinstance(text, str) else rest).append(text)
                 rest.append({k: v for k, v in part.items() if k != "text"} if isinstance(part, dict) else part)
-        return None if columns_of(rest) else sorted(columns_of(texts))
+        if (turns := self.turns()) and turns[-1].get("role") == "assistant":
+            # How an answer's beginning ends matters to vendors.
+            rest.append(turns[-1].get("content"))
+        return None if columns_of(rest, self.known) else sorted(columns_of(texts, self.known))
 
     def compile(self) -> Render:
         from airflow_llm_batch.data.templates import compile_template
@@ -141,15 +174,15 @@ class ChatRequest(RequestTemplate):
         check_model(self.model)
         body: dict[str, Any] = {"model": self.model, "messages": None}
         if self.max_tokens is not None:
-            body["max_completion_tokens"] = int(self.max_tokens)
+            body["max_completion_tokens"] = whole_number("max_tokens", self.max_tokens)
         if schema := self.schema():
             # Whether it is strict the provider says, who knows what its strict mode takes.
             named = {"name": str(schema.get("title") or "output"), "schema": asked_schema(self.output)}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
-        if clash := sorted(body.keys() & self.params.keys()):
-            raise InputError(f"ChatRequest.params repeats {', '.join(clash)}; use the argument of that name alone.")
-        contents = [text_or_parts(turn, compile_template) for turn in self.turns()]
-        fill_rest = compile_template({"model": self.model, **self.params})
+        self.check_clash(body)
+        compile_known = partial(compile_template, known=self.known)
+        contents = [text_or_parts(turn, compile_known) for turn in self.turns()]
+        fill_rest = compile_known({"model": self.model, **self.params})
 
         def render(row: Mapping[str, Any]) -> Request:
             filled = {**body, **fill_rest(row)}
@@ -158,13 +191,25 @@ class ChatRequest(RequestTemplate):
 
         return render
 
+    def check_clash(self, body: Mapping[str, Any]) -> None:
+        """:raises InputError: for what is asked twice, by an argument and in ``params``."""
+        asked = {*body, *(CAPS if self.max_tokens is not None else ())}
+        if any(turn.get("role") in ("system", "developer") for turn in self.turns()):
+            asked.add("system")
+        if clash := sorted(asked & self.params.keys()):
+            raise InputError(
+                f"ChatRequest.params repeats {', '.join(clash)}, which an argument or a message says already; say it "
+                "once. Nothing was sent."
+            )
+
 
 @dataclass
 class EmbeddingRequest(RequestTemplate):
     """An embedding per row.
 
     :param model: the embedding model's name at the vendor.
-    :param input: text template, ``{column}`` filled from the row.
+    :param input: text template, ``{column}`` filled from the row. One placeholder alone for a column of lists embeds
+        each text of the list, and the row's ``embedding`` is a list of vectors.
     :param dimensions: length of the vector, where the model lets one choose.
     :param params: further body parameters.
     :param on_null: as ``ChatRequest``.
@@ -184,20 +229,22 @@ class EmbeddingRequest(RequestTemplate):
     def columns(self) -> set[str] | None:
         from airflow_llm_batch.data.templates import columns_of
 
-        return columns_of(self.input)
+        return columns_of(self.input, self.known)
 
     def compile(self) -> Render:
-        from airflow_llm_batch.data.templates import compile_template
+        from airflow_llm_batch.data.templates import value_template
+        from airflow_llm_batch.data.values import as_text
 
         check_model(self.model)
-        fill = compile_template(self.input)
+        fill = value_template(self.input, self.known)
         rest = dict(self.params)
         if self.dimensions is not None:
-            rest["dimensions"] = int(self.dimensions)
+            rest["dimensions"] = whole_number("dimensions", self.dimensions)
 
         def render(row: Mapping[str, Any]) -> Request:
-            text = fill(row)
-            if not text:
+            value = fill(row)
+            text = value if type(value) in (str, list) else as_text(value)
+            if not text or (type(text) is list and not all(item or item == 0 for item in text)):
                 raise InputError("the text to embed is empty, which vendors refuse; filter such rows out")
             return Request(EMBEDDINGS, {"model": self.model, "input": text, **rest})
 
@@ -232,12 +279,12 @@ class RawRequest(RequestTemplate):
     def columns(self) -> set[str] | None:
         from airflow_llm_batch.data.templates import columns_of
 
-        return columns_of(self.body)
+        return columns_of(self.body, self.known)
 
     def compile(self) -> Render:
         from airflow_llm_batch.data.templates import compile_template
 
-        fill = compile_template(dict(self.body))
+        fill = compile_template(dict(self.body), self.known)
         endpoint = self.endpoint
         return lambda row: Request(endpoint, fill(row))
 
@@ -280,6 +327,14 @@ def check_on_null(choice: str) -> None:
         raise InputError(f"on_null is {choice!r}; give 'empty' or 'fail'. Nothing was sent.")
 
 
+def whole_number(name: str, value: Any) -> int:
+    """:raises InputError: for what is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is {value!r}; give a whole number. Nothing was sent.") from None
+
+
 def check_model(model: Any) -> None:
     """:raises InputError: for an empty name, which a template that renders to nothing leaves behind."""
     if not isinstance(model, str) or not model.strip():
@@ -317,8 +372,7 @@ def json_schema(output: Any) -> dict[str, Any] | None:
     if output is None or isinstance(output, dict):
         return output
     if hasattr(output, "model_json_schema"):
-        schema: dict[str, Any] = closed_objects(output.model_json_schema())
-        return schema
+        return model_schema(output)
     raise InputError(f"output is {output!r}; give a Pydantic model class or a JSON schema as a dict. Nothing was sent.")
 
 
@@ -326,7 +380,21 @@ def asked_schema(output: Any) -> dict[str, Any]:
     """The schema as it is asked for: of a Pydantic model every property, those with a default too."""
     if isinstance(output, dict):
         return output
-    schema: dict[str, Any] = closed_objects(output.model_json_schema(), every=True)
+    return model_schema(output, every=True)
+
+
+def model_schema(model: Any, every: bool = False) -> dict[str, Any]:
+    """A Pydantic model's schema.
+
+    :raises InputError: for a model with what JSON has no form for.
+    """
+    from pydantic.errors import PydanticUserError
+
+    try:
+        schema: dict[str, Any] = closed_objects(model.model_json_schema(), every)
+    except PydanticUserError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"output {model.__name__} has no JSON schema: {reason}. Nothing was sent.") from None
     return schema
 
 

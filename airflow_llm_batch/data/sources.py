@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Protocol
 
-from airflow_llm_batch.data.files import Located, Row, as_row, read_files
+from airflow_llm_batch.data.files import Located, Row, as_row, read_files, reader_of
 from airflow_llm_batch.data.sql import Sql
 from airflow_llm_batch.exceptions import InputError
 
@@ -60,7 +61,12 @@ class Items:
         first = next(items, None)
         if first is None:
             return
-        if isinstance(first, str) and is_file_uri(first):
+        if is_path(first) or (isinstance(first, str) and is_file_uri(first)):
+            if isinstance(first, str) and first.startswith(("http://", "https://")) and reader_of(first) is None:
+                raise InputError(
+                    f"rows is a list of addresses, the first of them {first!r:.120}, which is no file of rows. To ask "
+                    "about addresses give them as objects: [{'text': 'https://...'}, ...]. Nothing was sent."
+                )
             yield from read_files(chain([first], items), columns)
             return
         for number, item in enumerate(chain([first], items)):
@@ -100,7 +106,7 @@ def source_of(rows: Any) -> Source:
                 "For an upstream task's output pass upstream.output itself. Nothing was sent."
             )
         return Files([rows])
-    if hasattr(rows, "protocol") and hasattr(rows, "path"):
+    if is_path(rows):
         return Files([rows])
     if callable(getattr(rows, "rows", None)) and isinstance(getattr(rows, "uris", None), tuple):
         source: Source = rows
@@ -120,6 +126,11 @@ def read_rows(rows: Any, columns: Collection[str] | None = None) -> Located:
 def sources_of(rows: Any) -> tuple[str, ...]:
     """Where rows come from, as far as that has a URI."""
     return source_of(rows).uris
+
+
+def is_path(given: Any) -> bool:
+    """Whether it is an ``ObjectStoragePath``, or a path of pathlib's."""
+    return isinstance(given, os.PathLike) or (hasattr(given, "protocol") and hasattr(given, "path"))
 
 
 def is_file_uri(text: str) -> bool:
@@ -145,9 +156,21 @@ def is_frame(rows: Any) -> bool:
     return library in marks and all(hasattr(rows, mark) for mark in marks[library])
 
 
+def check_names(names: Any) -> None:
+    """:raises InputError: for two columns of one name, of which a row would hold one."""
+    names = names if isinstance(names, list | tuple) else ()
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"The DataFrame has more than one column named {', '.join(twice)}; give each a name of its own. "
+            "Nothing was sent."
+        )
+
+
 def frame_rows(rows: Any) -> Iterator[Row]:
     """The rows of a DataFrame or an Arrow table, some at a time."""
     library = library_of(rows)
+    names = list(rows.columns) if library == "pandas" else getattr(getattr(rows, "schema", None), "names", None)
+    check_names(names if library != "polars" else None)
     if library == "pandas":
         starts = range(0, len(rows), FRAME)
         return (row for start in starts for row in rows.iloc[start : start + FRAME].to_dict("records"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -44,6 +44,9 @@ def plain(value: Any) -> Any:
         return moment(value)
     if kind.__module__ == "numpy":
         return of_numpy(value)
+    if isinstance(value, timedelta) and kind is not timedelta:
+        # pandas' durations; ISO 8601 has room for their nanoseconds.
+        return as_duration(value)
     if isinstance(value, date) and kind is not date:
         return date(value.year, value.month, value.day)
     if isinstance(value, str) and kind is not Nanoseconds:
@@ -60,10 +63,21 @@ def moment(value: datetime) -> datetime | Nanoseconds:
     return value if type(value) is datetime else datetime.fromisoformat(value.isoformat())
 
 
+def as_duration(value: Any) -> timedelta | str:
+    if getattr(value, "nanoseconds", 0):
+        return str(value.isoformat())
+    return timedelta(value.days, value.seconds, value.microseconds)
+
+
 def of_numpy(value: Any) -> Any:
     if hasattr(value, "dtype") and value.dtype.kind == "M" and not value.shape:
         text = str(value)
         return None if text == "NaT" else Nanoseconds(text) if len(text) > len("2026-01-01T00:00:00.000000") else text
+    if hasattr(value, "dtype") and value.dtype.kind == "m" and not value.shape:
+        if str(value) == "NaT":
+            return None
+        exact = value.astype("timedelta64[us]")
+        return exact.tolist() if exact == value else str(value)
     made = value.tolist() if hasattr(value, "tolist") else value
     return plain(made) if type(made) is not type(value) else str(value)
 

@@ -13,7 +13,8 @@ import msgspec
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
-from airflow_llm_batch.providers.anthropic_chat import check_params, fitted_params, message_params
+from airflow_llm_batch.providers.anthropic_chat import fitted_params, message_params
+from airflow_llm_batch.providers.anthropic_models import check_params
 from airflow_llm_batch.providers.anthropic_results import read_frequent, read_line
 from airflow_llm_batch.providers.base import (
     Batches,
@@ -79,7 +80,7 @@ class Anthropic(Provider):
             )
         if params.get("stream"):
             raise InputError("Anthropic cannot stream inside a batch; remove stream. Nothing was sent.")
-        check_params(params, self.version)
+        check_params(params, self.version, self.is_direct)
         return Request("/v1/messages", fitted_params(params))
 
     @property

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -146,11 +147,16 @@ class Provider(ABC):
         """Whether the address is the vendor's own."""
         return self.base_url == self.normalize(self.default_base_url)
 
+    @cached_property
+    def is_direct(self) -> bool:
+        """Whether the vendor itself is asked, or its emulator on this machine: a gateway may have rules of its own."""
+        return self.is_own or httpx.URL(self.base_url).host in LOOPBACK
+
     @property
     def batch_discount(self) -> str | None:
         """``batch_price_factor`` where the vendor itself is asked, or its emulator on this machine; None elsewhere: a
         gateway may hand a discount on or keep it."""
-        return self.batch_price_factor if self.is_own or httpx.URL(self.base_url).host in LOOPBACK else None
+        return self.batch_price_factor if self.is_direct else None
 
     @abstractmethod
     def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:

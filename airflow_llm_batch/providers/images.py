@@ -12,9 +12,13 @@ import math
 import re
 from typing import NamedTuple
 
+from airflow_llm_batch.exceptions import InputError
+
 #: bytes of an image that are looked at for its size
 HEAD = 512 * 1024
 Size = tuple[int, int]
+#: characters after which what is no address is taken for base64
+LONGEST_PATH = 1000
 
 
 class Tiles(NamedTuple):
@@ -115,6 +119,17 @@ def anthropic_tokens(model: str, size: Size | None) -> int:
 
 def patches_28(size: Size, scale: float) -> int:
     return math.ceil(size[0] * scale / 28) * math.ceil(size[1] * scale / 28)
+
+
+def check_address(url: str) -> None:
+    """:raises InputError: for what no vendor can open: a path, a bucket's address, a picture's base64 alone."""
+    if url.startswith(("https://", "http://", "data:")):
+        return
+    if "://" not in url and not url.startswith(("/", ".", "~")) and len(url) > LONGEST_PATH:
+        remedy = "put data:image/png;base64, (or what it is) before it"
+    else:
+        remedy = "give its https:// address (signed, where it needs to be), or data:image/png;base64,..."
+    raise InputError(f"an image's address is {url[:60]!r}, which the vendor cannot open; {remedy}. Nothing was sent.")
 
 
 def size_of(url: str) -> Size | None:

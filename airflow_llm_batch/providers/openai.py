@@ -31,12 +31,10 @@ from airflow_llm_batch.providers.images import openai_tokens
 from airflow_llm_batch.providers.openai_chat import (
     CAP,
     OLD_CAP,
-    REASONING,
     chat_body,
-    checked_response,
-    needs_responses,
-    responses_body,
 )
+from airflow_llm_batch.providers.openai_models import REASONING, check_api, needs_responses, refuse
+from airflow_llm_batch.providers.openai_responses import checked_response, responses_body
 from airflow_llm_batch.providers.openai_results import read_frequent, read_line
 from airflow_llm_batch.providers.troubles import is_full
 from airflow_llm_batch.request import Request
@@ -49,7 +47,7 @@ OUTCOMES: dict[str, Outcome] = {
     "cancelled": "cancelled",
 }
 RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
-CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
 #: the metadata entry that says whose batch this is
 KEY = "airflow_llm_batch"
 MOST_METADATA = 16
@@ -91,13 +89,18 @@ class OpenAI(Provider):
 
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
+        direct = self.is_direct
         if request.endpoint == CHAT:
-            body = chat_body(request.body, self.cap_name)
-            if request.api == "responses" or (request.api is None and needs_responses(body)):
-                return Request(RESPONSES, responses_body(body))
+            body = chat_body(request.body, self.cap_name, direct)
+            if request.api == "responses" or (request.api is None and needs_responses(body, direct)):
+                return Request(RESPONSES, checked_response(responses_body(body), direct))
+            if direct:
+                check_api(request.model)
             return request if body is request.body else request._replace(body=body)
         if request.endpoint == RESPONSES:
-            return request._replace(body=checked_response(request.body))
+            return request._replace(body=checked_response(request.body, direct))
+        if request.endpoint == EMBEDDINGS:
+            check_packing(request.body)
         return request
 
     def cap_name(self, model: str) -> str:
@@ -235,6 +238,13 @@ class OpenAI(Provider):
 
     def decode(self, line: dict[str, Any]) -> Result:
         return read_line(line)
+
+
+def check_packing(body: Mapping[str, Any]) -> None:
+    """:raises InputError: for vectors of small numbers in base64, which does not say what its bytes are."""
+    kind = body.get("output_dtype")
+    if body.get("encoding_format") == "base64" and kind not in (None, "float"):
+        refuse(f"encoding_format base64 with output_dtype {kind!r} cannot be read back", "leave encoding_format out")
 
 
 def parse_batch(raw: dict[str, Any]) -> Batch:

@@ -7,71 +7,153 @@ completions, responses), its guides to structured outputs and to reasoning model
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from airflow_llm_batch.exceptions import InputError
+import msgspec
+
 from airflow_llm_batch.providers.coerce import members
+from airflow_llm_batch.providers.images import check_address
+from airflow_llm_batch.providers.openai_models import REASONING, fitted_to_model, refuse
 from airflow_llm_batch.providers.schemas import OPENAI, Unfit, fit, is_object, loose, schema_name
 
 CAP, OLD_CAP = "max_completion_tokens", "max_tokens"
 CAPS = (CAP, OLD_CAP, "max_output_tokens")
-#: models that refuse the old name of the token cap
-REASONING = re.compile(r"(^|/)(o\d|gpt-[5-9]|codex)")
-VERSION = re.compile(r"(?:^|/)gpt-(\d+)(?:\.(\d+))?")
-#: the first that refuses tools beside reasoning_effort in chat completions
-NEEDS_RESPONSES = (5, 4)
-#: parameters that mean the same in both APIs
-SAME = frozenset(
-    {"model", "temperature", "top_p", "user", "metadata", "store", "parallel_tool_calls", "service_tier"}
-    | {"prompt_cache_key", "prompt_cache_retention", "safety_identifier", "reasoning", "text", "include", "truncation"}
-)
 #: parameters whose default asks for nothing
 NO_OP: dict[str, Any] = {"n": 1, "stream": False, "logprobs": False, "frequency_penalty": 0, "presence_penalty": 0}
+#: names of tools; chat completions take up to 64 characters
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]+")
+LONGEST_TOOL_NAME = 64
 
 
-def refuse(what: str, remedy: str) -> NoReturn:
-    raise InputError(f"{what}; {remedy}. Nothing was sent.")
-
-
-def chat_body(body: dict[str, Any], cap_name: Callable[[str], str]) -> dict[str, Any]:
+def chat_body(body: dict[str, Any], cap_name: Callable[[str], str], direct: bool = False) -> dict[str, Any]:
     """A chat completion's body; the same object where nothing is to be changed.
 
     :param cap_name: what a server calls the token cap, by model.
+    :param direct: OpenAI itself is asked, so its rules hold.
     :raises InputError: names what would be refused.
     """
     check_caps(body)
-    check_images(body.get("messages"))
     changed: dict[str, Any] = {}
+    if isinstance(body.get("messages"), list):
+        changed["messages"] = [fit_message(message, direct) for message in body["messages"]]
     wanted = body.get("response_format")
     if isinstance(wanted, dict) and isinstance(wanted.get("json_schema"), dict):
         changed["response_format"] = {**wanted, "json_schema": fit_format(wanted["json_schema"])}
     if isinstance(body.get("tools"), list):
         changed["tools"] = [fit_tool(tool) for tool in body["tools"]]
-    name = cap_name(str(body.get("model") or ""))
-    if CAP in body and name != CAP and name not in body:
-        renamed = {name if key == CAP else key: value for key, value in body.items()}
-        return {**renamed, **changed}
-    return {**body, **changed} if any(body[key] != value for key, value in changed.items()) else body
+    if any(body[key] != value for key, value in changed.items()):
+        body = {**body, **changed}
+    if direct:
+        check_chat(body)
+        body = fitted_to_model(body)
+    return fit_cap(body, cap_name(str(body.get("model") or "")))
 
 
-def check_caps(body: dict[str, Any]) -> None:
+def fit_cap(body: dict[str, Any], name: str) -> dict[str, Any]:
+    """The token cap under the name that the server knows.
+
+    :raises InputError: for a cap under both names.
+    """
+    model = str(body.get("model") or "")
+    given = [cap for cap in (CAP, OLD_CAP) if body.get(cap) is not None]
+    if len(given) > 1 and REASONING.search(model):
+        refuse(f"the request has both {CAP} and {OLD_CAP}, which {model} refuses", f"keep {CAP}")
+    if len(given) != 1 or given[0] == name or body.get(name) is not None:
+        return body
+    if given[0] == OLD_CAP and not (name == CAP and REASONING.search(model)):
+        # The old name is right for every model but those that reason.
+        return body
+    return {name if key == given[0] else key: value for key, value in body.items() if key != name}
+
+
+def check_caps(body: Mapping[str, Any]) -> None:
     for name in CAPS:
         cap = body.get(name)
         if isinstance(cap, int) and cap < 1:
             refuse(f"{name} is {cap}, and an answer needs at least one token", "raise it, or leave it out")
 
 
-def check_images(messages: Any) -> None:
-    """:raises InputError: for an image without an address."""
-    for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") in ("image_url", "input_image"):
-                given = part.get("image_url")
-                url = given.get("url") if isinstance(given, dict) else given
-                if not (isinstance(url, str) and url.strip()) and not part.get("file_id"):
-                    refuse(f"an image's URL is {url!r}", "filter such rows out, or leave the part out of the message")
+def check_chat(body: Mapping[str, Any]) -> None:
+    """:raises InputError: for what OpenAI's chat completions refuse, whatever the model."""
+    for tool in body.get("tools") or ():
+        named = members(members(tool).get("function")) or members(members(tool).get("custom"))
+        check_tool_name(named.get("name"), LONGEST_TOOL_NAME)
+    if members(body.get("response_format")).get("type") == "json_object":
+        check_json_asked(body.get("messages"))
+
+
+def check_tool_name(name: Any, longest: int | None = None) -> None:
+    """:raises InputError: for a tool's name outside the vendor's pattern."""
+    if name is None:
+        return
+    if not isinstance(name, str) or not TOOL_NAME.fullmatch(name) or (longest and len(name) > longest):
+        most = f", {longest} of them at most" if longest else ""
+        refuse(f"a tool is named {name!r}", f"names have letters, digits, _ and -{most}")
+
+
+def check_json_asked(*places: Any) -> None:
+    """:raises InputError: where nothing says the word that OpenAI wants to see beside ``json_object``."""
+    if not any("json" in text.lower() for text in texts_in(places)):
+        refuse(
+            "response_format is json_object, which OpenAI takes only where the messages have the word JSON",
+            "write it into the prompt, or give a schema (ChatRequest(output=...))",
+        )
+
+
+def texts_in(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from texts_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts_in(inner)
+
+
+def fit_message(message: Any, direct: bool) -> Any:
+    """A message as chat completions take it; the same object where nothing is to be changed.
+
+    :raises InputError: for an image without an address, and a tool's result that names no call.
+    """
+    if not isinstance(message, dict):
+        return message
+    if direct and message.get("role") == "tool" and not message.get("tool_call_id"):
+        refuse("a message of role tool has no tool_call_id", "name the call it answers")
+    content, calls = message.get("content"), message.get("tool_calls")
+    changed: dict[str, Any] = {}
+    if isinstance(content, list):
+        changed["content"] = [fit_part(part, direct) for part in content]
+    if isinstance(calls, list):
+        changed["tool_calls"] = [fit_call(call) for call in calls]
+    return {**message, **changed} if any(message[key] != value for key, value in changed.items()) else message
+
+
+def fit_part(part: Any, direct: bool) -> Any:
+    """A content part; an image's address alone is put where chat completions want it."""
+    if not isinstance(part, dict) or part.get("type") not in ("image_url", "input_image"):
+        return part
+    given = part.get("image_url")
+    url = given.get("url") if isinstance(given, dict) else given
+    if not (isinstance(url, str) and url.strip()) and not part.get("file_id"):
+        refuse(f"an image's URL is {url!r}", "filter such rows out, or leave the part out of the message")
+    if direct and isinstance(url, str):
+        check_address(url)
+    return {**part, "image_url": {"url": url}} if part["type"] == "image_url" and isinstance(given, str) else part
+
+
+def fit_call(call: Any) -> Any:
+    """A tool's call, its arguments as text: they may be given as the object they are."""
+    function = members(members(call).get("function"))
+    arguments = fitted_arguments(function.get("arguments"))
+    return (
+        call if arguments == function.get("arguments") else {**call, "function": {**function, "arguments": arguments}}
+    )
+
+
+def fitted_arguments(arguments: Any) -> Any:
+    return msgspec.json.encode(arguments).decode() if isinstance(arguments, dict | list) else arguments
 
 
 def fit_format(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,143 +199,3 @@ def fit_parameters(function: dict[str, Any]) -> dict[str, Any]:
     except (Unfit, RecursionError) as error:
         refuse(f"OpenAI's strict mode cannot take the parameters of tool {name!r}: {error}", "change it, or strict")
     return function if fitted is parameters else {**function, "parameters": fitted}
-
-
-def checked_response(body: dict[str, Any]) -> dict[str, Any]:
-    """A body that is one of the Responses API already; the same object where nothing is to be changed.
-
-    :raises InputError: names what would be refused.
-    """
-    check_caps(body)
-    changed: dict[str, Any] = {}
-    text = members(body.get("text"))
-    asked = members(text.get("format"))
-    if asked.get("type") == "json_schema":
-        changed["text"] = {**text, "format": fit_format(asked)}
-    if isinstance(body.get("tools"), list):
-        changed["tools"] = [
-            fit_parameters(tool) if isinstance(tool, dict) and tool.get("type") == "function" else tool
-            for tool in body["tools"]
-        ]
-    return {**body, **changed} if any(body[key] != value for key, value in changed.items()) else body
-
-
-def needs_responses(body: dict[str, Any]) -> bool:
-    """Whether a model takes this conversation in the Responses API only."""
-    version = VERSION.search(str(body.get("model") or ""))
-    if not version or not body.get("tools") or body.get("reasoning_effort") in (None, "none"):
-        return False
-    return (int(version[1]), int(version[2] or 0)) >= NEEDS_RESPONSES
-
-
-def responses_body(body: dict[str, Any]) -> dict[str, Any]:
-    """A chat completion's body as one of the Responses API.
-
-    :raises InputError: names what it cannot express.
-    """
-    made: dict[str, Any] = {}
-    for name, value in body.items():
-        if name in SAME:
-            made[name] = value
-        elif name in RESPONSES:
-            RESPONSES[name](value, made)
-        elif value is not None and NO_OP.get(name, ...) != value:
-            refuse(f"the Responses API has no parameter {name!r}", "remove it, or use api='chat'")
-    return made
-
-
-def to_input(messages: Any, made: dict[str, Any]) -> None:
-    items: list[dict[str, Any]] = []
-    for message in messages:
-        role, content = message.get("role"), message.get("content")
-        if role == "tool":
-            output = content if isinstance(content, str) else [input_part(part, "user") for part in content or ()]
-            items.append({"type": "function_call_output", "call_id": message.get("tool_call_id"), "output": output})
-            continue
-        if content not in (None, "", []):
-            parts = content if isinstance(content, str) else [input_part(part, role) for part in content]
-            items.append({"role": role, "content": parts})
-        for call in message.get("tool_calls") or ():
-            function = call.get("function") or {}
-            items.append(
-                {
-                    "type": "function_call",
-                    "call_id": call.get("id"),
-                    "name": function.get("name"),
-                    "arguments": function.get("arguments") or "{}",
-                }
-            )
-    made["input"] = items
-
-
-def input_part(part: Any, role: Any) -> Any:
-    """A content part in the Responses API's words."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text":
-        return {"type": "output_text" if role == "assistant" else "input_text", "text": part.get("text")}
-    if kind == "image_url":
-        given = part["image_url"] if isinstance(part.get("image_url"), dict) else {"url": part.get("image_url")}
-        detail = {"detail": given["detail"]} if given.get("detail") else {}
-        return {"type": "input_image", "image_url": given.get("url"), **detail}
-    if kind == "file":
-        return {"type": "input_file", **(part.get("file") or {})}
-    if kind in ("input_text", "output_text", "input_image", "input_file", "refusal"):
-        return part
-    return refuse(f"the Responses API has no content part of type {kind!r}", "use text, image_url and file parts")
-
-
-def to_format(wanted: Any, made: dict[str, Any]) -> None:
-    if wanted:
-        flat = {**wanted, **(wanted.get("json_schema") or {})}
-        flat.pop("json_schema", None)
-        made.setdefault("text", {})
-        made["text"] = {**made["text"], "format": flat}
-
-
-def to_tools(tools: Any, made: dict[str, Any]) -> None:
-    made["tools"] = [
-        # Here a function is strict unless it says otherwise; in chat completions it is not.
-        {"type": "function", "strict": False, **tool["function"]} if isinstance(tool.get("function"), dict) else tool
-        for tool in tools or ()
-    ]
-
-
-def to_tool_choice(choice: Any, made: dict[str, Any]) -> None:
-    if choice is not None:
-        named = choice.get("function") if isinstance(choice, dict) else None
-        made["tool_choice"] = {"type": "function", "name": named.get("name")} if isinstance(named, dict) else choice
-
-
-def to_cap(cap: Any, made: dict[str, Any]) -> None:
-    if cap is not None:
-        made["max_output_tokens"] = cap
-
-
-def to_effort(effort: Any, made: dict[str, Any]) -> None:
-    if effort is not None:
-        made["reasoning"] = {**(made.get("reasoning") or {}), "effort": effort}
-
-
-def to_verbosity(verbosity: Any, made: dict[str, Any]) -> None:
-    if verbosity is not None:
-        made["text"] = {**(made.get("text") or {}), "verbosity": verbosity}
-
-
-def to_top_logprobs(number: Any, made: dict[str, Any]) -> None:
-    if number is not None:
-        made["top_logprobs"] = number
-        made["include"] = [*(made.get("include") or ()), "message.output_text.logprobs"]
-
-
-RESPONSES: dict[str, Callable[[Any, dict[str, Any]], None]] = {
-    "messages": to_input,
-    "response_format": to_format,
-    "tools": to_tools,
-    "tool_choice": to_tool_choice,
-    CAP: to_cap,
-    OLD_CAP: to_cap,
-    "reasoning_effort": to_effort,
-    "verbosity": to_verbosity,
-    "top_logprobs": to_top_logprobs,
-    "logprobs": lambda wanted, made: None if not wanted or "top_logprobs" in made else to_top_logprobs(0, made),
-}

@@ -14,7 +14,9 @@ from airflow_llm_batch.sensors import BatchSensor
 HOME = os.environ.get("AIRFLOW_HOME", "/nonexistent")
 GOOD = {"conn_id": "llm_batch_default", "rows": ["a", "b"], "request": ChatRequest("gpt-5-mini", user="{text}")}
 LONG = ChatRequest("gpt-5-mini", user="{text}", max_tokens=10**6)
-REFUSED = ChatRequest("gpt-5-mini", user="{text}", params={"max_tokens": 5})
+TOOL = {"type": "function", "function": {"name": "look_up"}}
+OTHER = {"type": "function", "function": {"name": "look_it_up"}}
+REFUSED = ChatRequest("gpt-5-mini", user="{text}", params={"tools": [TOOL], "tool_choice": OTHER})
 OUT = {"destination": f"file://{HOME}/wrong"}
 ASK = {**GOOD, **OUT}
 

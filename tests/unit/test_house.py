@@ -17,7 +17,6 @@ LONG = {
     "data/requests.py": "the three requests that users write, beside each other",
     "emulator/openai.py": "one vendor's endpoints",
     "jobs/money/pricing.py": "what vendors bill, term by term",
-    "providers/anthropic_chat.py": "one translation, read from top to bottom",
     "providers/base.py": "the contract, with what every vendor does alike",
     "providers/openai_results.py": "one API's answers, chat and Responses beside each other",
     "providers/schemas.py": "the dialects' rules read together",
