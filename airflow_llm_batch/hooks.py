@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -253,13 +253,16 @@ class LLMBatchHook(BaseHook):
         with self.transport.stream(request) as chunks:
             yield chunks
 
-    def vendor_time(self) -> datetime | None:
-        """Now, by the vendor's clock; where batches are told apart by their time alone it is asked for."""
-        if self.transport.clock_ahead is None and not self.provider.keeps_metadata:
+    def vendor_time(self, moment: datetime, *, ask: bool = False) -> datetime | None:
+        """A moment of ours by the vendor's clock, None before it has told.
+
+        :param ask: look at the newest batch where it has not: every answer has a date.
+        """
+        if self.transport.clock_ahead is None and ask:
             with suppress(LLMBatchError):
                 self.list_batches(limit=1)
         ahead = self.transport.clock_ahead
-        return None if ahead is None else datetime.now(UTC) + timedelta(seconds=ahead)
+        return None if ahead is None else moment + timedelta(seconds=ahead)
 
     def get_conn(self) -> httpx.Client:
         """The HTTP client; it authenticates towards the configured host only."""

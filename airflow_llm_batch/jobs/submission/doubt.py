@@ -136,7 +136,7 @@ class Doubt:
         taken = {created.batch_id for other in others if (created := other.created())}
         # An earlier try's batch, which failed for want of room, carries the same marks and is not this try's.
         taken |= self.attempts.strangers() | self.attempts.batches().keys()
-        since = intent.vendor_at or intent.at
+        since = intent.vendor_at or self.hook.vendor_time(intent.at, ask=True) or intent.at
         found = self.hook.run(self.hook.provider.find(self.shard, since, intent.input_ref))
         found = [batch for batch in found if batch.id not in taken]
         if self.hook.provider.keeps_metadata:

@@ -179,7 +179,8 @@ class Submission:
     def _create(self, number: int) -> Created | None:
         """Claim a try and create; None when somebody else holds the claim, or when nothing came of it."""
         ref = self._upload()
-        intent = Intent(at=datetime.now(UTC), input_ref=ref, owner=this_process(), vendor_at=self.hook.vendor_time())
+        now = datetime.now(UTC)
+        intent = Intent(at=now, input_ref=ref, owner=this_process(), vendor_at=self.hook.vendor_time(now))
         with in_flight(self.doubt.claim(number)):
             if self.wave.over or not self.attempts.begin(intent, number):
                 return None
