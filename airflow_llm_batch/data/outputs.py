@@ -16,9 +16,11 @@ from airflow_llm_batch.results import Result
 
 #: characters of a validator's message that are kept
 LONGEST = 300
-#: vLLM's, SGLang's and Ollama's, whose chat templates may write the first tag themselves
-THOUGHT = re.compile(r"\s*(?:<think(?:ing)?>)?(.*?)</think(?:ing)?>\s*", re.DOTALL)
-FENCED = re.compile(r"\s*```[\w-]*\s*(.*?)\s*```\s*", re.DOTALL)
+#: vLLM's, SGLang's and Ollama's; their chat templates may have written the first tag themselves
+THOUGHT_ENDS = ("</think>", "</thinking>")
+FENCE = "```"
+LANGUAGE = re.compile("[a-zA-Z0-9]+")
+OPENING = re.compile("<think(ing)?>")
 #: keywords whose members are schemas by name, and those that hold values
 NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 VALUES = frozenset({"enum", "const", "default", "examples"})
@@ -81,15 +83,25 @@ def answered(result: Result) -> Any:
     try:
         return parsed(text)
     except ValueError:
-        thought = THOUGHT.match(text)
-        rest = text[thought.end() :] if thought else text
-        fenced = FENCED.fullmatch(rest)
-        if not thought and not fenced:
+        thought, tag, rest = next((cut for end in THOUGHT_ENDS if (cut := text.partition(end))[1]), ("", "", text))
+        inner = unfenced(rest)
+        if inner == text.strip():
             raise
-        output = parsed(fenced[1] if fenced else rest)
-        if thought and not result.reasoning:
-            result.reasoning = thought[1].strip() or None
+        output = parsed(inner)
+        if tag and not result.reasoning:
+            result.reasoning = OPENING.sub("", thought, count=1).strip() or None
         return output
+
+
+def unfenced(text: str) -> str:
+    """A text without the one fence around it. By hand: models are known to end in thousands of blanks, on which a
+    pattern would spend its time."""
+    text = text.strip()
+    if not (text.startswith(FENCE) and text.endswith(FENCE) and len(text) >= 2 * len(FENCE)):
+        return text
+    inner = text[len(FENCE) : -len(FENCE)]
+    language = LANGUAGE.match(inner)
+    return inner[language.end() if language else 0 :].strip()
 
 
 def without_sets(schema: Any) -> Any:

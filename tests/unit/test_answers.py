@@ -217,6 +217,10 @@ WRITTEN = [
     ('```json\n{"n": 1}\n``` and ```json\n{"n": 2}\n```', None, None),
     ('```json\n{"n": ', None, None),
     ("<think>{}", None, None),
+    ('```json {"n": 1}```', {"n": 1}, None),
+    ('```\n{"n": 1, "code": "```x```"}\n```', {"n": 1, "code": "```x```"}, None),
+    ("```", None, None),
+    ("```json\n{" + "\n" * 200_000, None, None),
 ]
 
 
