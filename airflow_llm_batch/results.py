@@ -28,8 +28,12 @@ class Result(msgspec.Struct):
     :param cache_write_tokens: prompt tokens that were written to a cache, part of ``input_tokens``; of them
         ``cache_write_1h_tokens`` to one that is kept for an hour.
     :param reasoning: what the model thought before it answered, where the vendor tells.
-    :param choices: every answer, the first one too, where several were asked for.
-    :param tool_uses: the vendor's own tools that ran, with how often: ``{"web_search": 2}``.
+    :param choices: every answer, the first one too, where several were asked for; also the one answer that holds more
+        than text: its ``media`` is the images, the audio and the results of tools, as the vendor wrote them.
+    :param tool_uses: what is billed beside tokens of text, with how much of it: the vendor's own tools that ran,
+        ``{"web_search": 2}`` (0 where they ran and the vendor does not tell how often), ``audio_input_tokens`` and
+        ``audio_output_tokens`` (among ``input_tokens`` and ``output_tokens``).
+    :param inference_geo: where the answer was computed, as Anthropic tells: ``us`` costs more.
     :param raw: the vendor's whole line, where it is kept: by choice, and where it could not be landed otherwise.
     """
 
@@ -62,6 +66,7 @@ class Result(msgspec.Struct):
     service_tier: str | None = None
     cache_write_1h_tokens: int | None = None
     raw: Any = None
+    inference_geo: str | None = None
 
 
 class Failure(msgspec.Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jsonschema_rs
@@ -15,6 +16,14 @@ from airflow_llm_batch.results import Result
 
 #: characters of a validator's message that are kept
 LONGEST = 300
+#: vLLM's, SGLang's and Ollama's; their chat templates may have written the first tag themselves
+THOUGHT_ENDS = ("</think>", "</thinking>")
+FENCE = "```"
+LANGUAGE = re.compile("[a-zA-Z0-9]+")
+OPENING = re.compile("<think(ing)?>")
+#: keywords whose members are schemas by name, and those that hold values
+NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+VALUES = frozenset({"enum", "const", "default", "examples"})
 
 
 class OutputCheck:
@@ -26,7 +35,7 @@ class OutputCheck:
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
-        self.validate = validator(schema).validate
+        self.validate = validator(without_sets(schema)).validate
         #: vendors want an object at the root, and got one around a schema of anything else
         self.may_be_wrapped = not is_object(schema)
 
@@ -34,7 +43,7 @@ class OutputCheck:
         if result.status != "succeeded" or result.tool_calls:
             return
         try:
-            output = self.unwrapped(parsed(result.text or ""))
+            output = self.unwrapped(answered(result))
             self.validate(output)
         except jsonschema_rs.ValidationError as error:
             place = "".join(f"[{part!r}]" for part in error.instance_path)
@@ -62,6 +71,54 @@ def parsed(text: str) -> Any:
         if "\\u" not in text:
             raise
         return legal(json.loads(text, parse_constant=no_number))
+
+
+def answered(result: Result) -> Any:
+    """An answer's JSON, also where a server without constrained decoding and without a parser of thoughts has left them
+    before it, or a fence around it. Thoughts go where they belong; the text stays as it was written.
+
+    :raises ValueError: for what is none.
+    """
+    text = result.text or ""
+    try:
+        return parsed(text)
+    except ValueError:
+        thought, tag, rest = next((cut for end in THOUGHT_ENDS if (cut := text.partition(end))[1]), ("", "", text))
+        inner = unfenced(rest)
+        if inner == text.strip():
+            raise
+        output = parsed(inner)
+        if tag and not result.reasoning:
+            result.reasoning = OPENING.sub("", thought, count=1).strip() or None
+        return output
+
+
+def unfenced(text: str) -> str:
+    """A text without the one fence around it. By hand: models are known to end in thousands of blanks, on which a
+    pattern would spend its time."""
+    text = text.strip()
+    if not (text.startswith(FENCE) and text.endswith(FENCE) and len(text) >= 2 * len(FENCE)):
+        return text
+    inner = text[len(FENCE) : -len(FENCE)]
+    language = LANGUAGE.match(inner)
+    return inner[language.end() if language else 0 :].strip()
+
+
+def without_sets(schema: Any) -> Any:
+    """A schema that takes duplicates: a Pydantic model reads its sets from them, and no vendor holds answers to it."""
+    if isinstance(schema, list):
+        return [without_sets(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: {key: without_sets(inner) for key, inner in value.items()}
+        if name in NAMED and isinstance(value, dict)
+        else value
+        if name in VALUES
+        else without_sets(value)
+        for name, value in schema.items()
+        if name != "uniqueItems"
+    }
 
 
 def no_number(name: str) -> Any:

@@ -10,8 +10,19 @@ from typing import Any, Literal
 
 import msgspec
 
-from airflow_llm_batch.providers.coerce import Count, Name, id_of, members, objects, text_of, tool_call, whole, word
-from airflow_llm_batch.providers.endings import Endings, judge, unreadable
+from airflow_llm_batch.providers.coerce import (
+    Count,
+    Name,
+    cut_call,
+    id_of,
+    members,
+    objects,
+    text_of,
+    tool_call,
+    whole,
+    word,
+)
+from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge, unreadable
 from airflow_llm_batch.providers.troubles import trouble_of
 from airflow_llm_batch.results import Result, RowStatus
 
@@ -20,8 +31,9 @@ ENDINGS = Endings(
     good=frozenset({"end_turn", "stop_sequence"}),
     calling=frozenset({"tool_use"}),
     cut=frozenset({"max_tokens", "model_context_window_exceeded"}),
-    refused=frozenset({"refusal"}),
 )
+#: blocks that fields of their own hold; all others, results of tools and files made by them, are media
+READ = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
 
 
 class CacheCreation(msgspec.Struct):
@@ -36,6 +48,7 @@ class Usage(msgspec.Struct):
     cache_creation: CacheCreation | None = None
     server_tool_use: None = None
     service_tier: Name | None = None
+    inference_geo: Name | None = None
 
 
 class Text(msgspec.Struct):
@@ -89,6 +102,7 @@ def read_frequent(line: bytes) -> Result | None:
         cache_write_1h_tokens=usage.cache_creation.ephemeral_1h_input_tokens if usage.cache_creation else None,
         output_tokens=usage.output_tokens,
         service_tier=usage.service_tier,
+        inference_geo=usage.inference_geo,
     )
 
 
@@ -115,10 +129,7 @@ def read_line(line: dict[str, Any]) -> Result:
         error = (
             outcome.get("error") or (message if kind == "succeeded" else None) or {"message": f"result type {kind!r}"}
         )
-        trouble = trouble_of(error, 0 if 200 <= status < 300 else status)
-        result.error_code, result.error_message = trouble
-        if trouble.code == "unreadable_answer":
-            result.status = "invalid"
+        fail(result, trouble_of(error, 0 if 200 <= status < 300 else status))
     return result
 
 
@@ -140,7 +151,14 @@ def read_message(message: dict[str, Any], result: Result) -> None:
     read_usage(members(message.get("usage")), result)
     details = members(message.get("stop_details"))
     refusal = text_of(details.get("explanation")) if result.finish_reason == "refusal" else None
-    judge(result, ENDINGS, refusal, word(details.get("category")))
+    media = [block for block in blocks if not (isinstance(kind := block.get("type"), str) and kind in READ)]
+    # What the model asked of the vendor's tools is no answer; what they made may be one.
+    made = [block for block in media if block.get("type") != "server_tool_use"]
+    result.choices = [{"media": made}] if made else None
+    judge(result, ENDINGS, refusal, word(details.get("category")), cut_call=cut_call(calls))
+    result.choices = [{"media": media}] if media else None
+    if media:
+        result.choices = [as_choice(result)]
 
 
 def read_usage(usage: Mapping[str, Any], result: Result) -> None:
@@ -152,5 +170,6 @@ def read_usage(usage: Mapping[str, Any], result: Result) -> None:
     result.cache_write_1h_tokens = whole(members(usage.get("cache_creation")).get("ephemeral_1h_input_tokens"))
     result.output_tokens = whole(usage.get("output_tokens"))
     result.service_tier = word(usage.get("service_tier"))
+    result.inference_geo = word(usage.get("inference_geo"))
     uses = {name: whole(count) or 0 for name, count in members(usage.get("server_tool_use")).items()}
     result.tool_uses = {name.removesuffix("_requests"): count for name, count in uses.items() if count > 0} or None

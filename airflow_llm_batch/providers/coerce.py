@@ -79,6 +79,23 @@ def tool_call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
     return {"id": word(call_id), "name": word(name), "arguments": arguments}
 
 
+def cut_call(calls: list[dict[str, Any]]) -> str | None:
+    """The function among some ``tool_call``s whose arguments are no JSON, where a server broke off in their midst."""
+    for call in calls:
+        text = call["arguments"]
+        if isinstance(text, str) and text.strip():
+            try:
+                msgspec.json.decode(text)
+            except (ValueError, RecursionError):
+                return call["name"] or "a tool"
+    return None
+
+
+#: kinds of parts that hold what a model thought, and where it stands in them
+THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text")
+THOUGHT = ("thinking", "reasoning", "text", "summary")
+
+
 class Said(NamedTuple):
     """What a message's content holds; None for what it does not."""
 
@@ -99,8 +116,9 @@ def read_content(content: Any) -> Said:
             found["text"].append(text_of(part) or "")
             continue
         kind = part.get("type")
-        if kind in ("thinking", "reasoning", "reasoning_text", "summary_text"):
-            inner = read_content(next((part[n] for n in ("thinking", "reasoning", "text") if part.get(n)), None))
+        # OpenRouter's reasoning.text, reasoning.summary and reasoning.encrypted; the last has nothing to read.
+        if kind in THOUGHTS or (isinstance(kind, str) and kind.startswith("reasoning.")):
+            inner = read_content(next((part[name] for name in THOUGHT if part.get(name)), None))
             found["reasoning"].append(inner.text or inner.reasoning or "")
         elif kind == "refusal":
             found["refusal"].append(text_of(part.get("refusal")) or "")
@@ -124,10 +142,19 @@ def vector_of(value: Any) -> list[float] | msgspec.Raw | None:
             value = list(struct.unpack(f"<{len(packed) // 4}f", packed))
         except (ValueError, struct.error):
             return None
+        if not are_floats(value):
+            return None
     if not isinstance(value, list) or not value:
         return None
     good = all(isinstance(n, int | float) and not isinstance(n, bool) and in_range(n) for n in value)
     return value if good else None
+
+
+def are_floats(numbers: list[float]) -> bool:
+    """Whether bytes that were read as float32 were meant so: those of int8 and of bits (Voyage's and Mistral's
+    ``output_dtype``) make numbers of any magnitude, and an embedding's are near 1."""
+    strange = sum(not (number == 0 or 1e-20 < abs(number) < 1e9) for number in numbers)
+    return strange * 10 <= len(numbers)
 
 
 def in_range(number: float) -> bool:

@@ -19,10 +19,19 @@ def parse_line(line: bytes) -> dict[str, Any]:
     try:
         parsed = msgspec.json.decode(line)
     except ValueError:
-        parsed = legal(json.loads(line))
+        parsed = legal(json.loads(bare(line)))
     if not isinstance(parsed, dict):
         raise ValueError("not a JSON object")
     return parsed
+
+
+def bare(body: bytes) -> bytes:
+    """A body without what servers send before its JSON: a byte order mark, blank lines, and comments of an event stream
+    that keep a connection open (OpenRouter's ": OPENROUTER PROCESSING", DeepSeek's ": keep-alive")."""
+    body = body.removeprefix(b"\xef\xbb\xbf").lstrip()
+    while body.startswith(b":"):
+        body = body.partition(b"\n")[2].lstrip()
+    return body
 
 
 def legal(value: Any) -> Any:

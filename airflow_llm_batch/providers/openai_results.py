@@ -14,6 +14,7 @@ from airflow_llm_batch.providers.coerce import (
     Count,
     Name,
     Said,
+    cut_call,
     id_of,
     members,
     objects,
@@ -24,20 +25,28 @@ from airflow_llm_batch.providers.coerce import (
     whole,
     word,
 )
-from airflow_llm_batch.providers.endings import Endings, judge, unreadable
-from airflow_llm_batch.providers.troubles import UNKNOWN, trouble_of
-from airflow_llm_batch.results import Result, RowStatus
+from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge, unreadable
+from airflow_llm_batch.providers.troubles import UNKNOWN, tells, trouble_of
+from airflow_llm_batch.results import Result
 
-ROW_OUTCOMES: dict[str, RowStatus] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 #: OpenAI's words, and those of servers that are like it
 ENDINGS = Endings(
     good=frozenset({"stop", "eos", "eos_token", "stop_sequence", "stop_token", "end_turn", "complete", "completed"}),
     calling=frozenset({"tool_calls", "function_call", "tool_use"}),
     cut=frozenset({"length", "max_tokens", "max_output_tokens", "model_length"}),
-    refused=frozenset({"content_filter", "refusal", "safety", "recitation", "prohibited_content", "blocklist"}),
 )
 #: where servers put what a model thought, beside its answer
-REASONING = ("reasoning_content", "reasoning", "thinking")
+REASONING = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details")
+#: where servers put what an answer holds besides text: OpenRouter and LiteLLM images, OpenAI audio, Groq the results
+#: of tools
+SHOWN = ("images", "audio")
+MEDIA = (*SHOWN, "executed_tools")
+#: cached tokens, and those written to a cache, in OpenAI's details of a prompt and in other servers' usage (DeepSeek:
+#: prompt_cache_hit_tokens; Moonshot: cached_tokens; LiteLLM and OpenRouter: the others)
+CACHED = ("cached_tokens", "cache_read_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
+#: in the names of models that search with each call, which OpenAI bills and does not count
+SEARCHES = ("-search-preview", "-search-api")
 #: output items of the Responses API that are tools of the vendor's own, billed by use
 TOOL_ITEM = "_call"
 #: those of them that the customer's side runs, and what is asked of it
@@ -51,20 +60,33 @@ ERROR_ONLY = frozenset(
 ONE = msgspec.Meta(max_length=1)
 
 
+#: absent, null or zero: a count that any other line has is read by ``read_line``
+No = Literal[0] | None
+
+
 class PromptDetails(msgspec.Struct):
     cached_tokens: Count | None = None
     cache_write_tokens: Count | None = None
+    audio_tokens: No = None
+    cache_read_tokens: No = None
+    cache_creation_tokens: No = None
 
 
 class OutputDetails(msgspec.Struct):
     reasoning_tokens: Count | None = None
+    audio_tokens: No = None
 
 
 class Usage(msgspec.Struct):
     prompt_tokens: Count
     completion_tokens: Count = 0
+    total_tokens: Count | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: OutputDetails | None = None
+    cached_tokens: No = None
+    prompt_cache_hit_tokens: No = None
+    cache_read_input_tokens: No = None
+    cache_creation_input_tokens: No = None
 
 
 class Message(msgspec.Struct):
@@ -74,9 +96,15 @@ class Message(msgspec.Struct):
     function_call: None = None
     annotations: tuple[()] | None = None
     audio: None = None
+    images: tuple[()] | None = None
+    executed_tools: None = None
+    context: None = None
+    provider_specific_fields: None = None
     reasoning_content: None = None
     reasoning: None = None
+    reasoning_details: tuple[()] | None = None
     thinking: None = None
+    thinking_blocks: tuple[()] | None = None
 
 
 class Choice(msgspec.Struct):
@@ -126,15 +154,15 @@ def read_line(line: dict[str, Any]) -> Result:
     if not response and "error" not in line:
         raise KeyError("response")
     status, body = whole(response.get("status_code")) or 0, response.get("body")
-    good = 200 <= status < 300
-    error = error or error_in(body)
+    # Some gateways leave the status out beside a good body.
+    good = 200 <= status < 300 or (response.get("status_code") is None and isinstance(body, dict) and bool(body))
+    error = error if tells(error) else error_in(body)
     if error or not good:
         trouble = trouble_of(error or body, 0 if good else status)
-        result.error_code = f"http_{status}" if trouble.code == UNKNOWN and not good else trouble.code
-        result.error_message = trouble.message or f"The vendor reported HTTP {status} for this row."
-        result.status = ROW_OUTCOMES.get(trouble.code, "errored")
-        if good and trouble.code == "unreadable_answer":
-            result.status = "invalid"
+        if trouble.code == UNKNOWN and not good:
+            trouble = trouble._replace(code=f"http_{status}")
+        reported = f"HTTP {status}" if status else "no answer and no error"
+        fail(result, trouble._replace(message=trouble.message or f"The vendor reported {reported} for this row."))
         if isinstance(body, dict):
             read_billing(body, result)
     elif isinstance(body, dict) and body:
@@ -149,7 +177,7 @@ def error_in(body: Any) -> Any:
     """The error in a body, wherever servers put it; None where there is none."""
     if not isinstance(body, dict):
         return body if isinstance(body, str) and body else None
-    if body.get("error"):
+    if tells(body.get("error")):
         return body["error"]
     only_words = body.keys() <= ERROR_ONLY and any(body.get(name) for name in ("detail", "message", "msg", "errors"))
     return body if only_words or body.get("object") == "error" else None
@@ -161,20 +189,51 @@ def read_billing(body: dict[str, Any], result: Result) -> None:
     result.service_tier = word(body.get("service_tier"))
     usage = members(body.get("usage"))
     result.input_tokens = whole(usage.get("prompt_tokens", usage.get("input_tokens")))
-    # Embeddings report no output tokens at all: their output is nothing, not unknown.
+    asked = members(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
+    used = members(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
+    result.cached_tokens, result.cache_write_tokens = most(CACHED, asked, usage), most(WRITTEN, asked, usage)
+    result.reasoning_tokens = whole(used.get("reasoning_tokens"))
     spent = whole(usage.get("completion_tokens", usage.get("output_tokens")))
-    result.output_tokens = 0 if spent is None and usage else spent
-    details = members(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
-    result.cached_tokens = whole(details.get("cached_tokens"))
-    result.cache_write_tokens = whole(details.get("cache_write_tokens"))
-    details = members(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
-    result.reasoning_tokens = whole(details.get("reasoning_tokens"))
+    # Embeddings report no output tokens at all: their output is nothing, not unknown.
+    total = None if "data" in body else whole(usage.get("total_tokens"))
+    result.output_tokens = answer_tokens(spent or 0, result, total) if usage else spent
+    audio = {"audio_input_tokens": asked.get("audio_tokens"), "audio_output_tokens": used.get("audio_tokens")}
+    heard = {name: count for name, told in audio.items() if (count := whole(told))}
+    result.tool_uses = heard or None
+    if any(name in (result.model or "") for name in SEARCHES):
+        searched(result)
+
+
+def most(names: Sequence[str], *told: Mapping[str, Any]) -> int | None:
+    """The count that servers spell in many ways: some tell it twice, and once as 0."""
+    counts = [count for place in told for name in names if (count := whole(place.get(name))) is not None]
+    return max(counts, default=None)
+
+
+def answer_tokens(spent: int, result: Result, total: int | None) -> int:
+    """All tokens that are billed as output.
+
+    xAI counts the tokens of reasoning beside ``completion_tokens``, and Gemini's compatible address those of thoughts
+    in ``total_tokens`` alone; both bill them.
+    """
+    if total is not None and result.input_tokens is not None:
+        return max(spent, total - result.input_tokens)
+    thought = result.reasoning_tokens or 0
+    return spent + thought if thought > spent else spent
+
+
+def searched(result: Result) -> None:
+    """A search that the vendor ran, and bills, without telling how often."""
+    if "web_search" not in (result.tool_uses or {}):
+        result.tool_uses = {**(result.tool_uses or {}), "web_search": 0}
 
 
 def read_answer(body: dict[str, Any], result: Result) -> None:
     data = body.get("data")
     if "choices" in body:
         result.citations = body.get("citations") or body.get("search_results") or None
+        if result.citations:
+            searched(result)
         read_choices(objects(body["choices"]), result)
     elif body.get("object") == "response" or ("output" in body and "status" in body):
         read_response(body, result)
@@ -192,17 +251,13 @@ def read_choices(choices: Sequence[dict[str, Any]], result: Result) -> None:
     if all(isinstance(choice.get("index"), int) for choice in choices):
         choices = sorted(choices, key=lambda choice: choice["index"])
     read_choice(choices[0], result)
-    if len(choices) > 1:
-        result.choices = []
-        for choice in choices:
+    if len(choices) > 1 or result.choices:
+        every = [as_choice(result)]
+        for choice in choices[1:]:
             one = Result()
             read_choice(choice, one)
-            choice = {
-                name: getattr(one, name)
-                for name in ("status", "text", "tool_calls", "finish_reason", "error_message", "reasoning", "logprobs")
-                if getattr(one, name) is not None
-            }
-            result.choices.append(choice)
+            every.append(as_choice(one))
+        result.choices = every
 
 
 def read_choice(choice: dict[str, Any], result: Result) -> None:
@@ -213,17 +268,32 @@ def read_choice(choice: dict[str, Any], result: Result) -> None:
     result.text = said.text if said.text is not None else text_of(audio.get("transcript"))
     result.reasoning = said.reasoning or reasoning_of(message)
     result.logprobs = choice.get("logprobs") or None
-    result.citations = message.get("annotations") or result.citations
+    if any(note.get("type") == "url_citation" for note in objects(message.get("annotations"))):
+        searched(result)
+    result.citations = citations_of(message) or result.citations
     result.tool_calls = calls_of(message)
+    functions = [c for c in result.tool_calls or [] if c["id"] not in custom_ids(message)]
+    shown, media = ([item for name in names for item in objects(message.get(name))] for names in (SHOWN, MEDIA))
+    result.choices = [{"media": shown}] if shown else None
     result.finish_reason = word(choice.get("finish_reason"))
     refusal = text_of(message.get("refusal")) or said.refusal
-    judge(result, ENDINGS, refusal or None, filtered_by(choice), choice.get("error"))
+    judge(result, ENDINGS, refusal or None, filtered_by(choice), choice.get("error"), cut_call(functions))
+    result.choices = [{"media": media}] if media else None
+
+
+def citations_of(message: Mapping[str, Any]) -> Any:
+    """What an answer is taken from: OpenAI's annotations, Azure's own data, LiteLLM's fields of other vendors."""
+    hidden = (members(message.get(name)).get("citations") for name in ("context", "provider_specific_fields"))
+    return message.get("annotations") or next(filter(None, hidden), None)
 
 
 def reasoning_of(message: Mapping[str, Any]) -> str | None:
-    thoughts = next((message[name] for name in REASONING if message.get(name)), None)
-    said = read_content(thoughts)
-    return said.text or said.reasoning
+    for place in (message, members(message.get("provider_specific_fields"))):
+        for name in REASONING:
+            said = read_content(place.get(name) or None)
+            if thoughts := said.text or said.reasoning:
+                return thoughts
+    return None
 
 
 def calls_of(message: Mapping[str, Any]) -> list[dict[str, Any]] | None:
@@ -238,6 +308,11 @@ def calls_of(message: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     return calls or None
 
 
+def custom_ids(message: Mapping[str, Any]) -> set[str | None]:
+    """The calls whose input is free text, as custom tools take it."""
+    return {word(call.get("id")) for call in objects(message.get("tool_calls")) if members(call.get("custom"))}
+
+
 def filtered_by(choice: Mapping[str, Any]) -> str | None:
     """The categories that a content filter names, Azure's shape."""
     verdicts = members(choice.get("content_filter_results"))
@@ -246,7 +321,8 @@ def filtered_by(choice: Mapping[str, Any]) -> str | None:
 
 def read_response(body: dict[str, Any], result: Result) -> None:
     """An object of the Responses API."""
-    items = objects(body.get("output"))
+    # Some servers write anything as a type, and a list cannot be looked up.
+    items = [{**item, "type": word(item.get("type"))} for item in objects(body.get("output"))]
     messages = [item for item in items if item.get("type") == "message"]
     # What a model says on its way, in phases, is no part of its answer.
     final = [m for m in messages if m.get("phase") not in (None, "commentary")] or messages
@@ -264,7 +340,8 @@ def read_response(body: dict[str, Any], result: Result) -> None:
         tool_call(item.get("call_id"), item.get("name"), item.get("arguments", item.get("input"))) for item in asked
     ] or None
     used = [str(item["type"]) for item in items if item not in asked and str(item.get("type")).endswith(TOOL_ITEM)]
-    result.tool_uses = {kind.removesuffix(TOOL_ITEM): used.count(kind) for kind in used} or None
+    uses = {kind.removesuffix(TOOL_ITEM): used.count(kind) for kind in used}
+    result.tool_uses = {**(result.tool_uses or {}), **uses} or None
     made = [item for item in items if item.get("type") == "image_generation_call" and item.get("result")]
     result.output = made or None
     result.finish_reason = word(body.get("status"))
@@ -272,17 +349,17 @@ def read_response(body: dict[str, Any], result: Result) -> None:
     if result.finish_reason == "incomplete" or reason:
         result.finish_reason = reason or "incomplete"
     if result.finish_reason in ("failed", "cancelled"):
-        trouble = trouble_of(body.get("error") or {"message": f"The response ended as {result.finish_reason!r}."})
-        result.error_code, result.error_message = trouble.code, trouble.message
+        told = body.get("error") or {"message": f"The response ended as {result.finish_reason!r}."}
+        fail(result, trouble_of(told))
         return
-    judge(result, RESPONSE_ENDINGS, said.refusal)
+    functions = [c for c, item in zip(result.tool_calls or [], asked, strict=True) if item["type"] == "function_call"]
+    judge(result, RESPONSE_ENDINGS, said.refusal, cut_call=cut_call(functions))
 
 
 RESPONSE_ENDINGS = Endings(
     good=frozenset({"completed"}),
     calling=frozenset(),
     cut=frozenset({"max_output_tokens", "max_tokens", "incomplete"}),
-    refused=ENDINGS.refused,
 )
 
 
@@ -294,7 +371,11 @@ def read_vectors(data: list[Any], result: Result) -> None:
     vectors = [vector_of(item.get("embedding")) for item in items]
     if not vectors or len(items) != len(data) or None in vectors:
         result.status, result.error_code = "invalid", "bad_vector"
-        result.error_message = "The answer holds a vector without numbers: null, NaN, empty or no vector at all."
+        result.error_message = (
+            "The answer holds a vector that cannot be read: without numbers, null, NaN or empty, or base64 of other "
+            "numbers than float32. It is in output as the vendor wrote it."
+        )
+        result.output = data
         return
     result.status, result.embedding = "succeeded", vectors[0] if len(vectors) == 1 else vectors
 
@@ -314,6 +395,12 @@ def read_frequent(line: bytes) -> Result | None:
     body = answer.response.body
     usage = body.usage
     asked, used = usage.prompt_tokens_details, usage.completion_tokens_details
+    thought = used.reasoning_tokens if used else None
+    told = usage.prompt_tokens + usage.completion_tokens
+    more = (usage.total_tokens or 0) > told or (thought or 0) > usage.completion_tokens
+    if (more and body.choices) or "-search-" in body.model:
+        # More is billed than the counts of the line say: ``read_line`` reckons it.
+        return None
     result = Result(
         custom_id=answer.custom_id,
         status="succeeded",
@@ -322,7 +409,7 @@ def read_frequent(line: bytes) -> Result | None:
         output_tokens=usage.completion_tokens,
         cached_tokens=asked.cached_tokens if asked else None,
         cache_write_tokens=asked.cache_write_tokens if asked else None,
-        reasoning_tokens=used.reasoning_tokens if used else None,
+        reasoning_tokens=thought,
         service_tier=body.service_tier,
     )
     if body.choices and not body.data:

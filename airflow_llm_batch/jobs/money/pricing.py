@@ -6,7 +6,7 @@ any vendor costs thousands of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +33,11 @@ TIERS = frozenset({"flex", "priority", "fast", "scale"})
 #: tools of the vendor's whose use costs nothing beside tokens
 FREE = frozenset({"web_fetch", "mcp", "computer", "local_shell", "shell", "apply_patch", "tool_search"})
 SEARCH = "web_search"
+#: tokens among those of input and output that have a price of their own, and the table's words for it
+AUDIO = {"audio_input_tokens": "input_audio_mtok", "audio_output_tokens": "output_audio_mtok"}
+#: where Anthropic computes at a tenth more, all kinds of tokens alike, in batches too, on every model that can be asked
+#: for it (docs.claude.com, pricing: data residency pricing, Opus 4.6 and newer)
+US, US_FACTOR = "us", Decimal("1.1")
 
 
 class Cost(NamedTuple):
@@ -209,7 +214,9 @@ class Prices:
         )  # fmt: skip
         searches = calc_price(Usage(web_searches=1000), model, provider_id=self.provider).total_price
         tiered = any(getattr(value, "tiers", None) for value in vars(price).values())
-        return with_searches(calculate if tiered else linear(rates), round(searches * PICO))
+        usual = calculate if tiered else linear(rates)
+        priced = {name for name, rate in AUDIO.items() if getattr(price, rate, None) is not None}
+        return with_searches(with_odd_tokens(usual, calculate, priced), round(searches * PICO))
 
 
 def usage(result: Result) -> Any:
@@ -222,6 +229,8 @@ def usage(result: Result) -> Any:
         cache_write_tokens=result.cache_write_tokens or 0,
         cache_write_1h_tokens=result.cache_write_1h_tokens or 0,
         output_tokens=result.output_tokens or 0,
+        input_audio_tokens=(result.tool_uses or {}).get("audio_input_tokens", 0),
+        output_audio_tokens=(result.tool_uses or {}).get("audio_output_tokens", 0),
     )
 
 
@@ -237,6 +246,29 @@ def variants_of(provider: str, model: str) -> list[Mapping[str, Any]]:
     return [v.when for v in found.price_variants or () if v.constraint is None or v.constraint.active(now)]
 
 
+def with_odd_tokens(usual: PriceOf, exact: PriceOf, priced: Set[str]) -> PriceOf:
+    """The price with tokens that cost other than text: of audio, and those of an answer computed in the US.
+
+    :param exact: the table's own reckoning, of every kind of token.
+    :param priced: the kinds of audio tokens that the table has a price of.
+    """
+
+    def price_of(result: Result) -> Listed | None:
+        if result.tool_uses is None and result.inference_geo != US:
+            return usual(result)
+        heard = {name: count for name, count in (result.tool_uses or {}).items() if name in AUDIO}
+        most = {"audio_input_tokens": result.input_tokens or 0, "audio_output_tokens": result.output_tokens or 0}
+        # Which of the cached tokens are audio is not told.
+        if not heard.keys() <= priced or any(not 0 <= n <= most[name] for name, n in heard.items()):
+            return None
+        if heard and result.cached_tokens:
+            return None
+        price = exact if heard else usual
+        return scaled(price, US_FACTOR)(result) if result.inference_geo == US else price(result)
+
+    return price_of
+
+
 def with_searches(price: PriceOf, thousand: int) -> PriceOf:
     """The price with web searches, which cost the same in batches.
 
@@ -247,8 +279,9 @@ def with_searches(price: PriceOf, thousand: int) -> PriceOf:
         listed = price(result)
         if not result.tool_uses or listed is None:
             return listed
-        paid = {tool: uses for tool, uses in result.tool_uses.items() if tool not in FREE}
-        if paid.keys() - {SEARCH} or (paid and not thousand):
+        paid = {tool: uses for tool, uses in result.tool_uses.items() if tool not in FREE and tool not in AUDIO}
+        # Searches that nobody has counted have no known price.
+        if paid.keys() - {SEARCH} or (paid and not (thousand and paid[SEARCH])):
             return None
         cost = paid.get(SEARCH, 0) * thousand // 1000
         return None if listed[0] is None else listed[0] + cost, listed[1] + cost
@@ -263,6 +296,8 @@ def with_tools(agreed: PriceOf, listed: PriceOf | None) -> PriceOf:
         price = agreed(result)
         if not result.tool_uses or price is None:
             return price
+        if result.tool_uses.keys() & AUDIO.keys():
+            return None
         bare = msgspec.structs.replace(result, tool_uses=None)
         with_them, without = (listed(result), listed(bare)) if listed is not None else (None, None)
         if with_them is None or without is None:

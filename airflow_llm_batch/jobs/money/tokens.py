@@ -22,6 +22,13 @@ EMBEDDINGS = "/v1/embeddings"
 MARKS = (b'"image', b'"input_image"', b'"file', b'"document"', b'"input_file"', b'"audio', b'"input_audio"')
 #: tools that the vendor runs, which read as much as they like
 FUNCTIONS = frozenset({None, "function", "custom"})
+#: members by which the Responses API is told of a prompt that is not in the line
+STORED = {
+    "previous_response_id": "an earlier conversation",
+    "conversation": "an earlier conversation",
+    "prompt": "a prompt",
+}
+DIGITS = b"0123456789"
 #: a guess for what cannot be estimated, so that queues and paces count something
 DOCUMENT = 3000
 
@@ -50,7 +57,7 @@ def kind_of(request: Request, provider: Provider) -> Kind:
     unknown = next((part.unknown for part in media(body, provider, request.model) if part.unknown), "")
     return Kind(
         provider.group(request), request.model, count_inputs(request), token_cap(request),
-        cache_of(body), unknown or tools_of(body),
+        cache_of(body), unknown or tools_of(body) or stored_of(body),
     )  # fmt: skip
 
 
@@ -101,6 +108,15 @@ def tools_of(body: Mapping[str, Any]) -> str:
     if body.get("web_search_options") is not None:
         return "web search, which the vendor runs"
     return "MCP servers, which the vendor asks" if body.get("mcp_servers") else ""
+
+
+def stored_of(body: Mapping[str, Any]) -> str:
+    """What of the prompt the vendor has stored, and the request only names."""
+    for name, what in STORED.items():
+        # The prompt of plain completions is text, or tokens.
+        if body.get(name) and not (name == "prompt" and not isinstance(body[name], dict)):
+            return f"{name!r}: {what} that the vendor keeps"
+    return ""
 
 
 def prompt_tokens(line: bytes, body: Mapping[str, Any], provider: Provider, model: str) -> int:
@@ -173,9 +189,11 @@ def size_of(url: str) -> tuple[int, int] | None:
 
 
 def count_tokens(line: bytes) -> int:
-    """Prompt tokens of a text: four ASCII characters a token, one of any other script."""
+    """Prompt tokens of a text: four ASCII characters a token, or three digits where it is made of them, one of any
+    other script."""
+    numbers = -(-(len(line) - len(line.translate(None, DIGITS))) // 3)
     if line.isascii():
-        return -(-len(line) // 4)
+        return max(-(-len(line) // 4), numbers)
     characters = len(line.decode("utf-8", "replace"))
     other = (len(line) - characters) // 2  # the others take two to four bytes each, mostly three
-    return -(-(characters - other) // 4) + other
+    return max(-(-(characters - other) // 4), numbers) + other

@@ -47,7 +47,9 @@ def test_what_another_validator_accepts_and_nothing_else_is_succeeded(value):
     assert fits or (result.error_code == "schema_mismatch" and len(result.error_message) <= LONGEST)
 
 
-@pytest.mark.parametrize("text", ["", None, "Sure! {}", '{"n": 1', '{"n": NaN}', "[" * 100_000, "```json\n{}\n```"])
+@pytest.mark.parametrize(
+    "text", ["", None, "Sure! {}", '{"n": 1', '{"n": NaN}', "[" * 100_000, "Here it is: ```json\n{}\n```"]
+)
 def test_text_that_is_no_json_is_invalid(text):
     """And says so; nothing is guessed."""
     assert (checked(text).status, checked(text).error_code) == ("invalid", "not_json")

@@ -1,0 +1,161 @@
+"""What a row is billed: every spelling of usage comes to the tokens and dollars that the vendor asks for."""
+
+import json
+
+import pytest
+
+from airflow_llm_batch.jobs.money.pricing import PICO, Negotiated, Prices
+from airflow_llm_batch.jobs.money.tokens import count_tokens, kind_of
+from airflow_llm_batch.providers.anthropic import Anthropic
+from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.request import Request
+
+OPENAI, ANTHROPIC = OpenAI("http://h"), Anthropic("http://h")
+#: dollars for a million tokens
+RATES = Negotiated.model_validate({"input": 1, "cached": 0.1, "cache_write": 1.25, "output": 10, "batch_factor": 1})
+
+
+def answer(usage, model="m", **message):
+    said = {"role": "assistant", "content": "fine", **message}
+    choice = {"index": 0, "message": said, "logprobs": None, "finish_reason": "stop"}
+    body = {"object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
+    line = {"custom_id": "a", "response": {"status_code": 200, "body": body}, "error": None}
+    return OPENAI.read(json.dumps(line).encode())
+
+
+def used(prompt, completion, total=None, prompt_details=None, details=None, **more):
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, **more}
+    named = {"total_tokens": total, "prompt_tokens_details": prompt_details, "completion_tokens_details": details}
+    return {**usage, **{name: value for name, value in named.items() if value is not None}}
+
+
+OUTPUT = [
+    (used(100, 10, 110), 10),
+    (used(100, 10), 10),
+    (used(100, 10, 110, details={"reasoning_tokens": 8}), 10),
+    # xAI: reasoning beside the completion (docs.x.ai, consumption)
+    (used(100, 10, 3110, details={"reasoning_tokens": 3000}), 3010),
+    (used(100, 10, details={"reasoning_tokens": 3000}), 3010),
+    # Gemini's compatible address: thoughts in the total alone
+    (used(100, 10, 1110), 1010),
+    (used(100, None, 1110), 1010),
+    (used(100, 10, 0), 10),
+]
+
+
+@pytest.mark.parametrize(("usage", "output"), OUTPUT)
+def test_all_output_is_counted(usage, output):
+    """Thoughts too, wherever the vendor counts them."""
+    assert answer(usage).output_tokens == output
+
+
+def test_a_vector_has_no_output():
+    """Whatever its total holds."""
+    body = {"object": "list", "model": "e", "data": [{"embedding": [0.5]}]}
+    for usage in ({"prompt_tokens": 5, "total_tokens": 9}, {"prompt_tokens": 5}):
+        line = {"custom_id": "a", "response": {"status_code": 200, "body": {**body, "usage": usage}}}
+        assert OPENAI.read(json.dumps(line).encode()).output_tokens == 0
+
+
+CACHES = [
+    (used(1000, 0, prompt_details={"cached_tokens": 900}), 900, None),
+    (used(1000, 0, prompt_cache_hit_tokens=900, prompt_cache_miss_tokens=100), 900, None),  # DeepSeek
+    (used(1000, 0, cached_tokens=900), 900, None),  # Moonshot
+    (used(1000, 0, prompt_details={"cached_tokens": 0}, cached_tokens=900), 900, None),
+    (
+        used(
+            1000, 0, prompt_details={"cached_tokens": 0, "cache_creation_tokens": 900}, cache_creation_input_tokens=900
+        ),
+        0,
+        900,
+    ),  # LiteLLM, OpenRouter
+    (used(1000, 0, cache_read_input_tokens=900, cache_creation_input_tokens=50), 900, 50),
+    (used(1000, 0, prompt_details={"cached_tokens": 100, "cache_write_tokens": 200}), 100, 200),
+]
+
+
+@pytest.mark.parametrize(("usage", "cached", "written"), CACHES)
+def test_caches_are_counted_in_any_spelling(usage, cached, written):
+    """And billed at their own rates."""
+    result = answer(usage)
+    assert (result.cached_tokens, result.cache_write_tokens) == (cached, written)
+    cost = Prices("openai", "1", {"m": RATES}).cost(result, "m")
+    rest = 1000 - cached - (written or 0)
+    assert cost.paid == round((rest + 0.1 * cached + 1.25 * (written or 0)) * PICO / 1e6)
+
+
+HEARD = used(1000, 1000, 2000, {"cached_tokens": 0, "audio_tokens": 1000}, {"audio_tokens": 1000})
+BOTH = used(1000, 1000, 2000, {"audio_tokens": 400}, {"audio_tokens": 600})
+AUDIO = [
+    # OpenAI, pricing: gpt-audio text 2.50 in and 10 out, audio 32 in and 64 out for a million tokens
+    ("gpt-audio", HEARD, 0.032 + 0.064),
+    ("gpt-audio", BOTH, (600 * 2.5 + 400 * 32 + 400 * 10 + 600 * 64) / 1e6),
+    ("gpt-audio", used(1000, 1000, 2000, {"audio_tokens": 2000}), None),
+    ("gpt-audio", used(1000, 1000, 2000, {"audio_tokens": 500, "cached_tokens": 100}), None),
+    ("gpt-4o-mini", HEARD, None),
+    ("m", HEARD, None),
+]
+
+
+@pytest.mark.parametrize(("model", "usage", "dollars"), AUDIO)
+def test_audio_has_its_own_price_or_none(model, usage, dollars):
+    """Where the table and the customer's prices do not know it, the cost is null, never that of text."""
+    cost = Prices("openai", "0.5", {"m": RATES}).cost(answer(usage, model), model, called=True)
+    assert (cost and cost.paid) == (dollars and round(dollars * PICO))
+
+
+NOTED = [{"type": "url_citation", "url_citation": {"url": "u"}}]
+SEARCHED = [
+    ("gpt-4o-search-preview-2025-03-11", {}),
+    ("gpt-5-search-api", {}),
+    ("gpt-4o", {"annotations": NOTED}),
+    ("m", {"annotations": NOTED}),
+]
+
+
+@pytest.mark.parametrize(("model", "message"), SEARCHED)
+def test_a_search_that_nobody_has_counted_has_no_price(model, message):
+    """OpenAI bills it by the call, beside tokens, and its usage does not tell."""
+    result = answer(used(10, 5, 15), model, **message)
+    assert result.tool_uses == {"web_search": 0}
+    assert Prices("openai", "0.5", {"m": RATES}).cost(result, model, called=True) is None
+
+
+@pytest.mark.parametrize(("geo", "factor"), [("us", 1.1), ("global", 1), ("not_available", 1), (None, 1)])
+def test_inference_in_the_us_costs_a_tenth_more(geo, factor):
+    """Anthropic, pricing, data residency: all kinds of tokens, in batches too; searches cost the same."""
+    usage = {"input_tokens": 1000, "output_tokens": 1000, "inference_geo": geo}
+    message = {"model": "claude-opus-4-6", "stop_reason": "end_turn", "content": [{"type": "text", "text": "x"}]}
+    prices = Prices("anthropic", "0.5")
+    for tools, extra in ({}, 0), ({"server_tool_use": {"web_search_requests": 2}}, 0.02):
+        told = {"type": "succeeded", "message": {**message, "usage": {**usage, **tools}}}
+        result = ANTHROPIC.read(json.dumps({"custom_id": "a", "result": told}).encode())
+        assert result.inference_geo == geo
+        cost = prices.cost(result, "claude-opus-4-6")
+        assert cost.paid == pytest.approx((0.015 * factor + extra) * PICO)
+
+
+STORED = [
+    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"conversation": "conv_1"}, "conversation"),
+    ({"conversation": {"id": "conv_1"}}, "conversation"),
+    ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+    ({"prompt": "a text", "previous_response_id": None}, ""),
+    ({"prompt": [1, 2, 3]}, ""),
+]
+
+
+@pytest.mark.parametrize(("more", "named"), STORED)
+def test_a_prompt_that_the_vendor_keeps_cannot_be_estimated(more, named):
+    """The Responses API adds it to what the line shows: what it is called is told."""
+    unknown = kind_of(Request("/v1/responses", {"model": "m", "input": "x", **more}), OPENAI).unknown
+    assert (named in unknown) if named else unknown == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("abcd" * 30, 30), ("123" * 40, 40), ("1234 " * 30, 40), ("a1" * 30, 15), ("数" * 30, 30), ("数1" * 30, 40)],
+)
+def test_digits_are_three_to_a_token(text, tokens):
+    """OpenAI's encodings split numbers so (tiktoken, cl100k_base and o200k_base)."""
+    assert count_tokens(text.encode()) == tokens
