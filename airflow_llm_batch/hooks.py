@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -253,14 +253,8 @@ class LLMBatchHook(BaseHook):
         with self.transport.stream(request) as chunks:
             yield chunks
 
-    def vendor_time(self, moment: datetime, *, ask: bool = False) -> datetime | None:
-        """A moment of ours by the vendor's clock, None before it has told.
-
-        :param ask: look at the newest batch where it has not: every answer has a date.
-        """
-        if self.transport.clock_ahead is None and ask:
-            with suppress(LLMBatchError):
-                self.list_batches(limit=1)
+    def vendor_time(self, moment: datetime) -> datetime | None:
+        """A moment of ours by the vendor's clock, which every answer tells; None before there was one."""
         ahead = self.transport.clock_ahead
         return None if ahead is None else moment + timedelta(seconds=ahead)
 

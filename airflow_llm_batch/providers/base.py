@@ -306,7 +306,7 @@ class Provider(ABC):
         text += f": {message}" if message else "."
         if response.is_client_error:
             text += "" if response.status_code in UNCLEAR else " That call was not billed."
-            again = response.status_code in PASSING_STATUS and not is_empty_account(code, message)
+            again = response.status_code in PASSING_STATUS and not is_empty_account(code, message, response.status_code)
             kind = RequestRejected if again else RefusedForGood
             raise kind(text, status=response.status_code, code=code)
         raise VendorUnavailable(text, status=response.status_code)

@@ -275,7 +275,7 @@ class Landing:
             # Some vendors quote the key in an error.
             result.error_message = result.error_message and self.redact(result.error_message)
             line = line and self.redact(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-        if self.keep_raw and line is not None:
+        if (self.keep_raw or result.error_code == "bad_vector") and line is not None:
             result.raw = as_written(line)
         if self.check is not None:
             self.check(result)

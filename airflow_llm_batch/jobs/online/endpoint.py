@@ -17,7 +17,7 @@ import msgspec
 from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
 from airflow_llm_batch.jobs.directory.journal import UNANSWERED
 from airflow_llm_batch.jobs.online.pace import Pace
-from airflow_llm_batch.providers.json_lines import UNREADABLE
+from airflow_llm_batch.providers.json_lines import UNREADABLE, bare
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, may_pass
 from airflow_llm_batch.transport import retry_after
 from airflow_llm_batch.wire import Wire
@@ -220,7 +220,7 @@ def is_fatal(status: int, error: tuple[str, str], good: int, forbidden: int) -> 
 
     :param forbidden: answers of 403 in a row: one alone may be about what its row says.
     """
-    empty = status == httpx.codes.PAYMENT_REQUIRED or (400 <= status < 500 and is_empty_account(*error))
+    empty = status == httpx.codes.PAYMENT_REQUIRED or (400 <= status < 500 and is_empty_account(*error, status))
     never = forbidden >= MOST_FORBIDDEN and not good and not is_passing_code(error[0])
     return status == httpx.codes.UNAUTHORIZED or empty or never
 
@@ -233,7 +233,7 @@ def backoff(tries: int) -> float:
 def one_line(body: bytes, status: int) -> bytes:
     """A JSON body without newlines; anything else as an error that holds it, in a JSON object."""
     try:
-        formatted: bytes = msgspec.json.format(body, indent=-1)
+        formatted: bytes = msgspec.json.format(bare(body), indent=-1)
     except (ValueError, RecursionError, msgspec.MsgspecError):
         formatted = b""
     if formatted.startswith(b"{"):

@@ -34,6 +34,8 @@ SLOWEST_UPLOAD = 500_000
 SLOWEST_INTAKE = 2_000_000
 #: seconds by which the vendor's clock may be ahead of ours
 CLOCKS_DIFFER = 600
+#: seconds by which clocks that agree may differ
+CLOCKS_AGREE = 30
 #: claims whose create this process is sending right now
 IN_FLIGHT: Counter[str] = Counter()
 LOCK = Lock()
@@ -136,8 +138,14 @@ class Doubt:
         taken = {created.batch_id for other in others if (created := other.created())}
         # An earlier try's batch, which failed for want of room, carries the same marks and is not this try's.
         taken |= self.attempts.strangers() | self.attempts.batches().keys()
-        since = intent.vendor_at or self.hook.vendor_time(intent.at, ask=True) or intent.at
-        found = self.hook.run(self.hook.provider.find(self.shard, since, intent.input_ref))
+        find, vendor_time = self.hook.provider.find, self.hook.vendor_time
+        since = intent.vendor_at or vendor_time(intent.at) or intent.at
+        found = self.hook.run(find(self.shard, since, intent.input_ref))
+        known = intent.vendor_at or vendor_time(intent.at) or since
+        if abs((known - since).total_seconds()) > CLOCKS_AGREE:
+            # The vendor's own date, in that answer, says that its clock is another: looked for by that one.
+            since = known
+            found = self.hook.run(find(self.shard, since, intent.input_ref))
         found = [batch for batch in found if batch.id not in taken]
         if self.hook.provider.keeps_metadata:
             # What carries our own key needs no clock to be ours.

@@ -191,7 +191,7 @@ class Submission:
                     log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
                     return None
                 said = error.code, str(error)
-                if is_full(*said) or (error.status == TOO_MANY and not is_empty_account(*said)):
+                if is_full(*said) or (error.status == TOO_MANY and not is_empty_account(*said, error.status)):
                     self._wait_for_room(number, error)
                     return None
                 self._void(number, "rejected")

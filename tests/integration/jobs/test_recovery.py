@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -510,3 +511,32 @@ def test_a_soak_of_faults_pays_every_job_once(emulator, connect, tmp_path, monke
         hook.close()
     assert struck > 200
     assert time.time() - began < 240
+
+
+@pytest.mark.parametrize("hours", [-1, -0.18, 0.19, 1])
+def test_a_lost_create_is_found_whatever_the_clocks_say(provider, connect, store, emulator, monkeypatch, hours):
+    """The vendor's clock, its dates and its batches' times alike, is off: the batch is found, and paid once."""
+    from airflow_llm_batch.emulator import batches
+
+    real = time.time
+    shifted = SimpleNamespace(
+        **{n: getattr(time, n) for n in ("sleep", "monotonic")}, time=lambda: real() + 3600 * hours
+    )
+    for module in (batches, *(sys.modules[f"airflow_llm_batch.emulator.{n}"] for n in ("openai", "anthropic"))):
+        monkeypatch.setattr(module, "time", shifted)
+    hook = LLMBatchHook(connect(emulator.url, provider))
+    monkeypatch.setattr(hook.transport, "heard", lambda answer: dated(hook, 3600 * hours))
+    emulator.faults(http=[{"on": creates(provider), "cut": "after"}])
+    _, ids = submit(store, hook, spec(texts(4), chat(provider)))
+    assert list(emulator.vendor.batches) == ids
+
+
+def dated(hook, ahead):
+    hook.transport.clock_ahead = ahead
+
+
+def test_a_vendors_date_tells_its_clock(emulator, connect):
+    """Every answer has one."""
+    hook = LLMBatchHook(connect(emulator.url))
+    hook.list_batches()
+    assert abs(hook.transport.clock_ahead) < 5
