@@ -27,7 +27,7 @@ from airflow_llm_batch.providers.base import (
     same_origin,
     streamed,
 )
-from airflow_llm_batch.providers.batches import batch_id, moment, readable
+from airflow_llm_batch.providers.batches import batch_id, identifier, moment, readable
 from airflow_llm_batch.providers.coerce import members, whole, word
 from airflow_llm_batch.providers.images import anthropic_tokens
 from airflow_llm_batch.request import Request
@@ -202,7 +202,7 @@ def parse_batch(raw: dict[str, Any]) -> Batch:
     counted = {name: max(whole(counts.get(name)) or 0, 0) for name in names}
     total = sum(counted.values())
     ended = status == "ended"
-    url = word(raw.get("results_url"))
+    url = identifier(raw.get("results_url"))
     return Batch(
         id=batch_id(raw),
         status=status,

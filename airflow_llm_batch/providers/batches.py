@@ -27,9 +27,16 @@ def moment(value: Any) -> datetime | None:
     return read if read is None or read.tzinfo else read.replace(tzinfo=UTC)
 
 
+def identifier(value: Any) -> str | None:
+    """An id, or an address; None for anything that is none: some servers write an empty object for no file."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value) or None
+
+
 def batch_id(raw: dict[str, Any]) -> str:
     """:raises VendorUnavailable: for a batch without an id."""
-    found = word(raw.get("id"))
+    found = identifier(raw.get("id"))
     if found is None:
         raise VendorUnavailable("The vendor told of a batch without an id.")
     return found

@@ -25,7 +25,7 @@ from airflow_llm_batch.providers.base import (
     repeatable,
     streamed,
 )
-from airflow_llm_batch.providers.batches import batch_id, errors_of, moment, readable
+from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, readable
 from airflow_llm_batch.providers.coerce import members, text_of, whole, word
 from airflow_llm_batch.providers.images import openai_tokens
 from airflow_llm_batch.providers.openai_chat import (
@@ -254,7 +254,7 @@ def parse_batch(raw: dict[str, Any]) -> Batch:
     outcome = OUTCOMES.get(status)
     if outcome == "completed" and whole(counts.get("failed")):
         outcome = "partial"
-    files = (word(raw.get(name)) for name in ("output_file_id", "error_file_id"))
+    files = (identifier(raw.get(name)) for name in ("output_file_id", "error_file_id"))
     return Batch(
         id=batch_id(raw),
         status=status,
@@ -263,7 +263,7 @@ def parse_batch(raw: dict[str, Any]) -> Batch:
         succeeded=whole(counts.get("completed")),
         failed=whole(counts.get("failed")),
         created_at=moment(raw.get("created_at")),
-        input_ref=word(raw.get("input_file_id")),
+        input_ref=identifier(raw.get("input_file_id")),
         files=tuple(file for file in files if file),
         errors=errors_of(raw.get("errors")),
         metadata={str(k): text_of(v) or "" for k, v in members(raw.get("metadata")).items()},
