@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
@@ -27,6 +28,8 @@ Place = tuple[str, str, int]
 Located = Iterator[tuple[Place, Row]]
 SPACE = re.compile(r"[ \t\r\n]*")
 BOM = b"\xef\xbb\xbf"
+#: bytes of one row
+MOST_BYTES = 64 * 2**20
 
 
 def named(place: Place) -> str:
@@ -154,15 +157,21 @@ def reader_of(name: str) -> Callable[[io.BufferedReader, str], Located] | None:
 
 def read_jsonl(file: io.BufferedReader, name: str) -> Located:
     decode = msgspec.json.Decoder().decode
-    for number, line in enumerate(file, 1):
+    read = file.readline
+    # Bounded: a file without line ends, or one that was compressed very small, must not fill the memory.
+    for number, line in enumerate(iter(lambda: read(MOST_BYTES + 1), b""), 1):
         if number == 1:
             line = line.removeprefix(BOM)
         if line.isspace():
             continue
         place = name, "line", number
+        if len(line) > MOST_BYTES:
+            raise InputError(
+                f"{named(place)} has more than {MOST_BYTES:,} bytes, which is the most of a row. Nothing was sent."
+            )
         try:
             row = decode(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{named(place)} is not JSON: {error}. Its start: {line[:80]!r}. Nothing was sent."
             ) from None
@@ -194,6 +203,8 @@ def read_json(file: io.BufferedReader, name: str) -> Located:
                     raise json.JSONDecodeError("expected a comma", buffer, position)
                 comma, position = True, SPACE.match(buffer, position + 1).end()  # type: ignore[union-attr]
             item, position = decoder.raw_decode(buffer, position)
+        except RecursionError:
+            raise InputError(f"{named(place)} is nested too deeply to be read. Nothing was sent.") from None
         except json.JSONDecodeError as error:
             more = text.read(max(CHUNK, len(buffer) - position))
             if not more:
@@ -215,7 +226,7 @@ def read_csv(file: io.BufferedReader, name: str) -> Located:
     try:
         names = [unquoted(column) if tabs else column for column in reader.fieldnames or ()]
         reader.fieldnames = names
-        if twice := {column for column in names if names.count(column) > 1}:
+        if twice := {column for column, times in Counter(names).items() if times > 1}:
             raise InputError(f"{name}: the header names {', '.join(sorted(twice))} more than once. Nothing was sent.")
         for row in reader:
             place = name, "line", reader.line_num

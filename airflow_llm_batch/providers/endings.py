@@ -100,5 +100,5 @@ OF_CHOICE = ("status", "text", "tool_calls", "finish_reason", "error_message", "
 
 def as_choice(one: Result) -> dict[str, Any]:
     """One answer as ``choices`` holds it, with its media where it has any."""
-    told = {name: value for name in OF_CHOICE if (value := getattr(one, name)) is not None}
-    return {**told, **(one.choices[0] if one.choices else {})}
+    known = {name: value for name in OF_CHOICE if (value := getattr(one, name)) is not None}
+    return {**known, **(one.choices[0] if one.choices else {})}

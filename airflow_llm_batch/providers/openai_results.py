@@ -198,15 +198,15 @@ def read_billing(body: dict[str, Any], result: Result) -> None:
     total = None if "data" in body else whole(usage.get("total_tokens"))
     result.output_tokens = answer_tokens(spent or 0, result, total) if usage else spent
     audio = {"audio_input_tokens": asked.get("audio_tokens"), "audio_output_tokens": used.get("audio_tokens")}
-    heard = {name: count for name, told in audio.items() if (count := whole(told))}
+    heard = {name: count for name, given in audio.items() if (count := whole(given))}
     result.tool_uses = heard or None
     if any(name in (result.model or "") for name in SEARCHES):
         searched(result)
 
 
-def most(names: Sequence[str], *told: Mapping[str, Any]) -> int | None:
+def most(names: Sequence[str], *details: Mapping[str, Any]) -> int | None:
     """The count that servers spell in many ways: some tell it twice, and once as 0."""
-    counts = [count for place in told for name in names if (count := whole(place.get(name))) is not None]
+    counts = [count for place in details for name in names if (count := whole(place.get(name))) is not None]
     return max(counts, default=None)
 
 

@@ -228,3 +228,28 @@ def test_existing_batch_lines_are_requests():
         render({"text": "hi"})
     with pytest.raises(InputError, match="GET"):
         render({"custom_id": "a", "method": "GET", "url": "/v1/x", "body": {}})
+
+
+def test_a_row_has_a_bound(tmp_path, monkeypatch):
+    """A file without line ends, a small one that is large when it is unpacked, nesting beyond any parser: refused."""
+    from airflow_llm_batch.data import files
+
+    monkeypatch.setattr(files, "MOST_BYTES", 10_000)
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "' + b"x" * 20_000 + b'"}')
+    with gzip.open(tmp_path / "b.jsonl.gz", "wb") as file:
+        file.write(b'{"text": "' + b"x" * 10**7)
+    for name in ("a.jsonl", "b.jsonl.gz"):
+        with pytest.raises(InputError, match=r"line 1 has more than 10,000 bytes.*Nothing was sent"):
+            list(read_rows(f"file://{tmp_path}/{name}"))
+    monkeypatch.setattr(files, "MOST_BYTES", 10**7)
+    for name, text in (("c.jsonl", "[" * 200_000), ("d.json", "[" * 200_000)):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match="Nothing was sent"):
+            list(read_rows(f"file://{tmp_path}/{name}"))
+
+
+def test_a_wide_header_costs_no_more_than_its_columns(tmp_path):
+    """Twenty thousand columns: one look each."""
+    names = [f"c{n}" for n in range(20_000)]
+    (tmp_path / "wide.csv").write_text(",".join(names) + "\n" + ",".join("x" for _ in names) + "\n")
+    assert len(next(row for _, row in read_rows(f"file://{tmp_path}/wide.csv"))) == 20_000
