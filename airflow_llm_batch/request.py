@@ -1,4 +1,4 @@
-"""The one word of the vocabulary that DAG files need while they are parsed: no pydantic model is built for it."""
+"""A request: one row rendered for a model, in the neutral format. Cheap to import, for DAG files do."""
 
 from __future__ import annotations
 

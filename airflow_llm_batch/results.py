@@ -153,7 +153,7 @@ class Manifest(Fact):
 
     :param counts: rows per status; the sum is ``rows``.
     :param carried: those of ``files`` that hold rows of earlier rounds.
-    :param elsewhere: what was landed of the job before in other places, by destination.
+    :param elsewhere: the files of earlier landings of the same job in other destinations, by destination: they stay.
     :param dropped: lines that were not landed, by reason: ``duplicate``, ``foreign`` (another job's ids), ``garbage``.
     :param reasons: the most frequent ones of rows that did not succeed.
     :param aside: file with the garbage lines as they came, None where there were none.

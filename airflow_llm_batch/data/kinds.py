@@ -31,7 +31,8 @@ INTEGERS = frozenset({"integer", "integer:wide"})
 
 
 class Kinds:
-    """What keys and pass-through columns hold, as they go by.
+    """Takes note of what types of values a job's keys and pass-through columns hold while its rows are planned, so that
+    Parquet can give each column one type when the results are landed.
 
     :ivar schemas: of the answers that batch input lines ask for, the different ones; None for one without.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Provider
 
 #: what becomes of a row that no result line speaks of, by how its batch ended
-UNANSWERED: dict[str | None, RowStatus] = {"expired": "expired", "cancelled": "cancelled", "failed": "errored"}
+STATUS_BY_OUTCOME: dict[str | None, RowStatus] = {"expired": "expired", "cancelled": "cancelled", "failed": "errored"}
 #: what a line says of a row that the vendor does not count as finished
 UNFINISHED = ("errored", "expired", "cancelled")
 
@@ -109,7 +109,7 @@ class Reconciler:
 
         :param only: rows that this job has to account for, None for all of its own.
         """
-        status = UNANSWERED.get(batch.outcome, "missing")
+        status = STATUS_BY_OUTCOME.get(batch.outcome, "missing")
         code, message = next(iter(batch.errors), (f"batch_{batch.status}", None))
         if status == "missing":
             code, message = "missing", f"Batch {batch.id} ended as {batch.status!r} without a result for this row."

@@ -89,7 +89,8 @@ class Doubt:
         self.patience = Patience.of(hook)
 
     def look(self) -> Batch | None:
-        """The batch of a create that is in doubt, None when there is neither doubt nor batch."""
+        """What became of the newest create, asked at the vendor where it is not known; None where it certainly made
+        nothing, and where nothing was ever created."""
         number = self.attempts.last()
         if not number or self.attempts.void(number) is not None:
             return None

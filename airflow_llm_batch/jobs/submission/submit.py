@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 TOO_MANY = 429
 MOST_CLAIMS = 4
 #: shards that are uploaded at once: enough to fill a connection, few enough to stay small in memory
-AT_ONCE = 3
+UPLOADS_AT_ONCE = 3
 
 
 def submit(
@@ -104,7 +104,7 @@ class Wave:
         # Batches that carry nothing of ours are told apart by there never being two in doubt: one at a time, each
         # settled before the next.
         marked = self.hook.provider.keeps_metadata
-        pool = ThreadPoolExecutor(min(AT_ONCE if marked else 1, len(shards)), "llm-batch-upload")
+        pool = ThreadPoolExecutor(min(UPLOADS_AT_ONCE if marked else 1, len(shards)), "llm-batch-upload")
         outcomes: list[tuple[Shard, Future[Created | None]]] = []
         try:
             for shard in shards:
@@ -170,7 +170,8 @@ class Submission:
         )
 
     def once(self) -> Created | None:
-        """One create of a planned shard; None when nothing, or nothing certain, came of it."""
+        """One create of a planned shard, with others of the wave beside it. None where it made no batch, or where that
+        is not certain: then ``run`` settles it when the others are through."""
         number = self.attempts.last()
         if self.wave.over or self._is_closed or (number and not self._is_void(number)):
             return None

@@ -16,7 +16,7 @@ from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.jobs.view.overview import AT_ONCE, JobView, RoundFiles, modified, total, view
+from airflow_llm_batch.jobs.view.overview import FILES_AT_ONCE, JobView, RoundFiles, modified, total, view
 from airflow_llm_batch.models import Batch, Created, Estimate, Shard, ShardProgress, Void, is_call
 from airflow_llm_batch.results import Failure, Reason, Usage
 from airflow_llm_batch.storage import modified_at, read_small, storage_path
@@ -153,7 +153,7 @@ def timeline(found: RoundFiles) -> list[ShardView]:
     assert job is not None
     states = found.states()
     seen = found.seen
-    with ThreadPoolExecutor(AT_ONCE, "llm-batch-detail") as pool:
+    with ThreadPoolExecutor(FILES_AT_ONCE, "llm-batch-detail") as pool:
         return list(
             pool.map(
                 lambda shard: shard_view(found, shard, states[shard.index], seen.get(shard.index, ShardProgress())),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 JobState = Literal["planned", "running", "ended", "landed", "failed", "replaced"]
 log = logging.getLogger(__name__)
 #: files read at once
-AT_ONCE = 16
+FILES_AT_ONCE = 16
 #: files whose content is looked at
 READ: dict[str, type[BaseModel]] = {"job.json": Job, "manifest.json": Manifest, "progress.json": Progress}
 #: parts of a path below the storage that name a task's job
@@ -160,7 +160,7 @@ class Overview:
             for found, name in wanted
             if (self.known.get((info := found.files[name])["name"]) or (None,))[0] != signature(info)
         }
-        with ThreadPoolExecutor(AT_ONCE, "llm-batch-overview") as pool:
+        with ThreadPoolExecutor(FILES_AT_ONCE, "llm-batch-overview") as pool:
             read = dict(zip(changed, pool.map(lambda path: parse(root.fs, path, changed[path]), changed), strict=True))
         known = {}
         for found, name in wanted:

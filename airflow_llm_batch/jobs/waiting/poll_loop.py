@@ -31,7 +31,7 @@ FEW = 2
 #: pages without news that a listing may cost in one look before what is left is read one by one
 FRUITLESS = 2
 #: single reads at once
-AT_ONCE = 8
+READS_AT_ONCE = 8
 #: waits handled between two turns of the event loop, which belongs to every trigger of the process
 SLICE = 25
 #: seconds to let further waits arrive before a look: a triggerer starts with many at a time
@@ -219,7 +219,7 @@ class Watch:
         return readings
 
     async def read_single(self, batch_ids: Iterable[str], readings: Readings) -> None:
-        limit = asyncio.Semaphore(AT_ONCE)
+        limit = asyncio.Semaphore(READS_AT_ONCE)
 
         async def read_one(batch_id: str) -> None:
             async with limit:
