@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_llm_batch.exceptions import ConfigurationError, LLMBatchError
+from airflow_llm_batch.numbers import number
 
 if TYPE_CHECKING:
     import httpx
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from airflow_llm_batch.transport import Transport
 
 T = TypeVar("T")
+NUMBERS = (
+    "retries", "timeout", "connect_timeout", "settle_seconds", "create_seconds", "room_seconds", "lapse_seconds",
+    "delivery_seconds", "expire_seconds", "batch_factor",
+)  # fmt: skip
 KNOWN_EXTRA = frozenset(
     {"provider", "organization", "project", "anthropic_version", "anthropic_beta", "completion_window", "limits"}
     | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds", "room_seconds"}
@@ -218,8 +223,10 @@ class LLMBatchHook(BaseHook):
                 "Nothing was sent."
             )
         extra = self.connection.extra_dejson
-        given = {name: extra.get(name) for name in ("retries", "timeout", "connect_timeout")}
-        chosen = {name: float(value) for name, value in given.items() if value is not None}
+        given = {
+            name: number(f"The connection's {name}", extra[name]) for name in NUMBERS if extra.get(name) is not None
+        }
+        chosen = {name: given[name] for name in ("retries", "timeout", "connect_timeout") if name in given}
         return Transport(provider, key, **chosen)
 
     def run(self, flow: Flow[T]) -> T:

@@ -10,6 +10,7 @@ from airflow_llm_batch.exceptions import BudgetExceeded, SubmissionUnconfirmed
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
+from airflow_llm_batch.jobs.submission.orphans import look_for_orphans
 from airflow_llm_batch.jobs.submission.submit import submit
 from airflow_llm_batch.jobs.waiting.decisions import is_transient
 from airflow_llm_batch.jobs.waiting.wait import JobWait
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.options import Deadline
+    from airflow_llm_batch.models import Job
 
 #: seconds until shards are created again after trouble that passes
 TROUBLE = 60.0
@@ -71,7 +73,9 @@ class Looks:
             if step.action == "create":
                 self._create(self.store)
             if step.action == "ended":
-                time_wait(self.store.job())
+                job = self.store.job()
+                time_wait(job)
+                self._look_for_orphans(self.store, job)
                 if self.deadline.action == "finish_online" and wait.is_late and not is_followed(self.store):
                     self._finish_online(self.store)
         return step.action == "ended"
@@ -85,6 +89,12 @@ class Looks:
             self.log.warning("Creating the next shards met trouble, trying again later: %s", error)
             self.not_before = time.time() + TROUBLE
         self._wait = None
+
+    def _look_for_orphans(self, store: JobStore, job: Job) -> None:
+        try:
+            look_for_orphans(store, self.hook, job)
+        except Exception as error:
+            self.log.warning("Lost creates could not be looked for once more: %s: %s", type(error).__name__, error)
 
     def _finish_online(self, store: JobStore) -> None:
         """The rows that the deadline has cut off are called one by one; none that a batch has finished."""

@@ -39,6 +39,10 @@ class Origin:
 
         :param own: the user's.
         """
+        if own is not None and not isinstance(own, Mapping):
+            raise ConfigurationError(
+                f"metadata is a {type(own).__name__}; give a mapping of names to texts. Nothing was sent."
+            )
         names = {"dag_id": self.dag_id, "run_id": self.run_id, "task_id": self.task_id}
         kept = {f"airflow_{name}": str(value)[:512] for name, value in names.items()}
         return kept | {str(name): str(value) for name, value in (own or {}).items()}

@@ -13,6 +13,7 @@ from airflow_llm_batch.exceptions import ConfigurationError, InputError, NoRows
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.options import Origin, Recovery, Target, Waves
 from airflow_llm_batch.links import LINKS, addresses
+from airflow_llm_batch.numbers import number
 from airflow_llm_batch.operators.failing import check_failures, failing_share
 from airflow_llm_batch.operators.handle import JobHandle
 
@@ -113,7 +114,7 @@ class AsksRows(BaseOperator):
             waves=Waves.of(vars(self), hook.connection.extra_dejson),
             recovery=self.recovery,
             metadata=self.metadata,
-            max_cost=None if self.max_cost is None else float(self.max_cost),
+            max_cost=None if self.max_cost is None else number("max_cost", self.max_cost),
         )
         self._runs.append(run)
         return run

@@ -128,7 +128,7 @@ class Provider(ABC):
         try:
             self.limits = self.default_limits.model_copy(
                 update=Limits.model_validate(
-                    {**self.default_limits.model_dump(), **(self.options.get("limits") or {})}
+                    {**self.default_limits.model_dump(), **members_in(self.options, "limits")}
                 ).model_dump()
             )
         except ValidationError as error:

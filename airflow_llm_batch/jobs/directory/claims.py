@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_llm_batch.exceptions import Busy, Interrupted
 from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
 from airflow_llm_batch.models import Holder
+from airflow_llm_batch.numbers import number
 from airflow_llm_batch.storage import create_exclusive, fresh, is_local, read_small, write_whole
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Claim:
     @classmethod
     def of(cls, store: JobStore, what: str, extra: Mapping[str, Any]) -> Claim:
         """:param extra: the connection's."""
-        return cls(store, what, float(extra.get("lapse_seconds") or LAPSE))
+        return cls(store, what, number("The connection's lapse_seconds", extra.get("lapse_seconds"), LAPSE, least=0.1))
 
     def path(self, number: int, kind: str) -> ObjectStoragePath:
         return self.store.path("claims", self.what, f"{number:05d}.{kind}")

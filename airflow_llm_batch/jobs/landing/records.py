@@ -30,6 +30,7 @@ from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
 from airflow_llm_batch.jobs.submission.doubt import confirm
 from airflow_llm_batch.models import Batch, Job, Shard, is_call
+from airflow_llm_batch.numbers import number
 from airflow_llm_batch.results import ROW_STATUSES, Failure, LandedRound, Manifest, Result
 from airflow_llm_batch.step_log import StepLog
 
@@ -67,7 +68,7 @@ class Landing:
         self.only = only
         self.destination = FileDestination.of(target)
         extra = hook.connection.extra_dejson
-        self.delivery_seconds = float(extra.get("delivery_seconds", DELIVERY))
+        self.delivery_seconds = number("The connection's delivery_seconds", extra.get("delivery_seconds"), DELIVERY)
         self.lands_undelivered = extra.get("undelivered") == "land"
         self.layout = Layout(job.output_schema, job.key_kind, job.columns, job.several_vectors)
         self.keep_raw = target.keep_raw

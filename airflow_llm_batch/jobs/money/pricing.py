@@ -15,6 +15,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.numbers import number
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ class Prices:
         """The prices that hold on a connection."""
         provider, extra = hook.provider, hook.connection.extra_dejson
         declared = extra.get("batch_factor")
-        factor = provider.batch_discount if declared is None else str(declared)
+        factor = provider.batch_discount
+        if declared is not None:
+            factor = str(number("The connection's batch_factor", declared))
         return cls(provider.name, factor, negotiated(extra), declared=declared is not None)
 
     def cost(self, result: Result, model: str, called: bool = False) -> Cost | None:

@@ -22,6 +22,7 @@ from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
 from airflow_llm_batch.jobs.directory.rows import shard_rows
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
+from airflow_llm_batch.numbers import number
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
@@ -76,7 +77,8 @@ class Patience(NamedTuple):
     @classmethod
     def of(cls, hook: LLMBatchHook) -> Patience:
         extra = hook.connection.extra_dejson
-        return cls(**{name: float(extra[f"{name}_seconds"]) for name in cls._fields if extra.get(f"{name}_seconds")})
+        given = {name: extra.get(f"{name}_seconds") for name in cls._fields}
+        return cls(**{name: number(f"{name}_seconds", value) for name, value in given.items() if value})
 
 
 class Doubt:

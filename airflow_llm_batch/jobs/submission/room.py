@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.models import Job, Shard
+from airflow_llm_batch.numbers import number
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
@@ -33,11 +34,11 @@ def never_fits(shard: Shard, message: str) -> str | None:
     quoted = LIMIT.search(message)
     if quoted is None:
         return None
-    limit, requests = number(quoted[1]), "request" in quoted[0].lower()
+    limit, requests = digits(quoted[1]), "request" in quoted[0].lower()
     asked = REQUESTED.search(message)
     size = shard.rows if requests else shard.tokens
     # Our count of tokens is an estimate; the vendor's own is not.
-    too_large = number(asked[1]) > limit if asked and not requests else size > limit * (1 if requests else MARGIN)
+    too_large = digits(asked[1]) > limit if asked and not requests else size > limit * (1 if requests else MARGIN)
     if not limit or not too_large:
         return None
     unit, name = ("requests", "limits") if requests else ("tokens", "max_enqueued_tokens")
@@ -50,7 +51,7 @@ def never_fits(shard: Shard, message: str) -> str | None:
     )
 
 
-def number(text: str) -> int:
+def digits(text: str) -> int:
     return int(re.sub(r"\D", "", text) or 0)
 
 
@@ -92,7 +93,7 @@ class Room:
     @classmethod
     def of(cls, job: Job, refusal: Refusal | None, extra: Mapping[str, Any]) -> Room:
         """A job's room; the connection's extra ``room_seconds`` says how long to pause."""
-        pause = float(extra.get("room_seconds") or cls.pause)
+        pause = number("The connection's room_seconds", extra.get("room_seconds"), cls.pause)
         return cls(job.max_enqueued_tokens, job.max_running_shards, refusal, pause)
 
     def wave(self, planned: Sequence[Shard], running: Sequence[Shard], now: float) -> list[Shard]:

@@ -41,6 +41,7 @@ from airflow_llm_batch.jobs.submission import submit as submission
 from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.models import Intent
 from airflow_llm_batch.operators import FetchResultsOperator, Recovery, SubmitBatchOperator
+from airflow_llm_batch.providers.openai import OpenAI
 from airflow_llm_batch.sensors import BatchSensor
 
 log = logging.getLogger(__name__)
@@ -540,3 +541,26 @@ def test_a_vendors_date_tells_its_clock(emulator, connect):
     hook = LLMBatchHook(connect(emulator.url))
     hook.list_batches()
     assert abs(hook.transport.clock_ahead) < 5
+
+
+def test_a_lost_create_that_shows_up_later_is_told_and_cancelled(connect, store, context, monkeypatch, caplog):
+    """The vendor lists it only after the shard was sent again: the wait finds the orphan, which carries our key."""
+    with Emulator(duration=60) as emulator:
+        hook = LLMBatchHook(connect(emulator.url, "openai"))
+        find = OpenAI.find
+        monkeypatch.setattr(OpenAI, "find", lambda self, *arguments: nothing())
+        emulator.faults(http=[{"on": "POST /v1/batches", "cut": "after"}])
+        _, [kept] = submit(store, hook, spec(texts(4), chat("openai")))
+        [orphan] = emulator.vendor.batches.keys() - {kept}
+        monkeypatch.setattr(OpenAI, "find", find)
+        emulator.vendor.batches[kept].duration = 0
+        sensor = BatchSensor(task_id="w", job=store.uri, deferrable=False, poke_interval=0.01)
+        sensor.execute(context)
+        assert emulator.vendor.batches[orphan].cancelled_at is not None
+        assert emulator.vendor.batches[kept].cancelled_at is None
+    assert f"Batch {orphan} (validating) is a lost create" in caplog.text
+
+
+def nothing():
+    return []
+    yield

@@ -436,3 +436,29 @@ def test_nothing_of_another_package_is_named_as_ours():
     assert len(others) > 5
     for info in others:
         assert not ours & set(names(info)), info["package-name"]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"timeout": "2m"}, {"retries": "many"}, {"connect_timeout": -1}, {"batch_factor": "half"}, {"batch_factor": -1},
+        {"lapse_seconds": "soon"}, {"limits": [1]}, {"headers": "x"}, {"create": "x"},
+    ],
+)  # fmt: skip
+def test_an_extra_that_cannot_be_meant_fails_at_once(emulator, connect, context, extra):
+    """Named with its value, before anything is sent; no retry helps."""
+    conn_id = connect(emulator.url, **extra)
+    with pytest.raises(ConfigurationError, match=next(iter(extra))) as raised:
+        SubmitBatchOperator(task_id="s", conn_id=conn_id, rows=["a"], request=chat("openai")).execute(context)
+    assert isinstance(raised.value, AirflowFailException)
+    assert not emulator.vendor.batches
+
+
+@pytest.mark.parametrize("wrong", [{"max_cost": "25 USD"}, {"metadata": ["a"]}, {"max_cost": "nan"}])
+def test_an_argument_that_cannot_be_meant_fails_at_once(emulator, connect, context, wrong):
+    """As above."""
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        SubmitBatchOperator(
+            task_id="s", conn_id=connect(emulator.url), rows=["a"], request=chat("openai"), **wrong
+        ).execute(context)
+    assert not emulator.vendor.batches
