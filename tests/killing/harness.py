@@ -14,11 +14,8 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+from emulated import start_emulator
 
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-killing-"))
 os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs"}
@@ -201,32 +199,15 @@ def main(providers: list[str]) -> int:
     return 1 if wrong or not struck else 0
 
 
-def start_emulator() -> tuple[subprocess.Popen, httpx.Client]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "airflow_llm_batch.emulator", "--port", str(port), "--duration", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-    for _ in range(300):
-        try:
-            client.get("/_emulator/stats")
-            break
-        except httpx.TransportError:
-            time.sleep(0.1)
+def connections() -> dict[str, dict]:
     extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
-    for provider in MODELS:
-        connection = {"conn_type": "llmbatch", "host": str(client.base_url), "password": "k"}
-        spoken = {"provider": "anthropic" if provider == "anthropic" else "openai"}
-        waves = {"max_running_shards": 1} if provider == "waves" else {}
-        os.environ[f"AIRFLOW_CONN_{provider.upper()}"] = json.dumps(
-            {**connection, "extra": {**extra, **spoken, **waves}}
-        )
-    return process, client
+    found = {name: {**extra, "provider": "anthropic" if name == "anthropic" else "openai"} for name in MODELS}
+    found["waves"]["max_running_shards"] = 1
+    return found
 
 
 if __name__ == "__main__":
-    EMULATOR, VENDOR = start_emulator()
+    EMULATOR, VENDOR = start_emulator(connections())
     try:
         status = main(sys.argv[1:] or sorted(MODELS))
     finally:

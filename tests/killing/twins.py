@@ -13,8 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx
+from emulated import start_emulator
 
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-twins-"))
 os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs"}
@@ -220,30 +218,13 @@ def main(lanes: list[str]) -> int:
     return 1 if wrong else 0
 
 
-def start_emulator() -> tuple[subprocess.Popen, httpx.Client]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "airflow_llm_batch.emulator", "--port", str(port), "--duration", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-    for _ in range(300):
-        try:
-            client.get("/_emulator/stats")
-            break
-        except httpx.TransportError:
-            time.sleep(0.1)
+def connections() -> dict[str, dict]:
     extra = {"settle_seconds": 0.1, "create_seconds": 0.5, "lapse_seconds": LAPSE, "limits": {"requests": ROWS // 3}}
-    for provider in MODELS:
-        connection = {"conn_type": "llmbatch", "host": str(client.base_url), "password": "k"}
-        os.environ[f"AIRFLOW_CONN_{provider.upper()}"] = json.dumps(
-            {**connection, "extra": {**extra, "provider": provider}}
-        )
-    return process, client
+    return {provider: {**extra, "provider": provider} for provider in MODELS}
 
 
 if __name__ == "__main__":
-    EMULATOR, VENDOR = start_emulator()
+    EMULATOR, VENDOR = start_emulator(connections())
     try:
         status = main(sys.argv[1:] or list(LANES))
     finally:

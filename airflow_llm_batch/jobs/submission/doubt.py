@@ -35,8 +35,6 @@ SLOWEST_UPLOAD = 500_000
 SLOWEST_INTAKE = 2_000_000
 #: seconds by which the vendor's clock may be ahead of ours
 CLOCKS_DIFFER = 600
-#: seconds by which clocks that agree may differ
-CLOCKS_AGREE = 30
 #: claims whose create this process is sending right now
 IN_FLIGHT: Counter[str] = Counter()
 LOCK = Lock()
@@ -141,22 +139,28 @@ class Doubt:
         taken = {created.batch_id for other in others if (created := other.created())}
         # An earlier try's batch, which failed for want of room, carries the same marks and is not this try's.
         taken |= self.attempts.strangers() | self.attempts.batches().keys()
-        find, vendor_time = self.hook.provider.find, self.hook.vendor_time
-        since = intent.vendor_at or vendor_time(intent.at) or intent.at
-        found = self.hook.run(find(self.shard, since, intent.input_ref))
-        known = intent.vendor_at or vendor_time(intent.at) or since
-        if abs((known - since).total_seconds()) > CLOCKS_AGREE:
-            # The vendor's own date, in that answer, says that its clock is another: looked for by that one.
-            since = known
-            found = self.hook.run(find(self.shard, since, intent.input_ref))
+        # By either clock: a gateway's date need not be that of the times in its listing. Too much is found rather than
+        # too little, for what is not found is paid again.
+        moments = [intent.at, self._by_vendor(intent)]
+        found = self._find(intent, min(moments))
+        if (known := self._by_vendor(intent)) < min(moments):
+            moments.append(known)
+            found = self._find(intent, known)
         found = [batch for batch in found if batch.id not in taken]
         if self.hook.provider.keeps_metadata:
             # What carries our own key needs no clock to be ours.
             return found
-        latest = since + timedelta(seconds=self._allowance() + CLOCKS_DIFFER)
+        latest = max(moments) + timedelta(seconds=self._allowance() + CLOCKS_DIFFER)
         found = [batch for batch in found if batch.created_at is None or batch.created_at <= latest]
         # Found by time and size alone. Of a batch that has ended, the results tell whose it is.
         return [b for b in found if b.outcome is None or shows_ids(self.hook, b, self.is_ours) is not False]
+
+    def _by_vendor(self, intent: Intent) -> datetime:
+        """The moment of a claim by the vendor's clock, by ours before the vendor has told."""
+        return intent.vendor_at or self.hook.vendor_time(intent.at) or intent.at
+
+    def _find(self, intent: Intent, since: datetime) -> list[Batch]:
+        return self.hook.run(self.hook.provider.find(self.shard, since, intent.input_ref))
 
     def is_ours(self, custom_id: str) -> bool:
         """Whether an id is one of this shard's rows, and not only of its job's."""

@@ -532,6 +532,17 @@ def test_a_lost_create_is_found_whatever_the_clocks_say(provider, connect, store
     assert list(emulator.vendor.batches) == ids
 
 
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_lost_create_is_found_whatever_a_gateways_date_says(provider, connect, store, emulator, monkeypatch, hours):
+    """The listing's times are right and the answers' dates are not: found all the same, for not found is paid again."""
+    hook = LLMBatchHook(connect(emulator.url, provider))
+    hook.transport.clock_ahead = 3600.0 * hours
+    monkeypatch.setattr(hook.transport, "heard", lambda answer: None)
+    emulator.faults(http=[{"on": creates(provider), "cut": "after"}])
+    _, ids = submit(store, hook, spec(texts(4), chat(provider)))
+    assert list(emulator.vendor.batches) == ids
+
+
 def dated(hook, ahead):
     hook.transport.clock_ahead = ahead
 

@@ -1,0 +1,35 @@
+"""An emulator in a process of its own, for harnesses that kill theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+
+
+def start_emulator(connections: dict[str, dict]) -> tuple[subprocess.Popen, httpx.Client]:
+    """Its process, and a client of it.
+
+    :param connections: id -> extra, each defined in the environment.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "airflow_llm_batch.emulator", "--port", str(port), "--duration", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+    for _ in range(300):
+        try:
+            client.get("/_emulator/stats")
+            break
+        except httpx.TransportError:
+            time.sleep(0.1)
+    for conn_id, extra in connections.items():
+        connection = {"conn_type": "llmbatch", "host": str(client.base_url), "password": "k", "extra": extra}
+        os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(connection)
+    return process, client
