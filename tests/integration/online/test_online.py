@@ -25,12 +25,13 @@ from support.tasks import drive
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.exceptions import , VendorUnavailable(
+from airflow_llm_batch.exceptions import (
     BudgetExceeded,
     ConfigurationError,
     Interrupted,
     RefusedForGood,
     RequestRejected,
+    VendorUnavailable,
 )
 from airflow_llm_batch.jobs.directory.attempts import Attempts
 from airflow_llm_batch.jobs.directory.store import JobStore
