@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Provider
 
 PROVIDERS: dict[str, str] = {
-    "openai": "airflow_llm_batch.providers.openai.OpenAI",
-    "anthropic": "airflow_llm_batch.providers.anthropic.Anthropic",
+    "openai": "airflow_llm_batch.providers.openai.protocol.OpenAI",
+    "anthropic": "airflow_llm_batch.providers.anthropic.protocol.Anthropic",
 }
 
 

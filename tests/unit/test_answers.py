@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from airflow_llm_batch.data.outputs import OutputCheck
-from airflow_llm_batch.providers.anthropic import Anthropic
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.anthropic.protocol import Anthropic
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.results import Result
 
 OPENAI, ANTHROPIC = OpenAI("http://h"), Anthropic("http://h")

@@ -6,8 +6,8 @@ import pytest
 
 from airflow_llm_batch.jobs.money.pricing import PICO, Negotiated, Prices
 from airflow_llm_batch.jobs.money.tokens import count_tokens, kind_of
-from airflow_llm_batch.providers.anthropic import Anthropic
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.anthropic.protocol import Anthropic
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.request import Request
 
 OPENAI, ANTHROPIC = OpenAI("http://h"), Anthropic("http://h")

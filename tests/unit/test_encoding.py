@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.planning.encoding import encode_between, encode_whole
-from airflow_llm_batch.providers.anthropic import Anthropic
-from airflow_llm_batch.providers.anthropic_results import read_frequent as anthropic_frequent
-from airflow_llm_batch.providers.anthropic_results import read_line as anthropic_line
-from airflow_llm_batch.providers.openai import OpenAI
-from airflow_llm_batch.providers.openai_results import read_frequent as openai_frequent
-from airflow_llm_batch.providers.openai_results import read_line as openai_line
+from airflow_llm_batch.providers.anthropic.protocol import Anthropic
+from airflow_llm_batch.providers.anthropic.results import read_frequent as anthropic_frequent
+from airflow_llm_batch.providers.anthropic.results import read_line as anthropic_line
+from airflow_llm_batch.providers.openai.protocol import OpenAI
+from airflow_llm_batch.providers.openai.results import read_frequent as openai_frequent
+from airflow_llm_batch.providers.openai.results import read_line as openai_line
 
 PROVIDERS = [OpenAI("http://h"), Anthropic("http://h")]
 JOB = "0a1b2c3d"

@@ -18,7 +18,7 @@ LONG = {
     "emulator/openai.py": "one vendor's endpoints",
     "jobs/money/pricing.py": "what vendors bill, term by term",
     "providers/base.py": "the contract, with what every vendor does alike",
-    "providers/openai_results.py": "one API's answers, chat and Responses beside each other",
+    "providers/openai/results.py": "one API's answers, chat and Responses beside each other",
     "providers/schemas.py": "the dialects' rules read together",
     "storage.py": "what every store is asked, and how each misbehaves",
 }

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.models import Shard
-from airflow_llm_batch.providers.anthropic import Anthropic
+from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.base import Payload
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.providers.registry import PROVIDERS, provider_class
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.testing.providers import NOW, ProviderContract, drive

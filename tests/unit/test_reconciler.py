@@ -11,7 +11,7 @@ from airflow_llm_batch.jobs.landing.answers import AnswerSource
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
 from airflow_llm_batch.models import Batch
 from airflow_llm_batch.providers.json_lines import parse_line
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 
 JOB = "0a1b2c3d"
 ENDED = Batch(id="b", status="completed", outcome="completed")

@@ -23,8 +23,8 @@ from airflow_llm_batch.data.requests import json_schema
 from airflow_llm_batch.emulator.schema_rules import anthropic_problem, openai_problem
 from airflow_llm_batch.emulator.schemas import fill_schema
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.providers.anthropic import Anthropic
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.anthropic.protocol import Anthropic
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.providers.schemas import ANTHROPIC, OPENAI, Unfit, fit, is_object
 from airflow_llm_batch.results import Result
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from airflow_llm_batch.jobs.rounds.repair import is_worth_asking
-from airflow_llm_batch.providers.anthropic import Anthropic
+from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.json_lines import bare, parse_line
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.providers.troubles import is_empty_account, tells, trouble_of
 from airflow_llm_batch.results import Failure
 

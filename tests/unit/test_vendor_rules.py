@@ -7,8 +7,8 @@ import pytest
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
-from airflow_llm_batch.providers.anthropic import Anthropic
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.anthropic.protocol import Anthropic
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 
 OPENAI, CLAUDE, GATEWAY = OpenAI(), Anthropic(), OpenAI("http://gateway/v1")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}

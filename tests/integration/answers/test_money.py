@@ -28,8 +28,8 @@ from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
 from airflow_llm_batch.jobs.planning.shards import Use
 from airflow_llm_batch.models import Estimate
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator
-from airflow_llm_batch.providers.anthropic import Anthropic
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.anthropic.protocol import Anthropic
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.results import Result
 from airflow_llm_batch.sensors import BatchSensor
 

@@ -21,8 +21,8 @@ from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.landing import records as results_module
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.options import Target
-from airflow_llm_batch.providers.anthropic import Anthropic
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.anthropic.protocol import Anthropic
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, trouble_of
 from airflow_llm_batch.results import ROW_STATUSES
 

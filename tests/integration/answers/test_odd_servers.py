@@ -17,7 +17,7 @@ from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.operators import CompletionOperator
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.request import Request
 
 

@@ -27,7 +27,7 @@ from airflow_llm_batch.operators import (
     SubmitBatchOperator,
 )
 from airflow_llm_batch.providers.base import Payload
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.sensors import BatchSensor
 
 ROWS = [{"id": n, "text": f"text {n}"} for n in range(6)]

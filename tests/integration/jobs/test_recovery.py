@@ -41,7 +41,7 @@ from airflow_llm_batch.jobs.submission import submit as submission
 from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.models import Intent
 from airflow_llm_batch.operators import FetchResultsOperator, Recovery, SubmitBatchOperator
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.sensors import BatchSensor
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def test_the_same_rows_have_the_same_fingerprint_in_every_process():
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.jobs.planning.encoding import RowSpec
 from airflow_llm_batch.jobs.planning.shards import fingerprint_of
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 rows = [{"text": "x", "tags": {"a", "b", "c", "d"}}]
 request = ChatRequest("m", user="{text} {tags}", params={"stop": "{tags}"})
 print(fingerprint_of(RowSpec(rows, request, None, {"tags": "tags"}), OpenAI("http://h"), "0a0a0a0a"))

@@ -21,7 +21,7 @@ from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission import submit as submission
 from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.models import Void
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.sensors import BatchSensor
 from airflow_llm_batch.triggers import BatchTrigger
 

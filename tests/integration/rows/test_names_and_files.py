@@ -24,7 +24,7 @@ from airflow_llm_batch.data.templates import compile_template, meanings
 from airflow_llm_batch.data.values import plain
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows, passthrough_map
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 
 
 def prompts(rows, user, request=None):

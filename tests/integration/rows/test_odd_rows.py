@@ -31,8 +31,8 @@ from airflow_llm_batch.data.values import Nanoseconds, as_text, plain, to_json
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
 from airflow_llm_batch.operators import SubmitBatchOperator
-from airflow_llm_batch.providers.anthropic import Anthropic
-from airflow_llm_batch.providers.openai import OpenAI
+from airflow_llm_batch.providers.anthropic.protocol import Anthropic
+from airflow_llm_batch.providers.openai.protocol import OpenAI
 
 UTC = dt.UTC
 MOMENT = dt.datetime(2026, 1, 1, 12, 30, tzinfo=UTC)

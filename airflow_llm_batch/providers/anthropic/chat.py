@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from airflow_llm_batch.providers.anthropic_blocks import THOUGHTS, blocks, cached, plain
-from airflow_llm_batch.providers.anthropic_models import refuse
+from airflow_llm_batch.providers.anthropic.blocks import THOUGHTS, blocks, cached, plain
+from airflow_llm_batch.providers.anthropic.models import refuse
 from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.schemas import ANTHROPIC, Unfit, fit, is_object
 

@@ -28,14 +28,14 @@ from airflow_llm_batch.providers.base import (
 from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, readable
 from airflow_llm_batch.providers.coerce import members, text_of, whole, word
 from airflow_llm_batch.providers.images import openai_tokens
-from airflow_llm_batch.providers.openai_chat import (
+from airflow_llm_batch.providers.openai.chat import (
     CAP,
     OLD_CAP,
     chat_body,
 )
-from airflow_llm_batch.providers.openai_models import REASONING, check_api, needs_responses, refuse
-from airflow_llm_batch.providers.openai_responses import checked_response, responses_body
-from airflow_llm_batch.providers.openai_results import read_frequent, read_line
+from airflow_llm_batch.providers.openai.models import REASONING, check_api, needs_responses, refuse
+from airflow_llm_batch.providers.openai.responses import checked_response, responses_body
+from airflow_llm_batch.providers.openai.results import read_frequent, read_line
 from airflow_llm_batch.providers.troubles import is_full
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result

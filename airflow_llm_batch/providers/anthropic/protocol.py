@@ -13,9 +13,9 @@ import msgspec
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
-from airflow_llm_batch.providers.anthropic_chat import fitted_params, message_params
-from airflow_llm_batch.providers.anthropic_models import check_params
-from airflow_llm_batch.providers.anthropic_results import read_frequent, read_line
+from airflow_llm_batch.providers.anthropic.chat import fitted_params, message_params
+from airflow_llm_batch.providers.anthropic.models import check_params
+from airflow_llm_batch.providers.anthropic.results import read_frequent, read_line
 from airflow_llm_batch.providers.base import (
     Batches,
     Call,

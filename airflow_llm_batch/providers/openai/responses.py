@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_llm_batch.providers.coerce import members, objects
-from airflow_llm_batch.providers.openai_chat import (
+from airflow_llm_batch.providers.openai.chat import (
     CAP,
     NO_OP,
     OLD_CAP,
@@ -20,7 +20,7 @@ from airflow_llm_batch.providers.openai_chat import (
     fit_parameters,
     fitted_arguments,
 )
-from airflow_llm_batch.providers.openai_models import fitted_to_model, refuse
+from airflow_llm_batch.providers.openai.models import fitted_to_model, refuse
 
 #: parameters that mean the same in both APIs
 SAME = frozenset(

@@ -14,7 +14,7 @@ import msgspec
 
 from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.images import check_address
-from airflow_llm_batch.providers.openai_models import REASONING, fitted_to_model, refuse
+from airflow_llm_batch.providers.openai.models import REASONING, fitted_to_model, refuse
 from airflow_llm_batch.providers.schemas import OPENAI, Unfit, fit, is_object, loose, schema_name
 
 CAP, OLD_CAP = "max_completion_tokens", "max_tokens"

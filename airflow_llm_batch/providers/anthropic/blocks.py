@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_llm_batch.providers.anthropic_models import refuse
+from airflow_llm_batch.providers.anthropic.models import refuse
 from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.images import check_address
 

@@ -1,0 +1,1 @@
+"""OpenAI's protocol, and that of every server that speaks it."""
