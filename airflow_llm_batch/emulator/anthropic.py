@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from airflow_llm_batch.emulator import answers, streams, upstream
 from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
 
+NAME = "anthropic"
 CUSTOM_ID = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 MOST_REQUESTS, MOST_BYTES = 100_000, 256_000_000
 MODELS = ("claude-sonnet-4-5", "claude-haiku-4-5")
@@ -26,10 +27,15 @@ KINDS = {
 }  # fmt: skip
 
 
+def owns(path: str) -> bool:
+    """Whether a path is one of Anthropic's."""
+    return path.startswith("/v1/messages")
+
+
 class Refusal(Exception):
     """An error answer in Anthropic's shape."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
         self.status = status
         error = {"type": KINDS.get(status, "api_error"), "message": message}
         self.body = {"type": "error", "error": error, "request_id": f"req_{uuid.uuid4().hex[:24]}"}
@@ -89,7 +95,7 @@ async def create(request: Request, vendor: Held) -> dict[str, Any]:
         raise Refusal(400, f"requests: List should have at most {MOST_REQUESTS} items after validation")
     batch = EmulatedBatch(
         id=f"msgbatch_{uuid.uuid4().hex[:24]}",
-        dialect="anthropic",
+        dialect=NAME,
         lines=vendor.directory / f"{uuid.uuid4().hex}.lines",
         created_at=time.time(),
         duration=vendor.settings.duration,
@@ -110,12 +116,12 @@ def list_batches(
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> dict[str, Any]:
     try:
-        page, more = vendor.newest("anthropic", after_id, limit)
+        page, more = vendor.newest(NAME, after_id, limit)
     except ValueError:
         raise Refusal(400, f"after_id: no batch {after_id}") from None
     if before_id is not None:
         newer = []
-        for batch in vendor.newest("anthropic", None, 10**9)[0]:
+        for batch in vendor.newest(NAME, None, 10**9)[0]:
             if batch.id == before_id:
                 break
             newer.append(batch)
@@ -254,7 +260,7 @@ def batch_object(request: Request, vendor: Vendor, batch: EmulatedBatch) -> dict
 
 def batch_of(vendor: Vendor, batch_id: str) -> EmulatedBatch:
     batch = vendor.batches.get(batch_id)
-    if batch is None or batch.dialect != "anthropic":
+    if batch is None or batch.dialect != NAME:
         raise Refusal(404, f"Could not find message batch {batch_id}.")
     return batch
 

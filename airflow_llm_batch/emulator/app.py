@@ -1,4 +1,4 @@
-"""The emulator as one ASGI app: both vendors, faults, and a window into its state."""
+"""The emulator as one ASGI app: every vendor, faults, and a window into its state."""
 
 from __future__ import annotations
 
@@ -18,34 +18,39 @@ from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+#: each vendor's module: ``router``, ``owns(path)``, and ``Refusal(status, message)``, an exception with ``status`` and
+#: ``body``; the first that owns a path answers for it
+DIALECTS: tuple[Any, ...] = (anthropic, openai)
+
+
+def dialect_of(path: str) -> Any:
+    return next(dialect for dialect in DIALECTS if dialect.owns(path))
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The app; ``app.state.vendor`` holds its files and batches."""
     app = FastAPI(title="LLM batch emulator", docs_url=None, redoc_url=None)
     app.state.vendor = Vendor(settings or Settings())
-    app.include_router(openai.router)
-    app.include_router(anthropic.router)
+    for dialect in DIALECTS:
+        app.include_router(dialect.router)
     app.include_router(uploads.router)
     app.add_middleware(FaultMiddleware, vendor=app.state.vendor)
 
-    @app.exception_handler(openai.Refusal)
-    @app.exception_handler(anthropic.Refusal)
     async def refuse(request: Request, error: Any) -> JSONResponse:
         return refused(error, error.status)
+
+    for dialect in DIALECTS:
+        app.add_exception_handler(dialect.Refusal, refuse)
 
     @app.exception_handler(QueueFull)
     async def no_room(request: Request, error: QueueFull) -> JSONResponse:
         status, message, code = error.args
-        anthropics = request.url.path.startswith("/v1/messages")
-        refusal = anthropic.Refusal(status, message) if anthropics else openai.Refusal(status, message, code)
-        return refused(refusal, status)
+        return refused(dialect_of(request.url.path).Refusal(status, message, code), status)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
-        anthropics = request.url.path.startswith("/v1/messages")
-        refusal = anthropic.Refusal(400, problems) if anthropics else openai.Refusal(400, problems)
-        return refused(refusal, 400)
+        return refused(dialect_of(request.url.path).Refusal(400, problems), 400)
 
     @app.get("/_emulator/stats")
     def stats() -> dict[str, Any]:
@@ -107,8 +112,7 @@ class FaultMiddleware:
             await self.app(scope, receive, Cut(send, fault.cut_bytes))
         elif fault.status is not None:
             headers = {"retry-after": fault.retry_after} if fault.retry_after else None
-            anthropics = scope["path"].startswith("/v1/messages")
-            refusal: Any = (anthropic if anthropics else openai).Refusal(fault.status, "Injected failure.")
+            refusal = dialect_of(scope["path"]).Refusal(fault.status, "Injected failure.")
             await refused(refusal, fault.status, headers)(scope, receive, send)
         else:
             await self.app(scope, receive, send)

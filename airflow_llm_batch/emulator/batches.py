@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from airflow_llm_batch.emulator.settings import Settings
 
-Dialect = Literal["openai", "anthropic"]
 #: turns one input line into ``(succeeded, result line)``; given what became of it when it was not worked on
 Answer = Callable[[dict[str, Any], "str | None"], tuple[bool, dict[str, Any]]]
 
@@ -46,10 +45,15 @@ class View(NamedTuple):
 
 @dataclass
 class EmulatedBatch:
-    """:param fates: one byte a row, 1 for a row that fails on the vendor's side."""
+    """
+    :param dialect: the name of the protocol it was made in.
+    :param fates: one byte a row, 1 for a row that fails on the vendor's side.
+    :param split: rows that fail are written into a file of their own.
+    :param names: the member of a result line that names its row.
+    """
 
     id: str
-    dialect: Dialect
+    dialect: str
     lines: Path
     created_at: float
     duration: float
@@ -71,6 +75,8 @@ class EmulatedBatch:
     #: finished rows whose lines never come; looks that have shown no files
     lost: int = 0
     looks: int = 0
+    split: bool = False
+    names: str = "custom_id"
     #: tokens of all answers: in, out
     used: list[int] = field(default_factory=lambda: [0, 0])
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -180,7 +186,7 @@ class Vendor:
         self.failures[digest] += 1
         return int(faults.heal is None or self.failures[digest] <= faults.heal)
 
-    def newest(self, dialect: Dialect, after: str | None, limit: int) -> tuple[list[EmulatedBatch], bool]:
+    def newest(self, dialect: str, after: str | None, limit: int) -> tuple[list[EmulatedBatch], bool]:
         """A page of batches, newest first, and whether more follow.
 
         :raises ValueError: when there is no batch ``after``.
@@ -198,15 +204,14 @@ class Vendor:
         with batch.lock:
             if batch.output is not None or batch.errors is not None:
                 return
-            split = batch.dialect == "openai"
             ok: list[bytes] = []
-            bad: list[bytes] = ok if not split else []
+            bad: list[bytes] = [] if batch.split else ok
             for succeeded, line in self.result_lines(batch, view, answer):
                 (ok if succeeded else bad).append(line)
                 batch.used = [a + b for a, b in zip(batch.used, used_by(line), strict=True)]
-            batch.lost = self.disturb(ok, batch.healed)
-            batch.output = self._write(batch, ok, "output") if ok or not split else None
-            batch.errors = self._write(batch, bad, "error") if split and bad else None
+            batch.lost = self.disturb(ok, batch)
+            batch.output = self._write(batch, ok, "output") if ok or not batch.split else None
+            batch.errors = self._write(batch, bad, "error") if batch.split and bad else None
 
     def result_lines(self, batch: EmulatedBatch, view: View, answer: Answer) -> Iterator[tuple[bool, bytes]]:
         if batch.upstream_done is not None:
@@ -223,16 +228,16 @@ class Vendor:
             succeeded, result = answer(request, unfinished)
             yield succeeded, encode(result)
 
-    def disturb(self, lines: list[bytes], healed: bool) -> int:
+    def disturb(self, lines: list[bytes], batch: EmulatedBatch) -> int:
         """Do to result lines what networks and vendors have been seen to do; returns how many are lost."""
         faults = self.settings.faults
         draw = random.Random(len(lines))
-        lost = 0 if healed else min(faults.missing, len(lines))
+        lost = 0 if batch.healed else min(faults.missing, len(lines))
         del lines[:lost]
         lines += [lines[index % len(lines)] for index in range(faults.duplicates)] if lines else []
         for index in range(faults.foreign):
             stranger = json.loads(lines[0]) if lines else {}
-            lines.append(encode({**stranger, "custom_id": f"somebody-else-{index}"}))
+            lines.append(encode({**stranger, batch.names: f"somebody-else-{index}"}))
         for index in range(faults.garbage):
             lines.append((b'{"custom_id": "cut off', b"<html>502 Bad Gateway</html>", b"[]", b"\xff\xfe")[index % 4])
         if faults.shuffle:

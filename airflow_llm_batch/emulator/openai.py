@@ -19,12 +19,18 @@ from airflow_llm_batch.emulator import answers, anthropic, streams, upstream
 from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
 from airflow_llm_batch.emulator.openai_lines import ANSWERS, UNFINISHED, answer_line, validate
 
+NAME = "openai"
 ENDPOINTS = (
     "/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/moderations",
     "/v1/images/generations", "/v1/images/edits", "/v1/videos",
 )  # fmt: skip
 MOST_BYTES = 200_000_000
 PHASES = {"running": "in_progress"}
+
+
+def owns(path: str) -> bool:
+    """Whether a path is one of OpenAI's: all that no other vendor claims."""
+    return True
 
 
 class Refusal(Exception):
@@ -142,7 +148,8 @@ async def create(request: Request, vendor: Held) -> dict[str, Any]:
         raise Refusal(400, f"File {stored.id} has purpose '{stored.purpose}', not 'batch'.", param="input_file_id")
     batch = EmulatedBatch(
         id=f"batch_{uuid.uuid4().hex}",
-        dialect="openai",
+        dialect=NAME,
+        split=True,
         # a copy: deleting the input file does not undo a batch
         lines=vendor.directory / f"{uuid.uuid4().hex}.lines",
         created_at=time.time(),
@@ -163,7 +170,7 @@ def list_batches(
     vendor: Held, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> dict[str, Any]:
     try:
-        page, more = vendor.newest("openai", after, limit)
+        page, more = vendor.newest(NAME, after, limit)
     except ValueError:
         raise Refusal(400, f"No batch found with id '{after}'.", param="after") from None
     data = [batch_object(vendor, batch) for batch in page]
@@ -311,7 +318,7 @@ def file_of(vendor: Vendor, file_id: str) -> StoredFile:
 
 def batch_of(vendor: Vendor, batch_id: str) -> EmulatedBatch:
     batch = vendor.batches.get(batch_id)
-    if batch is None or batch.dialect != "openai":
+    if batch is None or batch.dialect != NAME:
         raise Refusal(404, f"No batch found with id '{batch_id}'.")
     return batch
 
