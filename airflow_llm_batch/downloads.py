@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from airflow_llm_batch.bodies import split_lines
 from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
 
 if TYPE_CHECKING:
@@ -14,20 +15,6 @@ if TYPE_CHECKING:
 
 #: how many lines are looked at to tell whose batch it is
 LOOK_AT = 100
-
-
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines split at ``\\n`` and nothing else: results contain raw U+2028 and U+0085."""
-    begun: list[bytes] = []
-    for chunk in chunks:
-        first, *lines = chunk.split(b"\n")
-        begun.append(first)
-        if lines:
-            # Joined once a line, however many chunks it came in.
-            yield b"".join(begun)
-            yield from lines[:-1]
-            begun = [lines[-1]]
-    yield b"".join(begun)
 
 
 def batch_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[bytes]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_llm_batch.downloads import batch_lines, split_lines
+from airflow_llm_batch.bodies import split_lines
+from airflow_llm_batch.downloads import batch_lines
 from airflow_llm_batch.exceptions import RequestRejected, ResultsUnusable
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard
