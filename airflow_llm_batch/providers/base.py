@@ -329,7 +329,7 @@ def words_in(options: Mapping[str, Any], name: str) -> dict[str, str]:
     given = options.get(name) or {}
     if not isinstance(given, Mapping) or any(isinstance(value, dict | list | type(None)) for value in given.values()):
         raise ConfigurationError(
-            f"The connection's extra {name!r} is {given!r}; give an object of texts, for example "
+            f"The connection's extra {name!r} is no object of texts; give one, for example "
             f'"{name}": {{"x-litellm-model": "gpt-5-mini"}}. Nothing was sent.'
         )
     return {str(key): str(value) for key, value in given.items()}
@@ -342,7 +342,8 @@ def members_in(options: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     given = options.get(name) or {}
     if not isinstance(given, Mapping):
-        raise ConfigurationError(f"The connection's extra {name!r} is {given!r}; give an object. Nothing was sent.")
+        kind = type(given).__name__
+        raise ConfigurationError(f"The connection's extra {name!r} is a {kind}; give an object. Nothing was sent.")
     return dict(given)
 
 

@@ -84,7 +84,7 @@ class Landing:
         self.dropped: Counter[str] = Counter({"duplicate": 0, "foreign": 0, "garbage": 0})
         self.files: list[str] = []
         self.encode = msgspec.json.Encoder().encode
-        self.redact = hook.transport.redact
+        self.redactor = hook.transport.redactor
 
     def land(self, batches: dict[int, Batch], before: Manifest | None = None) -> Manifest:
         """Land every shard, and what earlier rounds have landed of the rows that this one does not ask.
@@ -203,7 +203,7 @@ class Landing:
             kept = self.tally.copy()
             self.aside.begin()
             self.failed.begin()
-            reconciler = Reconciler(self.job.id, entries, self.hook.provider, self.aside.add, ids)
+            reconciler = Reconciler(self.job.id, entries, self.hook.provider, self.put_aside, ids)
             try:
                 files = self.land_lines(shard, batch, reconciler, progress)
                 break
@@ -220,6 +220,10 @@ class Landing:
         self.failed.keep()
         self.dropped.update(reconciler.dropped)
         self.files += files
+
+    def put_aside(self, line: bytes) -> None:
+        """Keep a line that cannot be read; it may be the vendor's error, and quote the key."""
+        self.aside.add(self.redactor.data(line))
 
     def hold(self) -> None:
         """:raises Interrupted: when another try has taken over; it publishes what this one would."""
@@ -274,8 +278,9 @@ class Landing:
         line, result.raw = result.raw, None
         if result.status != "succeeded":
             # Some vendors quote the key in an error.
-            result.error_message = result.error_message and self.redact(result.error_message)
-            line = line and self.redact(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            for name in ("error_code", "error_message", "finish_reason"):
+                setattr(result, name, (said := getattr(result, name)) and self.redactor.text(said))
+            line = line and self.redactor.data(line)
         if (self.keep_raw or result.error_code == "bad_vector") and line is not None:
             result.raw = as_written(line)
         if self.check is not None:
