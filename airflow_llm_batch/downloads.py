@@ -18,10 +18,11 @@ LOOK_AT = 100
 
 
 def batch_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[bytes]:
-    """Every non-empty result line of a batch, errors included."""
+    """Every non-empty result line of a batch, errors included, but without the key that some vendors quote in one."""
+    clean = hook.transport.clean_line
     for request in hook.provider.downloads(batch):
         with hook.stream(request) as chunks:
-            yield from (line for line in split_lines(chunks) if line and not line.isspace())
+            yield from (clean(line) for line in split_lines(chunks) if line and not line.isspace())
 
 
 def shows_ids(hook: LLMBatchHook, batch: Batch, is_ours: Callable[[str], bool]) -> bool | None:

@@ -56,10 +56,28 @@ class Redactor:
                     break
         return text
 
+    def errors(self, *errors: BaseException) -> None:
+        """Take the secrets out of errors and out of all that led to them."""
+        for error in led_to(*errors):
+            told = [(arg, self.text(str(arg))) for arg in error.args]
+            error.args = tuple(arg if text == str(arg) else text for arg, text in told)
+
     def data(self, data: bytes) -> bytes:
         if not self.is_in(data):
             return data
         return self.text(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+
+def led_to(*errors: BaseException | None) -> set[BaseException]:
+    """Errors with their causes, and with what was being handled when they were raised."""
+    found: set[BaseException] = set()
+    left = list(errors)
+    while left:
+        error = left.pop()
+        if error is not None and error not in found:
+            found.add(error)
+            left += [error.__cause__, error.__context__]
+    return found
 
 
 def probe(text: str) -> str:

@@ -138,7 +138,7 @@ class Transport:
         if not self.redactor.is_in(line):
             return line
         with suppress(*UNREADABLE):
-            if self.provider.read(line).status != "errored":
+            if self.provider.read(line).status in ("succeeded", "truncated"):
                 return line
         return self.redactor.data(line)
 
@@ -148,9 +148,9 @@ class Transport:
             date = email.utils.parsedate_to_datetime(response.headers["date"])
             self.clock_ahead = (date - datetime.now(UTC)).total_seconds()
 
-    def redacted(self, error: LLMBatchError) -> LLMBatchError:
-        """The error without the key."""
-        error.args = tuple(self.redact(str(arg)) for arg in error.args)
+    def redacted(self, error: LLMBatchError, *causes: BaseException) -> LLMBatchError:
+        """The error without the key, and all that led to it: what an HTTP client says may quote what it has read."""
+        self.redactor.errors(error, *causes)
         if isinstance(error, RequestRejected):
             error.code = self.redact(error.code)
         return error
@@ -173,7 +173,7 @@ class Transport:
                         self.aexchange, request, client
                     )
                 except (httpx.RequestError, TooLarge) as error:
-                    raise unavailable(request, error) from None
+                    raise self.redacted(unavailable(request, error), error) from None
                 self.heard(response)
                 if len(response.content) > LARGE:
                     request, value = await asyncio.to_thread(proceed, response)
@@ -194,7 +194,7 @@ class Transport:
         try:
             response: httpx.Response = Retrying(**self.policy(request))(self.exchange, request, stream)
         except (httpx.RequestError, TooLarge) as error:
-            raise self.redacted(unavailable(request, error)) from None
+            raise self.redacted(unavailable(request, error), error) from None
         self.heard(response)
         return response
 
@@ -225,7 +225,7 @@ class Transport:
                 self.provider.expect(response, "a download of results")
             yield pieces(response)
         except httpx.RequestError as error:
-            raise self.redacted(unavailable(request, error)) from None
+            raise self.redacted(unavailable(request, error), error) from None
         except LLMBatchError as error:
             raise self.redacted(error) from None
         finally:

@@ -203,7 +203,7 @@ class Landing:
             kept = self.tally.copy()
             self.aside.begin()
             self.failed.begin()
-            reconciler = Reconciler(self.job.id, entries, self.hook.provider, self.put_aside, ids)
+            reconciler = Reconciler(self.job.id, entries, self.hook.provider, self.aside.add, ids)
             try:
                 files = self.land_lines(shard, batch, reconciler, progress)
                 break
@@ -220,10 +220,6 @@ class Landing:
         self.failed.keep()
         self.dropped.update(reconciler.dropped)
         self.files += files
-
-    def put_aside(self, line: bytes) -> None:
-        """Keep a line that cannot be read; it may be the vendor's error, and quote the key."""
-        self.aside.add(self.redactor.data(line))
 
     def hold(self) -> None:
         """:raises Interrupted: when another try has taken over; it publishes what this one would."""
@@ -278,8 +274,7 @@ class Landing:
         line, result.raw = result.raw, None
         if result.status != "succeeded":
             # Some vendors quote the key in an error.
-            for name in ("error_code", "error_message", "finish_reason"):
-                setattr(result, name, (said := getattr(result, name)) and self.redactor.text(said))
+            result.error_message = result.error_message and self.redactor.text(result.error_message)
             line = line and self.redactor.data(line)
         if (self.keep_raw or result.error_code == "bad_vector") and line is not None:
             result.raw = as_written(line)
