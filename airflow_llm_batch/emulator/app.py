@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from airflow_llm_batch.emulator import anthropic, openai, uploads
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
+from airflow_llm_batch.emulator.events import Sender
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The app; ``app.state.vendor`` holds its files and batches."""
     app = FastAPI(title="LLM batch emulator", docs_url=None, redoc_url=None)
     app.state.vendor = Vendor(settings or Settings())
+    if app.state.vendor.settings.webhook_url:
+        Sender(app.state.vendor).start()
     for dialect in DIALECTS:
         app.include_router(dialect.router)
     app.include_router(uploads.router)

@@ -145,8 +145,10 @@ class Vendor:
         self.batches: dict[str, EmulatedBatch] = {}
         self.calls: Counter[str] = Counter()
         self.uploads: dict[str, Any] = {}
+        self.over = threading.Event()
 
     def close(self) -> None:
+        self.over.set()
         self._directory.cleanup()
 
     def new_file(self, filename: str, purpose: str, prefix: str = "file-") -> StoredFile:

@@ -48,6 +48,8 @@ class Faults(BaseModel):
     :param enqueued_tokens: prompt tokens per model that may wait or run at once; a batch beyond it fails.
     :param refuse_enqueued: the HTTP status that such a batch is refused with instead, when it is created.
     :param unknown_status: the status told while a batch runs.
+    :param lost_events: that many ends of batches are not told of by an event.
+    :param repeated_events: every event is sent so many times more.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -65,6 +67,8 @@ class Faults(BaseModel):
     enqueued_tokens: int | None = None
     refuse_enqueued: int | None = None
     unknown_status: str | None = None
+    lost_events: int = 0
+    repeated_events: int = 0
     http: list[HttpFault] = []
 
 
@@ -76,6 +80,7 @@ class Settings(BaseModel):
     :param upstream: base URL of an OpenAI-compatible server that answers every request instead of the emulator.
     :param upstream_key: its key.
     :param upstream_concurrency: calls to it at once.
+    :param webhook_url: where an event is sent when a batch has ended, signed with ``webhook_secret``.
     """
 
     duration: float = Field(default=5.0, ge=0)
@@ -83,4 +88,6 @@ class Settings(BaseModel):
     upstream: str | None = None
     upstream_key: str = "none"
     upstream_concurrency: int = 16
+    webhook_url: str | None = None
+    webhook_secret: str = "whsec_" + "ZW11bGF0b3I="
     faults: Faults = Faults()
