@@ -106,6 +106,8 @@ class Watch:
 
     hook: LLMBatchHook
     error: Exception | None = None
+    #: epoch seconds at which an event last woke somebody
+    told_at = 0.0
 
     def __init__(self, conn_id: str, connect: Callable[[str], LLMBatchHook]) -> None:
         self.conn_id, self.connect = conn_id, connect
@@ -114,8 +116,6 @@ class Watch:
         self.turns: set[Turn] = set()
         self.arrived = asyncio.Event()
         self.lists_from = 0.0
-        #: epoch seconds at which an event last woke somebody
-        self.told_at = 0.0
         self.open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self.run(), name=f"llm-batch-watch-{conn_id}")
 
