@@ -145,6 +145,8 @@ class Vendor:
         self.batches: dict[str, EmulatedBatch] = {}
         self.calls: Counter[str] = Counter()
         self.uploads: dict[str, Any] = {}
+        #: Entra's tokens, and when each expires
+        self.tokens: dict[str, float] = {}
 
     def close(self) -> None:
         self._directory.cleanup()

@@ -48,6 +48,7 @@ class Faults(BaseModel):
     :param enqueued_tokens: prompt tokens per model that may wait or run at once; a batch beyond it fails.
     :param refuse_enqueued: the HTTP status that such a batch is refused with instead, when it is created.
     :param unknown_status: the status told while a batch runs.
+    :param capitals: Azure's batches are told as its first versions did: capitals, ISO times, null counts, no endpoint.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -65,6 +66,7 @@ class Faults(BaseModel):
     enqueued_tokens: int | None = None
     refuse_enqueued: int | None = None
     unknown_status: str | None = None
+    capitals: bool = False
     http: list[HttpFault] = []
 
 
@@ -76,6 +78,10 @@ class Settings(BaseModel):
     :param upstream: base URL of an OpenAI-compatible server that answers every request instead of the emulator.
     :param upstream_key: its key.
     :param upstream_concurrency: calls to it at once.
+    :param deployments: Azure's, and the model behind each; None for any name, each of the model that is called so.
+    :param file_seconds: from an upload until Azure has processed the file.
+    :param token_seconds: how long a token of Entra's is good.
+    :param client_secret: the only one that Entra accepts; any is when None.
     """
 
     duration: float = Field(default=5.0, ge=0)
@@ -83,4 +89,8 @@ class Settings(BaseModel):
     upstream: str | None = None
     upstream_key: str = "none"
     upstream_concurrency: int = 16
+    deployments: dict[str, str] | None = None
+    file_seconds: float = Field(default=0, ge=0)
+    token_seconds: float = Field(default=3600, ge=0)
+    client_secret: str | None = None
     faults: Faults = Faults()
