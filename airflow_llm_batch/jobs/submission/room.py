@@ -7,19 +7,22 @@ worked on. Such a shard is planned again, and created when there is room.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_llm_batch.models import Job, Shard
-from airflow_llm_batch.numbers import number
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.providers.options import Options
 
+#: a number of tokens: ``90,000``, or ``30K`` as Azure writes it
+NUMBER = r"(\d[\d,._]*(?:[KMB]\b)?)"
 #: how refusals quote the queue's limit, and what was asked of it
-LIMIT = re.compile(r"limit\s*(?:of|is|:|=)+\s*(\d[\d,._]*)(?:\s+enqueued)?(?:\s+(?:token|request)s?\b)?", re.IGNORECASE)
-REQUESTED = re.compile(r"(?:requested|requires|contains|batch has|this batch:)\D{0,20}(\d[\d,._]*)", re.IGNORECASE)
+LIMIT = re.compile(rf"limit\s*(?:of|is|:|=)+\s*{NUMBER}(?:\s+enqueued)?(?:\s+(?:token|request)s?\b)?", re.IGNORECASE)
+REQUESTED = re.compile(rf"(?:requested|requires|contains|batch has|this batch:)\D{{0,20}}{NUMBER}", re.IGNORECASE)
+TIMES = {"K": 10**3, "M": 10**6, "B": 10**9}
 #: by how much an estimate has to be above a limit to be sure of it
 MARGIN = 1.25
 #: seconds that a full queue is left alone at most, when nothing of ours has ended meanwhile
@@ -52,7 +55,11 @@ def never_fits(shard: Shard, message: str) -> str | None:
 
 
 def digits(text: str) -> int:
-    return int(re.sub(r"\D", "", text) or 0)
+    """The number that a text spells; commas, dots and underscores part thousands, but before a letter the dot is one."""
+    times = TIMES.get(text[-1:].upper())
+    if times is None:
+        return int(re.sub(r"\D", "", text) or 0)
+    return int(float(re.sub(r"[,_]", "", text[:-1]).rstrip(".") or 0) * times)
 
 
 @dataclass(frozen=True)
@@ -91,9 +98,9 @@ class Room:
     pause: float = 60.0
 
     @classmethod
-    def of(cls, job: Job, refusal: Refusal | None, extra: Mapping[str, Any]) -> Room:
-        """A job's room; the connection's extra ``room_seconds`` says how long to pause."""
-        pause = number("The connection's room_seconds", extra.get("room_seconds"), cls.pause)
+    def of(cls, job: Job, refusal: Refusal | None, options: Options) -> Room:
+        """A job's room; the connection's ``room_seconds`` says how long to pause."""
+        pause = cls.pause if options.room_seconds is None else options.room_seconds
         return cls(job.max_enqueued_tokens, job.max_running_shards, refusal, pause)
 
     def wave(self, planned: Sequence[Shard], running: Sequence[Shard], now: float) -> list[Shard]:

@@ -105,7 +105,7 @@ class AzureOptions(OpenAIOptions):
 class Azure(OpenAI):
     name = price_id = "azure"
     title = "Azure OpenAI"
-    Options = AzureOptions
+    Options: ClassVar[type[AzureOptions]] = AzureOptions
     options: AzureOptions
     default_base_url = ""
     default_limits: ClassVar[Limits] = Limits(requests=100_000, bytes=200_000_000)
