@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,11 +56,13 @@ def never_fits(shard: Shard, message: str) -> str | None:
 
 
 def digits(text: str) -> int:
-    """The number that a text spells; commas, dots and underscores part thousands, but before a letter the dot is one."""
+    """The number that a text spells, 0 for none; dots part thousands, but in ``2.5K``."""
     times = TIMES.get(text[-1:].upper())
     if times is None:
         return int(re.sub(r"\D", "", text) or 0)
-    return int(float(re.sub(r"[,_]", "", text[:-1]).rstrip(".") or 0) * times)
+    with suppress(ValueError):
+        return int(float(re.sub(r"[,_]", "", text[:-1])) * times)
+    return 0
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def unusable(error: Exception) -> LLMBatchError:
 def first_line(error: Exception) -> str:
     """Credentials tell of everything that they have tried, on many lines."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:500]
+    return f"{lines[0][:500].rstrip('.')}."
 
 
 def imported(module: str, name: str, what: str) -> Any:
