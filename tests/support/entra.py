@@ -55,5 +55,5 @@ def over_tls(emulator, folder):
     try:
         yield f"https://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.should_exit = server.force_exit = True
         thread.join(10)
