@@ -13,11 +13,14 @@ from openai.types import Batch
 from openai.types.chat import ChatCompletion
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, RefusedForGood, RequestRejected
+from airflow_llm_batch.jobs.money.pricing import Prices
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.providers.auth import Login
 from airflow_llm_batch.providers.azure.protocol import Azure
 from airflow_llm_batch.providers.bodies import PAUSE, Payload
+from airflow_llm_batch.providers.troubles import is_full
 from airflow_llm_batch.request import Request
+from airflow_llm_batch.results import Result
 from airflow_llm_batch.testing.providers import NOW, ProviderContract, drive
 
 HOST = "https://res.openai.azure.com"
@@ -210,6 +213,17 @@ def test_prices_and_images_are_the_models():
     assert made.image_tokens("cheap", (512, 512), "high") == of_model != made.image_tokens("gpt-4o", (512, 512), "high")
 
 
+@pytest.mark.parametrize("model", ["gpt-5-mini", "gpt-4o-mini-2024-07-18", "o3-mini", "text-embedding-3-small"])
+def test_a_batch_costs_half_whoever_the_price_table_has_a_model_from(model):
+    """genai-prices lends Azure what it knows of OpenAI's models, but not their batch prices: half, as Azure says."""
+    used = Result(model="named", input_tokens=1_000_000, output_tokens=0 if "embed" in model else 1_000_000)
+    usual = Prices("openai", "0.5").cost(used, model, called=True)
+    made = Azure(HOST, {"deployments": {"named": model}})
+    cost = Prices(made.price_id, made.batch_discount, model_of=made.model_of).cost(used, "named")
+    assert (cost.batched * 2, cost.paid * 2, cost.sync) == (usual.sync, usual.sync, usual.sync)
+    assert Prices(made.price_id, made.batch_discount).cost(used, "named") is None
+
+
 def upload_of(made, *answers):
     return drive(made.upload("in.jsonl", Payload(lambda: [b"{}\n"], 3)), {"id": "f"}, *answers)
 
@@ -268,6 +282,7 @@ def test_a_create_that_was_too_early_is_made_again():
     ("status", "error"),
     [
         (400, {"code": "token_limit_exceeded", "message": FULL}),
+        (400, {"code": "400", "message": "token_limit_exceeded: try again"}),
         (400, {"code": "invalidPayload", "message": "Value for endpoint is not supported."}),
         (409, {"code": "conflict", "message": "The file is in 'Pending' state."}),
     ],
@@ -277,6 +292,7 @@ def test_other_refusals_are_not_repeated(status, error):
     with pytest.raises(RequestRejected) as caught:
         create_of(Azure(HOST), httpx.Response(status, json={"error": error}))
     assert caught.value.code == error["code"]
+    assert is_full(caught.value.code, str(caught.value)) == ("token_limit" in str(error))
 
 
 @pytest.mark.parametrize("files", [{}, {"output_file_id": "file-1", "error_file_id": "file-2"}])

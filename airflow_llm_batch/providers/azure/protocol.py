@@ -24,13 +24,13 @@ from airflow_llm_batch.providers.azure.credentials import (
     of_connection,
     of_machine,
 )
-from airflow_llm_batch.providers.base import Flow
+from airflow_llm_batch.providers.base import Facts, Flow
 from airflow_llm_batch.providers.bodies import Call, Payload, after
 from airflow_llm_batch.providers.coerce import text_of, word
 from airflow_llm_batch.providers.images import openai_tokens
 from airflow_llm_batch.providers.openai.chat import CAP, OLD_CAP
 from airflow_llm_batch.providers.openai.models import REASONING
-from airflow_llm_batch.providers.openai.protocol import INPUTS_EXPIRE, OpenAI, OpenAIOptions, decode_sent
+from airflow_llm_batch.providers.openai.protocol import INPUTS_EXPIRE, FileOptions, OpenAI, decode_sent
 from airflow_llm_batch.providers.options import FORM, Number, Text, Texts
 from airflow_llm_batch.providers.troubles import is_full
 from airflow_llm_batch.request import Request
@@ -70,7 +70,7 @@ def an_identity(value: Any) -> Any:
     return known.get(str(value).strip().lower(), value)
 
 
-class AzureOptions(OpenAIOptions):
+class AzureOptions(FileOptions):
     api_version: Text = Field(
         None,
         description="The dated API (/openai/...?api-version=2025-04-01-preview) instead of the v1 API, which has no "
@@ -81,7 +81,6 @@ class AzureOptions(OpenAIOptions):
         {},
         description='The model behind each deployment, {"batch-mini": "gpt-4o-mini"}, for prices, images and what a '
         "model refuses; a deployment that is not here is taken for a model of that name in prices, and no more.",
-        json_schema_extra=FORM,
     )
     azure_conn_id: Text = Field(
         None, description="An Airflow connection of type azure that gives Entra tokens.", json_schema_extra=FORM
@@ -106,10 +105,11 @@ class Azure(OpenAI):
     name = price_id = "azure"
     title = "Azure OpenAI"
     Options: ClassVar[type[AzureOptions]] = AzureOptions
-    options: AzureOptions
+    options: AzureOptions  # type: ignore[assignment]  # OpenAI's own are not its own
     default_base_url = ""
     default_limits: ClassVar[Limits] = Limits(requests=100_000, bytes=200_000_000)
     endpoints = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/embeddings"})
+    facts = Facts("key, Entra", "strict, fitted", "yes", "yes", "until deleted, or 14 to 30 days")
     console_url = ""
 
     def __init__(self, base_url: str | None = None, options: Mapping[str, Any] | None = None) -> None:

@@ -60,9 +60,9 @@ class Sent(msgspec.Struct):
 decode_sent = msgspec.json.Decoder(Sent).decode
 
 
-class OpenAIOptions(Options):
-    organization: Text = Field(None, description="Organization id, where the key has several.", json_schema_extra=FORM)
-    project: Text = Field(None, description="Project id, where the key has several.", json_schema_extra=FORM)
+class FileOptions(Options):
+    """Of every API that is OpenAI's."""
+
     completion_window: Text = Field(None, description='How long a batch may take ("24h").')
     token_cap: Text = Field(
         None,
@@ -71,10 +71,15 @@ class OpenAIOptions(Options):
     )
 
 
+class OpenAIOptions(FileOptions):
+    organization: Text = Field(None, description="Organization id, where the key has several.", json_schema_extra=FORM)
+    project: Text = Field(None, description="Project id, where the key has several.", json_schema_extra=FORM)
+
+
 class OpenAI(Provider):
     name = price_id = "openai"
     title = "OpenAI"
-    Options: ClassVar[type[OpenAIOptions]] = OpenAIOptions
+    Options: ClassVar[type[FileOptions]] = OpenAIOptions
     options: OpenAIOptions
     default_base_url = "https://api.openai.com/v1"
     default_limits: ClassVar[Limits] = Limits(requests=50_000, bytes=200_000_000, embedding_inputs=50_000)

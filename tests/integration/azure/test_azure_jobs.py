@@ -15,7 +15,7 @@ from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.emulator.azure_lines import FILTERED
 from airflow_llm_batch.exceptions import InputError, RequestRejected
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.operators import CompletionOperator, LLMBatchOperator
+from airflow_llm_batch.operators import CompletionOperator
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.storage import storage_path
 from airflow_llm_batch.transport import stored_payload
@@ -235,16 +235,18 @@ def machine(azure, monkeypatch):
     return start
 
 
-@pytest.mark.parametrize("deferrable", [True, False])
-def test_a_token_expires_in_the_midst_of_a_wait(machine, context, tmp_path, deferrable):
-    """Several do: each look has one that is good, and nothing tells of any."""
+@pytest.mark.parametrize("deferred", [True, False])
+def test_a_token_expires_in_the_midst_of_a_wait(machine, context, tmp_path, deferred):
+    """Several do: each look has one that is good, and nothing that is written holds any."""
     emulator, conn_id, made = machine(duration=2.5)
-    given = {"rows": texts(5), "key": "id", "request": REQUEST, "destination": f"file://{tmp_path}/out"}
-    task = LLMBatchOperator(task_id="submit", conn_id=conn_id, poll_interval=0.05, deferrable=deferrable, **given)
-    summary = drive(task, context)
+    if deferred:
+        summary = drive(operator(conn_id, tmp_path, request=REQUEST, rows=texts(5), passthrough=None), context)
+    else:
+        summary, _ = run(context, conn_id, tmp_path, rows=texts(5), key="id", request=REQUEST)
     assert summary["counts"]["succeeded"] == 5
     assert made.asked > 3
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert written
     assert not any(token.encode() in written for token in emulator.vendor.tokens)
 
 
