@@ -172,6 +172,11 @@ def of_connection(conn_id: str) -> TokenCredential:
     quiet()
     kind = imported("airflow.providers.microsoft.azure.hooks.base_azure", "AzureBaseHook", "azure_conn_id")
     hook = kind(conn_id=conn_id)
+    if not hasattr(hook, "get_credential"):
+        raise ConfigurationError(
+            "azure_conn_id needs a newer apache-airflow-providers-microsoft-azure, whose hook gives credentials: update "
+            "it, or give tenant_id or managed_identity. Nothing was sent."
+        )
     try:
         found = hook.get_connection(conn_id)
     except AirflowNotFoundException:
