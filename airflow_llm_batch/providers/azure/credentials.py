@@ -174,7 +174,7 @@ def of_connection(conn_id: str) -> TokenCredential:
     hook = kind(conn_id=conn_id)
     if not hasattr(hook, "get_credential"):
         raise ConfigurationError(
-            "azure_conn_id needs a newer apache-airflow-providers-microsoft-azure, whose hook gives credentials: update "
+            "azure_conn_id needs a newer apache-airflow-providers-microsoft-azure, whose hook has credentials: update "
             "it, or give tenant_id or managed_identity. Nothing was sent."
         )
     try:
