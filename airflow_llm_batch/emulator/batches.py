@@ -146,6 +146,8 @@ class Vendor:
         self.calls: Counter[str] = Counter()
         self.uploads: dict[str, Any] = {}
         self.over = threading.Event()
+        #: Entra's tokens, and when each expires
+        self.tokens: dict[str, float] = {}
 
     def close(self) -> None:
         self.over.set()

@@ -50,6 +50,7 @@ class Faults(BaseModel):
     :param unknown_status: the status told while a batch runs.
     :param lost_events: that many ends of batches are not told of by an event.
     :param repeated_events: every event is sent so many times more.
+    :param capitals: Azure's batches are told as its first versions did: capitals, ISO times, null counts, no endpoint.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,6 +70,7 @@ class Faults(BaseModel):
     unknown_status: str | None = None
     lost_events: int = 0
     repeated_events: int = 0
+    capitals: bool = False
     http: list[HttpFault] = []
 
 
@@ -81,6 +83,10 @@ class Settings(BaseModel):
     :param upstream_key: its key.
     :param upstream_concurrency: calls to it at once.
     :param webhook_url: where an event is sent when a batch has ended, signed with ``webhook_secret``.
+    :param deployments: Azure's, and the model behind each; None for any name, each of the model that is called so.
+    :param file_seconds: from an upload until Azure has processed the file.
+    :param token_seconds: how long a token of Entra's is good.
+    :param client_secret: the only one that Entra accepts; any is when None.
     """
 
     duration: float = Field(default=5.0, ge=0)
@@ -90,4 +96,8 @@ class Settings(BaseModel):
     upstream_concurrency: int = 16
     webhook_url: str | None = None
     webhook_secret: str = "whsec_" + "ZW11bGF0b3I="
+    deployments: dict[str, str] | None = None
+    file_seconds: float = Field(default=0, ge=0)
+    token_seconds: float = Field(default=3600, ge=0)
+    client_secret: str | None = None
     faults: Faults = Faults()

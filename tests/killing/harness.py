@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai anthropic waves rounds
+    python tests/killing/harness.py openai azure anthropic waves rounds
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -43,7 +43,7 @@ from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``rounds`` is one task for all of it, which asks three rows again
-MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "waves": "gpt-5-mini", "rounds": "gpt-5-mini"}
+MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds"), "gpt-5-mini") | {"anthropic": "claude-haiku-4-5"}
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
 
@@ -201,7 +201,8 @@ def main(providers: list[str]) -> int:
 
 def connections() -> dict[str, dict]:
     extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
-    found = {name: {**extra, "provider": "anthropic" if name == "anthropic" else "openai"} for name in MODELS}
+    vendors = {"anthropic": "anthropic", "azure": "azure"}
+    found = {name: {**extra, "provider": vendors.get(name, "openai")} for name in MODELS}
     found["waves"]["max_running_shards"] = 1
     return found
 
