@@ -7,10 +7,10 @@ import json
 
 import httpx
 import pytest
+from support import SECRET
 from support.sdks import until
 
 from airflow_llm_batch.emulator import Emulator
-from support import SECRET
 
 genai = pytest.importorskip("google.genai")
 types = genai.types
