@@ -50,11 +50,17 @@ def land(store, hook, job, directory, *target, tries=500):
 
 
 def creates(provider):
-    return "POST /v1/batches" if provider == "openai" else "POST /v1/messages/batches"
+    return CREATES[provider]
 
 
 log = logging.getLogger(__name__)
 ORIGIN = Origin("dag", "run", "task")
+#: the call that creates a batch
+CREATES = {
+    "openai": "POST /v1/batches",
+    "anthropic": "POST /v1/messages/batches",
+    "gemini": f"POST /v1beta/models/{MODELS['gemini']}:batchGenerateContent",
+}
 #: what each vendor calls the cap of an answer
 CAP = {"openai": "max_completion_tokens", "anthropic": "max_tokens"}
 

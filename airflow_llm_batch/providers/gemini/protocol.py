@@ -235,7 +235,7 @@ class Gemini(Provider):
 
     def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
         kind = b"response" if 200 <= status < 300 else b"error"
-        return b'{"key":"%b","status_code":%d,"%b":%b}' % (custom_id.encode(), status, kind, body)
+        return b'{"custom_id":"%b","status_code":%d,"%b":%b}' % (custom_id.encode(), status, kind, body)
 
     def delete(self, batch: Batch, scope: str) -> Flow[int]:
         made = [file for file in batch.files if file.startswith("files/")] if scope == "all" else []
