@@ -63,11 +63,21 @@ CREATES = {
 }
 #: what each vendor calls the cap of an answer
 CAP = {"openai": "max_completion_tokens", "anthropic": "max_tokens"}
+#: the calls that list batches, and those that look at one
+LISTS = {
+    "openai": "GET /v1/batches",
+    "anthropic": "GET /v1/messages/batches",
+    "gemini": "GET /v1beta/batches",
+}
 
 
 def make_batch(hook, provider, tmp_path):
     """Two requests, by hand, with the hook alone."""
     path = tmp_path / "in.jsonl"
+    if provider == "gemini":
+        body = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"maxOutputTokens": 9}}
+        path.write_text("".join(json.dumps({"key": key, "request": body}) + "\n" for key in "ab"))
+        return hook.create_batch(hook.upload_file(str(path)), model=MODELS[provider]).id
     body = {"model": MODELS[provider], "messages": [{"role": "user", "content": "hi"}], CAP[provider]: 9}
     if provider == "openai":
         lines = [{"custom_id": c, "method": "POST", "url": "/v1/chat/completions", "body": body} for c in "ab"]

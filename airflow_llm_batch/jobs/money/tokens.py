@@ -20,14 +20,21 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = "/v1/embeddings"
 #: what stands in a line that may be more, or less, than its text
-MARKS = (b'"image', b'"input_image"', b'"file', b'"document"', b'"input_file"', b'"audio', b'"input_audio"')
+MARKS = (
+    b'"image', b'"input_image"', b'"file', b'"document"', b'"input_file"', b'"audio', b'"input_audio"', b'"inline',
+)  # fmt: skip
 #: tools that the vendor runs, which read as much as they like
 FUNCTIONS = frozenset({None, "function", "custom"})
+#: and those that Gemini's requests name without a type
+GOOGLES = frozenset(
+    {"googleSearch", "googleSearchRetrieval", "codeExecution", "urlContext", "fileSearch", "googleMaps", "mcpServers"}
+)
 #: members by which the Responses API is told of a prompt that is not in the line
 STORED = {
     "previous_response_id": "an earlier conversation",
     "conversation": "an earlier conversation",
     "prompt": "a prompt",
+    "cachedContent": "a prompt",
 }
 DIGITS = b"0123456789"
 #: a guess for what cannot be estimated, so that queues and paces count something
@@ -79,7 +86,8 @@ def token_cap(request: Request, provider: Provider) -> int | None:
         if isinstance(cap, int):
             prompts = body.get("prompt")
             several = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
-            return cap * (body["n"] if isinstance(body.get("n"), int) else 1) * several
+            asked = member_at(body, ("generationConfig", "candidateCount")) if body.get("n") is None else body["n"]
+            return cap * (asked if isinstance(asked, int) else 1) * several
     return None
 
 
@@ -127,6 +135,8 @@ def tools_of(body: Mapping[str, Any]) -> str:
     """A tool that the vendor runs: what it reads is prompt too, and nobody knows how much."""
     for tool in objects(body.get("tools")):
         kind = tool.get("type")
+        if kind is None and (own := next((name for name in tool if name in GOOGLES), None)):
+            return f"the tool {own!r}, which the vendor runs"
         if kind not in FUNCTIONS and "input_schema" not in tool:
             return f"the tool {kind!r}, which the vendor runs"
     if body.get("web_search_options") is not None:
@@ -183,6 +193,22 @@ def media(body: Mapping[str, Any], provider: Provider, model: str) -> Iterator[P
             if part.get("type") in ("tool_result", "document") or "content" in part:
                 for inner in objects(part.get("content")):
                     yield from media_part(inner, provider, model)
+    for content in objects(body.get("contents")):
+        for part in objects(content.get("parts")):
+            yield from google_part(part, provider, model)
+
+
+def google_part(part: Mapping[str, Any], provider: Provider, model: str) -> Iterator[Part]:
+    """What a part of Gemini's holds besides text."""
+    held, stored = members(part.get("inlineData")), members(part.get("fileData"))
+    if not held and not stored:
+        return
+    kind, packed = str((held or stored).get("mimeType") or ""), held.get("data")
+    size = len(packed) if isinstance(packed, str) else 0
+    if kind.startswith("image/"):
+        yield Part(provider.image_tokens(model, size_of(packed) if size and packed else None, "auto"), size)
+    else:
+        yield Part(DOCUMENT, size, f"a file of type {kind!r}, which nobody has measured")
 
 
 def media_part(part: Mapping[str, Any], provider: Provider, model: str) -> Iterator[Part]:

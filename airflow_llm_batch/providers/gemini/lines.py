@@ -120,10 +120,10 @@ def read_line(line: dict[str, Any]) -> Result:
     # A call's status is kept beside its error; a batch's rows have none.
     status = whole(line.get("status_code")) or 0
     status = 0 if 200 <= status < 300 else status
-    if response is None and "error" not in line:
+    if "response" not in line and "error" not in line and response is None:
         raise KeyError("response")
     held = members(response)
-    if tells(error) or status or response is None:
+    if tells(error) or status or (response is None and "error" in line):
         read_error(error, result, status)
     elif tells(held.get("error")) and not any(held.get(name) for name in ANSWER):
         read_error(held["error"], result)

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 from pydantic import Field
 
-from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
+from airflow_llm_batch.exceptions import ConfigurationError, RefusedForGood, VendorUnavailable
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
 from airflow_llm_batch.providers.base import Batches, Flow, Provider
@@ -33,7 +33,8 @@ from airflow_llm_batch.results import Result
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 GENERATE, EMBED = "generateContent", "embedContent"
-BATCHED = {GENERATE: "batchGenerateContent", EMBED: "asyncBatchEmbedContent"}
+BATCH, BATCH_EMBED = "batchGenerateContent", "asyncBatchEmbedContent"
+BATCHED = {GENERATE: BATCH, CHAT: BATCH, EMBED: BATCH_EMBED, EMBEDDINGS: BATCH_EMBED}
 #: sessions of an upload that are opened at most, and looks at a file that is being processed
 MOST_SESSIONS, MOST_LOOKS = 3, 60
 #: the file that is not there, or not ours: the vendor does not tell which
@@ -158,7 +159,7 @@ class Gemini(Provider):
         """A session's address at our own server, whose credentials go nowhere else: behind a gateway the vendor names
         its own host, and the gateway's path has to lead there."""
         base = httpx.URL(self.base_url)
-        if not session.host and not session.path.startswith("/"):
+        if not session.host or session.scheme not in ("http", "https"):
             raise ValueError(session)
         if same_origin(session, base):
             return session
@@ -181,7 +182,10 @@ class Gemini(Provider):
         raise VendorUnavailable(f"{self.name} is still processing the input file {name}.")
 
     def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
-        batch = {"displayName": shard.key, "inputConfig": {"fileName": ref}, **self.options.create}
+        if not shard.model:
+            raise ConfigurationError("Gemini makes a batch for one model; name it. Nothing was sent.")
+        named = {"displayName": shard.key} if shard.key else {}
+        batch = {**named, "inputConfig": {"fileName": ref}, **self.options.create}
         verb = f":{BATCHED[shard.endpoint]}"
         url = self.address_of(*self.model_parts(shard.model), verb=verb)
         response = yield httpx.Request("POST", url, json={"batch": batch})
@@ -274,7 +278,7 @@ def is_create(response: httpx.Response) -> bool:
         path = response.request.url.path
     except RuntimeError:
         return False
-    return path.endswith(tuple(f":{verb}" for verb in BATCHED.values()))
+    return path.endswith((f":{BATCH}", f":{BATCH_EMBED}"))
 
 
 def is_of(batch: Batch, shard: Shard, ref: str | None) -> bool:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 from support import MODELS, SECRET, read_jsonl
-from support.jobs import chat, creates, land, plan, spec, submit, texts
+from support.jobs import LISTS, chat, creates, land, plan, spec, submit, texts
 from support.tasks import drive
 from support.tasks import operator as batch_operator
 
@@ -414,8 +414,7 @@ def test_two_attempts_at_once_create_once(provider, connect, store):
 def test_a_retry_in_the_same_process_does_not_wait_for_itself(provider, connect, store, emulator):
     """The create was cut and the vendor could not be asked: the next try knows that nothing is under way."""
     hook = LLMBatchHook(connect(emulator.url, provider, create_seconds=600, retries=0))
-    lists = "GET /v1/batches" if provider == "openai" else "GET /v1/messages/batches"
-    emulator.faults(http=[{"on": creates(provider), "cut": "after"}, {"on": lists, "status": 503}])
+    emulator.faults(http=[{"on": creates(provider), "cut": "after"}, {"on": LISTS[provider], "status": 503}])
     with pytest.raises(LLMBatchError, match="503"):
         submit(store, hook, spec(texts(2), chat(provider)))
     began = time.time()
