@@ -13,6 +13,7 @@ from airflow_llm_batch.jobs.planning.encoding import RowSpec, passthrough_map
 from airflow_llm_batch.jobs.run import JobRun
 from airflow_llm_batch.jobs.waiting.wait import JobWait
 from support import MODELS, read_jsonl
+from support.dialects import DIALECTS
 
 
 def chat(provider, **more):
@@ -50,35 +51,21 @@ def land(store, hook, job, directory, *target, tries=500):
 
 
 def creates(provider):
-    return CREATES[provider]
+    return DIALECTS[provider].creates
 
 
 log = logging.getLogger(__name__)
 ORIGIN = Origin("dag", "run", "task")
-#: the call that creates a batch
-CREATES = {
-    "openai": "POST /v1/batches",
-    "anthropic": "POST /v1/messages/batches",
-    "gemini": f"POST /v1beta/models/{MODELS['gemini']}:batchGenerateContent",
-}
-#: what each vendor calls the cap of an answer
-CAP = {"openai": "max_completion_tokens", "anthropic": "max_tokens"}
-#: the calls that list batches, and those that look at one
-LISTS = {
-    "openai": "GET /v1/batches",
-    "anthropic": "GET /v1/messages/batches",
-    "gemini": "GET /v1beta/batches",
-}
 
 
 def make_batch(hook, provider, tmp_path):
     """Two requests, by hand, with the hook alone."""
     path = tmp_path / "in.jsonl"
     if provider == "gemini":
-        body = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"maxOutputTokens": 9}}
-        path.write_text("".join(json.dumps({"key": key, "request": body}) + "\n" for key in "ab"))
+        asked = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {DIALECTS[provider].cap: 9}}
+        path.write_text("".join(json.dumps({"key": key, "request": asked}) + "\n" for key in "ab"))
         return hook.create_batch(hook.upload_file(str(path)), model=MODELS[provider]).id
-    body = {"model": MODELS[provider], "messages": [{"role": "user", "content": "hi"}], CAP[provider]: 9}
+    body = {"model": MODELS[provider], "messages": [{"role": "user", "content": "hi"}], DIALECTS[provider].cap: 9}
     if provider == "openai":
         lines = [{"custom_id": c, "method": "POST", "url": "/v1/chat/completions", "body": body} for c in "ab"]
         path.write_text("\n".join(map(json.dumps, lines)))

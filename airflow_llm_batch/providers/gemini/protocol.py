@@ -17,7 +17,7 @@ from pydantic import Field
 from airflow_llm_batch.exceptions import ConfigurationError, RefusedForGood, VendorUnavailable
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
-from airflow_llm_batch.providers.base import Batches, Flow, Provider
+from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import identifier, readable
 from airflow_llm_batch.providers.bodies import Call, Paged, Payload, Source, after, repeatable, streamed
 from airflow_llm_batch.providers.coerce import members
@@ -76,6 +76,8 @@ class Gemini(Provider):
     deletes = "inputs"
     console_url = "https://aistudio.google.com/batches"
     batch_price_factor = "0.5"
+    # Files are kept for two days, those of results too.
+    facts = Facts("key", "JSON schema, fitted", "yes", "yes", "2 days")
     page_size = 100
 
     def normalize(self, base_url: str) -> str:
@@ -234,7 +236,8 @@ class Gemini(Provider):
 
     def call(self, line: bytes, shard: Shard) -> Call:
         sent = decode_sent(line)
-        url = self.address_of(*self.model_parts(shard.model), verb=f":{shard.endpoint}")
+        verb = EMBED if shard.endpoint in (EMBED, EMBEDDINGS) else GENERATE
+        url = self.address_of(*self.model_parts(shard.model), verb=f":{verb}")
         return Call(sent.key, url.raw_path, bytes(sent.request), {"content-type": "application/json"})
 
     def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
