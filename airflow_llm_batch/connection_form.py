@@ -7,7 +7,7 @@ from typing import Any
 # fmt: off
 FIELDS: dict[str, Any] = {'provider': {'label': 'Provider',
               'description': 'Whose batch API it is.',
-              'schema': {'type': ['string', 'null'], 'enum': ['openai', 'azure', 'anthropic']}},
+              'schema': {'type': ['string', 'null'], 'enum': ['openai', 'azure', 'anthropic', 'gemini']}},
  'timeout': {'label': 'Timeout',
              'description': 'Seconds of silence allowed in a call (120).',
              'schema': {'type': ['integer', 'null'], 'minimum': 1}},

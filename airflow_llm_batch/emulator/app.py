@@ -11,7 +11,7 @@ from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from airflow_llm_batch.emulator import anthropic, azure, openai, uploads
+from airflow_llm_batch.emulator import anthropic, azure, gemini, openai, uploads
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
 from airflow_llm_batch.emulator.events import Sender
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: each vendor's module: ``router``, ``owns(path)``, and ``Refusal(status, message)``, an exception with ``status`` and
 #: ``body``; the first that owns a path answers for it
-DIALECTS: tuple[Any, ...] = (anthropic, azure, openai)
+DIALECTS: tuple[Any, ...] = (gemini, anthropic, azure, openai)
 
 
 def dialect_of(path: str) -> Any:

@@ -51,6 +51,7 @@ class Faults(BaseModel):
     :param lost_events: that many ends of batches are not told of by an event.
     :param repeated_events: every event is sent so many times more.
     :param capitals: Azure's batches are told as its first versions did: capitals, ISO times, null counts, no endpoint.
+    :param processing: uploaded files are being processed for so many looks.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -71,6 +72,7 @@ class Faults(BaseModel):
     lost_events: int = 0
     repeated_events: int = 0
     capitals: bool = False
+    processing: int = 0
     http: list[HttpFault] = []
 
 

@@ -327,6 +327,9 @@ FAULTS = {
 def test_every_row_is_accounted_for(hook, provider, store, emulator, tmp_path, fault):
     """Whatever comes back, each row lands once, with a status that explains it."""
     faults, statuses = FAULTS[fault]
+    if (provider, fault) == ("gemini", "expiry"):
+        # As documented: a batch that expires gives back nothing of what it did.
+        statuses = {"expired"}
     emulator.faults(**faults)
     job, _ = submit(store, hook, spec(texts(60), chat(provider), "id"))
     manifest, rows = land(store, hook, job, tmp_path / "out")
@@ -403,7 +406,7 @@ def test_a_wait_survives_what_is_transient_and_ends_at_its_deadline(provider, co
         with pytest.raises(WaitEnded, match="left in place"):
             JobWait(hook, store, log, deadline=0).look()
         emulator.vendor.settings.api_key = "another"
-        with pytest.raises(Exception, match="401"):
+        with pytest.raises(Exception, match=r"401|API key not valid"):
             watch.look()
         emulator.vendor.settings.api_key = None
         watch.cancel()
