@@ -1,0 +1,22 @@
+"""Google's cloud as the emulator has it: its connection, its store, its own SDK."""
+
+from __future__ import annotations
+
+import json
+
+
+def google_connection(url: str, **extra) -> str:
+    """An Airflow connection that comes without credentials to a store at an address of its own."""
+    known = {"is_anonymous": True, "project": "p1", "gcs.endpoint": url, **extra}
+    return json.dumps({"conn_type": "google_cloud_platform", "extra": known})
+
+
+def genai_client(emulator, token="x", **options):
+    """Google's SDK before the emulator, as it is set up for Vertex AI."""
+    from google import genai
+    from google.genai import types
+    from google.oauth2.credentials import Credentials
+
+    reached = types.HttpOptions(base_url=emulator.url, **options)
+    credentials = Credentials(token=token)
+    return genai.Client(vertexai=True, project="p1", location="us-central1", credentials=credentials, http_options=reached)
