@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, Response
 
 from airflow_llm_batch.emulator import gcs, vertex_lines
 from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
+from airflow_llm_batch.emulator.google_api import NUMBERS, Refusal, stamp
 
 NAME = "vertex"
 OWNED = re.compile(r"/v1(beta1)?/projects/[^/]+/locations/")
@@ -26,10 +27,6 @@ MODEL = re.compile(r"(?:projects/[^/]+/locations/[^/]+/)?(?:publishers/(google|a
 LABEL_KEY, LABEL_VALUE, MOST_LABELS = re.compile(r"[a-z][a-z0-9_-]{0,62}"), re.compile(r"[a-z0-9_-]{0,63}"), 64
 #: lines of one file of results
 PER_FILE = 1000
-CODES = {
-    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
-    409: "ABORTED", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE",
-}  # fmt: skip
 STATES = {
     "validating": "PENDING", "running": "RUNNING", "finalizing": "RUNNING", "cancelling": "CANCELLING",
     "completed": "SUCCEEDED", "failed": "FAILED", "expired": "EXPIRED", "cancelled": "CANCELLED",
@@ -39,14 +36,6 @@ STATES = {
 def owns(path: str) -> bool:
     """Whether a path is one of Vertex AI's."""
     return OWNED.match(path) is not None
-
-
-class Refusal(Exception):
-    """An error answer in the shape of Google's APIs."""
-
-    def __init__(self, status: int, message: str, code: str | None = None) -> None:
-        self.status = status
-        self.body = {"error": {"code": status, "message": message, "status": CODES.get(status, "UNKNOWN")}}
 
 
 @dataclass
@@ -99,7 +88,13 @@ async def create(project: str, location: str, request: Request, vendor: Held) ->
 
 @router.get("/batchPredictionJobs")
 def list_jobs(
-    project: str, location: str, request: Request, vendor: Held, pageSize: int = 20, pageToken: str = "", filter: str = ""
+    project: str,
+    location: str,
+    request: Request,
+    vendor: Held,
+    pageSize: int = 20,
+    pageToken: str = "",
+    filter: str = "",
 ) -> dict[str, Any]:
     where = f"projects/{project}/locations/{location}/"
     ours = [job for job in vendor.newest(NAME, None, 10**9)[0] if isinstance(job, Job) and job.name.startswith(where)]
@@ -179,7 +174,7 @@ def read_input(vendor: Vendor, store: gcs.Store, job: Job, publisher: str) -> No
     try:
         data = store.get(*bucket_and_name(job.input_file_id or "")).path.read_bytes()
     except gcs.Refusal as refusal:
-        job.problems.append({"code": 5, "message": f"Failed to read the input: {refusal.body['error']['message']}"})
+        job.problems.append({"code": NUMBERS[404], "message": f"Failed to read the input: {refusal.body['error']['message']}"})
         return
     with job.lines.open("wb") as file:
         for raw in filter(None, data.split(b"\n")):
@@ -188,14 +183,14 @@ def read_input(vendor: Vendor, store: gcs.Store, job: Job, publisher: str) -> No
             except ValueError:
                 line = None
             if problem := vertex_lines.problem(publisher, line):
-                job.problems.append({"code": 3, "message": problem})
+                job.problems.append({"code": NUMBERS[400], "message": problem})
                 return
             line["_as"] = [publisher, job.model]
             job.fates.append(vendor.fate(vertex_lines.asked(line)))
             job.prompt_tokens += len(raw) // 4
             file.write(msgspec.json.encode(line) + b"\n")
     if not job.fates:
-        job.problems.append({"code": 3, "message": "The input has no lines."})
+        job.problems.append({"code": NUMBERS[400], "message": "The input has no lines."})
 
 
 def bucket_and_name(uri: str) -> tuple[str, str]:
@@ -276,10 +271,6 @@ def job_of(vendor: Vendor, number: str) -> Job:
     if not isinstance(job, Job):
         raise Refusal(404, f"The BatchPredictionJob {number} does not exist.")
     return job
-
-
-def stamp(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
 
 
 async def json_body(request: Request) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_llm_batch.emulator import answers
+from airflow_llm_batch.emulator import answers, gemini_answers
 from airflow_llm_batch.emulator.answers import Bad
+from airflow_llm_batch.emulator.google_api import CODES
 
 ANTHROPIC_VERSION = "vertex-2023-10-16"
 #: what the HTTP statuses are called in the text of a row's error
 WORDS = {400: "Bad Request", 429: "Too Many Requests", 500: "Internal Server Error"}
-CODES = {400: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL"}
 #: numbers of an embedding
 SIZE = 3072
 
@@ -78,7 +78,7 @@ def answer(publisher: str, model: str, verb: str, body: dict[str, Any]) -> dict[
         return Bad(404, "not_found", f"The method {verb} is not known.")
     if body.get("cachedContent"):
         return Bad(400, "invalid", f"Model {model} does not support cached content with batch prediction.")
-    return gemini(model, body)
+    return gemini_answers.generate(model, body)
 
 
 def claude(model: str, verb: str, body: dict[str, Any]) -> dict[str, Any] | Bad:
@@ -108,6 +108,3 @@ def embedding(body: dict[str, Any]) -> dict[str, Any] | Bad:
     used = {"promptTokenCount": count, "totalTokenCount": count}
     return {"embedding": {"values": answers.unit_vector(text, size)}, "usageMetadata": used}
 
-
-def gemini(model: str, body: dict[str, Any]) -> dict[str, Any] | Bad:
-    return Bad(500, "api_error", "not yet")

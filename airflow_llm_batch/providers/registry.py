@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 PROVIDERS: dict[str, str] = {
     "openai": "airflow_llm_batch.providers.openai.protocol.OpenAI",
     "anthropic": "airflow_llm_batch.providers.anthropic.protocol.Anthropic",
+    "vertex": "airflow_llm_batch.providers.vertex.protocol.Vertex",
 }
 
 

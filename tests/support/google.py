@@ -20,3 +20,22 @@ def genai_client(emulator, token="x", **options):
     reached = types.HttpOptions(base_url=emulator.url, **options)
     credentials = Credentials(token=token)
     return genai.Client(vertexai=True, project="p1", location="us-central1", credentials=credentials, http_options=reached)
+
+
+def put(emulator, uri, *lines):
+    """An object of lines in the emulator's store."""
+    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    emulator.app.state.store.write(bucket, {"name": name}, b"".join(line + b"\n" for line in lines))
+
+
+def results(emulator, directory):
+    """The lines of all result files below a directory."""
+    bucket, _, prefix = directory.removeprefix("gs://").partition("/")
+    objects = emulator.app.state.store.below(bucket, f"{prefix}/")
+    return [json.loads(line) for stored in objects for line in stored.path.read_bytes().split(b"\n") if line]
+
+
+def vertex_line(row, text, **more):
+    """A line of Gemini's."""
+    contents = [{"role": "user", "parts": [{"text": text}]}]
+    return json.dumps({"request": {"contents": contents, "labels": {"llm_batch_row": row}, **more}}).encode()
