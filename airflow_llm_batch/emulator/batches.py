@@ -31,6 +31,9 @@ class StoredFile:
     purpose: str
     created_at: float
     expires_at: float | None = None
+    mime: str = ""
+    #: looks that still find it being processed
+    looks: int = 0
 
 
 class View(NamedTuple):

@@ -48,6 +48,7 @@ class Faults(BaseModel):
     :param enqueued_tokens: prompt tokens per model that may wait or run at once; a batch beyond it fails.
     :param refuse_enqueued: the HTTP status that such a batch is refused with instead, when it is created.
     :param unknown_status: the status told while a batch runs.
+    :param processing: uploaded files are being processed for so many looks.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -65,6 +66,7 @@ class Faults(BaseModel):
     enqueued_tokens: int | None = None
     refuse_enqueued: int | None = None
     unknown_status: str | None = None
+    processing: int = 0
     http: list[HttpFault] = []
 
 

@@ -14,7 +14,6 @@ from airflow_llm_batch.emulator import answers, gemini_answers
 from airflow_llm_batch.emulator.answers import Bad
 from airflow_llm_batch.emulator.google_api import CODES
 
-ANTHROPIC_VERSION = "vertex-2023-10-16"
 #: what the HTTP statuses are called in the text of a row's error
 WORDS = {400: "Bad Request", 429: "Too Many Requests", 500: "Internal Server Error"}
 #: numbers of an embedding
@@ -84,7 +83,7 @@ def answer(publisher: str, model: str, verb: str, body: dict[str, Any]) -> dict[
 def claude(model: str, verb: str, body: dict[str, Any]) -> dict[str, Any] | Bad:
     if verb != "rawPredict":
         return Bad(400, "invalid_request_error", f"The emulator does not {verb}.")
-    if body.get("anthropic_version") != ANTHROPIC_VERSION:
+    if not body.get("anthropic_version"):
         return Bad(400, "invalid_request_error", "anthropic_version: Field required")
     if "model" in body:
         return Bad(400, "invalid_request_error", "model: Extra inputs are not permitted")

@@ -65,6 +65,7 @@ class VertexOptions(Options):
     )
     quota_project: Text = Field(None, description="Project that calls are counted to (x-goog-user-project).")
     api_version: Text = Field(None, description="v1 if empty, or v1beta1.")
+    anthropic_version: Text = Field(None, description="Version of Claude's API, vertex-2023-10-16 if empty.")
     labels: Texts = Field({}, description="Further labels of the jobs, as billing reports them.")
 
 
@@ -97,6 +98,10 @@ class Vertex(Provider):
         return self.options.location or names.GLOBAL
 
     @property
+    def anthropic_version(self) -> str:
+        return self.options.anthropic_version or requests.ANTHROPIC_VERSION
+
+    @property
     def google_connection(self) -> str:
         return self.options.gcp_conn_id or DEFAULT_CONNECTION
 
@@ -126,10 +131,10 @@ class Vertex(Provider):
         return requests.translated(request, self.is_direct)
 
     def line(self, request: Request, custom_id: str) -> dict[str, Any]:
-        return requests.line(request, custom_id)
+        return requests.line(request, custom_id, self.anthropic_version)
 
     def request_of(self, line: Mapping[str, Any], shard: Shard) -> Request:
-        return requests.request_of(line, shard.model)
+        return requests.request_of(line, shard.model, self.anthropic_version)
 
     def embeds(self, request: Request) -> bool:
         return request.endpoint in (requests.EMBED, requests.EMBEDDINGS)

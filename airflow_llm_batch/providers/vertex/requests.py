@@ -23,7 +23,7 @@ CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 GENERATE, EMBED, MESSAGES = "generateContent", "embedContent", "/v1/messages"
 #: the label of a request that names its row
 ROW = "llm_batch_row"
-#: the version of Claude's API at Google; bodies that are given may name another
+#: the version of Claude's API at Google, by Google's guide; Anthropic's SDK sends that of its own API by now
 ANTHROPIC_VERSION = "vertex-2023-10-16"
 #: the version of Anthropic's own that this is, for what it takes
 LIKE = "2023-06-01"
@@ -105,14 +105,15 @@ def embedding(request: Request) -> dict[str, Any]:
     return {**body, "model": request.model}
 
 
-def line(request: Request, custom_id: str) -> dict[str, Any]:
+def line(request: Request, custom_id: str, version: str = ANTHROPIC_VERSION) -> dict[str, Any]:
     """A translated request as a batch line.
 
+    :param version: of Claude's API, where the body names none.
     :raises InputError: for an id that is no label.
     """
     body = {name: value for name, value in request.body.items() if name != "model"}
     if request.endpoint == MESSAGES:
-        return {"custom_id": custom_id, "request": {"anthropic_version": ANTHROPIC_VERSION, **body}}
+        return {"custom_id": custom_id, "request": {"anthropic_version": version, **body}}
     if request.endpoint == EMBED:
         return {"key": custom_id, "request": embed_body(body, OPTIONS, "embed_content_config")}
     if not LABEL.fullmatch(custom_id):
@@ -131,11 +132,11 @@ def embed_body(body: Mapping[str, Any], spelled: Mapping[str, str], config: str)
     return {**rest, config: {**members(rest.get(config)), **options}} if options else rest
 
 
-def request_of(sent: Mapping[str, Any], model: str) -> Request:
-    """The translated request that a line was made of."""
+def request_of(sent: Mapping[str, Any], model: str, version: str = ANTHROPIC_VERSION) -> Request:
+    """The translated request that a line was made of; ``version`` as it was given to ``line``."""
     body = dict(sent["request"])
     if "custom_id" in sent:
-        if body.get("anthropic_version") == ANTHROPIC_VERSION:
+        if body.get("anthropic_version") == version:
             del body["anthropic_version"]
         return Request(MESSAGES, {"model": model, **body})
     if "key" in sent:
