@@ -48,6 +48,13 @@ class Job(EmulatedBatch):
     name: str = ""
     about: dict[str, Any] | None = None
     directory: str | None = None
+    #: rows that were worked on and are no good requests
+    refused: int = 0
+
+    def answer(self, line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str, Any]]:
+        succeeded, said = vertex_lines.answer_line(line, unfinished)
+        self.refused += not succeeded and unfinished is None
+        return succeeded, said
 
 
 def vendor_of(request: Request) -> Vendor:
@@ -96,6 +103,7 @@ def list_jobs(
     pageToken: str = "",
     filter: str = "",
 ) -> dict[str, Any]:
+    matches({}, filter)
     where = f"projects/{project}/locations/{location}/"
     ours = [job for job in vendor.newest(NAME, None, 10**9)[0] if isinstance(job, Job) and job.name.startswith(where)]
     ours = [job for job in ours if matches(job_object(request, vendor, job), filter)]
@@ -215,7 +223,7 @@ def deliver(job: Job, store: gcs.Store) -> None:
 
 
 def job_object(request: Request, vendor: Vendor, job: Job) -> dict[str, Any]:
-    vendor.settle(job, vertex_lines.answer_line)
+    vendor.settle(job, job.answer)
     deliver(job, request.app.state.store)
     view, now = job.view(time.time()), time.time()
     ended = view.ended_at is not None
@@ -246,13 +254,14 @@ def completion(job: Job) -> dict[str, str]:
     if job.problems:
         return {"incompleteCount": "-1"}
     view = job.view(time.time())
-    failed = view.failed + job.lost
+    failed = view.failed + job.refused + job.lost
     counts = {"successfulCount": view.done - failed, "failedCount": failed, "incompleteCount": job.total - view.done}
     return {name: str(count) for name, count in counts.items() if count}
 
 
 def matches(job: dict[str, Any], filter: str) -> bool:
     """The comparisons of a list filter that are documented with ``=``, joined by AND."""
+    good = True
     for term in filter.split(" AND ") if filter else ():
         found = re.fullmatch(r'\s*(display_?[nN]ame|state|labels\.[a-z0-9_-]+)\s*=\s*"?([^"]*)"?\s*', term)
         if found is None:
@@ -261,9 +270,8 @@ def matches(job: dict[str, Any], filter: str) -> bool:
         value = (job.get("labels") or {}).get(name[7:]) if name.startswith("labels.") else job.get(
             "state" if name == "state" else "displayName"
         )
-        if value != found[2]:
-            return False
-    return True
+        good = good and value == found[2]
+    return good
 
 
 def job_of(vendor: Vendor, number: str) -> Job:
