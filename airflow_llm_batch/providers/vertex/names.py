@@ -48,8 +48,9 @@ def model_of(given: str) -> Model:
 
     :raises InputError: for a publisher whose batches have other lines.
     """
+    given = given.removeprefix("models/")
     found = PUBLISHED.fullmatch(given) or SHORT.fullmatch(given)
-    publisher, name = (found[1], found[2]) if found else ("", given.removeprefix("models/"))
+    publisher, name = (found[1], found[2]) if found else ("", given)
     publisher = publisher or ("anthropic" if name.startswith("claude") else "google")
     if publisher not in SPOKEN:
         raise InputError(

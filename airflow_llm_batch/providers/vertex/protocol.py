@@ -11,13 +11,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 from pydantic import BeforeValidator, Field
 
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Flow, Provider
@@ -123,8 +123,15 @@ class Vertex(Provider):
         return Google([self.base_url], self.google_connection, options.impersonation_chain, options.quota_project)
 
     def model_of(self, name: str) -> str:
-        # Claude's names end in a version, @20250929, or in @default.
-        return names.model_of(name).name.partition("@")[0]
+        # Names end in a version, @20250929, or in @default.
+        try:
+            return names.model_of(name).name.partition("@")[0]
+        except InputError:
+            return name
+
+    def discounts_stack(self, model: str) -> bool:
+        # Of Gemini's, the guide of batch inference: the discount of a cache hit takes precedence over the batch's.
+        return self.model_of(model).startswith("claude")
 
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
@@ -152,7 +159,7 @@ class Vertex(Provider):
                 "connection a 'storage': set it to gs://bucket/prefix, or [llm_batch] storage to a gs:// URI. "
                 "Nothing was sent."
             )
-        return f"{self.storage}/{quote(name, safe='')}"
+        return f"{self.storage}/{name.replace('/', '-')}"
 
     @property
     def storage(self) -> str:
