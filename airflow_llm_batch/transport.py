@@ -227,9 +227,7 @@ class Transport:
             if not response.is_success:
                 response.read()
                 self.provider.expect(response, "a download of results")
-            yield response.iter_bytes()
-        except httpx.RequestError as error:
-            raise unavailable(request, error) from None
+            yield whole(request, response)
         except LLMBatchError as error:
             raise self.redacted(error) from None
         finally:
@@ -258,6 +256,17 @@ class Transport:
             "before_sleep": drop_response,
             "retry_error_callback": lambda state: state.outcome.result(),
         }
+
+
+def whole(request: httpx.Request, response: httpx.Response) -> Iterator[bytes]:
+    """A body in chunks.
+
+    :raises VendorUnavailable: when it breaks off.
+    """
+    try:
+        yield from response.iter_bytes()
+    except httpx.RequestError as error:
+        raise unavailable(request, error) from None
 
 
 def stored_payload(path: ObjectStoragePath) -> Payload:
