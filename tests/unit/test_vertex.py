@@ -273,7 +273,7 @@ def test_stored_objects_that_may_go():
     reached = "gs://google_cloud_default@b/stage"
     staged = batch_of("gs://b/stage/k.jsonl")
     assert list(made.objects(staged, "inputs")) == [f"{reached}/k.jsonl"]
-    assert list(made.objects(staged, "all")) == [f"{reached}/k.jsonl", f"{reached}/vertex-1/prediction-model-1"]
+    assert list(made.objects(staged, "all")) == [f"{reached}/k.jsonl", f"{reached}/vertex-1/prediction-model-1/"]
     assert list(made.objects(batch_of("gs://b/stagecoach/k"), "inputs")) == []
     assert list(vertex().objects(staged, "all")) == []
 

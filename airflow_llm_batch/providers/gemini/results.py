@@ -66,9 +66,12 @@ def read_response(response: dict[str, Any], result: Result) -> None:
         read_candidates(candidates, result)
 
 
-def read_error(error: Any, result: Result) -> None:
-    """Fill in a failed row from a ``google.rpc.Status``, or from whatever stands in its place."""
-    trouble = trouble_of(error)
+def read_error(error: Any, result: Result, status: int = 0) -> None:
+    """Fill in a failed row from a ``google.rpc.Status``, or from whatever stands in its place.
+
+    :param status: the HTTP status of a call, 0 where there was none.
+    """
+    trouble = trouble_of(error, status)
     if trouble.code in ("cancelled", "CANCELLED"):
         trouble = trouble._replace(code="batch_cancelled")
     fail(result, trouble._replace(message=trouble.message or "The vendor reported an error without a message."))

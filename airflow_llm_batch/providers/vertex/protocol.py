@@ -23,7 +23,7 @@ from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Flow, Provider
 from airflow_llm_batch.providers.batches import readable
 from airflow_llm_batch.providers.bodies import Call, Payload, Source, Stored, repeatable
-from airflow_llm_batch.providers.images import anthropic_tokens
+from airflow_llm_batch.providers.images import anthropic_tokens, gemini_tokens
 from airflow_llm_batch.providers.options import FORM, Options, Text, Texts
 from airflow_llm_batch.providers.vertex import names, requests
 from airflow_llm_batch.providers.vertex.credentials import DEFAULT_CONNECTION, Google
@@ -148,7 +148,7 @@ class Vertex(Provider):
 
     def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:
         publisher, name = names.model_of(model)
-        return anthropic_tokens(name, size) if publisher == "anthropic" else 1120
+        return anthropic_tokens(name, size) if publisher == "anthropic" else gemini_tokens(name, size, detail)
 
     def place(self, name: str, source: str) -> str | None:
         if names.in_store(source):
@@ -247,7 +247,8 @@ class Vertex(Provider):
         if not self.options.storage or batch.input_ref is None:
             return ()
         own = names.bare(self.storage)
-        mine = [batch.input_ref, *(batch.files if scope == "all" else ())]
+        # The results are in a folder: as many files as the service likes.
+        mine = [batch.input_ref, *(f"{uri.rstrip('/')}/" for uri in batch.files if scope == "all")]
         return [names.reached(uri, self.reader) for uri in mine if uri.startswith(f"{own}/")]
 
     def results(self, batch: Batch) -> Sequence[Source]:
