@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, unquote
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 NAME = "gcs"
@@ -158,8 +158,8 @@ def listing(
     request: Request,
     prefix: str = "",
     delimiter: str = "",
-    maxResults: int = MOST_LISTED,
-    pageToken: str = "",
+    most: Annotated[int, Query(alias="maxResults")] = MOST_LISTED,
+    token: Annotated[str, Query(alias="pageToken")] = "",
 ) -> dict[str, Any]:
     """Objects below a prefix by name; with a delimiter, those of this level, and the prefixes of deeper ones."""
     base = str(request.base_url).rstrip("/")
@@ -167,8 +167,8 @@ def listing(
     for stored in store_of(request).below(bucket, prefix):
         rest, cut, _ = stored.name[len(prefix) :].partition(delimiter) if delimiter else (stored.name, "", "")
         entries.setdefault(*((prefix + rest + delimiter, None) if cut else (stored.name, stored)))
-    names = [name for name in sorted(entries) if name > pageToken]
-    page = names[: min(maxResults, MOST_LISTED)]
+    names = [name for name in sorted(entries) if name > token]
+    page = names[: min(most, MOST_LISTED)]
     answer: dict[str, Any] = {
         "kind": "storage#objects",
         "items": [found.resource(base) for name in page if (found := entries[name]) is not None],
@@ -222,7 +222,7 @@ async def upload(bucket: str, request: Request) -> Response:
     given = described(body) if body.strip() else {}
     about = named({"name": query.get("name"), **given})
     about.setdefault("contentType", request.headers.get("x-upload-content-type"))
-    store.check((bucket, about["name"]), match)
+    store.check((bucket, str(about["name"])), match)
     session_id = uuid.uuid4().hex
     store.sessions[session_id] = Session(bucket, about, match)
     where = f"{request.base_url}upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={session_id}"

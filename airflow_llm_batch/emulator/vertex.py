@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from airflow_llm_batch.emulator import gcs, vertex_lines
+from airflow_llm_batch.emulator.answers import Bad
 from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
 from airflow_llm_batch.emulator.google_api import NUMBERS, Refusal, stamp
 
@@ -99,17 +100,17 @@ def list_jobs(
     location: str,
     request: Request,
     vendor: Held,
-    pageSize: int = 20,
-    pageToken: str = "",
-    filter: str = "",
+    size: Annotated[int, Query(alias="pageSize")] = 20,
+    token: Annotated[str, Query(alias="pageToken")] = "",
+    wanted: Annotated[str, Query(alias="filter")] = "",
 ) -> dict[str, Any]:
-    matches({}, filter)
+    matches({}, wanted)
     where = f"projects/{project}/locations/{location}/"
     ours = [job for job in vendor.newest(NAME, None, 10**9)[0] if isinstance(job, Job) and job.name.startswith(where)]
-    ours = [job for job in ours if matches(job_object(request, vendor, job), filter)]
-    if pageToken:
-        ours = ours[[job.id for job in ours].index(pageToken) + 1 :]
-    page = ours[: min(pageSize, 100) or 20]
+    ours = [job for job in ours if matches(job_object(request, vendor, job), wanted)]
+    if token:
+        ours = ours[[job.id for job in ours].index(token) + 1 :]
+    page = ours[: min(size, 100) or 20]
     answer: dict[str, Any] = {"batchPredictionJobs": [job_object(request, vendor, job) for job in page]}
     return {**answer, "nextPageToken": page[-1].id} if len(ours) > len(page) else answer
 
@@ -142,7 +143,7 @@ def delete(number: str, vendor: Held) -> dict[str, Any]:
 async def call(publisher: str, model: str, verb: str, request: Request, vendor: Held) -> Response:
     body = await json_body(request)
     said = vertex_lines.answer(publisher, model, verb, body)
-    if isinstance(said, vertex_lines.Bad):
+    if isinstance(said, Bad):
         if publisher == "anthropic":
             return JSONResponse({"type": "error", "error": {"type": said.kind, "message": said.message}}, said.status)
         raise Refusal(said.status, said.message)
@@ -182,7 +183,9 @@ def read_input(vendor: Vendor, store: gcs.Store, job: Job, publisher: str) -> No
     try:
         data = store.get(*bucket_and_name(job.input_file_id or "")).path.read_bytes()
     except gcs.Refusal as refusal:
-        job.problems.append({"code": NUMBERS[404], "message": f"Failed to read the input: {refusal.body['error']['message']}"})
+        job.problems.append(
+            {"code": NUMBERS[404], "message": f"Failed to read the input: {refusal.body['error']['message']}"}
+        )
         return
     with job.lines.open("wb") as file:
         for raw in filter(None, data.split(b"\n")):
@@ -259,16 +262,18 @@ def completion(job: Job) -> dict[str, str]:
     return {name: str(count) for name, count in counts.items() if count}
 
 
-def matches(job: dict[str, Any], filter: str) -> bool:
+def matches(job: dict[str, Any], wanted: str) -> bool:
     """The comparisons of a list filter that are documented with ``=``, joined by AND."""
     good = True
-    for term in filter.split(" AND ") if filter else ():
+    for term in wanted.split(" AND ") if wanted else ():
         found = re.fullmatch(r'\s*(display_?[nN]ame|state|labels\.[a-z0-9_-]+)\s*=\s*"?([^"]*)"?\s*', term)
         if found is None:
             raise Refusal(400, f"Invalid filter: {term}")
         name = found[1]
-        value = (job.get("labels") or {}).get(name[7:]) if name.startswith("labels.") else job.get(
-            "state" if name == "state" else "displayName"
+        value = (
+            (job.get("labels") or {}).get(name[7:])
+            if name.startswith("labels.")
+            else job.get("state" if name == "state" else "displayName")
         )
         good = good and value == found[2]
     return good

@@ -106,4 +106,3 @@ def embedding(body: dict[str, Any]) -> dict[str, Any] | Bad:
     count = answers.tokens(text)
     used = {"promptTokenCount": count, "totalTokenCount": count}
     return {"embedding": {"values": answers.unit_vector(text, size)}, "usageMetadata": used}
-

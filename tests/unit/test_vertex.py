@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 from fnmatch import fnmatchcase
 
@@ -56,7 +57,7 @@ class TestVertex(ProviderContract):
         prefix = body["outputConfig"]["gcsDestination"]["outputUriPrefix"]
         assert prefix.startswith("gs://b/jobs/shards/00000/vertex-")
         mark = body["labels"].pop("airflow_llm_batch")
-        assert mark.isalnum() and mark.islower() and len(mark) <= 63
+        assert re.fullmatch(r"[a-z][a-z0-9]{0,62}", mark)
         assert body == {
             "displayName": "ab12-0",
             "model": "publishers/google/models/gemini-2.5-flash",
@@ -105,7 +106,10 @@ class TestVertex(ProviderContract):
         ("JOB_STATE_FAILED", {"incompleteCount": "-1"}, "failed", (None, None, None)),
         ("JOB_STATE_CANCELLED", None, "cancelled", (None, None, None)),
         ("JOB_STATE_SUCCEEDED", {"successfulCount": "many"}, "completed", (None, None, None)),
-        *((f"JOB_STATE_{state}", {}, None, (None, None, None)) for state in ("QUEUED", "PENDING", "PAUSED", "UPDATING")),
+        *(
+            (f"JOB_STATE_{state}", {}, None, (None, None, None))
+            for state in ("QUEUED", "PENDING", "PAUSED", "UPDATING")
+        ),
         ("JOB_STATE_CANCELLING", {}, None, (None, None, None)),
         ("JOB_STATE_UNSPECIFIED", {}, None, (None, None, None)),
     ],
@@ -169,9 +173,8 @@ def test_why_a_job_failed_is_told():
 def test_models_by_any_of_their_names(given, resource, priced):
     """A plain name, one with its publisher, a resource's name, a tuned model's."""
     made = vertex()
-    requests, _ = drive(
-        made.create(Shard(endpoint="x", model=given), REF, Payload(tuple, 0)), {"name": "7", "state": "JOB_STATE_PENDING"}
-    )
+    told = {"name": "7", "state": "JOB_STATE_PENDING"}
+    requests, _ = drive(made.create(Shard(endpoint="x", model=given), REF, Payload(tuple, 0)), told)
     assert json.loads(requests[0].content)["model"] == resource
     assert made.model_of(given) == priced
 
@@ -199,7 +202,7 @@ def test_what_cannot_be_batched_is_refused_by_name():
         assert "Nothing was sent." in str(refused.value)
     with pytest.raises(InputError, match="'Row 1'"):
         made.encode(chat("gemini-2.5-flash"), "Row 1")
-    with pytest.raises(ConfigurationError, match="no.* is named|none is named"):
+    with pytest.raises(ConfigurationError, match="none is named"):
         next(made.create(Shard(endpoint="x"), REF, Payload(tuple, 0)))
     with pytest.raises(ConfigurationError, match="gs://"):
         next(made.create(Shard(endpoint="x", model="m"), None, Payload(tuple, 0)))
@@ -351,5 +354,7 @@ def test_an_agreed_rate_for_cached_tokens_is_not_halved_either():
     """Rates of one's own: the cached one holds in batches, where there is one."""
     used = Result(status="succeeded", input_tokens=10**6, cached_tokens=10**6, output_tokens=0)
     for agreed, dollars in (({"cached": 0.1}, "0.1"), ({}, "0.5")):
-        prices = Prices("google", "0.5", negotiated({"*": {"input": 1, "output": 2, **agreed}}), stacks=lambda model: False)
+        prices = Prices(
+            "google", "0.5", negotiated({"*": {"input": 1, "output": 2, **agreed}}), stacks=lambda model: False
+        )
         assert prices.cost(used, "gemini-2.5-flash").paid == Decimal(dollars) * PICO

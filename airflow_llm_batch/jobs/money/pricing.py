@@ -151,8 +151,9 @@ class Prices:
         declared = options.batch_factor
         factor = provider.batch_discount if declared is None else str(declared)
         agreed = negotiated(options.prices)
-        names = {"model_of": provider.model_of, "stacks": provider.discounts_stack}
-        return cls(provider.price_id, factor, agreed, declared=declared is not None, **names)
+        of = cls(provider.price_id, factor, agreed, declared=declared is not None)
+        of.model_of, of.stacks = provider.model_of, provider.discounts_stack
+        return of
 
     def cost(self, result: Result, model: str, called: bool = False) -> Cost | None:
         """What a row cost; zero only for a row the vendor reports no usage for and did not answer.
@@ -241,7 +242,7 @@ class Prices:
         batch = sync * (self.factor or 1)
         if has_batch_price:
             batch = calc_price(whole, model, provider_id=self.provider, price_context=context).total_price
-        return (sync - batch) * used.cache_read_tokens / used.input_tokens
+        return Decimal((sync - batch) * used.cache_read_tokens / used.input_tokens)
 
 
 def usage(result: Result) -> Any:

@@ -56,8 +56,8 @@ class Google(Credentials):
             self._known = hook.get_credentials()
         except Exception as error:
             raise ConfigurationError(
-                f"The google connection {self.conn_id!r} gives no credentials: {type(error).__name__}: {error}. Add one "
-                "of type google_cloud_platform, or name another as gcp_conn_id. Nothing was sent."
+                f"The google connection {self.conn_id!r} gives no credentials: {type(error).__name__}: {error}. Add "
+                "one of type google_cloud_platform, or name another as gcp_conn_id. Nothing was sent."
             ) from None
         return self._known
 

@@ -1,6 +1,6 @@
 """Names at Google Cloud: models, locations, labels, objects in buckets.
 
-Source: the REST reference (endpoints by location; ``batchPredictionJobs``: ``model``, ``labels``), the guides of models.
+Source: the REST reference (endpoints by location; ``model`` and ``labels`` of ``batchPredictionJobs``).
 """
 
 from __future__ import annotations

@@ -78,9 +78,7 @@ class Vertex(Provider):
     found_by = "label"
     default_base_url = "https://aiplatform.googleapis.com"
     default_limits: ClassVar[Limits] = Limits(requests=200_000, bytes=1_000_000_000)
-    endpoints = frozenset(
-        {requests.CHAT, requests.EMBEDDINGS, requests.GENERATE, requests.EMBED, requests.MESSAGES}
-    )
+    endpoints = frozenset({requests.CHAT, requests.EMBEDDINGS, requests.GENERATE, requests.EMBED, requests.MESSAGES})
     caps = (("generationConfig", "maxOutputTokens"), ("max_tokens",))
     batch_price_factor = "0.5"
     deletes = "inputs"

@@ -13,7 +13,7 @@ from support.sdks import until
 from airflow_llm_batch.emulator import Emulator
 
 pytest.importorskip("google.genai")
-from google.genai import errors, types  # noqa: E402
+from google.genai import errors, types
 
 GEMINI = "gemini-2.5-flash"
 
