@@ -80,6 +80,13 @@ def test_an_answer_of_claudes_is_what_the_sdk_reads(response):
     assert (result.output_tokens, result.model) == (told.usage.output_tokens, told.model)
 
 
+def test_lines_as_anthropic_itself_writes_them():
+    """A partner's results may come in its own shape."""
+    result = read(custom_id="r-0", result={"type": "succeeded", "message": CLAUDE})
+    assert (result.custom_id, result.status, result.text) == ("r-0", "succeeded", "Good day")
+    assert read(custom_id="r-0", result={"type": "expired"}).status == "expired"
+
+
 @pytest.mark.parametrize(
     "response", [EMBEDDING, {"embedding": EMBEDDING["embedding"], "usageMetadata": {"promptTokenCount": 2}}]
 )

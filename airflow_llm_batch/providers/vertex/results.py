@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_llm_batch.providers.anthropic.results import read_line as read_anthropic
 from airflow_llm_batch.providers.anthropic.results import read_message
 from airflow_llm_batch.providers.coerce import id_of, members, text_of, whole
 from airflow_llm_batch.providers.endings import fail, unreadable
@@ -48,6 +49,9 @@ def read_line(line: dict[str, Any]) -> Result:
 
     :raises KeyError: for a line that names no row.
     """
+    if isinstance(line.get("result"), dict):
+        # As Anthropic itself writes it.
+        return read_anthropic(line)
     result = Result(custom_id=row_of(line))
     response = members(line.get("response"))
     # Partner models' answers have been seen in an HTTP answer.
