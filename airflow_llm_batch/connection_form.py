@@ -7,7 +7,7 @@ from typing import Any
 # fmt: off
 FIELDS: dict[str, Any] = {'provider': {'label': 'Provider',
               'description': 'Whose batch API it is.',
-              'schema': {'type': ['string', 'null'], 'enum': ['openai', 'azure', 'anthropic', 'gemini']}},
+              'schema': {'type': ['string', 'null'], 'enum': ['openai', 'azure', 'anthropic', 'vertex', 'gemini']}},
  'timeout': {'label': 'Timeout',
              'description': 'Seconds of silence allowed in a call (120).',
              'schema': {'type': ['integer', 'null'], 'minimum': 1}},
@@ -34,4 +34,16 @@ FIELDS: dict[str, Any] = {'provider': {'label': 'Provider',
                       'schema': {'type': ['string', 'null']}},
  'anthropic_version': {'label': 'Anthropic version',
                        'description': 'API version date, 2023-06-01 if empty: temperature is legal there.',
-                       'schema': {'type': ['string', 'null']}}}
+                       'schema': {'type': ['string', 'null']}},
+ 'location': {'label': 'Location',
+              'description': 'Where they run: a region, global (the default), us or eu; Claude wants one of its '
+                             'regions.',
+              'schema': {'type': ['string', 'null']}},
+ 'storage': {'label': 'Storage',
+             'description': 'gs://bucket/prefix that the jobs read and write where the job directory is not in '
+                            'Cloud Storage.',
+             'schema': {'type': ['string', 'null']}},
+ 'gcp_conn_id': {'label': 'Gcp conn id',
+                 'description': 'Airflow connection of type google_cloud_platform for calls and results '
+                                '(google_cloud_default).',
+                 'schema': {'type': ['string', 'null']}}}

@@ -28,6 +28,8 @@ from emulated import start_emulator
 
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-killing-"))
 os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs"}
+# Read when gcsfs is imported: it asks Google itself what kind of bucket it has otherwise.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 from airflow_llm_batch import storage, transport  # noqa: E402
 from airflow_llm_batch.data import ChatRequest  # noqa: E402
@@ -47,9 +49,13 @@ ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
     "gemini": "gemini-3.8-flash",
+    "vertex": "gemini-2.5-flash",
 }
 #: what a vendor's connection needs, where it is not OpenAI's
-VENDORS = {name: {"provider": name} for name in ("azure", "anthropic", "gemini")}
+VENDORS = {name: {"provider": name} for name in ("azure", "anthropic", "gemini")} | {
+    "vertex": {"provider": "vertex", "project": "p", "location": "us-central1", "storage": "gs://b/stage"}
+    | {"gcp_conn_id": "gcp"},
+}
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
 
@@ -215,6 +221,14 @@ def connections() -> dict[str, dict]:
 
 if __name__ == "__main__":
     EMULATOR, VENDOR = start_emulator(connections())
+    if "vertex" in (sys.argv[1:] or MODELS):
+        # Imported once, and not by each of hundreds of processes.
+        import gcsfs  # noqa: F401
+        from airflow.sdk.io import has_fs
+
+        has_fs("gs")
+    store = {"is_anonymous": True, "project": "p", "gcs.endpoint": str(VENDOR.base_url).rstrip("/")}
+    os.environ["AIRFLOW_CONN_GCP"] = json.dumps({"conn_type": "google_cloud_platform", "extra": store})
     try:
         status = main(sys.argv[1:] or sorted(MODELS))
     finally:

@@ -13,6 +13,7 @@ from airflow_llm_batch.jobs.directory.claims import Claim
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
 from airflow_llm_batch.metrics import count_landing
+from airflow_llm_batch.storage import removed
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -95,6 +96,7 @@ def delete_files(store: JobStore, job: Job, hook: LLMBatchHook, manifest: Manife
             batch = store.attempts(shard.index).ended()
             if batch is not None and batch.id:
                 deleted += hook.run(hook.provider.delete(batch, scope))
+                deleted += sum(map(removed, hook.provider.objects(batch, scope)))
         store.save_cleaned(scope)
     except Exception as error:
         log.warning("The vendor's files could not all be deleted: %s", error)
