@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.data.destinations import FileDestination, exists
+from airflow_llm_batch.data.destinations import FileDestination
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.claims import Claim
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
 from airflow_llm_batch.metrics import count_landing
+from airflow_llm_batch.storage import exists, storage_path
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -85,9 +86,9 @@ def delete_files(store: JobStore, job: Job, hook: LLMBatchHook, manifest: Manife
         raise ConfigurationError(
             f"The connection's delete_files is {scope!r}; give 'none', 'inputs' or 'all'. Everything was landed."
         )
-    whole = manifest.rounds[-1].rows == job.rows and all(map(exists, manifest.files))
-    called = history.lane(store, job) == "online"
-    if scope == "none" or job.adopted or called or not whole or store.cleaned() in (scope, "all"):
+    if scope == "none" or job.adopted or manifest.rounds[-1].rows != job.rows or store.cleaned() in (scope, "all"):
+        return
+    if history.lane(store, job) == "online" or not all(exists(storage_path(file)) for file in manifest.files):
         return
     deleted = 0
     try:

@@ -147,7 +147,7 @@ class Submission:
 
     @cached_property
     def content(self) -> Summed:
-        stored = stored_payload(self.store.requests(self.index, self.shard.token))
+        stored = stored_payload(self.store.requests(self.index, self.shard.token), self.shard.bytes)
         return Summed(stored, f"shard {self.index + 1}")
 
     def run(self) -> Created | None:
