@@ -77,4 +77,3 @@ def patiently(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R
         sleep=lambda seconds: pause(seconds),
         reraise=True,
     )(operation, *args, **kwargs)
-

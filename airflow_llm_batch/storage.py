@@ -10,7 +10,6 @@ that is being written are left to the store's driver, which does so by itself.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import uuid
@@ -359,3 +358,9 @@ def remove(path: ObjectStoragePath) -> None:
     """Take a file away; one that is gone already is no trouble."""
     with suppress(FileNotFoundError):
         patiently(path.fs.rm_file, path.path)
+
+
+def remove_all(directory: ObjectStoragePath) -> None:
+    """Take a directory away, with all that is in it."""
+    with suppress(FileNotFoundError):
+        patiently(directory.fs.rm, directory.path, recursive=True)

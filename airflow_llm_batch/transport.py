@@ -20,7 +20,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt, wait_random_exponential
 
 from airflow_llm_batch import __version__
-from airflow_llm_batch.exceptions import ConfigurationError, LLMBatchError, VendorUnavailable
+from airflow_llm_batch.exceptions import LLMBatchError, VendorUnavailable
 from airflow_llm_batch.models import Batch, Page
 from airflow_llm_batch.providers.base import REPEATABLE, Payload, same_origin
 from airflow_llm_batch.providers.troubles import is_full, may_pass
@@ -249,29 +249,9 @@ class Transport:
         }
 
 
-def stored_payload(path: ObjectStoragePath, size: int | None = None) -> Payload:
-    """A stored file as a request body, streamed in chunks of about 1 MB.
-
-    :param size: in bytes, where it is known; the store is asked else.
-    """
-    if size is None:
-        return Payload(lambda: read_chunks(path), file_size(path))
-    return Payload(lambda: sized(path, size), size)
-
-
-def sized(path: ObjectStoragePath, size: int) -> Iterator[bytes]:
-    """:raises ConfigurationError: when the file has other than ``size`` bytes, before one too many was yielded."""
-    count = 0
-    for chunk in read_chunks(path):
-        count += len(chunk)
-        if count > size:
-            break
-        yield chunk
-    if count != size:
-        raise ConfigurationError(
-            f"{path} is not what was planned ({size:,} bytes). No batch was made of it and nothing billed. Remove the "
-            "job directory to plan anew."
-        )
+def stored_payload(path: ObjectStoragePath) -> Payload:
+    """A stored file as a request body, streamed in chunks of about 1 MB."""
+    return Payload(lambda: read_chunks(path), file_size(path))
 
 
 def line_payload(path: ObjectStoragePath) -> Payload:

@@ -160,4 +160,3 @@ class CarriedFiles:
     def discard(self) -> None:
         for sink in self.sinks:
             sink.discard()
-

@@ -130,7 +130,7 @@ def answered_rows(store: JobStore, job: Job, shard: Shard) -> RowSet:
     done = RowSet()
     prefix = f"{job.id}-"
     decode = msgspec.json.Decoder(IdOf).decode
-    for line in journal_lines(store, shard.index):
+    for line in journal_lines(store, store.attempts(shard.index)):
         try:
             if UNANSWERED in line:
                 continue

@@ -15,7 +15,7 @@ from airflow_llm_batch.models import Job, Shard
 from airflow_llm_batch.numbers import number
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.directory.attempts import Listing
 
 #: how refusals quote the queue's limit, and what was asked of it
 LIMIT = re.compile(r"limit\s*(?:of|is|:|=)+\s*(\d[\d,._]*)(?:\s+enqueued)?(?:\s+(?:token|request)s?\b)?", re.IGNORECASE)
@@ -69,9 +69,9 @@ class Refusal:
     times: int = 1
 
     @classmethod
-    def latest(cls, store: JobStore, indices: Iterable[int]) -> Refusal | None:
+    def latest(cls, listing: Listing, indices: Iterable[int]) -> Refusal | None:
         """When the vendor last had no room for one of these planned shards."""
-        refusals = [store.attempts(index).refusals() for index in indices]
+        refusals = [listing.attempts(index).refusals() for index in indices]
         newest = max((voids[0] for voids in refusals if voids), key=lambda void: void.at, default=None)
         return None if newest is None else cls(newest.at.timestamp(), newest.running, max(map(len, refusals)))
 

@@ -166,7 +166,7 @@ def test_a_stranger_that_was_let_go_is_not_landed_by_the_next_try(emulator, conn
     with pytest.raises(SubmissionUnconfirmed):
         land(store, hook, job, tmp_path / "out")
     with pytest.raises(LLMBatchError, match="never submitted"):
-        ended_batches(store, hook, job)
+        ended_batches(store.listing(), hook, job)
 
 
 def test_cancelling_many_batches_is_not_disturbed_by_the_loop(connect, store):
