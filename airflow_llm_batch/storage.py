@@ -4,8 +4,8 @@ What holds where: a small file is one request, which S3, GCS and Azure take whol
 write atomically (``autocommit=False``); adlfs (Azure) ignores that, so it is written beside its place and moved, as
 local files are. ``create_exclusive`` lets one of many writers win on local files, S3, GCS and Azure; a store that
 ignores preconditions lets all of them win, and the job directory then protects against retries and crashes but not
-against two attempts in the same instant. What fails for a moment is tried again (``outages``); the parts of a large file
-that is being written are left to the store's driver, which does so by itself.
+against two attempts in the same instant. What fails for a moment is tried again (``outages``); the parts of a large
+file that is being written are left to the store's driver, which does so by itself.
 """
 
 from __future__ import annotations

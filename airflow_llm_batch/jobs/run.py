@@ -19,7 +19,8 @@ from airflow_llm_batch.jobs.planning.shards import fingerprint_of
 from airflow_llm_batch.jobs.rounds.repair import Repair
 from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
-from airflow_llm_batch.jobs.submission.submit import adopt, submit
+from airflow_llm_batch.jobs.submission.named import adopt
+from airflow_llm_batch.jobs.submission.submit import submit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,8 +6,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterable
-from itertools import takewhile
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
@@ -164,23 +163,24 @@ class Attempts:
     def refusals(self) -> list[Void]:
         """The tries that found no room since the shard was last in the queue, newest first."""
         tries = self.tries()
-        found = (
-            self.void(number) if "void" in tries.get(number, ()) else None for number in range(last_of(tries), 0, -1)
-        )
-        return list(takewhile(lambda void: void is not None and void.reason == "no room", found))  # type: ignore[arg-type]
+        voids: list[Void] = []
+        for number in range(last_of(tries), 0, -1):
+            void = self.void(number) if "void" in tries.get(number, ()) else None
+            if void is None or void.reason != "no room":
+                break
+            voids.append(void)
+        return voids
 
     def _read(self, number: int, fact: str, model: type[M]) -> M | None:
-        """A fact, which is asked for once it is known not to be there for sure; one that was read is not read again."""
+        """A fact, None when it is not there; one that was read, or written, is not read again."""
         name = f"try-{number}/{fact}.json"
         if self.listed is not None and name not in self.listed:
             return None
         key = f"{self.index}/{name}"
         known = self.store.facts.get(key)
-        if known is None:
-            known = self.store.read(self.path(number, fact), model)
-            if known is not None:
-                self.store.facts[key] = known
-        return known  # type: ignore[return-value]
+        if known is None and (read := self.store.read(self.path(number, fact), model)) is not None:
+            known = self.store.facts[key] = read
+        return cast("M | None", known)
 
     def _note(self, number: int, fact: str, value: Batch | Created | Intent | Void | None) -> None:
         """Remember a fact that is there now; None where it is somebody else's."""

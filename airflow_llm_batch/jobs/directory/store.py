@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
@@ -41,7 +41,7 @@ from airflow_llm_batch.storage import (
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=Fact)
 VERSION = 1
 
 

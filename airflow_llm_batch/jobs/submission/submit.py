@@ -296,32 +296,3 @@ def is_closed(attempts: Attempts) -> bool:
     """Whether a shard was given up unsent, at the deadline or because somebody has cancelled the job."""
     ended = attempts.ended()
     return ended is not None and ended.status == NEVER_SENT.status
-
-
-def adopt(store: JobStore, hook: LLMBatchHook, job: Job, batch_ids: dict[int, str]) -> None:
-    """Take batches that a user names for shards; each is read first, and its results must show that they are ours.
-
-    :raises ConfigurationError: for a shard that does not exist, or that has another batch already.
-    """
-    for index, batch_id in batch_ids.items():
-        if index not in range(len(job.shards)):
-            raise ConfigurationError(f"batch_ids names shard {index}; the job has {len(job.shards)}. Nothing was sent.")
-        attempts = store.attempts(index)
-        created = attempts.created()
-        if created is not None and created.batch_id != batch_id:
-            raise ConfigurationError(
-                f"batch_ids gives {batch_id} for shard {index}, which is batch {created.batch_id} already. "
-                "Nothing was sent."
-            )
-        if created is None:
-            batch = hook.get_batch(batch_id)
-            if not attempts.own(batch.id):
-                raise ConfigurationError(
-                    f"batch_ids gives {batch_id} for shard {index}, which is another shard's batch. Nothing was sent."
-                )
-            number = attempts.last()
-            if not number or attempts.void(number) is not None:
-                number += 1
-            taken = Created(batch_id=batch.id, at=datetime.now(UTC), adopted=True, provisional=True)
-            attempts.begin(Intent(at=datetime.now(UTC), owner=this_process()), number)
-            attempts.save_created(taken, number)
