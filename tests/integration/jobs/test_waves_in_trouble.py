@@ -19,6 +19,7 @@ from airflow_llm_batch.exceptions import LLMBatchError, SubmissionUnconfirmed, V
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission import submit as submission
+from airflow_llm_batch.jobs.submission.named import adopt
 from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.providers.openai import OpenAI
 from airflow_llm_batch.sensors import BatchSensor
@@ -168,7 +169,7 @@ def test_a_stranger_that_was_let_go_is_not_landed_by_the_next_try(emulator, conn
     hook = LLMBatchHook(connect(emulator.url, "anthropic"))
     _, (other,) = submit(JobStore(f"{store.uri}-other"), hook, spec(texts(5), chat("anthropic")))
     _, job = plan(store, hook, spec(texts(5), chat("anthropic")))
-    submission.adopt(store, hook, job, {0: other})
+    adopt(store, hook, job, {0: other})
     with pytest.raises(SubmissionUnconfirmed):
         land(store, hook, job, tmp_path / "out")
     with pytest.raises(LLMBatchError, match="never submitted"):
