@@ -9,6 +9,8 @@ from typing import Any
 from airflow_llm_batch.outages import patiently, status_of
 
 CHUNK = 2**20
+#: bytes asked of a remote store at once
+FETCH = 4 * 2**20
 #: what a store answers when a range begins where the file ends
 BEYOND = 416
 
@@ -46,14 +48,22 @@ class BlockWriter:
         self.file.write(data)
 
 
-class Opened(io.RawIOBase):
-    """A file that its store has opened, read front to back; a read that fails for now is made again."""
-
-    def __init__(self, file: Any) -> None:
-        self.file, self.place = file, 0
+class FrontToBack(io.RawIOBase):
+    """A stored file that is read once, from its beginning to its end."""
 
     def readable(self) -> bool:
         return True
+
+    def readall(self) -> bytes:
+        # The default asks for 8 KB at a time, each a request.
+        return b"".join(iter(lambda: self.read(FETCH) or b"", b""))
+
+
+class Opened(FrontToBack):
+    """A file that its store has opened; a read that fails for now is made again."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.place = file, 0
 
     def readinto(self, into: Any) -> int:
         data = patiently(self._read, len(into))
@@ -72,8 +82,8 @@ class Opened(io.RawIOBase):
         super().close()
 
 
-class Ranges(io.RawIOBase):
-    """A file that never changes, read front to back and asked for nothing else: its end shows where it ends.
+class Ranges(FrontToBack):
+    """A file that never changes, asked for nothing but its bytes: its end shows where it ends.
 
     Opening it costs nothing, so one that is not there shows with the first read.
     """
@@ -81,9 +91,6 @@ class Ranges(io.RawIOBase):
     def __init__(self, fs: Any, path: str) -> None:
         self.fs, self.path = fs, path
         self.place, self.over = 0, False
-
-    def readable(self) -> bool:
-        return True
 
     def readinto(self, into: Any) -> int:
         if self.over:

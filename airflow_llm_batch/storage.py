@@ -20,7 +20,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_llm_batch.blocks import CHUNK, BlockWriter, Opened, Ranges, read_range
+from airflow_llm_batch.blocks import CHUNK, FETCH, BlockWriter, Opened, Ranges, read_range
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, SourceUnavailable
 from airflow_llm_batch.outages import is_outage, patiently, status_of
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 #: bytes of a part that is uploaded; S3 takes none smaller
 PART = 5 * 2**20
-#: bytes asked of a remote store at once
-FETCH = 4 * 2**20
 #: bytes of a finished file that wait in memory for being published; a landing may have a thousand such files
 HELD = 2**16
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}

@@ -89,7 +89,6 @@ class JobWait:
             raise WaitEnded(f"Nothing of the job at {store.uri} was submitted; clear the submitting task first.")
         # Of a job that is all with the vendor too: what was created may turn out to have found no room.
         wait.room = Room.of(job, refusal, self.hook.connection.extra_dejson)
-        store.forget()
         return wait
 
     def look(self) -> Next:
