@@ -11,7 +11,7 @@ from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from airflow_llm_batch.emulator import anthropic, openai, uploads
+from airflow_llm_batch.emulator import anthropic, bedrock, openai, uploads
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: each vendor's module: ``router``, ``owns(path)``, and ``Refusal(status, message)``, an exception with ``status`` and
 #: ``body``; the first that owns a path answers for it
-DIALECTS: tuple[Any, ...] = (anthropic, openai)
+DIALECTS: tuple[Any, ...] = (anthropic, bedrock, openai)
 
 
 def dialect_of(path: str) -> Any:
@@ -82,7 +82,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def refused(refusal: Any, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A refusal whose header has the request id that its body tells, as Anthropic's do."""
     told = {"request-id": refusal.body["request_id"]} if "request_id" in refusal.body else {}
-    return JSONResponse(refusal.body, status, {**(headers or {}), **told})
+    own = getattr(refusal, "headers", {})
+    return JSONResponse(refusal.body, status, {**(headers or {}), **own, **told})
 
 
 class FaultMiddleware:

@@ -76,6 +76,9 @@ class Settings(BaseModel):
     :param upstream: base URL of an OpenAI-compatible server that answers every request instead of the emulator.
     :param upstream_key: its key.
     :param upstream_concurrency: calls to it at once.
+    :param s3_endpoint: the S3 server that Bedrock's jobs read from and write to; what boto3 finds in the environment
+        when None, credentials always.
+    :param bedrock_minimum: records that a job of Bedrock's must have at least.
     """
 
     duration: float = Field(default=5.0, ge=0)
@@ -83,4 +86,6 @@ class Settings(BaseModel):
     upstream: str | None = None
     upstream_key: str = "none"
     upstream_concurrency: int = 16
+    s3_endpoint: str | None = None
+    bedrock_minimum: int = 100
     faults: Faults = Faults()
