@@ -11,6 +11,7 @@ from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.models import Batch
+    from airflow_llm_batch.providers.bodies import Source
 
 #: how many lines are looked at to tell whose batch it is
 LOOK_AT = 100
@@ -32,8 +33,13 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def batch_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[bytes]:
     """Every non-empty result line of a batch, errors included."""
-    for request in hook.provider.downloads(batch):
-        with hook.stream(request) as chunks:
+    yield from lines_of(hook, hook.provider.results(batch))
+
+
+def lines_of(hook: LLMBatchHook, sources: Iterable[Source]) -> Iterator[bytes]:
+    """Every non-empty line of some sources."""
+    for source in sources:
+        for chunks in hook.bodies(source):
             yield from (line for line in split_lines(chunks) if line and not line.isspace())
 
 
@@ -42,7 +48,7 @@ def shows_ids(hook: LLMBatchHook, batch: Batch, is_ours: Callable[[str], bool]) 
     ours = None
     for line in islice(batch_lines(hook, batch), LOOK_AT):
         try:
-            ours = is_ours(str(parse_line(line)["custom_id"]))
+            ours = is_ours(hook.provider.id_of(parse_line(line)))
         except UNREADABLE:
             continue
         if ours:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_llm_batch.exceptions import ConfigurationError, LLMBatchError
-from airflow_llm_batch.numbers import number
 
 if TYPE_CHECKING:
     import httpx
@@ -20,29 +19,11 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.models import Batch, Page
     from airflow_llm_batch.providers.base import Flow, Provider
+    from airflow_llm_batch.providers.bodies import Source
+    from airflow_llm_batch.providers.options import Options
     from airflow_llm_batch.transport import Transport
 
 T = TypeVar("T")
-NUMBERS = (
-    "retries", "timeout", "connect_timeout", "settle_seconds", "create_seconds", "room_seconds", "lapse_seconds",
-    "delivery_seconds", "expire_seconds", "batch_factor",
-)  # fmt: skip
-KNOWN_EXTRA = frozenset(
-    {"provider", "organization", "project", "anthropic_version", "anthropic_beta", "completion_window", "limits"}
-    | {"timeout", "connect_timeout", "retries", "settle_seconds", "create_seconds", "room_seconds"}
-    | {"max_enqueued_tokens", "max_running_shards", "prices", "delete_files", "expire_seconds", "batch"}
-    | {
-        "batch_factor",
-        "token_cap",
-        "headers",
-        "query",
-        "form",
-        "lapse_seconds",
-        "delivery_seconds",
-        "undelivered",
-        "create",
-    }
-)
 
 
 class LLMBatchHook(BaseHook):
@@ -51,25 +32,8 @@ class LLMBatchHook(BaseHook):
     The connection has type ``llmbatch``: the key as password, the base URL as host (none for the vendor's own), and an
     extra with ``provider`` (``openai``, ``anthropic``) and, optionally:
 
-    - ``organization``, ``project``, ``anthropic_version``, ``anthropic_beta``, ``completion_window``, ``limits``;
-    - ``prices``: model, or ``*`` for all others, to ``{"input": 0.25, "output": 2.0}``, dollars per million tokens
-      outside of batches, or to ``{"factor": 0.9}``, a share of the list price;
-    - ``batch_factor``: what a batch costs relative to synchronous calls, where the address is a gateway's: none is
-      assumed to hand the vendor's discount on;
-    - ``headers``, ``query``, ``form``: further headers and query parameters of every call, and form fields of an
-      upload, as gateways route by them;
-    - ``create``: further members of the body that creates a batch;
-    - ``token_cap``: ``max_tokens`` or ``max_completion_tokens``, what the server calls the cap of an answer;
-    - ``delete_files``: ``none``, ``inputs`` (OpenAI's default) or ``all`` of the vendor's files, once the results are
-      landed; ``expire_seconds``: after which OpenAI is to delete them by itself;
-    - ``timeout``: seconds of silence allowed while reading (120), ``connect_timeout`` (15), ``retries`` (5);
-    - ``settle_seconds``: how long a vendor's listing may lag behind a create (15), ``create_seconds``: how long another
-      machine's create may take (180), ``lapse_seconds``: after which a try that gives no sign of life has lost its
-      claim (60), ``delivery_seconds``: how long results that the vendor has counted and does not deliver are asked for
-      (120), ``room_seconds``: how long a full queue is left alone before it is tried again,
-      when nothing of the job has ended meanwhile; doubled each time, up to 15 minutes (60);
-    - ``batch``: false for a server that has no batch API, which ``CompletionOperator(lane="auto")`` then calls online;
-    - ``max_enqueued_tokens``, ``max_running_shards``: how much of a job may be in the vendor's queue at once.
+    - everything in ``providers.options.Options`` and in the provider's own ``Options``: timeouts and retries, prices,
+      limits, what a gateway wants besides, how long to look before something is believed to be gone.
 
     Calls that cannot be repeated without cost (creating a batch) are sent once: only a refused connection or a 429,
     which both mean that nothing was taken, is followed by another try. Everything else is retried with growing pauses
@@ -109,18 +73,24 @@ class LLMBatchHook(BaseHook):
         from airflow_llm_batch.providers.registry import provider_class
 
         extra = self.connection.extra_dejson
-        if unknown := sorted(extra.keys() - KNOWN_EXTRA):
-            self.log.warning(
-                "Connection %r: the extra's %s mean nothing here; known are %s.",
-                self.conn_id, ", ".join(map(repr, unknown)), ", ".join(sorted(KNOWN_EXTRA)),
-            )  # fmt: skip
         name = extra.get("provider")
         if not name:
             raise ConfigurationError(
                 f"Connection {self.conn_id!r} names no provider; set 'provider' in its extra, for example "
                 '{"provider": "openai"}. Nothing was sent.'
             )
-        return provider_class(str(name))(base_url(self.connection), extra)
+        provider = provider_class(str(name))(base_url(self.connection), extra)
+        if unknown := provider.options.unknown:
+            self.log.warning(
+                "Connection %r: the extra's %s mean nothing here; known are %s.",
+                self.conn_id, ", ".join(map(repr, unknown)), ", ".join(provider.options.names()),
+            )  # fmt: skip
+        return provider
+
+    @property
+    def options(self) -> Options:
+        """What the connection's extra says."""
+        return self.provider.options
 
     def upload_file(self, path: Any, filename: str | None = None) -> str:
         """Upload a batch input file.
@@ -156,7 +126,7 @@ class LLMBatchHook(BaseHook):
         :raises VendorUnavailable: on a timeout, a cut connection or a 5xx; the batch may exist all the same.
         """
         from airflow_llm_batch.models import Shard
-        from airflow_llm_batch.providers.base import Payload
+        from airflow_llm_batch.providers.bodies import Payload
         from airflow_llm_batch.storage import storage_path
         from airflow_llm_batch.transport import line_payload
 
@@ -193,9 +163,9 @@ class LLMBatchHook(BaseHook):
         if batch.outcome is None:
             raise ConfigurationError(f"Batch {batch_id} is still {batch.status!r}; it has no results to download yet.")
         with whole_file(target) as file:
-            for request in self.provider.downloads(batch):
-                with self.stream(request) as chunks:
-                    for chunk in chunks:
+            for source in self.provider.results(batch):
+                for body in self.bodies(source):
+                    for chunk in body:
                         file.write(chunk)
             return file.size
 
@@ -214,20 +184,12 @@ class LLMBatchHook(BaseHook):
 
         :raises ConfigurationError: when the vendor's own address is used without a key.
         """
+        from airflow_llm_batch.providers.auth import Login
         from airflow_llm_batch.transport import Transport
 
-        provider, key = self.provider, key_of(self.connection)
-        if not key and provider.base_url == type(provider)().base_url:
-            raise ConfigurationError(
-                f"Connection {self.conn_id!r} has no key for {provider.base_url}; set it as the password. "
-                "Nothing was sent."
-            )
-        extra = self.connection.extra_dejson
-        given = {
-            name: number(f"The connection's {name}", extra[name]) for name in NUMBERS if extra.get(name) is not None
-        }
-        chosen = {name: given[name] for name in ("retries", "timeout", "connect_timeout") if name in given}
-        return Transport(provider, key, **chosen)
+        login = Login(self.conn_id, (self.connection.login or "").strip(), key_of(self.connection))
+        chosen = self.options.model_dump(include={"retries", "timeout", "connect_timeout"}, exclude_none=True)
+        return Transport(self.provider, login, **chosen)
 
     def run(self, flow: Flow[T]) -> T:
         """Drive a provider's flow to its value."""
@@ -254,11 +216,21 @@ class LLMBatchHook(BaseHook):
         """``run`` on an event loop, inside ``session``."""
         return await self.transport.arun(flow, self._async_client)
 
-    @contextmanager
-    def stream(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
-        """The body of one of ``provider.downloads``'s requests, in chunks."""
-        with self.transport.stream(request) as chunks:
-            yield chunks
+    def bodies(self, source: Source) -> Iterator[Iterator[bytes]]:
+        """What lies at one of ``provider.results``'s sources: bodies of lines, each in chunks."""
+        from airflow_llm_batch.providers.bodies import Paged, Stored
+        from airflow_llm_batch.storage import below, read_chunks
+
+        if isinstance(source, Stored):
+            yield from map(read_chunks, below(source.uri, source.pattern))
+        elif isinstance(source, Paged):
+            request: httpx.Request | None = source.request
+            while request is not None:
+                lines, request = source.read(self.transport.get(request))
+                yield (line + b"\n" for line in lines)
+        else:
+            with self.transport.stream(source) as chunks:
+                yield chunks
 
     def vendor_time(self, moment: datetime) -> datetime | None:
         """A moment of ours by the vendor's clock, which every answer tells; None before there was one."""

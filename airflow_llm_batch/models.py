@@ -25,6 +25,7 @@ class Limits(BaseModel):
     :param bytes: bytes of one batch's input.
     :param embedding_inputs: inputs over all embedding requests of one batch, None where the vendor has no such limit.
     :param tokens: prompt tokens in one batch, as we estimate them, None for any number.
+    :param minimum: requests that a batch has at least.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +34,7 @@ class Limits(BaseModel):
     bytes: int
     embedding_inputs: int | None = None
     tokens: int | None = None
+    minimum: int = 0
 
 
 class Batch(Fact):
@@ -41,7 +43,7 @@ class Batch(Fact):
     :param status: the vendor's own word.
     :param outcome: None while the vendor still works on it.
     :param total: requests in it; None while the vendor has not counted. Likewise ``succeeded`` and ``failed``.
-    :param files: where results lie: file ids or absolute URLs, as the provider's ``downloads`` reads them.
+    :param files: where results lie: file ids or absolute URLs, as the provider's ``results`` reads them.
     :param errors: why the batch as a whole failed, ``(code, message)``.
     :param full: it never ran, since the vendor's queue had no room for it; created again later, it may.
     :param known: False for a status this version does not know; such a batch is treated as still running.

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -274,6 +275,21 @@ def open_random(path: ObjectStoragePath) -> Any:
         return open(path.path, "rb")
     fresh(path)
     return path.fs.open(path.path, "rb", cache_type="none")
+
+
+def below(uri: str, pattern: str) -> list[ObjectStoragePath]:
+    """The files anywhere below a folder whose names match, in order; none where there is no such folder.
+
+    :param pattern: of the name, as ``fnmatch`` reads it.
+    """
+    folder = fresh(storage_path(uri))
+    try:
+        found = sorted(folder.fs.find(folder.path))
+    except FileNotFoundError:
+        return []
+    start = folder.path.rstrip("/") + "/"
+    names = (name.removeprefix(start) for name in found if name.startswith(start) or start == "/")
+    return [folder / name for name in names if fnmatchcase(name.rsplit("/", 1)[-1], pattern)]
 
 
 def read_chunks(path: ObjectStoragePath) -> Iterator[bytes]:

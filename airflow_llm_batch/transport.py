@@ -9,7 +9,8 @@ import json
 import logging
 import re
 import ssl
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -22,13 +23,12 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt
 from airflow_llm_batch import __version__
 from airflow_llm_batch.exceptions import LLMBatchError, VendorUnavailable
 from airflow_llm_batch.models import Batch, Page
-from airflow_llm_batch.providers.base import REPEATABLE, Payload, same_origin
+from airflow_llm_batch.providers.auth import Login
+from airflow_llm_batch.providers.bodies import PAUSE, REPEATABLE, Payload
 from airflow_llm_batch.providers.troubles import is_full, may_pass
 from airflow_llm_batch.storage import file_size, open_blocks, read_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from airflow.sdk import ObjectStoragePath
 
     from airflow_llm_batch.providers.base import Flow, Provider
@@ -71,29 +71,23 @@ def ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-class HostAuth(httpx.Auth):
-    """Adds credentials to requests for one origin (scheme, host, port) and to no other."""
-
-    def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
-        self.origin = httpx.URL(base_url)
-        self.headers = dict(headers)
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if same_origin(request.url, self.origin):
-            request.headers.update(self.headers)
-        yield request
-
-
 class Transport:
     """An HTTP connection to one vendor.
 
+    :param login: whose it is; the key alone will do.
     :param retries: how often a safe call is repeated.
     :param timeout: seconds of silence allowed while reading or writing.
     :param connect_timeout: seconds allowed for connecting.
     """
 
     def __init__(
-        self, provider: Provider, key: str, *, retries: float = 5, timeout: float = 120, connect_timeout: float = 15
+        self,
+        provider: Provider,
+        login: Login | str,
+        *,
+        retries: float = 5,
+        timeout: float = 120,
+        connect_timeout: float = 15,
     ) -> None:
         self.provider = provider
         self.retries = int(retries)
@@ -102,15 +96,17 @@ class Transport:
         self.connect_timeout = connect_timeout
         # Nothing compressed is asked for: a small answer may be a large one in memory.
         agent = {"user-agent": f"airflow-provider-llm-batch/{__version__}", "accept-encoding": "identity"}
-        #: for a connection to the provider's own host and no other
-        own = {**provider.headers(key or "none"), **{k.lower(): v for k, v in provider.extra_headers.items()}}
-        self.headers = {**agent, **own}
+        self.agent = agent
+        login = Login("", "", login) if isinstance(login, str) else login
+        self.auth = provider.auth(login)
+        options = provider.options
+        self.auth.also = {name.lower(): text for name, text in options.headers.items()}
         #: what must not be told: the key, and headers that hold another
-        given = {**provider.query, **provider.form, **provider.extra_headers}
-        self.secrets = spellings([key, *(value for name, value in given.items() if SECRET.search(name))])
+        given = {**options.query, **options.form, **options.headers}
+        self.secrets = spellings([login.key, *(value for name, value in given.items() if SECRET.search(name))])
         self.options: dict[str, Any] = {
             "verify": ssl_context(),
-            "auth": HostAuth(provider.base_url, own),
+            "auth": self.auth,
             "timeout": httpx.Timeout(timeout, connect=connect_timeout),
             "follow_redirects": False,
             "headers": agent,
@@ -141,7 +137,7 @@ class Transport:
 
     def redact(self, text: str) -> str:
         """A text without the key, which some vendors quote."""
-        for secret in self.secrets:
+        for secret in (*self.secrets, *spellings(self.auth.secrets)):
             text = text.replace(secret, "***")
         return text
 
@@ -178,6 +174,7 @@ class Transport:
         try:
             request, value = proceed(None)
             while request is not None:
+                await asyncio.sleep(request.extensions.get(PAUSE, 0))
                 try:
                     response: httpx.Response = await AsyncRetrying(**self.policy(request))(client.send, request)
                 except httpx.RequestError as error:
@@ -198,11 +195,25 @@ class Transport:
             yield client
 
     def send(self, request: httpx.Request, stream: bool = False) -> httpx.Response:
+        time.sleep(request.extensions.get(PAUSE, 0))
         try:
             response: httpx.Response = Retrying(**self.policy(request))(self.client.send, request, stream=stream)
         except httpx.RequestError as error:
             raise self.redacted(unavailable(request, error)) from None
         self.heard(response)
+        return response
+
+    def get(self, request: httpx.Request) -> httpx.Response:
+        """The whole answer to a request that costs nothing.
+
+        :raises VendorUnavailable: when there is none, or none that is well; likewise ``RequestRejected``.
+        """
+        response = self.send(request)
+        if not response.is_success:
+            try:
+                self.provider.expect(response, "a page of results")
+            except LLMBatchError as error:
+                raise self.redacted(error) from None
         return response
 
     @contextmanager

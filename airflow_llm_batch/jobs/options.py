@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.providers.options import Options
 
 #: what may happen at the deadline
 DEADLINES = ("leave", "cancel", "finish_online")
@@ -60,13 +63,13 @@ class Waves:
     max_running_shards: int | None = None
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], extra: Mapping[str, Any]) -> Waves:
-        """The operator's arguments, and the connection's extra where they are not given.
+    def of(cls, given: Mapping[str, Any], options: Options) -> Waves:
+        """The operator's arguments, and the connection's where they are not given.
 
         :raises ConfigurationError: for one that is no number.
         """
         return cls(
-            **{name: at_least_one(name, given.get(name) or extra.get(name)) for name in cls.__dataclass_fields__}
+            **{name: at_least_one(name, given.get(name) or getattr(options, name)) for name in cls.__dataclass_fields__}
         )
 
 

@@ -111,7 +111,7 @@ class AsksRows(BaseOperator):
             JobStore(origin.address(self.storage).of_model(model).uri),
             origin,
             self.log,
-            waves=Waves.of(vars(self), hook.connection.extra_dejson),
+            waves=Waves.of(vars(self), hook.options),
             recovery=self.recovery,
             metadata=self.metadata,
             max_cost=None if self.max_cost is None else number("max_cost", self.max_cost),

@@ -109,7 +109,7 @@ class CompletionOperator(RunsRounds):
             return "online", "the fastest answer is wanted"
         rows, least, allowed = runs[0].job.rows, int(self.batch_from), seconds(self.deadline)
         for run in runs:
-            if run.hook.connection.extra_dejson.get("batch") is False:
+            if run.hook.options.batch is False:
                 return "online", f'connection {run.hook.conn_id!r} has no batches ("batch": false)'
         if rows < least:
             return "online", f"{rows:,} rows under the {least:,}-row threshold"

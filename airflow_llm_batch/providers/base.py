@@ -6,14 +6,12 @@ value. ``LLMBatchHook.run`` and ``.arun`` drive it; a test drives it with canned
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -27,7 +25,11 @@ from airflow_llm_batch.exceptions import (
     VendorUnavailable,
 )
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
+from airflow_llm_batch.providers.auth import Credentials, Login
+from airflow_llm_batch.providers.bodies import Call, Payload, Source
+from airflow_llm_batch.providers.coerce import id_of
 from airflow_llm_batch.providers.json_lines import parse_line
+from airflow_llm_batch.providers.options import Options
 from airflow_llm_batch.providers.troubles import PASSING_STATUS, UNCLEAR, is_empty_account, words_of
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
@@ -38,53 +40,8 @@ Flow = Generator[httpx.Request, httpx.Response, T]
 Batches = list[Batch]
 Requests = list[httpx.Request]
 
-#: Request extension: True lets the driver send the request again after any transport failure or 5xx.
-REPEATABLE = "llm_batch.repeatable"
-
-
+EMBEDDINGS = "/v1/embeddings"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
-
-
-class Payload(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A request body of known size, read anew each time it is sent, so a retry sends the whole of it.
-
-    :param chunks: opens the content; called once per sending.
-    :param size: its length in bytes.
-    """
-
-    def __init__(self, chunks: Callable[[], Iterable[bytes]], size: int) -> None:
-        self.chunks = chunks
-        self.size = size
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.chunks())
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        iterator = iter(self)
-        while (chunk := await asyncio.to_thread(next, iterator, None)) is not None:
-            yield chunk
-
-    def framed(self, head: bytes, tail: bytes, change: Callable[[bytes], bytes] = lambda b: b) -> Payload:
-        """The same content between ``head`` and ``tail``, each chunk passed through a size-keeping ``change``."""
-
-        def chunks() -> Iterator[bytes]:
-            yield head
-            yield from (change(chunk) for chunk in self)
-            yield tail
-
-        return Payload(chunks, len(head) + self.size + len(tail))
-
-
-class Call(NamedTuple):
-    """A synchronous call.
-
-    :param path: below the host, encoded.
-    """
-
-    custom_id: str
-    path: bytes
-    body: bytes
-    headers: dict[str, str]
 
 
 class Provider(ABC):
@@ -95,6 +52,10 @@ class Provider(ABC):
     """
 
     name: ClassVar[str]
+    #: for people
+    title: ClassVar[str]
+    Options: ClassVar[type[Options]] = Options
+    #: the vendor's own address, "" where each customer has one
     default_base_url: ClassVar[str]
     default_limits: ClassVar[Limits]
     #: endpoints a request may name; "neutral" ones are translated, the rest is sent as it is
@@ -103,8 +64,12 @@ class Provider(ABC):
     one_model_per_batch: ClassVar[bool] = True
     #: whether an empty text is taken in a prompt
     takes_empty_text: ClassVar[bool] = True
-    #: the vendor stores metadata with a batch and returns it in listings
-    keeps_metadata: ClassVar[bool] = True
+    #: by what a lost create is found: ``metadata``, a ``client token``, a ``name``, a ``label``, or ``time`` and size
+    found_by: ClassVar[str] = "metadata"
+    #: creating a shard's batch twice makes one batch
+    is_idempotent: ClassVar[bool] = False
+    #: where a request's body has its token cap
+    caps: ClassVar[tuple[tuple[str, ...], ...]] = (("max_completion_tokens",), ("max_output_tokens",), ("max_tokens",))
     #: pages of a listing that are searched for a lost create at most
     find_pages: ClassVar[int] = 500
     #: batches on one page of a listing, 0 where the vendor has none
@@ -118,34 +83,41 @@ class Provider(ABC):
     #: whether any prompt may be written to a cache without being asked to
     caches_by_itself: ClassVar[bool] = False
 
+    #: the vendor's id in genai-prices, "" where it has none
+    price_id: ClassVar[str]
+
     def __init__(self, base_url: str | None = None, options: Mapping[str, Any] | None = None) -> None:
-        self.options = dict(options or {})
-        #: what a gateway wants besides: headers and query of every call, form fields of an upload
-        self.extra_headers, self.query, self.form = (words_in(self.options, n) for n in ("headers", "query", "form"))
-        #: and members of the body that creates a batch
-        self.create_with = members_in(self.options, "create")
-        self.base_url = self.normalize((base_url or self.default_base_url).rstrip("/"))
+        self.options = self.Options.read(options or {})
+        self.base_url = self.normalize((base_url or self.address()).rstrip("/"))
         try:
-            self.limits = self.default_limits.model_copy(
-                update=Limits.model_validate(
-                    {**self.default_limits.model_dump(), **members_in(self.options, "limits")}
-                ).model_dump()
-            )
+            self.limits = Limits.model_validate({**self.default_limits.model_dump(), **self.options.limits})
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise ConfigurationError(
                 f"The connection's extra 'limits' is not usable: {wrong}. Give any of requests, bytes, "
-                "embedding_inputs as whole numbers. Nothing was sent."
+                "embedding_inputs, tokens, minimum as whole numbers. Nothing was sent."
             ) from None
+
+    def address(self) -> str:
+        """The vendor's own address.
+
+        :raises ConfigurationError: where the connection has to name one.
+        """
+        return self.default_base_url
 
     def normalize(self, base_url: str) -> str:
         """The base URL this protocol's paths hang on, from what people type as one."""
         return base_url
 
     @property
+    def is_marked(self) -> bool:
+        """Whether a batch carries something of ours that proves whose it is."""
+        return self.found_by != "time"
+
+    @property
     def is_own(self) -> bool:
         """Whether the address is the vendor's own."""
-        return self.base_url == self.normalize(self.default_base_url)
+        return bool(self.default_base_url) and self.base_url == self.normalize(self.address())
 
     @cached_property
     def is_direct(self) -> bool:
@@ -170,8 +142,27 @@ class Provider(ABC):
         return self.console_url.format(id=quote(batch_id, safe="")) if self.is_own else ""
 
     @abstractmethod
-    def headers(self, key: str) -> dict[str, str]:
-        """Credentials and fixed headers; the hook sends them to the configured host only."""
+    def auth(self, login: Login) -> Credentials:
+        """What proves to the vendor who asks.
+
+        :raises ConfigurationError: where something is missing.
+        """
+
+    def key_of(self, login: Login) -> str:
+        """The connection's key; a server of one's own may want none.
+
+        :raises ConfigurationError: when the vendor's own address is used without one.
+        """
+        if not login.key and self.is_own:
+            raise ConfigurationError(
+                f"Connection {login.conn_id!r} has no key for {self.base_url}; set it as the password. "
+                "Nothing was sent."
+            )
+        return login.key or "none"
+
+    def model_of(self, name: str) -> str:
+        """The model behind a name that a request may use: a deployment, a profile. Prices and rules are the model's."""
+        return name
 
     @abstractmethod
     def translate(self, request: Request) -> Request:
@@ -184,12 +175,25 @@ class Provider(ABC):
     def line(self, request: Request, custom_id: str) -> dict[str, Any]:
         """A translated request as the vendor's batch line."""
 
+    @abstractmethod
+    def request_of(self, line: Mapping[str, Any], shard: Shard) -> Request:
+        """The translated request that a line was made of."""
+
     def encode(self, request: Request, custom_id: str) -> dict[str, Any]:
         """One request as the vendor's batch line.
 
         :raises InputError: as ``translate``.
         """
         return self.line(self.translate(request), custom_id)
+
+    def place(self, name: str, source: str) -> str | None:
+        """Where the vendor reads a shard by itself: ``source``, the job directory's file, where it can be read there,
+        or a place of that ``name`` in the connection's own storage. None where a shard is uploaded, or sent along.
+
+        :param source: URI, the storage's connection included; so is the one that is returned.
+        :raises ConfigurationError: where there is no such place.
+        """
+        return None
 
     @abstractmethod
     def upload(self, filename: str, content: Payload) -> Flow[str | None]:
@@ -215,8 +219,13 @@ class Provider(ABC):
     def cancel(self, batch_id: str) -> Flow[Batch]:
         """Ask for cancellation; a batch that has already ended is returned as it is."""
 
+    @property
+    def call_url(self) -> str:
+        """The address of the synchronous endpoints."""
+        return self.base_url
+
     @abstractmethod
-    def call(self, line: bytes) -> Call:
+    def call(self, line: bytes, shard: Shard) -> Call:
         """A batch line as a call of the vendor's synchronous endpoint."""
 
     @abstractmethod
@@ -234,13 +243,25 @@ class Provider(ABC):
         return 0
         yield
 
-    @abstractmethod
-    def downloads(self, batch: Batch) -> Requests:
-        """Requests whose streamed bodies together are the batch's result lines; empty when there are none."""
+    def objects(self, batch: Batch, scope: str) -> Sequence[str]:
+        """URIs of stored objects that a landed batch does not need any more, its input or all; never the job
+        directory's own."""
+        return ()
 
-    def inputs(self, batch: Batch) -> Requests:
-        """Requests for the lines a batch was made of; empty where the vendor does not give them back."""
-        return []
+    @abstractmethod
+    def results(self, batch: Batch) -> Sequence[Source]:
+        """Where the batch's result lines lie, all of them together; empty when there are none."""
+
+    def inputs(self, batch: Batch) -> Sequence[Source]:
+        """Where the lines lie that a batch was made of; empty where the vendor does not give them back."""
+        return ()
+
+    def id_of(self, line: Mapping[str, Any]) -> str:
+        """The ``custom_id`` of a parsed line, sent or answered.
+
+        :raises KeyError: for a line that names no row.
+        """
+        return id_of(line)
 
     def read(self, line: bytes) -> Result:
         """One result line as it came; a provider may take a shorter way for lines of its most frequent shape.
@@ -259,6 +280,10 @@ class Provider(ABC):
     def group(self, request: Request) -> tuple[str, str]:
         """Requests of one group may share a batch: ``(endpoint, model)``."""
         return request.endpoint, request.model if self.one_model_per_batch else ""
+
+    def embeds(self, request: Request) -> bool:
+        """Whether a translated request asks for vectors: it has no token cap, and perhaps several inputs."""
+        return request.endpoint == EMBEDDINGS
 
     def check_endpoint(self, endpoint: str) -> None:
         """Refuse an endpoint this vendor cannot batch, by name."""
@@ -284,7 +309,7 @@ class Provider(ABC):
     def url(self, *parts: str, query: Mapping[str, Any] | None = None) -> httpx.URL:
         """An address under the base URL; parts are percent-encoded (gateways hand out ids with ``/`` and ``=``)."""
         url = httpx.URL("/".join([self.base_url, *(quote(part, safe="") for part in parts)]))
-        asked = {**self.query, **{k: v for k, v in (query or {}).items() if v is not None}}
+        asked = {**self.options.query, **{k: v for k, v in (query or {}).items() if v is not None}}
         return url.copy_merge_params(asked) if asked else url
 
     def expect(self, response: httpx.Response, doing: str) -> dict[str, Any]:
@@ -319,61 +344,3 @@ class Provider(ABC):
         except (ValueError, RecursionError):
             return "", response.text[:300]
         return next(iter(words), ""), message or ""
-
-
-def words_in(options: Mapping[str, Any], name: str) -> dict[str, str]:
-    """A connection's option that is an object of texts.
-
-    :raises ConfigurationError: for anything else.
-    """
-    given = options.get(name) or {}
-    if not isinstance(given, Mapping) or any(isinstance(value, dict | list | type(None)) for value in given.values()):
-        raise ConfigurationError(
-            f"The connection's extra {name!r} is {given!r}; give an object of texts, for example "
-            f'"{name}": {{"x-litellm-model": "gpt-5-mini"}}. Nothing was sent.'
-        )
-    return {str(key): str(value) for key, value in given.items()}
-
-
-def members_in(options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A connection's option that is an object.
-
-    :raises ConfigurationError: for anything else.
-    """
-    given = options.get(name) or {}
-    if not isinstance(given, Mapping):
-        raise ConfigurationError(f"The connection's extra {name!r} is {given!r}; give an object. Nothing was sent.")
-    return dict(given)
-
-
-def same_origin(one: httpx.URL, other: httpx.URL) -> bool:
-    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
-
-
-def repeatable(request: httpx.Request) -> httpx.Request:
-    """Mark a POST that may be sent again after any failure without cost (an upload, a cancel)."""
-    request.extensions[REPEATABLE] = True
-    return request
-
-
-def streamed(method: str, url: httpx.URL, headers: Mapping[str, str], body: Payload) -> httpx.Request:
-    """A request with a streamed body of known length; httpx adds no headers of its own to such a one."""
-    fixed = {"host": url.netloc.decode("ascii"), "content-length": str(body.size)}
-    return httpx.Request(method, url, headers={**fixed, **headers}, stream=body)
-
-
-def encode_multipart(fields: Mapping[str, str], filename: str, content: Payload) -> tuple[dict[str, str], Payload]:
-    """Content type and body of a ``multipart/form-data`` upload of one streamed file, fields first."""
-    # Random: no row can be written so that its text ends the part.
-    boundary = f"llm-batch-{secrets.token_hex(16)}"
-    head = b"".join(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-        for name, value in fields.items()
-    )
-    safe = filename.replace('"', "_").replace("\r", "_").replace("\n", "_")
-    head += (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{safe}"\r\n'
-        "Content-Type: application/jsonl\r\n\r\n"
-    ).encode()
-    body = content.framed(head, f"\r\n--{boundary}--\r\n".encode())
-    return {"content-type": f"multipart/form-data; boundary={boundary}"}, body

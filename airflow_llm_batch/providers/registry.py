@@ -1,8 +1,11 @@
-"""Provider names to classes. A class is imported when its name is first asked for."""
+"""Provider names to classes: our own, and those that other packages bring by entry point. A class is imported when its
+name is first asked for."""
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import ConfigurationError
@@ -10,23 +13,35 @@ from airflow_llm_batch.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Provider
 
+#: the group in which another package names its ``Provider``: ``acme = "acme_llm.batches:Acme"``
+GROUP = "airflow_llm_batch.providers"
 PROVIDERS: dict[str, str] = {
-    "openai": "airflow_llm_batch.providers.openai.protocol.OpenAI",
-    "anthropic": "airflow_llm_batch.providers.anthropic.protocol.Anthropic",
+    "openai": "airflow_llm_batch.providers.openai.protocol:OpenAI",
+    "anthropic": "airflow_llm_batch.providers.anthropic.protocol:Anthropic",
 }
+
+
+@cache
+def brought() -> dict[str, str]:
+    """What other packages bring; their names cannot take the place of ours."""
+    return {point.name.strip().lower(): point.value for point in entry_points(group=GROUP)}
 
 
 def provider_class(name: str) -> type[Provider]:
     """The provider class called ``name``.
 
-    :raises ConfigurationError: for an unknown name; lists the known ones.
+    :raises ConfigurationError: for an unknown name, listing the known ones; and for one that cannot be imported.
     """
+    known = {**brought(), **PROVIDERS}
     try:
-        module, _, attribute = PROVIDERS[name.strip().lower()].rpartition(".")
+        module, _, attribute = known[name.strip().lower()].partition(":")
     except KeyError:
         raise ConfigurationError(
-            f"Unknown provider {name!r}; known are {', '.join(sorted(PROVIDERS))}. Set it as 'provider' in the "
+            f"Unknown provider {name!r}; known are {', '.join(sorted(known))}. Set it as 'provider' in the "
             "connection's extra; a server that speaks OpenAI's API is 'openai' with its own host. Nothing was sent."
         ) from None
-    found: type[Provider] = getattr(import_module(module), attribute)
+    try:
+        found: type[Provider] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"Provider {name!r} cannot be imported: {error}. Nothing was sent.") from None
     return found

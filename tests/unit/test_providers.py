@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
-from airflow_llm_batch.providers.base import Payload
+from airflow_llm_batch.providers.auth import Login
+from airflow_llm_batch.providers.bodies import Payload
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.providers.registry import PROVIDERS, provider_class
 from airflow_llm_batch.request import Request
@@ -215,7 +216,7 @@ class TestAnthropic(ProviderContract):
             "https://api.anthropic.com/v1/messages/batches/b/results",
         ):
             batch = drive(self.made.get("b"), self.raw("b", "ended", results_url=url))[1]
-            assert str(self.made.downloads(batch)[0].url) == "http://h/v1/messages/batches/b/results"
+            assert str(self.made.results(batch)[0].url) == "http://h/v1/messages/batches/b/results"
 
     def test_decode_reads_every_kind_of_result(self):
         """Succeeded, tool use, truncated, refused, errored, expired, canceled; cached tokens count as input."""
@@ -322,8 +323,10 @@ class TestAnthropic(ProviderContract):
 
     def test_versions_and_betas_are_settings(self):
         """Headers follow the connection's extra."""
-        assert self.made.headers("k") == {"x-api-key": "k", "anthropic-version": "2023-06-01"}
-        chosen = Anthropic(None, {"anthropic_version": "2026-10-21", "anthropic_beta": ["a", "b"]}).headers("k")
+        login = Login("c", "", "k")
+        assert self.made.auth(login).fixed == {"x-api-key": "k", "anthropic-version": "2023-06-01"}
+        options = {"anthropic_version": "2026-10-21", "anthropic_beta": ["a", "b"]}
+        chosen = Anthropic(None, options).auth(login).fixed
         assert (chosen["anthropic-version"], chosen["anthropic-beta"]) == ("2026-10-21", "a,b")
         assert Anthropic("https://api.anthropic.com/v1/").base_url == "https://api.anthropic.com"
 
@@ -370,4 +373,4 @@ def test_an_odd_batch_in_a_listing_hides_no_other(kind, data):
     assert [batch.id for batch in page.items][-1] == "ours"
     mine = {**ours, **{name: value for name, value in changed.items() if name != "id"}}
     assert drive(suite.made.get("ours"), mine)[1].id == "ours"
-    list(suite.made.downloads(drive(suite.made.get("ours"), mine)[1]))
+    list(suite.made.results(drive(suite.made.get("ours"), mine)[1]))

@@ -13,7 +13,7 @@ from support import SECRET
 from airflow_llm_batch import transport as module
 from airflow_llm_batch.exceptions import RequestRejected, VendorUnavailable
 from airflow_llm_batch.models import Shard
-from airflow_llm_batch.providers.base import Payload, repeatable, streamed
+from airflow_llm_batch.providers.bodies import Payload, repeatable, streamed
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.transport import Transport, retry_after
 

@@ -17,24 +17,25 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import Busy, Interrupted
 from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
 from airflow_llm_batch.models import Holder
-from airflow_llm_batch.numbers import number
 from airflow_llm_batch.storage import create_exclusive, fresh, is_local, read_small, write_whole
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
     from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.providers.options import Options
 
 log = logging.getLogger(__name__)
 #: seconds without a heartbeat after which a claim is nobody's; the connection's ``lapse_seconds`` says otherwise
 LAPSE = 60.0
+#: seconds below which a heartbeat could not keep up
+SHORTEST = 0.1
 #: heartbeats in that time
 BEATS = 4
 #: seconds for which an answer about a claim in an object store is good; on a local disk it is asked each time
@@ -61,9 +62,9 @@ class Claim:
         self.local = is_local(store.root)
 
     @classmethod
-    def of(cls, store: JobStore, what: str, extra: Mapping[str, Any]) -> Claim:
-        """:param extra: the connection's."""
-        return cls(store, what, number("The connection's lapse_seconds", extra.get("lapse_seconds"), LAPSE, least=0.1))
+    def of(cls, store: JobStore, what: str, options: Options) -> Claim:
+        """:param options: the connection's."""
+        return cls(store, what, LAPSE if options.lapse_seconds is None else max(options.lapse_seconds, SHORTEST))
 
     def path(self, number: int, kind: str) -> ObjectStoragePath:
         return self.store.path("claims", self.what, f"{number:05d}.{kind}")

@@ -40,7 +40,7 @@ def land(
             f"The job was submitted to {job.provider}; connection {hook.conn_id!r} is for {hook.provider.name}."
         )
     destination = FileDestination.of(target)
-    with Claim.of(store, f"landing-{short_hash(destination.uri)}", hook.connection.extra_dejson) as claim:
+    with Claim.of(store, f"landing-{short_hash(destination.uri)}", hook.options) as claim:
         before = store.manifest()
         if before is not None and (by := store.taken_over()) is not None and is_landed(by, target):
             log.info("The rows lie there already, landed together with those of the repair at %s.", by.uri)
@@ -80,7 +80,7 @@ def as_landed(store: JobStore, target: Target) -> Manifest:
 def delete_files(store: JobStore, job: Job, hook: LLMBatchHook, manifest: Manifest, log: Logger) -> None:
     """Delete the vendor's files of a landed job, as the connection's ``delete_files`` says, and never before every row
     was seen to be landed. A failure is told and harms nothing: files expire by themselves."""
-    scope = hook.connection.extra_dejson.get("delete_files") or hook.provider.deletes
+    scope = hook.options.delete_files or hook.provider.deletes
     if scope not in ("none", "inputs", "all"):
         raise ConfigurationError(
             f"The connection's delete_files is {scope!r}; give 'none', 'inputs' or 'all'. Everything was landed."

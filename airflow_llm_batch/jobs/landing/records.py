@@ -30,7 +30,6 @@ from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
 from airflow_llm_batch.jobs.submission.doubt import confirm
 from airflow_llm_batch.models import Batch, Job, Shard, is_call
-from airflow_llm_batch.numbers import number
 from airflow_llm_batch.results import ROW_STATUSES, Failure, LandedRound, Manifest, Result
 from airflow_llm_batch.step_log import StepLog
 
@@ -67,9 +66,9 @@ class Landing:
         self.claim = claim
         self.only = only
         self.destination = FileDestination.of(target)
-        extra = hook.connection.extra_dejson
-        self.delivery_seconds = number("The connection's delivery_seconds", extra.get("delivery_seconds"), DELIVERY)
-        self.lands_undelivered = extra.get("undelivered") == "land"
+        chosen = hook.options.delivery_seconds
+        self.delivery_seconds = DELIVERY if chosen is None else chosen
+        self.lands_undelivered = hook.options.undelivered == "land"
         self.layout = Layout(job.output_schema, job.key_kind, job.columns, job.several_vectors)
         self.keep_raw = target.keep_raw
         self.prices = Prices.of(hook)

@@ -15,7 +15,6 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.numbers import number
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
@@ -92,12 +91,12 @@ class Negotiated(BaseModel):
         return Rates(million(self.input), million(self.cached), written, hour, million(self.output))
 
 
-def negotiated(extra: Mapping[str, Any]) -> dict[str, Negotiated]:
+def negotiated(given: Any) -> dict[str, Negotiated]:
     """A connection's ``prices``: model name, or ``*`` for every other model, to its price.
 
     :raises ConfigurationError: for anything that is not a price.
     """
-    given = extra.get("prices") or {}
+    given = given or {}
     prices = {}
     for model, price in given.items() if isinstance(given, Mapping) else [("prices", given)]:
         try:
@@ -123,6 +122,7 @@ class Prices:
         None where the server is not known to give a discount, and what batches cost is not known therefore.
     :param agreed: prices that replace the table's.
     :param declared: the factor holds for every model, whatever the table says.
+    :param model_of: the table's name of a model that a customer has given another.
     """
 
     def __init__(
@@ -132,8 +132,9 @@ class Prices:
         agreed: Mapping[str, Negotiated] | None = None,
         *,
         declared: bool = False,
+        model_of: Callable[[str], str] = str,
     ) -> None:
-        self.provider, self.declared = provider, declared
+        self.provider, self.declared, self.model_of = provider, declared, model_of
         self.factor = Decimal(factor) if factor else None
         self.agreed = dict(agreed or {})
         self.models: dict[tuple[str, str], PriceOf] = {}
@@ -141,12 +142,11 @@ class Prices:
     @classmethod
     def of(cls, hook: LLMBatchHook) -> Prices:
         """The prices that hold on a connection."""
-        provider, extra = hook.provider, hook.connection.extra_dejson
-        declared = extra.get("batch_factor")
-        factor = provider.batch_discount
-        if declared is not None:
-            factor = str(number("The connection's batch_factor", declared))
-        return cls(provider.name, factor, negotiated(extra), declared=declared is not None)
+        provider, options = hook.provider, hook.options
+        declared = options.batch_factor
+        factor = provider.batch_discount if declared is None else str(declared)
+        agreed = negotiated(options.prices)
+        return cls(provider.price_id, factor, agreed, declared=declared is not None, model_of=provider.model_of)
 
     def cost(self, result: Result, model: str, called: bool = False) -> Cost | None:
         """What a row cost; zero only for a row the vendor reports no usage for and did not answer.

@@ -5,7 +5,8 @@ The same numbers feed ``max_cost``, the vendor's queue and the tokens a minute o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -13,10 +14,10 @@ import msgspec
 from airflow_llm_batch.providers.coerce import members, objects
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.models import Shard
     from airflow_llm_batch.providers.base import Provider
     from airflow_llm_batch.request import Request
 
-CAPS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 EMBEDDINGS = "/v1/embeddings"
 #: what stands in a line that may be more, or less, than its text
 MARKS = (b'"image', b'"input_image"', b'"file', b'"document"', b'"input_file"', b'"audio', b'"input_audio"')
@@ -56,7 +57,7 @@ def kind_of(request: Request, provider: Provider) -> Kind:
     body = request.body
     unknown = next((part.unknown for part in media(body, provider, request.model) if part.unknown), "")
     return Kind(
-        provider.group(request), request.model, count_inputs(request), token_cap(request),
+        provider.group(request), request.model, count_inputs(request), token_cap(request, provider),
         cache_of(body), unknown or tools_of(body) or stored_of(body),
     )  # fmt: skip
 
@@ -69,16 +70,39 @@ def count_inputs(request: Request) -> int:
     return 1
 
 
-def token_cap(request: Request) -> int | None:
-    if request.endpoint == EMBEDDINGS:
+def token_cap(request: Request, provider: Provider) -> int | None:
+    if provider.embeds(request):
         return 0
     body = request.body
-    for name in CAPS:
-        if isinstance(body.get(name), int):
+    for path in provider.caps:
+        cap = member_at(body, path)
+        if isinstance(cap, int):
             prompts = body.get("prompt")
             several = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
-            return int(body[name]) * (body["n"] if isinstance(body.get("n"), int) else 1) * several
+            return cap * (body["n"] if isinstance(body.get("n"), int) else 1) * several
     return None
+
+
+def member_at(body: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """What stands at a path of members, None where one of them is not there."""
+    found: Any = body
+    for name in path:
+        found = members(found).get(name)
+    return found
+
+
+def raised_caps(request: Request, provider: Provider, factor: float) -> Request | None:
+    """The request with a higher token cap; None where it has none of its own."""
+    body, raised = dict(request.body), False
+    for path in provider.caps:
+        cap = member_at(body, path)
+        if isinstance(cap, int):
+            inner = body
+            for name in path[:-1]:
+                inner[name] = inner = dict(inner[name])
+            inner[path[-1]] = math.ceil(cap * factor)
+            raised = True
+    return request._replace(body=body) if raised else None
 
 
 def cache_of(body: Mapping[str, Any]) -> str:
@@ -132,13 +156,12 @@ def prompt_tokens(line: bytes, body: Mapping[str, Any], provider: Provider, mode
     return max(text, 1) + sum(part.tokens for part in parts)
 
 
-def sent_tokens(line: bytes, provider: Provider) -> int:
+def sent_tokens(line: bytes, provider: Provider, shard: Shard) -> int:
     """The same of a line that was planned."""
     if not any(mark in line for mark in MARKS):
         return count_tokens(line)
-    sent = msgspec.json.decode(line)
-    body = members(sent.get("body")) or members(sent.get("params"))
-    return prompt_tokens(line, body, provider, str(body.get("model") or ""))
+    request = provider.request_of(msgspec.json.decode(line), shard)
+    return prompt_tokens(line, request.body, provider, request.model)
 
 
 class Part(NamedTuple):

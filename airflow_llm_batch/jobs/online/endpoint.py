@@ -25,7 +25,8 @@ from airflow_llm_batch.wire import Wire
 if TYPE_CHECKING:
     from airflow_llm_batch.data.outputs import OutputCheck
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.providers.base import Call
+    from airflow_llm_batch.models import Shard
+    from airflow_llm_batch.providers.bodies import Call
     from airflow_llm_batch.results import Result
 
 #: a 429 that no waiting ends: the request alone is above the limit of a minute
@@ -67,8 +68,10 @@ class Vendor:
     def __init__(self, hook: LLMBatchHook, calls: Calls, check: OutputCheck | None = None) -> None:
         self.provider, self.calls, self.check = hook.provider, calls, check
         self.redacted, self.redact = hook.transport.redacted, hook.transport.redact
-        self.origin = httpx.URL(hook.provider.base_url)
-        self.headers, self.connect_timeout = dict(hook.transport.headers), hook.transport.connect_timeout
+        self.origin = httpx.URL(hook.provider.call_url)
+        self.auth, self.connect_timeout = hook.transport.auth, hook.transport.connect_timeout
+        fixed = {**(self.auth.fixed or {}), **self.auth.also} if self.auth.owns(self.origin) else {}
+        self.headers = {**hook.transport.agent, **fixed}
         self.retries = hook.transport.retries if calls.retries is None else calls.retries
         self.pace = Pace(calls.concurrency, calls.requests_per_minute, calls.tokens_per_minute)
         self.idle: list[Wire] = []
@@ -90,13 +93,13 @@ class Vendor:
             self.idle.append(wire)
             self.pace.leave()
 
-    async def ask(self, request: bytes, tokens: int) -> bytes:
+    async def ask(self, request: bytes, tokens: int, shard: Shard) -> bytes:
         """The answer to one request, as a batch would have answered: good, refused, or the trouble that did not pass.
 
         :raises RefusedForGood: when the vendor refuses the key, and has not answered anything well yet.
         :raises VendorUnavailable: when it cannot be reached, and was not before.
         """
-        call = self.provider.call(request)
+        call = self.provider.call(request, shard)
         trouble = self._unanswered(call, "timeout", f"No answer within {self.calls.timeout:.0f} seconds.")
         left, tries = self.calls.timeout, 0
         limited = Limited(self.calls.timeout)
@@ -149,7 +152,7 @@ class Vendor:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(seconds):
-                    response = await wire.post(call.path, call.headers, call.body)
+                    response = await self._post(wire, call)
             except (httpx.RequestError, TimeoutError):
                 return 0, None, None, time.monotonic() - began
             spent = time.monotonic() - began
@@ -175,6 +178,17 @@ class Vendor:
         if not response.is_success:
             body = self.redact(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         return status, one_line(body, status), pause, spent
+
+    async def _post(self, wire: Wire, call: Call) -> httpx.Response:
+        """Send a call with its credentials; once more where a token was refused that has expired."""
+        if self.auth.fixed is not None:
+            return await wire.post(call.path, call.headers, call.body)
+        url = self.origin.copy_with(raw_path=call.path)
+        request = httpx.Request("POST", url, headers=call.headers, content=call.body)
+        response = await wire.post(call.path, {**call.headers, **await self.auth.aheaders(request)}, call.body)
+        if response.status_code == httpx.codes.UNAUTHORIZED and self.auth.forget():
+            response = await wire.post(call.path, {**call.headers, **await self.auth.aheaders(request)}, call.body)
+        return response
 
     def is_good(self, line: bytes) -> bool:
         """Whether an answer is one to take: finished, not refused, and fit for the schema."""

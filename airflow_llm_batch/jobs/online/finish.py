@@ -60,7 +60,7 @@ def finish(store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, stop: Ev
     :return: how many rows that were.
     :raises BudgetExceeded: when the synchronous price of those rows may take the job above its ``max_cost``.
     """
-    with Claim.of(store, "calls", hook.connection.extra_dejson) as claim:
+    with Claim.of(store, "calls", hook.options) as claim:
         rows = unfinished(store, hook, job)
         if len(rows):
             hold_to_budget(job, len(rows))

@@ -74,7 +74,7 @@ class Online:
         self.store, self.hook, self.job, self.calls = store, hook, job, calls
         self.deadline = deadline
         self.stop = stop or Event()
-        self.claim = claim or Claim.of(store, "calls", hook.connection.extra_dejson)
+        self.claim = claim or Claim.of(store, "calls", hook.options)
         self.answered: dict[int, int] = {}
 
     def run(self) -> None:
@@ -123,7 +123,7 @@ class Online:
 
         async def work() -> None:
             while not self.is_over and await self.claim.held() and (line := await ahead.next()) is not None:
-                journal.add(await vendor.ask(line.request, line.tokens))
+                journal.add(await vendor.ask(line.request, line.tokens, shard))
                 self.answered[shard.index] += 1
                 progress.add(1)
 
@@ -273,7 +273,7 @@ def wanted_lines(
     for request, entry in sent(store, shard.index, shard.token):
         row = number(entry).row
         if row not in done and (rows is None or row in rows):
-            yield Line(shard, row, request, sent_tokens(request, provider))
+            yield Line(shard, row, request, sent_tokens(request, provider, shard))
 
 
 class Ahead(Generic[T]):

@@ -164,7 +164,7 @@ def check_of(lane: Online) -> OutputCheck | None:
 async def race(vendors: Sequence[Vendor], lines: Sequence[Line]) -> tuple[int, bytes]:
     """The first good answer to a row, and which model's it is; the first model's when none is good."""
     calls = {
-        asyncio.ensure_future(vendor.ask(line.request, line.tokens)): number
+        asyncio.ensure_future(vendor.ask(line.request, line.tokens, line.shard)): number
         for number, (vendor, line) in enumerate(zip(vendors, lines, strict=True))
     }
     failed: dict[int, bytes] = {}

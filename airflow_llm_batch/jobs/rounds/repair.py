@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,23 +9,22 @@ import msgspec
 
 from airflow_llm_batch.data.failed import QUOTA, UNDELIVERED
 from airflow_llm_batch.data.kinds import Kinds
-from airflow_llm_batch.data.requests import line_request
 from airflow_llm_batch.data.values import to_json
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.rows import RowNumber, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.jobs.money.tokens import CAPS, kind_of, prompt_tokens
+from airflow_llm_batch.jobs.money.tokens import kind_of, prompt_tokens, raised_caps
 from airflow_llm_batch.jobs.planning.encoding import Line
 from airflow_llm_batch.models import Job
 from airflow_llm_batch.providers.endings import NONE, PAUSED, UNKNOWN
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code
-from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Failure
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.failed import FailedRows
+    from airflow_llm_batch.models import Shard
     from airflow_llm_batch.providers.base import Provider
 
 #: truncated for want of room in the model, which no higher cap gives
@@ -121,7 +119,7 @@ class Repair(NamedTuple):
                     for line, entry in sent(store, shard.index, shard.token):
                         row = read_number(entry).row
                         if row in chosen[job.round] and (
-                            again := self.line(line, entry, row in truncated, provider, f"{job_id}-{row}")
+                            again := self.line(line, entry, row in truncated, provider, f"{job_id}-{row}", shard)
                         ):
                             yield again
 
@@ -129,15 +127,16 @@ class Repair(NamedTuple):
         """Whether there are such rows at all."""
         return next(self.lines(provider, self.job.id, Kinds(())), None) is not None
 
-    def line(self, sent: bytes, entry: bytes, truncated: bool, provider: Provider, custom_id: str) -> Line | None:
+    def line(
+        self, sent: bytes, entry: bytes, truncated: bool, provider: Provider, custom_id: str, shard: Shard
+    ) -> Line | None:
         """One request once more; None for a truncated one whose cap is not ours to raise."""
-        request = line_request(msgspec.json.decode(sent))
+        request = provider.request_of(msgspec.json.decode(sent), shard)
         if truncated:
-            caps = {name: request.body[name] for name in CAPS if isinstance(request.body.get(name), int)}
-            if not caps:
+            raised = raised_caps(request, provider, self.token_factor)
+            if raised is None:
                 return None
-            raised = {name: math.ceil(cap * self.token_factor) for name, cap in caps.items()}
-            request = Request(request.endpoint, {**request.body, **raised})
+            request = raised
         request = provider.translate(request)
         line = to_json(provider.line(request, custom_id)) + b"\n"
         tokens = prompt_tokens(line, request.body, provider, request.model)

@@ -25,7 +25,7 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
         created = store.attempts(shard.index).created()
         if store.attempts(shard.index).ended() is not None or (created and is_call(created.batch_id)):
             continue
-        if not hook.provider.keeps_metadata and (created is None or created.provisional):
+        if not hook.provider.is_marked and (created is None or created.provisional):
             if store.attempts(shard.index).last():
                 log.warning(
                     "Shard %d of the unwanted job may run at the vendor as %s; it is not cancelled, for it may be "

@@ -22,7 +22,6 @@ from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
 from airflow_llm_batch.jobs.directory.rows import shard_rows
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
-from airflow_llm_batch.numbers import number
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
@@ -74,9 +73,8 @@ class Patience(NamedTuple):
 
     @classmethod
     def of(cls, hook: LLMBatchHook) -> Patience:
-        extra = hook.connection.extra_dejson
-        given = {name: extra.get(f"{name}_seconds") for name in cls._fields}
-        return cls(**{name: number(f"{name}_seconds", value) for name, value in given.items() if value})
+        given = {name: getattr(hook.options, f"{name}_seconds") for name in cls._fields}
+        return cls(**{name: value for name, value in given.items() if value})
 
 
 class Doubt:
@@ -147,7 +145,7 @@ class Doubt:
             moments.append(known)
             found = self._find(intent, known)
         found = [batch for batch in found if batch.id not in taken]
-        if self.hook.provider.keeps_metadata:
+        if self.hook.provider.is_marked:
             # What carries our own key needs no clock to be ours.
             return found
         latest = max(moments) + timedelta(seconds=self._allowance() + CLOCKS_DIFFER)
@@ -193,7 +191,7 @@ class Doubt:
 
 def record(store: JobStore, hook: LLMBatchHook, index: int, number: int, batch: Batch, *, adopted: bool) -> Created:
     """Write down a shard's batch. One that was found by time and size alone has to show later that it is ours."""
-    provisional = adopted and not hook.provider.keeps_metadata
+    provisional = adopted and not hook.provider.is_marked
     created = Created(batch_id=batch.id, at=datetime.now(UTC), adopted=adopted, provisional=provisional)
     store.attempts(index).save_created(created, number)
     return created

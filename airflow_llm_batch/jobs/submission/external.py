@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_llm_batch.downloads import batch_lines, split_lines
+from airflow_llm_batch.downloads import batch_lines, lines_of
 from airflow_llm_batch.exceptions import RequestRejected, ResultsUnusable
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard
@@ -33,7 +33,7 @@ def adopted_job(store: JobStore, hook: LLMBatchHook, batch: Batch) -> Job:
     rows, several = 0, False
     with whole_file(store.rows(0, PLAN)) as file:
         for rows, line in enumerate(named_lines(hook, batch), 1):
-            custom_id = str(line["custom_id"])
+            custom_id = hook.provider.id_of(line)
             several = several or embeds_several(line)
             entry = {"row": rows - 1, "key": custom_id, "custom_id": custom_id}
             file.write(msgspec.json.encode(entry) + b"\n")
@@ -68,12 +68,10 @@ def embeds_several(line: Mapping[str, Any]) -> bool:
 
 def named_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[dict[str, Any]]:
     """A line for every ``custom_id`` of a batch: of its input where the vendor still has it, else of its results."""
-    requests = hook.provider.inputs(batch)
-    if requests:
+    sources = hook.provider.inputs(batch)
+    if sources:
         try:
-            for request in requests:
-                with hook.stream(request) as chunks:
-                    yield from (parse_line(line) for line in split_lines(chunks) if line.strip())
+            yield from map(parse_line, lines_of(hook, sources))
             return
         except RequestRejected:
             pass  # deleted or expired: before the first line, so nothing was yielded yet
@@ -81,7 +79,7 @@ def named_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[dict[str, Any]]:
     for line in batch_lines(hook, batch):
         try:
             parsed = parse_line(line)
-            custom_id = str(parsed["custom_id"])
+            custom_id = hook.provider.id_of(parsed)
         except UNREADABLE:
             continue
         if custom_id not in seen:

@@ -39,7 +39,7 @@ def look_for_orphans(store: JobStore, hook: LLMBatchHook, job: Job) -> list[Batc
 
 
 def tell(batch: Batch, index: int, hook: LLMBatchHook) -> None:
-    if not hook.provider.keeps_metadata:
+    if not hook.provider.is_marked:
         log.warning("Batch %s may be a lost create of shard %d, which was sent again: look at it.", batch.id, index)
         return
     log.warning(

@@ -7,15 +7,15 @@ worked on. Such a shard is planned again, and created when there is room.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_llm_batch.models import Job, Shard
-from airflow_llm_batch.numbers import number
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.providers.options import Options
 
 #: how refusals quote the queue's limit, and what was asked of it
 LIMIT = re.compile(r"limit\s*(?:of|is|:|=)+\s*(\d[\d,._]*)(?:\s+enqueued)?(?:\s+(?:token|request)s?\b)?", re.IGNORECASE)
@@ -91,9 +91,9 @@ class Room:
     pause: float = 60.0
 
     @classmethod
-    def of(cls, job: Job, refusal: Refusal | None, extra: Mapping[str, Any]) -> Room:
-        """A job's room; the connection's extra ``room_seconds`` says how long to pause."""
-        pause = number("The connection's room_seconds", extra.get("room_seconds"), cls.pause)
+    def of(cls, job: Job, refusal: Refusal | None, options: Options) -> Room:
+        """A job's room; the connection's ``room_seconds`` says how long to pause."""
+        pause = cls.pause if options.room_seconds is None else options.room_seconds
         return cls(job.max_enqueued_tokens, job.max_running_shards, refusal, pause)
 
     def wave(self, planned: Sequence[Shard], running: Sequence[Shard], now: float) -> list[Shard]:

@@ -27,6 +27,7 @@ from airflow_llm_batch.jobs.directory.owner import this_process
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission.doubt import Doubt, in_flight, record
 from airflow_llm_batch.jobs.submission.room import Refusal, Room, never_fits
+from airflow_llm_batch.jobs.submission.stage import stage
 from airflow_llm_batch.jobs.submission.summed import Summed
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 from airflow_llm_batch.providers.troubles import UNCLEAR, is_empty_account, is_full
@@ -65,7 +66,7 @@ def submit(
             states[shard.index] = "planned" if wave.settle(shard) is None else "running"
     running = [shard for shard in job.shards if states[shard.index] == "running"]
     planned = [shard for shard in job.shards if states[shard.index] == "planned"]
-    room = Room.of(job, Refusal.latest(store, (shard.index for shard in planned)), hook.connection.extra_dejson)
+    room = Room.of(job, Refusal.latest(store, (shard.index for shard in planned)), hook.options)
     wave.create(room.wave(planned, running, time.time()))
     created = [store.attempts(shard.index).created() for shard in job.shards]
     if waiting := created.count(None):
@@ -103,7 +104,7 @@ class Wave:
         progress = StepLog(log, "shards created", len(shards))
         # Batches that carry nothing of ours are told apart by there never being two in doubt: one at a time, each
         # settled before the next.
-        marked = self.hook.provider.keeps_metadata
+        marked = self.hook.provider.is_marked
         pool = ThreadPoolExecutor(min(UPLOADS_AT_ONCE if marked else 1, len(shards)), "llm-batch-upload")
         outcomes: list[tuple[Shard, Future[Created | None]]] = []
         try:
@@ -179,7 +180,7 @@ class Submission:
 
     def _create(self, number: int) -> Created | None:
         """Claim a try and create; None when somebody else holds the claim, or when nothing came of it."""
-        ref = self._upload()
+        ref = stage(self.store, self.hook, self.shard, self.content)
         now = datetime.now(UTC)
         intent = Intent(at=now, input_ref=ref, owner=this_process(), vendor_at=self.hook.vendor_time(now))
         with in_flight(self.doubt.claim(number)):
@@ -205,6 +206,9 @@ class Submission:
                 return None
             if self.attempts.void(number) is not None:
                 # This create took longer than any should; another attempt has given it up and sends the shard itself.
+                if self.hook.provider.is_idempotent:
+                    # And gets the same batch.
+                    return None
                 log.warning(
                     "Batch %s came too late and is cancelled; another attempt holds shard %d.", batch.id, self.index
                 )
@@ -227,30 +231,6 @@ class Submission:
             self.index, f"{self.shard.tokens:,}", running, error)  # fmt: skip
         if (why := never_fits(self.shard, str(error))) is not None:
             raise ConfigurationError(why)
-
-    def _upload(self) -> str | None:
-        ref = self.attempts.uploaded()
-        if ref is None:
-            ref = self.hook.run(self.hook.provider.upload(f"{self.shard.key}.jsonl", self.content))
-            if ref is None:
-                # The requests travel inside the create, where it would be too late to look at them.
-                for _ in self.content:
-                    pass
-            self._check(self.content.crc32)
-            if ref is not None:
-                self.attempts.save_uploaded(ref)
-        return ref
-
-    def _check(self, crc32: int) -> None:
-        """Refuse to create a batch of a file that is not what was planned.
-
-        :raises ConfigurationError: when its bytes have changed.
-        """
-        if crc32 != self.shard.crc32:
-            raise ConfigurationError(
-                f"{self.store.requests(self.index, self.shard.token)} is not what was planned (CRC-32 differs). No "
-                "batch was made of it and nothing billed. Remove the job directory to plan anew."
-            )
 
     @property
     def _is_closed(self) -> bool:

@@ -6,7 +6,7 @@ import logging
 import zlib
 from collections.abc import Iterator
 
-from airflow_llm_batch.providers.base import Payload
+from airflow_llm_batch.providers.bodies import Payload
 from airflow_llm_batch.step_log import StepLog
 
 log = logging.getLogger(__name__)

@@ -84,7 +84,7 @@ class JobWait:
         if wait.planned and len(wait.planned) == len(states) and refusal is None:
             raise WaitEnded(f"Nothing of the job at {store.uri} was submitted; clear the submitting task first.")
         # Of a job that is all with the vendor too: what was created may turn out to have found no room.
-        wait.room = Room.of(job, refusal, self.hook.connection.extra_dejson)
+        wait.room = Room.of(job, refusal, self.hook.options)
         return wait
 
     def look(self) -> Next:

@@ -5,31 +5,26 @@ Source: wire facts of Anthropic's SDK and platform documentation; the whole batc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import httpx
 import msgspec
+from pydantic import BeforeValidator, Field
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.anthropic.chat import fitted_params, message_params
 from airflow_llm_batch.providers.anthropic.models import check_params
 from airflow_llm_batch.providers.anthropic.results import read_frequent, read_line
-from airflow_llm_batch.providers.base import (
-    Batches,
-    Call,
-    Flow,
-    Payload,
-    Provider,
-    Requests,
-    repeatable,
-    same_origin,
-    streamed,
-)
+from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
+from airflow_llm_batch.providers.base import Batches, Flow, Provider, Requests
 from airflow_llm_batch.providers.batches import batch_id, identifier, moment, readable
+from airflow_llm_batch.providers.bodies import Call, Payload, repeatable, streamed
 from airflow_llm_batch.providers.coerce import members, whole, word
 from airflow_llm_batch.providers.images import anthropic_tokens
+from airflow_llm_batch.providers.options import FORM, Options, Text
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
 
@@ -46,13 +41,26 @@ class Sent(msgspec.Struct):
 decode_sent = msgspec.json.Decoder(Sent).decode
 
 
+def betas(value: Any) -> Any:
+    """A list of beta features, as the header spells it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+class AnthropicOptions(Options):
+    anthropic_version: Text = Field(None, description="API version date, 2023-06-01 if empty.", json_schema_extra=FORM)
+    anthropic_beta: Annotated[Text, BeforeValidator(betas)] = Field(None, description="Beta features, one or a list.")
+
+
 class Anthropic(Provider):
-    name = "anthropic"
+    name = price_id = "anthropic"
+    title = "Anthropic"
+    Options = AnthropicOptions
+    options: AnthropicOptions
     default_base_url = "https://api.anthropic.com"
     default_limits: ClassVar[Limits] = Limits(requests=100_000, bytes=256_000_000 - len(HEAD + TAIL))
     endpoints = frozenset({"/v1/chat/completions", "/v1/messages"})
     one_model_per_batch = False
-    keeps_metadata = False
+    found_by = "time"
     takes_empty_text = False
     console_url = "https://platform.claude.com/workspaces/default/batches"
     batch_price_factor = "0.5"
@@ -62,11 +70,10 @@ class Anthropic(Provider):
     def normalize(self, base_url: str) -> str:
         return base_url.removesuffix("/v1")
 
-    def headers(self, key: str) -> dict[str, str]:
-        headers = {"x-api-key": key, "anthropic-version": self.version}
-        if beta := self.options.get("anthropic_beta"):
-            headers["anthropic-beta"] = beta if isinstance(beta, str) else ",".join(beta)
-        return headers
+    def auth(self, login: Login) -> Credentials:
+        key = self.key_of(login)
+        beta = {"anthropic-beta": self.options.anthropic_beta} if self.options.anthropic_beta else {}
+        return Static([self.base_url], {"x-api-key": key, "anthropic-version": self.version, **beta}, [key])
 
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
@@ -86,13 +93,16 @@ class Anthropic(Provider):
     @property
     def version(self) -> str:
         """Of the API. 2023-06-01 keeps temperature and its kin legal in batches; newer ones refuse them row by row."""
-        return str(self.options.get("anthropic_version") or "2023-06-01")
+        return self.options.anthropic_version or "2023-06-01"
 
     def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:
         return anthropic_tokens(model, size)
 
     def line(self, request: Request, custom_id: str) -> dict[str, Any]:
         return {"custom_id": custom_id, "params": request.body}
+
+    def request_of(self, line: Mapping[str, Any], shard: Shard) -> Request:
+        return Request("/v1/messages", dict(line["params"]))
 
     def group(self, request: Request) -> tuple[str, str]:
         return "/v1/messages", ""
@@ -142,7 +152,7 @@ class Anthropic(Provider):
             return (yield from self.get(batch_id))
         return parse_batch(self.expect(response, f"the cancellation of batch {batch_id}"))
 
-    def call(self, line: bytes) -> Call:
+    def call(self, line: bytes, shard: Shard) -> Call:
         sent = decode_sent(line)
         headers = {"content-type": "application/json"}
         return Call(sent.custom_id, self.url("v1", "messages").raw_path, bytes(sent.params), headers)
@@ -163,7 +173,7 @@ class Anthropic(Provider):
         self.expect(response, f"the deletion of batch {batch.id}")
         return 1
 
-    def downloads(self, batch: Batch) -> Requests:
+    def results(self, batch: Batch) -> Requests:
         # Behind a gateway results_url names a host that our credentials must not go to; its path is documented.
         ours = httpx.URL(self.base_url)
         own = self.url("v1", "messages", "batches", batch.id, "results")

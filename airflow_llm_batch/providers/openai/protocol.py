@@ -11,21 +11,14 @@ from typing import Any, ClassVar
 
 import httpx
 import msgspec
+from pydantic import Field
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
-from airflow_llm_batch.providers.base import (
-    Batches,
-    Call,
-    Flow,
-    Payload,
-    Provider,
-    Requests,
-    encode_multipart,
-    repeatable,
-    streamed,
-)
+from airflow_llm_batch.providers.auth import Credentials, Login, Static
+from airflow_llm_batch.providers.base import Batches, Flow, Provider, Requests
 from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, readable
+from airflow_llm_batch.providers.bodies import Call, Payload, encode_multipart, repeatable, streamed
 from airflow_llm_batch.providers.coerce import members, text_of, whole, word
 from airflow_llm_batch.providers.images import openai_tokens
 from airflow_llm_batch.providers.openai.chat import (
@@ -36,6 +29,7 @@ from airflow_llm_batch.providers.openai.chat import (
 from airflow_llm_batch.providers.openai.models import REASONING, check_api, needs_responses, refuse
 from airflow_llm_batch.providers.openai.responses import checked_response, responses_body
 from airflow_llm_batch.providers.openai.results import read_frequent, read_line
+from airflow_llm_batch.providers.options import FORM, Options, Text
 from airflow_llm_batch.providers.troubles import is_full
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
@@ -66,8 +60,20 @@ class Sent(msgspec.Struct):
 decode_sent = msgspec.json.Decoder(Sent).decode
 
 
+class OpenAIOptions(Options):
+    organization: Text = Field(None, description="Organization id, where the key has several.", json_schema_extra=FORM)
+    project: Text = Field(None, description="Project id, where the key has several.", json_schema_extra=FORM)
+    completion_window: Text = Field(None, description='How long a batch may take ("24h").')
+    token_cap: Text = Field(
+        None, description="What the server calls the cap of an answer: max_tokens or max_completion_tokens."
+    )
+
+
 class OpenAI(Provider):
-    name = "openai"
+    name = price_id = "openai"
+    title = "OpenAI"
+    Options = OpenAIOptions
+    options: OpenAIOptions
     default_base_url = "https://api.openai.com/v1"
     default_limits: ClassVar[Limits] = Limits(requests=50_000, bytes=200_000_000, embedding_inputs=50_000)
     endpoints = frozenset(
@@ -82,10 +88,11 @@ class OpenAI(Provider):
     def normalize(self, base_url: str) -> str:
         return base_url if httpx.URL(base_url).path.strip("/") else f"{base_url}/v1"
 
-    def headers(self, key: str) -> dict[str, str]:
-        wanted = {"openai-organization": "organization", "openai-project": "project"}
-        extra = {header: str(self.options[name]) for header, name in wanted.items() if self.options.get(name)}
-        return {"authorization": f"Bearer {key}", **extra}
+    def auth(self, login: Login) -> Credentials:
+        key = self.key_of(login)
+        named = {"openai-organization": self.options.organization, "openai-project": self.options.project}
+        headers = {"authorization": f"Bearer {key}", **{name: text for name, text in named.items() if text}}
+        return Static([self.base_url], headers, [key])
 
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
@@ -106,8 +113,8 @@ class OpenAI(Provider):
     def cap_name(self, model: str) -> str:
         """What the server calls the token cap: servers beside OpenAI know the old name, OpenAI's newer models refuse
         it. The connection's ``token_cap`` says otherwise."""
-        if chosen := self.options.get("token_cap"):
-            return str(chosen)
+        if self.options.token_cap:
+            return self.options.token_cap
         return CAP if self.is_own or REASONING.search(model) else OLD_CAP
 
     def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:
@@ -115,6 +122,9 @@ class OpenAI(Provider):
 
     def line(self, request: Request, custom_id: str) -> dict[str, Any]:
         return {"custom_id": custom_id, "method": "POST", "url": request.endpoint, "body": request.body}
+
+    def request_of(self, line: Mapping[str, Any], shard: Shard) -> Request:
+        return Request("/v1/" + str(line["url"]).removeprefix("/v1").lstrip("/"), dict(line["body"]))
 
     def check_metadata(self, metadata: Mapping[str, str]) -> None:
         if len(metadata) > MOST_METADATA - 1:
@@ -134,7 +144,7 @@ class OpenAI(Provider):
     def upload(self, filename: str, content: Payload) -> Flow[str | None]:
         expiry = self.expiry("input")
         anchored = {f"expires_after[{name}]": str(value) for name, value in expiry.items()}
-        headers, body = encode_multipart({"purpose": "batch", **anchored, **self.form}, filename, content)
+        headers, body = encode_multipart({"purpose": "batch", **anchored, **self.options.form}, filename, content)
         response = yield repeatable(streamed("POST", self.url("files"), headers, body))
         return str(self.expect(response, "the upload of an input file")["id"])
 
@@ -142,12 +152,12 @@ class OpenAI(Provider):
         body = {
             "input_file_id": ref,
             "endpoint": shard.endpoint,
-            "completion_window": self.options.get("completion_window", "24h"),
+            "completion_window": self.options.completion_window or "24h",
             "metadata": {**shard.metadata, **({KEY: shard.key} if shard.key else {})},
         }
         if expiry := self.expiry("output"):
             body["output_expires_after"] = expiry
-        body |= self.create_with
+        body |= self.options.create
         response = yield httpx.Request("POST", self.url("batches"), json=body)
         return self.parse(self.expect(response, "the creation of a batch"))
 
@@ -156,10 +166,10 @@ class OpenAI(Provider):
 
         :param what: ``input`` or ``output``; inputs at the vendor's own address expire after two weeks by default.
         """
-        seconds = self.options.get("expire_seconds") or (INPUTS_EXPIRE if self.is_own and what == "input" else None)
+        seconds = self.options.expire_seconds or (INPUTS_EXPIRE if self.is_own and what == "input" else None)
         return {"anchor": "created_at", "seconds": int(seconds)} if seconds else {}
 
-    def call(self, line: bytes) -> Call:
+    def call(self, line: bytes, shard: Shard) -> Call:
         sent = decode_sent(line)
         path = self.url(*sent.url.removeprefix("/v1/").split("/")).raw_path
         # Asked twice with the same key, a vendor that knows it answers once.
@@ -223,7 +233,7 @@ class OpenAI(Provider):
             return (yield from self.get(batch_id))
         return self.parse(self.expect(response, f"the cancellation of batch {batch_id}"))
 
-    def downloads(self, batch: Batch) -> Requests:
+    def results(self, batch: Batch) -> Requests:
         return [self.download(file_id) for file_id in batch.files]
 
     def inputs(self, batch: Batch) -> Requests:

@@ -26,7 +26,7 @@ from airflow_llm_batch.operators import (
     LLMBatchOperator,
     SubmitBatchOperator,
 )
-from airflow_llm_batch.providers.base import Payload
+from airflow_llm_batch.providers.bodies import Payload
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.sensors import BatchSensor
 

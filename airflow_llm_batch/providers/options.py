@@ -1,0 +1,148 @@
+"""What a connection's extra may hold. One model a provider: its fields are checked, and documented, here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, ValidationInfo
+
+from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.numbers import number
+
+#: the schema's mark of a field that the connection's form shows
+FORM: dict[str, JsonValue] = {"form": True}
+
+
+def is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def a_number(value: Any, info: ValidationInfo) -> float | None:
+    return None if is_empty(value) else number(f"The connection's {info.field_name}", value)
+
+
+def a_count(value: Any, info: ValidationInfo) -> int | None:
+    if is_empty(value):
+        return None
+    try:
+        found = 0 if isinstance(value, bool) else int(value)
+    except (TypeError, ValueError):
+        found = 0
+    if found < 1:
+        raise ConfigurationError(f"{info.field_name} is {value!r}; give a whole number from 1 up. Nothing was sent.")
+    return found
+
+
+def a_text(value: Any) -> str | None:
+    """A text; numbers are taken for one, as people write versions and ids."""
+    if is_empty(value):
+        return None
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def texts(value: Any, info: ValidationInfo) -> dict[str, str]:
+    """An object of texts."""
+    given = value or {}
+    if not isinstance(given, Mapping) or any(isinstance(item, dict | list | type(None)) for item in given.values()):
+        raise ConfigurationError(
+            f"The connection's extra {info.field_name!r} is {given!r}; give an object of texts, for example "
+            f'"{info.field_name}": {{"x-litellm-model": "gpt-5-mini"}}. Nothing was sent.'
+        )
+    return {str(key): str(item) for key, item in given.items()}
+
+
+def members(value: Any, info: ValidationInfo) -> dict[str, Any]:
+    """An object."""
+    given = value or {}
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(
+            f"The connection's extra {info.field_name!r} is {given!r}; give an object. Nothing was sent."
+        )
+    return dict(given)
+
+
+Number = Annotated[float | None, BeforeValidator(a_number)]
+Count = Annotated[int | None, BeforeValidator(a_count)]
+Text = Annotated[str | None, BeforeValidator(a_text)]
+Texts = Annotated[dict[str, str], BeforeValidator(texts)]
+Members = Annotated[dict[str, Any], BeforeValidator(members)]
+
+
+class Options(BaseModel):
+    """What every provider understands."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    provider: Text = Field(None, description="Whose batch API it is.", json_schema_extra=FORM)
+    headers: Texts = Field({}, description="Further headers of every call, as gateways route by them.")
+    query: Texts = Field({}, description="Further query parameters of every call.")
+    form: Texts = Field({}, description="Further form fields of an upload.")
+    create: Members = Field({}, description="Further members of the body that creates a batch.")
+    limits: Members = Field(
+        {}, description="What one batch may hold: requests, bytes, embedding_inputs, tokens, minimum."
+    )
+    prices: Any = Field(
+        None,
+        description='Model, or * for all others, to {"input": 0.25, "output": 2.0}, dollars per million tokens outside '
+        'of batches, or to {"factor": 0.9}, a share of the list price.',
+    )
+    batch_factor: Number = Field(
+        None,
+        description="What a batch costs relative to synchronous calls, where the address is a gateway's: none is "
+        "assumed to hand the vendor's discount on.",
+    )
+    timeout: Number = Field(None, description="Seconds of silence allowed in a call (120).", json_schema_extra=FORM)
+    connect_timeout: Number = Field(None, description="Seconds allowed for connecting (15).")
+    retries: Number = Field(None, description="How often a call is repeated that costs nothing twice (5).")
+    settle_seconds: Number = Field(None, description="How long a vendor's listing may lag behind a create (15).")
+    create_seconds: Number = Field(None, description="How long another machine's create may take (180).")
+    lapse_seconds: Number = Field(
+        None, description="Seconds without a sign of life after which a try has lost its claim (60)."
+    )
+    delivery_seconds: Number = Field(
+        None, description="How long results that the vendor has counted and does not deliver are asked for (120)."
+    )
+    undelivered: Text = Field(None, description='"land" to land without them after that; the landing fails otherwise.')
+    room_seconds: Number = Field(
+        None,
+        description="How long a full queue is left alone before it is tried again, when nothing of the job has ended "
+        "meanwhile; doubled each time, up to 15 minutes (60).",
+    )
+    expire_seconds: Number = Field(None, description="Seconds after which the vendor is to delete files by itself.")
+    delete_files: Text = Field(
+        None, description='Which of the vendor\'s files go once the results are landed: "none", "inputs" or "all".'
+    )
+    batch: bool | None = Field(
+        None, description='false for a server without a batch API: CompletionOperator(lane="auto") calls it online.'
+    )
+    small_batches: Literal["refuse", "online"] | None = Field(
+        None,
+        description='What becomes of a job with fewer rows than the vendor\'s smallest batch: "refuse" it (the '
+        'default), or call its rows "online" at the price of synchronous calls.',
+    )
+    max_enqueued_tokens: Count = Field(None, description="Prompt tokens of a job in the vendor's queue at once.")
+    max_running_shards: Count = Field(None, description="Batches of a job in the vendor's queue at once.")
+
+    @classmethod
+    def read(cls, extra: Mapping[str, Any]) -> Self:
+        """A connection's extra.
+
+        :raises ConfigurationError: names the option, its value and what it may be.
+        """
+        try:
+            return cls.model_validate(dict(extra))
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc']))} is {e.get('input')!r:.80}: {e['msg']}" for e in error.errors()
+            )
+            raise ConfigurationError(f"The connection's extra is not usable: {problems}. Nothing was sent.") from None
+
+    @property
+    def unknown(self) -> list[str]:
+        """What stands in the extra and means nothing here."""
+        return sorted(self.model_extra or ())
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return sorted(cls.model_fields)
