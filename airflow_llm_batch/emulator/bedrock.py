@@ -15,7 +15,6 @@ from starlette.concurrency import run_in_threadpool
 from airflow_llm_batch.emulator import answers, bedrock_models
 from airflow_llm_batch.emulator.batches import Vendor
 from airflow_llm_batch.emulator.bedrock_jobs import (
-    NAME,
     Job,
     job_object,
     new_job,

@@ -28,9 +28,7 @@ PATTERNS = {
     "clientRequestToken": re.compile(r"[a-zA-Z0-9]{1,256}(-*[a-zA-Z0-9]){0,256}"),
     "modelInvocationType": re.compile(r"InvokeModel|Converse"),
 }
-S3_URI = re.compile(
-    r"s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](?:/[-!_*'().a-z0-9A-Z]+(?:/[-!_*'().a-z0-9A-Z]+)*)?/?"
-)
+S3_URI = re.compile(r"s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](?:/[-!_*'().a-z0-9A-Z]+(?:/[-!_*'().a-z0-9A-Z]+)*)?/?")
 LONGEST_NAME, MOST_RECORDS = 63, 50_000
 HOURS = range(24, 169)
 STATUSES = {
@@ -74,7 +72,9 @@ def problem_of(asked: dict[str, Any]) -> str | None:
     """What is wrong with a create at the door."""
     for name in REQUIRED:
         if not asked.get(name):
-            return f"1 validation error detected: Value at '{name}' failed to satisfy constraint: Member must not be null"
+            return (
+                f"1 validation error detected: Value at '{name}' failed to satisfy constraint: Member must not be null"
+            )
     for name, pattern in PATTERNS.items():
         value = asked.get(name)
         if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):

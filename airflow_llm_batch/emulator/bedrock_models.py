@@ -115,14 +115,18 @@ def converse(model: str, body: Any, *, tools: bool = True) -> Answer:
     schema = text_schema(body)
     if schema is not None and (problem := anthropic_problem(schema)):
         return invalid(f"outputConfig.textFormat: {problem}")
-    specs = [tool["toolSpec"] for tool in answers.members_of(body.get("toolConfig")).get("tools", ()) if "toolSpec" in tool]
+    specs = [
+        tool["toolSpec"] for tool in answers.members_of(body.get("toolConfig")).get("tools", ()) if "toolSpec" in tool
+    ]
     offered = [(spec["name"], spec["inputSchema"]["json"]) for spec in specs]
     choice = answers.members_of(answers.members_of(body.get("toolConfig")).get("toolChoice"))
     answered = any("toolResult" in block for block in blocks_of(body))
     named = answers.members_of(choice.get("tool")).get("name")
     said = answers.reply(
         text_of(body["messages"][-1]["content"]),
-        "\n".join([text_of(body.get("system") or []), *(text_of(m["content"]) for m in body["messages"]), json.dumps(specs)]),
+        "\n".join(
+            [text_of(body.get("system") or []), *(text_of(m["content"]) for m in body["messages"]), json.dumps(specs)]
+        ),
         schema,
         [] if answered else answers.named_first(offered, named),
         answers.members_of(body.get("inferenceConfig")).get("maxTokens"),

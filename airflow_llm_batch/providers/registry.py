@@ -18,6 +18,7 @@ GROUP = "airflow_llm_batch.providers"
 PROVIDERS: dict[str, str] = {
     "openai": "airflow_llm_batch.providers.openai.protocol:OpenAI",
     "anthropic": "airflow_llm_batch.providers.anthropic.protocol:Anthropic",
+    "bedrock": "airflow_llm_batch.providers.bedrock.protocol:Bedrock",
 }
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = "/v1/embeddings"
 #: what stands in a line that may be more, or less, than its text
-MARKS = (b'"image', b'"input_image"', b'"file', b'"document"', b'"input_file"', b'"audio', b'"input_audio"')
+MARKS = (b'"image', b'"input_image"', b'"file', b'"document"', b'"input_file"', b'"audio', b'"input_audio"', b'"video"')
+#: Converse's blocks that are no text
+BLOCKS = ("image", "document", "audio", "video")
 #: tools that the vendor runs, which read as much as they like
 FUNCTIONS = frozenset({None, "function", "custom"})
 #: members by which the Responses API is told of a prompt that is not in the line
@@ -116,7 +118,8 @@ def cache_of(body: Mapping[str, Any]) -> str:
         if isinstance(part, list):
             queue += part
         elif isinstance(part, dict):
-            if wish := members(part.get("cache_control")):
+            # Bedrock's cachePoint is a part of its own.
+            if wish := members(part.get("cache_control") or part.get("cachePoint")):
                 found = "1h" if wish.get("ttl") == "1h" else "5m"
             if isinstance(part.get("content"), list):
                 queue.append(part["content"])
@@ -187,6 +190,11 @@ def media(body: Mapping[str, Any], provider: Provider, model: str) -> Iterator[P
 
 def media_part(part: Mapping[str, Any], provider: Provider, model: str) -> Iterator[Part]:
     kind, source = part.get("type"), members(part.get("source"))
+    for name in BLOCKS if kind is None else ():
+        # Converse's blocks, each under its own name.
+        if isinstance(part.get(name), dict):
+            yield block_part(name, members(part[name].get("source")), provider, model)
+            return
     if kind in ("image_url", "input_image") or (kind == "image" and source):
         given = part.get("image_url")
         url = members(given).get("url") if isinstance(given, dict) else given
@@ -203,6 +211,14 @@ def media_part(part: Mapping[str, Any], provider: Provider, model: str) -> Itera
     elif kind in ("input_audio", "audio"):
         packed = members(part.get("input_audio")).get("data") or ""
         yield Part(DOCUMENT, len(packed) if isinstance(packed, str) else 0, "audio, whose length nobody knows")
+
+
+def block_part(name: str, source: Mapping[str, Any], provider: Provider, model: str) -> Part:
+    given = source.get("bytes")
+    packed = given if isinstance(given, str) else ""
+    if name == "image":
+        return Part(provider.image_tokens(model, size_of(packed) if packed else None, "auto"), len(packed))
+    return Part(DOCUMENT, len(packed), f"{name}, which nobody has counted")
 
 
 def size_of(url: str) -> tuple[int, int] | None:

@@ -65,7 +65,9 @@ def content_block(part: Any, stored_media: bool) -> dict[str, Any]:
         given = members(part.get("input_audio"))
         return {"audio": {"format": given.get("format"), "source": {"bytes": given.get("data")}}}
     if kind == "thinking":
-        return {"reasoningContent": {"reasoningText": {"text": part.get("thinking"), "signature": part.get("signature")}}}
+        return {
+            "reasoningContent": {"reasoningText": {"text": part.get("thinking"), "signature": part.get("signature")}}
+        }
     return refuse(f"a content part of type {kind!r}", "use text, image_url and file parts, or Converse's own blocks")
 
 

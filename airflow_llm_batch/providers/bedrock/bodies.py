@@ -70,7 +70,7 @@ def own_body(family: Family, model: str, body: Mapping[str, Any], stored_media: 
         return chat(family, model, body)
     if family in ("llama", "mistral-text"):
         return prompted(family, model, body)
-    return refuse(f"a conversation in {model}'s own body", "set form to auto or Converse in the connection's extra")
+    return refuse(f"a conversation in {model}'s own body", "set invocation_type to auto in the connection's extra")
 
 
 def anthropic_body(model: str, body: Mapping[str, Any], betas: Any = None) -> Body:
@@ -108,7 +108,9 @@ def chat(family: Family, model: str, body: Mapping[str, Any]) -> Body:
     for name in list(made):
         if family != "openai" and name not in CHAT:
             if made[name] is not None and NO_OP.get(name, ...) != made[name]:
-                refuse(f"the parameter {name!r} for {model}", "remove it, or send it with RawRequest(endpoint='invoke')")
+                refuse(
+                    f"the parameter {name!r} for {model}", "remove it, or send it with RawRequest(endpoint='invoke')"
+                )
             del made[name]
     check_parts(family, model, made.get("messages"))
     asked = members(members(made.get("response_format")).get("json_schema"))
@@ -146,7 +148,9 @@ def check_parts(family: Family, model: str, messages: Any) -> None:
                 if family == "openai" and "gpt-oss" in model:
                     refuse(f"an image for {model}, which reads text alone", "choose another model")
                 if not url.startswith("data:"):
-                    refuse(f"an image by its address {url[:60]!r}, which Bedrock does not fetch", "give data:...;base64")
+                    refuse(
+                        f"an image by its address {url[:60]!r}, which Bedrock does not fetch", "give data:...;base64"
+                    )
                 if not unpacked(url)[0].startswith("image/"):
                     refuse(f"an image of type {unpacked(url)[0]!r}", "give an image")
 
@@ -173,10 +177,15 @@ def prompted(family: Family, model: str, body: Mapping[str, Any]) -> Body:
             made["prompt"] = (llama_prompt if llama else mistral_prompt)(turns)
         elif name in names and value is not None:
             made[names[name]] = [value] if name == "stop" and isinstance(value, str) else value
-        elif name != "model" and value is not None and NO_OP.get(name, ...) != value:
-            if not (name == "response_format" and members(value).get("type") == "text"):
-                refuse(f"the parameter {name!r} for {model}", "remove it")
+        elif name != "model" and asks(name, value):
+            refuse(f"the parameter {name!r} for {model}", "remove it")
     return made
+
+
+def asks(name: str, value: Any) -> bool:
+    """Whether a parameter asks for anything."""
+    free_text = name == "response_format" and members(value).get("type") == "text"
+    return value is not None and NO_OP.get(name, ...) != value and not free_text
 
 
 def plain_turns(model: str, messages: Any, marks: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -193,7 +202,10 @@ def plain_turns(model: str, messages: Any, marks: tuple[str, ...]) -> list[tuple
             refuse(f"cache_control for {model}", "remove it")
         text = "".join(str(part.get("text") or "") for part in parts)
         if mark := next((mark for mark in marks if mark in text), None):
-            refuse(f"a text with {mark!r} in the prompt of {model}, which means something there", "use form Converse")
+            refuse(
+                f"a text with {mark!r} in {model}'s prompt, where it is a mark",
+                "set invocation_type to Converse",
+            )
         if role == "user" and not text.strip():
             refuse("a message without text", "the prompt of this row is empty; filter such rows out")
         turns.append(("system" if role == "developer" else role, text))

@@ -137,8 +137,8 @@ class Converse:
         if not self.native:
             refuse(
                 f"tools for {self.model}: batches in the Converse form take none",
-                "choose a model whose own body takes tools (Claude, Nova, gpt-oss, Mistral) and leave form at auto, "
-                "or call it one by one with RawRequest(endpoint='converse')",
+                "choose a model whose own body takes tools (Claude, Nova, gpt-oss, Mistral) and leave invocation_type "
+                "at auto, or call it one by one with RawRequest(endpoint='converse')",
             )
 
     def set_tools(self, value: list[Body] | None) -> None:
@@ -248,7 +248,7 @@ def nova_body(model: str, body: Mapping[str, Any], stored_media: bool = False) -
     """:raises InputError: names what Nova's own body cannot express."""
     made = Converse("nova", model, native=True, stored_media=stored_media).translate(body)
     if any("document" in block for turn in made["messages"] for block in turn["content"]):
-        refuse("a document in Nova's own body", "set form to Converse in the connection's extra")
+        refuse("a document in Nova's own body", "set invocation_type to Converse in the connection's extra")
     check_marks(made)
     return made
 

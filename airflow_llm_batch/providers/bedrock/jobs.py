@@ -23,7 +23,7 @@ OUTCOMES: dict[str, Outcome] = {
     "Expired": "expired",
 }
 RUNNING = frozenset({"Submitted", "Validating", "Scheduled", "InProgress", "Stopping"})
-TOKEN, NAME = "clientRequestToken", "jobName"  # noqa: S105
+TOKEN, NAME = "clientRequestToken", "jobName"
 LONGEST_NAME = 63
 NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9]+")
 

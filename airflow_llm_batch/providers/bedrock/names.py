@@ -21,22 +21,19 @@ VENDORS = (
 #: a vendor and its model, behind the geography of an inference profile
 OF_VENDOR = re.compile(rf"(?:^|[./])({VENDORS})\.(.+)$")
 #: by vendor and model, the first that fits
-FAMILIES: tuple[tuple[re.Pattern[str], Family], ...] = tuple(
-    (re.compile(pattern), family)
-    for pattern, family in (
-        (r"anthropic\.claude-(v2|instant)", "other"),
-        (r"anthropic\.", "anthropic"),
-        (r"amazon\.titan-embed", "titan-embed"),
-        (r"amazon\.nova.*-embed", "other"),
-        (r"amazon\.nova-", "nova"),
-        (r"cohere\.embed-", "cohere-embed"),
-        (r"meta\.llama3", "llama"),
-        (r"mistral\.(mistral-7b|mixtral|mistral-small-2402)", "mistral-text"),
-        (r"mistral\.", "mistral"),
-        (r"openai\.", "openai"),
-        (r"deepseek\.r1", "other"),
-        (r"(deepseek|google|minimax|moonshot(ai)?|nvidia|qwen|zai)\.", "open"),
-    )
+FAMILIES: tuple[tuple[re.Pattern[str], Family], ...] = (
+    (re.compile(r"anthropic\.claude-(v2|instant)"), "other"),
+    (re.compile(r"anthropic\."), "anthropic"),
+    (re.compile(r"amazon\.titan-embed"), "titan-embed"),
+    (re.compile(r"amazon\.nova.*-embed"), "other"),
+    (re.compile(r"amazon\.nova-"), "nova"),
+    (re.compile(r"cohere\.embed-"), "cohere-embed"),
+    (re.compile(r"meta\.llama3"), "llama"),
+    (re.compile(r"mistral\.(mistral-7b|mixtral|mistral-small-2402)"), "mistral-text"),
+    (re.compile(r"mistral\."), "mistral"),
+    (re.compile(r"openai\."), "openai"),
+    (re.compile(r"deepseek\.r1"), "other"),
+    (re.compile(r"(deepseek|google|minimax|moonshot(ai)?|nvidia|qwen|zai)\."), "open"),
 )
 #: a model's version behind its name, which only Bedrock writes: claude-haiku-4-5-20251001-v1:0
 VERSION = re.compile(r"-v\d+(:\d+)?$")

@@ -10,9 +10,7 @@ from typing import NoReturn
 
 from airflow_llm_batch.exceptions import ConfigurationError
 
-READABLE = re.compile(
-    r"s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](?:/[-!_*'().a-z0-9A-Z]+(?:/[-!_*'().a-z0-9A-Z]+)*)?/?"
-)
+READABLE = re.compile(r"s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](?:/[-!_*'().a-z0-9A-Z]+(?:/[-!_*'().a-z0-9A-Z]+)*)?/?")
 LONGEST = 1024
 NOT_IN_NAMES = re.compile(r"[^-_.a-zA-Z0-9]+")
 INPUT = ".jsonl"

@@ -26,7 +26,7 @@ from airflow_llm_batch.providers.coerce import (
 )
 from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge, unreadable
 from airflow_llm_batch.providers.openai.results import error_in, read_answer, read_billing
-from airflow_llm_batch.providers.troubles import UNKNOWN, tells, trouble_of
+from airflow_llm_batch.providers.troubles import tells, trouble_of
 from airflow_llm_batch.results import Result
 
 ENDINGS = Endings(
@@ -73,11 +73,14 @@ def read_line(line: dict[str, Any]) -> Result:
 
 
 def spelled(error: Any) -> tuple[Any, int]:
-    """A record's error in the usual words, and its HTTP status: ``{"errorCode": 400, "errorMessage": "bad request"}``."""
+    """A record's error, ``{"errorCode": 400, "errorMessage": "bad request"}``, in the usual words, and its status."""
     if not isinstance(error, dict):
         return error, 0
     code, message = error.get("errorCode"), error.get("errorMessage")
     status = whole(code) or 0
+    if "answer" in error:
+        # Of a call: what the service answered is as it came.
+        return error["answer"], status if 400 <= status < 600 else 0
     usual = {"code": code, "message": message if message is None else text_of(message)}
     known = {name: value for name, value in {**error, **usual}.items() if value is not None}
     return known, status if 400 <= status < 600 else 0

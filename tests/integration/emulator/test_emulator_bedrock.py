@@ -122,7 +122,9 @@ def test_a_token_makes_one_job_and_a_name_is_used_once(emulator, s3):
     """The same token again is the same job; the same name with another is a conflict."""
     client, uri = sdk(emulator), put(s3, "once", records(3))
     first = client.create_model_invocation_job(**asked(uri, "once", clientRequestToken="a1"))
-    assert client.create_model_invocation_job(**asked(uri, "once", clientRequestToken="a1"))["jobArn"] == first["jobArn"]
+    assert (
+        client.create_model_invocation_job(**asked(uri, "once", clientRequestToken="a1"))["jobArn"] == first["jobArn"]
+    )
     with pytest.raises(client.exceptions.ConflictException):
         client.create_model_invocation_job(**asked(uri, "once", clientRequestToken="a2"))
     assert len(emulator.vendor.batches) == 1
@@ -221,7 +223,9 @@ def test_the_door_wants_a_signature_for_bedrock_or_a_key(emulator):
     assert httpx.get(f"{emulator.url}/model-invocation-jobs", headers={"authorization": other}).status_code == 403
     bearer = httpx.get(f"{emulator.url}/model-invocation-jobs", headers={"authorization": "Bearer key"})
     assert bearer.json() == {"invocationJobSummaries": []}
-    assert "MissingAuthenticationToken" in httpx.get(f"{emulator.url}/model-invocation-jobs").headers["x-amzn-errortype"]
+    assert (
+        "MissingAuthenticationToken" in httpx.get(f"{emulator.url}/model-invocation-jobs").headers["x-amzn-errortype"]
+    )
 
 
 MODELS = [
