@@ -11,7 +11,7 @@ from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from airflow_llm_batch.emulator import anthropic, bedrock, openai, uploads
+from airflow_llm_batch.emulator import anthropic, bedrock, bedrock_openai, openai, uploads
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: each vendor's module: ``router``, ``owns(path)``, and ``Refusal(status, message)``, an exception with ``status`` and
 #: ``body``; the first that owns a path answers for it
-DIALECTS: tuple[Any, ...] = (anthropic, bedrock, openai)
+DIALECTS: tuple[Any, ...] = (anthropic, bedrock, bedrock_openai, openai)
 
 
 def dialect_of(path: str) -> Any:

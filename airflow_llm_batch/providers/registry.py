@@ -19,6 +19,7 @@ PROVIDERS: dict[str, str] = {
     "openai": "airflow_llm_batch.providers.openai.protocol:OpenAI",
     "anthropic": "airflow_llm_batch.providers.anthropic.protocol:Anthropic",
     "bedrock": "airflow_llm_batch.providers.bedrock.protocol:Bedrock",
+    "bedrock-openai": "airflow_llm_batch.providers.bedrock.openai:BedrockOpenAI",
 }
 
 

@@ -14,15 +14,17 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as Keys
 
-from airflow_llm_batch.exceptions import ConfigurationError, RefusedForGood, VendorUnavailable
+from airflow_llm_batch.exceptions import ConfigurationError, InputError, RefusedForGood, VendorUnavailable
 from airflow_llm_batch.models import Batch, Shard
 from airflow_llm_batch.providers.auth import Login
 from airflow_llm_batch.providers.base import Payload
 from airflow_llm_batch.providers.bedrock import jobs
 from airflow_llm_batch.providers.bedrock.credentials import Signed
+from airflow_llm_batch.providers.bedrock.openai import BedrockOpenAI
 from airflow_llm_batch.providers.bedrock.protocol import Bedrock
 from airflow_llm_batch.providers.bodies import Stored
 from airflow_llm_batch.providers.troubles import is_full
+from airflow_llm_batch.request import Request
 from airflow_llm_batch.testing import ProviderContract
 from airflow_llm_batch.testing.providers import NOW, drive
 
@@ -288,7 +290,6 @@ def test_calls_go_to_the_runtime():
 
 def test_lines_and_requests_are_each_others_reverse():
     """A row that is asked again is what was sent, under its model."""
-    from airflow_llm_batch.request import Request
 
     made = bedrock()
     asked = {"model": MODEL, "messages": [{"role": "user", "content": "a"}], "max_tokens": 5}
@@ -392,3 +393,67 @@ class TestCredentials:
         assert header.startswith("AWS4-HMAC-SHA256 Credential=AKID/")
         assert "top-secret" in auth.secrets
         assert "top-secret" not in header
+
+
+class TestBedrockOpenAI(ProviderContract):
+    made = BedrockOpenAI(None, EXTRA)
+    running, ended = "in_progress", "completed"
+
+    def raw(self, batch_id, status, at=NOW, rows=2, **more):
+        return {
+            "id": batch_id,
+            "status": status,
+            "created_at": int(at.timestamp()),
+            "input_file_id": "s3://bucket/llm/in.jsonl",
+            "request_counts": {"total": rows, "completed": rows, "failed": 0},
+            **more,
+        }
+
+    def test_model_and_role_are_headers(self):
+        """And the input is an address in S3."""
+        (request,), batch = create(
+            BedrockOpenAI(None, {**EXTRA, "kms_key": "k"}),
+            self.raw("batch_1", "validating"),
+            shard=SHARD.model_copy(update={"endpoint": "/v1/chat/completions", "model": "openai.gpt-oss-20b-1:0"}),
+        )
+        assert str(request.url) == "https://bedrock-runtime.us-west-2.amazonaws.com/openai/v1/batches"
+        assert request.headers["X-Amzn-Bedrock-RoleArn"] == ROLE
+        assert request.headers["X-Amzn-Bedrock-ModelId"] == "openai.gpt-oss-20b-1:0"
+        assert request.headers["X-Amzn-Bedrock-OutputEncryptionKeyId"] == "k"
+        body = json.loads(request.content)
+        assert (body["input_file_id"], body["endpoint"]) == ("s3://bucket/llm/x.jsonl", "/v1/chat/completions")
+        assert batch.id == "batch_1"
+
+    def test_results_lie_beside_the_input(self):
+        """Answers and errors, in a folder named after the batch."""
+        _, batch = drive(self.made.get("batch_1"), self.raw("batch_1", "completed"))
+        assert self.made.results(batch) == [
+            Stored("s3://aws_default@bucket/llm/batch_1/", "*.jsonl.out"),
+            Stored("s3://aws_default@bucket/llm/batch_1/", "*.jsonl.err"),
+        ]
+        assert self.made.inputs(batch) == [Stored("s3://aws_default@bucket/llm", "in.jsonl")]
+        assert self.made.objects(batch, "inputs") == ["s3://aws_default@bucket/llm/in.jsonl"]
+        assert self.made.objects(batch, "all")[1:] == [
+            "s3://aws_default@bucket/llm/batch_1/in.jsonl.out",
+            "s3://aws_default@bucket/llm/batch_1/in.jsonl.err",
+        ]
+        assert self.made.results(Batch(id="x", status="failed")) == ()
+
+    def test_a_lost_create_is_found_by_its_file_too(self):
+        """The address without our connection in it."""
+        raw = self.raw("batch_1", "in_progress")
+        flow = self.made.find(SHARD, NOW, "s3://aws_default@bucket/llm/in.jsonl")
+        assert [batch.id for batch in drive(flow, {"data": [raw], "has_more": False})[1]] == ["batch_1"]
+
+    @pytest.mark.parametrize(
+        ("more", "named"),
+        [
+            ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+            ({"response_format": {"type": "json_object"}}, "response_format"),
+        ],
+    )
+    def test_what_this_api_does_not_take(self, more, named):
+        """And which other provider does."""
+        body = {"model": "m", "messages": [{"role": "user", "content": "JSON"}], **more}
+        with pytest.raises(InputError, match=f"{named}.*'bedrock'"):
+            self.made.translate(Request("/v1/chat/completions", body))

@@ -71,6 +71,8 @@ class Converse:
                 f"{', '.join(self.inference)} beside reasoning_effort 'high' for {self.model}",
                 "remove it, or use medium",
             )
+        if self.family == "nova":
+            check_marks([self.system, self.body["messages"], self.tools])
         if self.system:
             self.body["system"] = self.system
         if self.inference:
@@ -249,7 +251,6 @@ def nova_body(model: str, body: Mapping[str, Any], stored_media: bool = False) -
     made = Converse("nova", model, native=True, stored_media=stored_media).translate(body)
     if any("document" in block for turn in made["messages"] for block in turn["content"]):
         refuse("a document in Nova's own body", "set invocation_type to Converse in the connection's extra")
-    check_marks(made)
     return made
 
 

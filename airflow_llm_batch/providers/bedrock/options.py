@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.providers.bedrock import objects
 from airflow_llm_batch.providers.options import FORM, Options, Text, Texts, is_empty
 
 Form = Literal["auto", "InvokeModel", "Converse"]
@@ -84,6 +85,16 @@ class AwsOptions(Options):
     def known_region(self) -> str | None:
         """The region, as far as anybody says."""
         return self.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+
+    def opened(self, uri: str) -> str:
+        """An address with the connection that opens it: its own, the storage's where it lies in that bucket, or the one
+        that signs."""
+        if objects.connection_in(uri):
+            return uri
+        storage = self.storage or ""
+        bucket = objects.plain(storage).removeprefix("s3://").partition("/")[0]
+        theirs = objects.connection_in(storage) if bucket and uri.startswith(f"s3://{bucket}/") else None
+        return objects.with_connection(uri, theirs or self.s3_connection)
 
     def needed_role(self) -> str:
         """:raises ConfigurationError: without a service role."""

@@ -141,15 +141,7 @@ class Bedrock(Provider):
         self.options.needed_role()
         if objects.is_readable(objects.plain(source)):
             return source
-        where = objects.staged(name, self.options.storage or "", source)
-        return where if objects.connection_in(where) else self.stored(where)
-
-    def stored(self, uri: str) -> str:
-        """A plain address with the connection that opens it."""
-        named = objects.connection_in(self.options.storage or "")
-        bucket = objects.plain(self.options.storage or "").removeprefix("s3://").partition("/")[0]
-        theirs = named if named and uri.startswith(f"s3://{bucket}/") else None
-        return objects.with_connection(uri, theirs or self.options.s3_connection)
+        return self.options.opened(objects.staged(name, self.options.storage or "", source))
 
     def upload(self, filename: str, content: Payload) -> Flow[str | None]:
         raise ConfigurationError(
@@ -256,16 +248,16 @@ class Bedrock(Provider):
             return ()
         written = (uri.rpartition("/")[2] + ".out", "manifest.json.out")
         results = [f"{folder}{name}" for folder in batch.files for name in written] if scope == "all" else []
-        return [self.stored(one) for one in (uri, *results)]
+        return [self.options.opened(one) for one in (uri, *results)]
 
     def results(self, batch: Batch) -> Sequence[Source]:
-        return [Stored(self.stored(folder), "*.jsonl.out") for folder in batch.files]
+        return [Stored(self.options.opened(folder), "*.jsonl.out") for folder in batch.files]
 
     def inputs(self, batch: Batch) -> Sequence[Source]:
         if not batch.input_ref:
             return ()
         folder, _, name = batch.input_ref.rpartition("/")
-        return [Stored(self.stored(folder), name or "*.jsonl")]
+        return [Stored(self.options.opened(folder), name or "*.jsonl")]
 
     def id_of(self, line: Mapping[str, Any]) -> str:
         return record_id(line)

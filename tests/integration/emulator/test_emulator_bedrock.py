@@ -8,6 +8,7 @@ import time
 
 import boto3
 import httpx
+import openai
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -283,3 +284,34 @@ def test_converse_is_parsed_by_the_sdk(emulator):
     assert "x" in json.loads(fitted["output"]["message"]["content"][0]["text"])
     with pytest.raises(ClientError, match="blank"):
         runtime.converse(modelId=CLAUDE, messages=[{"role": "user", "content": [{"text": " "}]}])
+
+
+def test_openais_sdk_makes_batches_with_headers_and_s3(emulator, s3):
+    """Create, retrieve, list and cancel; results in a folder named after the batch, beside the input."""
+    emulator.vendor.settings.api_key = "key"
+    headers = {"X-Amzn-Bedrock-RoleArn": ROLE, "X-Amzn-Bedrock-ModelId": "openai.gpt-oss-20b-1:0"}
+    base = f"{emulator.url}/bedrock/openai/v1"
+    client = openai.OpenAI(base_url=base, api_key="key", max_retries=0, default_headers=headers)
+    body = {"model": "openai.gpt-oss-20b-1:0", "messages": [{"role": "user", "content": "hello"}]}
+    lines = [{"custom_id": f"c{n}", "method": "POST", "url": "/v1/chat/completions", "body": body} for n in range(3)]
+    asked = {
+        "input_file_id": put(s3, "openai", lines),
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": {"a": "b"},
+    }
+    batch = client.batches.create(**asked)
+    ended = until(lambda: client.batches.retrieve(batch.id), lambda one: one.status == "completed")
+    assert (ended.request_counts.completed, ended.output_file_id) == (3, "openai.jsonl.out")
+    stored = s3[1].get_object(Bucket=BUCKET, Key=f"in/{batch.id}/openai.jsonl.out")["Body"].read()
+    assert [json.loads(line)["custom_id"] for line in stored.splitlines()] == ["c0", "c1", "c2"]
+    assert [one.id for one in client.batches.list(limit=1)] == [batch.id]
+    with pytest.raises(openai.ConflictError):
+        client.batches.cancel(batch.id)
+    with pytest.raises(openai.BadRequestError, match="X-Amzn"):
+        client.with_options(default_headers={**headers, "X-Amzn-Bedrock-RoleArn": ""}).batches.create(**asked)
+    with pytest.raises(openai.BadRequestError, match="S3 URI"):
+        client.batches.create(**{**asked, "input_file_id": "file-1"})
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="other").batches.list()
+    assert client.chat.completions.create(**body).choices[0].message.content == "hello"

@@ -44,7 +44,7 @@ def bucket(server, monkeypatch, tmp_path):
     name = f"bedrock-{abs(hash(str(tmp_path)))}"
     client = s3_client(server)
     client.create_bucket(Bucket=name)
-    yield Bucket(client, name)
+    return Bucket(client, name)
 
 
 class Bucket:
@@ -228,3 +228,43 @@ def test_without_a_bucket_nothing_is_sent(emulator, connect, context, tmp_path, 
     with pytest.raises(ConfigurationError, match=r"storage.*Nothing was sent"):
         drive(operator(conn, tmp_path, **asked()), context)
     assert emulator.vendor.batches == {}
+
+
+OSS = "openai.gpt-oss-20b-1:0"
+
+
+@pytest.fixture
+def openai_conn(emulator, connect, bucket):
+    emulator.vendor.settings.api_key = "bedrock-api-key"
+    extra = {**BEDROCK, "aws_conn_id": None, "storage": f"s3://aws_tests@{bucket.name}/staged"}
+    return connect(f"{emulator.url}/bedrock", "bedrock-openai", key="bedrock-api-key", **extra)
+
+
+def test_openais_batches_on_bedrock(openai_conn, emulator, context, tmp_path, bucket):
+    """An API key, headers for model and role, and objects in S3: nothing is uploaded."""
+    emulator.faults(row_errors=0.2)
+    summary = drive(operator(openai_conn, tmp_path, max_rounds=1, fail_on="none", **asked(OSS)), context)
+    assert summary["counts"]["succeeded"] + summary["counts"]["errored"] == ROWS
+    assert summary["counts"]["errored"] > 0
+    assert {row["text"] for row in landed(summary) if row["status"] == "succeeded"} <= {row["text"] for row in rows()}
+    (batch,) = emulator.vendor.batches.values()
+    assert batch.input_file_id.startswith(f"s3://{bucket.name}/staged/")
+    assert len(bucket.ending(".jsonl.out")) == len(bucket.ending(".jsonl.err")) == 1
+    assert not emulator.vendor.calls["POST /v1/files"]
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+def test_a_cut_create_of_openais_api_makes_one_batch(openai_conn, emulator, context, tmp_path, cut):
+    """Found by its metadata."""
+    emulator.faults(http=[{"on": "POST /bedrock/openai/v1/batches", "cut": cut}])
+    assert drive(operator(openai_conn, tmp_path, **asked(OSS)), context)["counts"]["succeeded"] == ROWS
+    assert len(emulator.vendor.batches) == 1
+
+
+def test_calls_of_openais_api(openai_conn, emulator, context, tmp_path):
+    """Chat completions of the runtime."""
+    task = CompletionOperator(
+        task_id="online", conn_id=openai_conn, destination=f"file://{tmp_path}/out", **asked(OSS, rows=rows(3))
+    )
+    assert drive(task, context)["counts"]["succeeded"] == 3
+    assert emulator.vendor.calls["POST /bedrock/openai/v1/chat/completions"] == 3
