@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.exceptions import BudgetExceeded, Interrupted
+from airflow_llm_batch.exceptions import BudgetExceeded, InputError, Interrupted
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
@@ -15,11 +15,12 @@ from airflow_llm_batch.jobs.looks import Looks
 from airflow_llm_batch.jobs.money.budget import check_budget, estimated_cost
 from airflow_llm_batch.jobs.options import Deadline, Origin, Recovery, Target, Waves
 from airflow_llm_batch.jobs.planning.plan import take_up, write_plan
-from airflow_llm_batch.jobs.planning.shards import fingerprint_of
+from airflow_llm_batch.jobs.planning.shards import fingerprint_of, too_small
 from airflow_llm_batch.jobs.rounds.repair import Repair
 from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
 from airflow_llm_batch.jobs.submission.submit import adopt, submit
+from airflow_llm_batch.models import call_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,6 +74,13 @@ class JobRun:
         return self._job
 
     @property
+    def is_called(self) -> bool:
+        """Whether rows that were to be a batch are called: too few for one, by the connection's choice."""
+        if too_small(self.job.shards, self.hook.provider) is None:
+            return False
+        return history.lane(self.store, self.job) in ("online", None)
+
+    @property
     def is_begun(self) -> bool:
         """Whether anything of it was ever sent."""
         return history.is_begun(self.store, self.job)
@@ -105,6 +113,7 @@ class JobRun:
         :return: what the job may cost at most, 0 where that is not known.
         :raises BudgetExceeded: before anything was sent.
         """
+        online = online or self.is_called
         if self.max_cost is not None and not self.is_begun:
             check_budget(self.job, self.max_cost, spent, online=online)
         return estimated_cost(self.job, online=online) or 0.0
@@ -112,8 +121,24 @@ class JobRun:
     def submit(self) -> list[str]:
         """Create the shards that have room; returns the ids of all batches that were created, in shard order."""
         self.submitting = True
+        if self.is_called:
+            return self._call()
         adopt(self.store, self.hook, self.job, self.recovery.batches_of(self.store.address.round))
         return submit(self.store, self.hook, self.job, self.recovery.on_doubt, self.stop)
+
+    def _call(self) -> list[str]:
+        """Call rows that are too few for a batch.
+
+        :raises InputError: unless the connection says so.
+        """
+        from airflow_llm_batch.jobs.online.endpoint import Calls
+
+        why = too_small(self.job.shards, self.hook.provider)
+        if why and self.hook.options.small_batches != "online":
+            raise InputError(why)
+        self.log.info("The job's %s rows are too few for a batch: they are called one by one.", f"{self.job.rows:,}")
+        call([self], Calls(), None)
+        return [call_id(self.job.id, shard.index) for shard in self.job.shards]
 
     def look(self, deadline: Deadline) -> bool:
         """Look at what runs, and create what has room by now; True when the job has ended."""
@@ -172,7 +197,7 @@ class JobRun:
                 following.hold_to(manifest.spent_usd)
                 following.submit()
                 return following
-            except BudgetExceeded as error:
+            except (BudgetExceeded, InputError) as error:
                 self.log.warning("Rows that failed are not asked again: %s", error)
         return None
 

@@ -111,6 +111,7 @@ class CompletionOperator(RunsRounds):
         for run in runs:
             if run.hook.options.batch is False:
                 return "online", f'connection {run.hook.conn_id!r} has no batches ("batch": false)'
+            least = max(least, run.hook.provider.limits.minimum)
         if rows < least:
             return "online", f"{rows:,} rows under the {least:,}-row threshold"
         if allowed is not None and allowed < BATCHES_TAKE:

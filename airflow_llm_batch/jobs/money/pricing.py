@@ -184,6 +184,7 @@ class Prices:
         """The list price of a model; None for one that the table does not have, or not in this tier."""
         from genai_prices import Usage, calc_price
 
+        model = self.model_of(model)
         try:
             price = calc_price(Usage(input_tokens=1), model, provider_id=self.provider).model_price
             variants = variants_of(self.provider, model)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from airflow_llm_batch.data.kinds import Kinds
@@ -85,13 +87,15 @@ class Use:
 
 
 class ShardFile:
-    """A shard while lines are added to it."""
+    """A shard while lines are added to it. Its last lines, as many as a batch has at least, are held back: the shard
+    after it may come out too small, and then gets them."""
 
     def __init__(self, store: JobStore, index: int, group: tuple[str, str], limits: Limits, token: str) -> None:
         self.index, self.group, self.limits, self.token = index, group, limits, token
         self.embeddings = group[0] == EMBEDDINGS
         self.files = WholeFile(store.requests(index, token)), WholeFile(store.rows(index, token))
         self.requests, self.entries = bytearray(), bytearray()
+        self.held: deque[Line] = deque()
         self.rows = self.inputs = self.tokens = self.size = self.crc32 = 0
 
     def add(self, line: Line) -> bool:
@@ -107,11 +111,33 @@ class ShardFile:
         ):
             return False
         self.rows, self.size, self.tokens, self.inputs = rows, size, tokens, inputs
+        if limits.minimum:
+            self.held.append(line)
+            if len(self.held) <= limits.minimum:
+                return True
+            line = self.held.popleft()
+        self._write(line)
+        return True
+
+    def _write(self, line: Line) -> None:
         self.requests += line.request
         self.entries += line.entry
         if len(self.requests) >= CHUNK or len(self.entries) >= CHUNK:
             self.flush()
-        return True
+
+    def give_to(self, other: ShardFile) -> None:
+        """Make one that is too small large enough, as far as this one can spare lines and they fit."""
+        lines = [*other.held]
+        while other.rows < self.limits.minimum < self.rows and self.held:
+            line = self.held[-1]
+            if not other.add(line):
+                break
+            other.held.pop()
+            self.held.pop()
+            self.rows, self.size = self.rows - 1, self.size - len(line.request)
+            self.tokens, self.inputs = self.tokens - line.tokens, self.inputs - line.kind.inputs
+            lines.insert(0, line)
+        other.held = deque(lines)
 
     def flush(self) -> None:
         self.crc32 = zlib.crc32(self.requests, self.crc32)
@@ -120,6 +146,8 @@ class ShardFile:
             lines.clear()
 
     def finish(self, job_id: str, metadata: Mapping[str, str]) -> Shard:
+        while self.held:
+            self._write(self.held.popleft())
         self.flush()
         for file in self.files:
             file.commit()
@@ -157,35 +185,57 @@ def write_shards(
     """
     finished: list[Shard] = []
     opened: dict[tuple[str, str], ShardFile] = {}
+    #: full ones, each as long as the one after it may come out too small
+    full: dict[tuple[str, str], ShardFile] = {}
+    indices = count()
     token = uuid.uuid4().hex[:8]
     limits = limits or provider.limits
     use, kinds = Use(), Kinds(spec.passthrough)
     # Of everything that is sent, in the order of the rows: how it is cut into shards changes nothing.
     fingerprint = hashlib.sha256(f"{provider.name}{spec.identity}".encode())
     try:
-        for count, line in enumerate(spec.lines(provider, store.job_id, kinds), 1):
+        for number, line in enumerate(spec.lines(provider, store.job_id, kinds), 1):
             fingerprint.update(line.request)
             fingerprint.update(line.entry)
             group = line.kind.group
             file = opened.get(group)
             if file is None or not file.add(line):
-                if file is not None:
+                if before := full.pop(group, None):
+                    finished.append(before.finish(store.job_id, metadata))
+                if file is not None and limits.minimum:
+                    full[group] = file
+                elif file is not None:
                     finished.append(opened.pop(group).finish(store.job_id, metadata))
-                file = opened[group] = ShardFile(store, len(finished) + len(opened), group, limits, token)
+                file = opened[group] = ShardFile(store, next(indices), group, limits, token)
                 file.add(line)
             use.add(line)
-            if count % 1000 == 0:
+            if number % 1000 == 0:
                 report(1000)
-        while opened:
-            finished.append(opened.pop(next(iter(opened))).finish(store.job_id, metadata))
+        for group, before in full.items():
+            before.give_to(opened[group])
+        for files in (full, opened):
+            while files:
+                finished.append(files.pop(next(iter(files))).finish(store.job_id, metadata))
     except BaseException:
-        for file in opened.values():
+        for file in (*full.values(), *opened.values()):
             file.discard()
         remove_files(store, finished)
         raise
     shards = sorted(finished, key=lambda shard: shard.index)
     several = any(kind.inputs > 1 for kind in use.kinds)
     return Written(shards, fingerprint.hexdigest(), use.estimates(), kinds, several)
+
+
+def too_small(shards: Sequence[Shard], provider: Provider) -> str | None:
+    """Why some shards cannot be sent as batches, None where all can."""
+    rows, least = min((shard.rows for shard in shards), default=0), provider.limits.minimum
+    if rows >= least:
+        return None
+    return (
+        f"A batch of this job has {rows:,} rows, and {provider.title} takes none of fewer than {least:,}. Add rows; or "
+        'have so few called one by one, at the price of synchronous calls, with "small_batches": "online" in the '
+        'connection\'s extra. If your quota says otherwise, set "limits": {"minimum": ...} there. Nothing was sent.'
+    )
 
 
 def remove_files(store: JobStore, shards: list[Shard]) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,17 +183,16 @@ def test_odd_answers_make_odd_rows_not_lost_batches(hook, provider, store, emula
 def test_a_download_that_ends_early_without_a_word_is_noticed(hook, provider, store, tmp_path, monkeypatch, times):
     """Fewer answers than the vendor counts: downloaded again; while that does not help, nothing is landed or asked."""
     job, _ = submit(store, hook, spec(texts(40), chat(provider)))
-    whole, left = hook.stream, [times]
+    whole, left = hook.bodies, [times]
 
-    @contextmanager
-    def short(request):
-        with whole(request) as chunks:
+    def short(source):
+        for chunks in whole(source):
             lines = b"".join(chunks).splitlines(keepends=True)
             cut = left[0] > 0
             left[0] -= 1
             yield iter(lines[: len(lines) // 2] if cut else lines)
 
-    monkeypatch.setattr(hook, "stream", short)
+    monkeypatch.setattr(hook, "bodies", short)
     if times == 1:
         manifest, rows = land(store, hook, job, tmp_path / "out")
         assert sorted(r["row"] for r in rows) == list(range(40))
