@@ -7,7 +7,7 @@ from typing import Any
 # fmt: off
 FIELDS: dict[str, Any] = {'provider': {'label': 'Provider',
               'description': 'Whose batch API it is.',
-              'schema': {'type': ['string', 'null'], 'enum': ['openai', 'anthropic']}},
+              'schema': {'type': ['string', 'null'], 'enum': ['openai', 'anthropic', 'bedrock', 'bedrock-openai']}},
  'timeout': {'label': 'Timeout',
              'description': 'Seconds of silence allowed in a call (120).',
              'schema': {'type': ['integer', 'null'], 'minimum': 1}},
@@ -19,4 +19,17 @@ FIELDS: dict[str, Any] = {'provider': {'label': 'Provider',
              'schema': {'type': ['string', 'null']}},
  'anthropic_version': {'label': 'Anthropic version',
                        'description': 'API version date, 2023-06-01 if empty: temperature is legal there.',
-                       'schema': {'type': ['string', 'null']}}}
+                       'schema': {'type': ['string', 'null']}},
+ 'region': {'label': 'Region',
+            'description': 'Region, such as us-east-1; AWS_REGION where it is left out.',
+            'schema': {'type': ['string', 'null']}},
+ 'role_arn': {'label': 'Role arn',
+              'description': 'ARN of the service role that reads and writes the objects in S3.',
+              'schema': {'type': ['string', 'null']}},
+ 'storage': {'label': 'Storage',
+             'description': 's3://bucket/prefix for requests and results, where Bedrock cannot read the job '
+                            'directory itself.',
+             'schema': {'type': ['string', 'null']}},
+ 'aws_conn_id': {'label': 'Aws conn id',
+                 'description': 'Airflow connection of type aws that signs calls and opens S3 (aws_default).',
+                 'schema': {'type': ['string', 'null']}}}

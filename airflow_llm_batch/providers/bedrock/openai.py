@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from airflow_llm_batch.models import Batch, Limits, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login
-from airflow_llm_batch.providers.base import Batches, Flow
+from airflow_llm_batch.providers.base import Batches, Facts, Flow
 from airflow_llm_batch.providers.bedrock import objects
 from airflow_llm_batch.providers.bedrock.bodies import asks_tools
 from airflow_llm_batch.providers.bedrock.credentials import Signed, domain
@@ -35,6 +35,7 @@ class BedrockOpenAI(OpenAI):
     name = "bedrock-openai"
     title = "Amazon Bedrock (OpenAI's batch API)"
     price_id = "aws"
+    facts = Facts("an API key", "refused", "refused", "no", "yours, in S3")
     Options = BedrockOpenAIOptions
     options: BedrockOpenAIOptions
     default_base_url = "https://bedrock-runtime.{region}.amazonaws.com/openai/v1"

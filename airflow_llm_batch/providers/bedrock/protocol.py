@@ -18,7 +18,7 @@ import msgspec
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
-from airflow_llm_batch.providers.base import EMBEDDINGS, Batches, Flow, Provider
+from airflow_llm_batch.providers.base import EMBEDDINGS, Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import readable
 from airflow_llm_batch.providers.bedrock import jobs, names, objects
 from airflow_llm_batch.providers.bedrock.bodies import CONVERSE, INVOKE, chat_request, claude_body
@@ -54,6 +54,7 @@ class Bedrock(Provider):
     name = "bedrock"
     title = "Amazon Bedrock"
     price_id = "aws"
+    facts = Facts("an aws connection, or an API key", "strict where the model can, fitted", "yes", "yes", "yours, in S3")
     Options = BedrockOptions
     options: BedrockOptions
     default_base_url = "https://bedrock.{region}.amazonaws.com"

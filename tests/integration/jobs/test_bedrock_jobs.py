@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 from support.s3 import KEYS, REGION, s3_client, s3_server
+from support.sigv4 import Verifying
 from support.tasks import drive, explicit, landed, next_task, operator
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.operators import CompletionOperator
 
@@ -268,3 +272,57 @@ def test_calls_of_openais_api(openai_conn, emulator, context, tmp_path):
     )
     assert drive(task, context)["counts"]["succeeded"] == 3
     assert emulator.vendor.calls["POST /bedrock/openai/v1/chat/completions"] == 3
+
+
+@pytest.fixture
+def verifying(server):
+    """An emulator that checks every signature, and what it has counted."""
+    counted = Counter()
+    emulator = Emulator(duration=0, s3_endpoint=server)
+    keys = {KEYS["aws_access_key_id"]: KEYS["aws_secret_access_key"]}
+    emulator.app.add_middleware(Verifying, keys=keys, counted=counted)
+    with emulator:
+        yield emulator, counted
+
+
+def test_every_signature_is_right(verifying, connect, context, tmp_path, bucket):
+    """Of a job, of calls one by one, of a listing and a stop; boto3's are the measure of the measure."""
+    emulator, counted = verifying
+    with pytest.raises(ClientError):
+        boto3.client("bedrock", endpoint_url=emulator.url, region_name=REGION, **KEYS).get_model_invocation_job(
+            jobIdentifier="arn:aws:bedrock:us-east-1:123456789012:model-invocation-job/abcdefghijkl"
+        )
+    boto3.client("bedrock-runtime", endpoint_url=emulator.url, region_name=REGION, **KEYS).converse(
+        modelId=CLAUDE, messages=[{"role": "user", "content": [{"text": "ä"}]}]
+    )
+    assert counted == {"good": 2}
+    other = {**KEYS, "aws_secret_access_key": "wrong"}
+    boto3.client("bedrock", endpoint_url=emulator.url, region_name=REGION, **other).list_model_invocation_jobs()
+    assert counted.pop("GET /model-invocation-jobs") == 1
+    conn = connect(emulator.url, "bedrock", storage=f"s3://{bucket.name}/staged", **BEDROCK)
+    drive(operator(conn, tmp_path, **asked()), context)
+    task = CompletionOperator(task_id="online", conn_id=conn, destination=f"file://{tmp_path}/2", **asked())
+    drive(task, next_task(context, "online"))
+    hook = LLMBatchHook(conn)
+    batch = hook.list_batches(limit=1).items[0]
+    assert hook.cancel_batch(batch.id).outcome == "completed"
+    assert counted.pop("good") > ROWS
+    assert counted == {}
+
+
+def test_fewer_rows_than_a_job_takes_are_refused_with_the_remedy(conn, emulator, context, tmp_path):
+    """Before anything is sent."""
+    with pytest.raises(InputError, match=r"99 rows.*100.*small_batches.*Nothing was sent"):
+        drive(operator(conn, tmp_path, **asked(rows=rows(99))), context)
+    assert sum(emulator.vendor.calls.values()) == 0
+
+
+def test_fewer_rows_are_called_by_choice(emulator, connect, context, tmp_path, bucket):
+    """One by one, at the price of that; so is a round of what failed, and the job before it was a batch."""
+    storage = f"s3://{bucket.name}/staged"
+    conn = connect(emulator.url, "bedrock", storage=storage, small_batches="online", **BEDROCK)
+    summary = drive(operator(conn, tmp_path, **asked(rows=rows(7))), context)
+    assert (summary["counts"]["succeeded"], len(emulator.vendor.batches)) == (7, 0)
+    emulator.faults(row_errors=0.2, heal=1)
+    summary = drive(operator(conn, tmp_path / "2", **asked()), next_task(context, "second"))
+    assert (summary["counts"]["succeeded"], summary["rounds"], len(emulator.vendor.batches)) == (ROWS, 2, 1)
