@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai anthropic waves rounds
+    python tests/killing/harness.py openai anthropic bedrock waves rounds
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -18,7 +18,8 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,13 +38,22 @@ from airflow_llm_batch.jobs.planning import plan  # noqa: E402, F401
 from airflow_llm_batch.jobs.submission import external, submit  # noqa: E402, F401
 from airflow_llm_batch.jobs.waiting import wait  # noqa: E402, F401
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator  # noqa: E402
-from airflow_llm_batch.providers import anthropic, openai  # noqa: E402, F401
+from airflow_llm_batch.providers import anthropic, bedrock, openai  # noqa: E402, F401
 from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``rounds`` is one task for all of it, which asks three rows again
-MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "waves": "gpt-5-mini", "rounds": "gpt-5-mini"}
+#: ``bedrock`` reads and writes in an S3 server of its own
+MODELS = {
+    "openai": "gpt-5-mini",
+    "anthropic": "claude-haiku-4-5",
+    "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
+    "waves": "gpt-5-mini",
+    "rounds": "gpt-5-mini",
+}
+VENDORS = {"anthropic": "anthropic", "bedrock": "bedrock"}
+BUCKET = "killing"
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
 
@@ -85,7 +95,7 @@ class Points:
             return f"{path.parent.name}/{stem.partition('-')[0]}.{kind}"
 
         def call_name(client, request, **kwargs):
-            return f"{request.method} {request.url.path.rpartition('/v1/')[2].partition('/')[0]}"
+            return f"{request.method} {request.url.path.rpartition('/v1/')[2].strip('/').partition('/')[0]}"
 
         storage.WholeFile.commit = self.around(storage.WholeFile.commit, lambda file: file_name(file.path))
         exclusive = self.around(storage.create_exclusive, file_name)
@@ -201,17 +211,40 @@ def main(providers: list[str]) -> int:
 
 def connections() -> dict[str, dict]:
     extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
-    found = {name: {**extra, "provider": "anthropic" if name == "anthropic" else "openai"} for name in MODELS}
+    found = {name: {**extra, "provider": VENDORS.get(name, "openai")} for name in MODELS}
     found["waves"]["max_running_shards"] = 1
+    place = {"region": "us-east-1", "role_arn": "arn:aws:iam::123456789012:role/r", "storage": f"s3://{BUCKET}/staged"}
+    limits = {**extra["limits"], "minimum": 1}
+    found["bedrock"] |= {**place, "aws_conn_id": "aws_default", "limits": limits}
     return found
 
 
+@contextmanager
+def stored() -> Iterator[list[str]]:
+    """An S3 server with a bucket; what the emulator has to know of it."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    # Imported here, they need not be in each of the processes.
+    import s3fs  # noqa: F401
+    from airflow.providers.amazon.aws.fs import s3  # noqa: F401
+    from airflow.providers.amazon.aws.hooks import base_aws  # noqa: F401
+    from support.s3 import KEYS, REGION, s3_client, s3_server
+
+    with s3_server() as url:
+        s3_client(url).create_bucket(Bucket=BUCKET)
+        login = {"login": KEYS["aws_access_key_id"], "password": KEYS["aws_secret_access_key"]}
+        aws = {"conn_type": "aws", **login, "extra": {"endpoint_url": url, "region_name": REGION}}
+        os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = json.dumps(aws)
+        os.environ |= {"AWS_ACCESS_KEY_ID": "emulator", "AWS_SECRET_ACCESS_KEY": "emulator"}
+        yield ["--s3-endpoint", url, "--bedrock-minimum", "1"]
+
+
 if __name__ == "__main__":
-    EMULATOR, VENDOR = start_emulator(connections())
-    try:
-        status = main(sys.argv[1:] or sorted(MODELS))
-    finally:
-        EMULATOR.terminate()
-        EMULATOR.wait()
-        shutil.rmtree(HOME, ignore_errors=True)
+    chosen = sys.argv[1:] or sorted(MODELS.keys() - {"bedrock"})
+    with ExitStack() as stack:
+        told = stack.enter_context(stored()) if "bedrock" in chosen else []
+        EMULATOR, VENDOR = start_emulator(connections(), *told)
+        stack.callback(shutil.rmtree, HOME, ignore_errors=True)
+        stack.callback(EMULATOR.wait)
+        stack.callback(EMULATOR.terminate)
+        status = main(chosen)
     sys.exit(status)

@@ -54,7 +54,9 @@ class Bedrock(Provider):
     name = "bedrock"
     title = "Amazon Bedrock"
     price_id = "aws"
-    facts = Facts("an aws connection, or an API key", "strict where the model can, fitted", "yes", "yes", "yours, in S3")
+    facts = Facts(
+        "an aws connection, or an API key", "strict where the model can, fitted", "yes", "yes", "yours, in S3"
+    )
     Options = BedrockOptions
     options: BedrockOptions
     default_base_url = "https://bedrock.{region}.amazonaws.com"
