@@ -260,7 +260,10 @@ class Bedrock(Provider):
         if not batch.input_ref:
             return ()
         folder, _, name = batch.input_ref.rpartition("/")
-        return [Stored(self.options.opened(folder), name or "*.jsonl")]
+        if not name.endswith(objects.INPUT):
+            # A job that was made elsewhere may read all of a folder.
+            return [Stored(self.options.opened(batch.input_ref.rstrip("/")), f"*{objects.INPUT}")]
+        return [Stored(self.options.opened(folder), name)]
 
     def id_of(self, line: Mapping[str, Any]) -> str:
         return record_id(line)

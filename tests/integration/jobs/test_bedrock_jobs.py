@@ -16,7 +16,8 @@ from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.operators import CompletionOperator
+from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator
+from airflow_llm_batch.sensors import BatchSensor
 
 CLAUDE = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
 BEDROCK = {
@@ -326,3 +327,22 @@ def test_fewer_rows_are_called_by_choice(emulator, connect, context, tmp_path, b
     emulator.faults(row_errors=0.2, heal=1)
     summary = drive(operator(conn, tmp_path / "2", **asked()), next_task(context, "second"))
     assert (summary["counts"]["succeeded"], summary["rounds"], len(emulator.vendor.batches)) == (ROWS, 2, 1)
+
+
+@pytest.mark.parametrize("source", ["theirs/in.jsonl", "theirs"])
+def test_a_job_that_was_made_elsewhere_is_landed(conn, emulator, context, tmp_path, bucket, source):
+    """By boto3, of an object or of a whole folder; every record under its own id."""
+    emulator.vendor.settings.bedrock_minimum = 2
+    body = {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]}
+    lines = b"".join(json.dumps({"recordId": f"CALL{n}", "modelInput": body}).encode() + b"\n" for n in range(2))
+    bucket.client.put_object(Bucket=bucket.name, Key="theirs/in.jsonl", Body=lines)
+    arn = boto3.client("bedrock", endpoint_url=emulator.url, region_name=REGION, **KEYS).create_model_invocation_job(
+        jobName="theirs",
+        roleArn=BEDROCK["role_arn"],
+        modelId=CLAUDE,
+        inputDataConfig={"s3InputDataConfig": {"s3Uri": f"s3://{bucket.name}/{source}"}},
+        outputDataConfig={"s3OutputDataConfig": {"s3Uri": f"s3://{bucket.name}/theirs-out"}},
+    )["jobArn"]
+    handle = BatchSensor(task_id="w", batch_id=arn, conn_id=conn, deferrable=False).execute(context)
+    fetch = FetchResultsOperator(task_id="f", job=handle, destination=f"file://{tmp_path}/out")
+    assert {row["key"]: row["text"] for row in landed(fetch.execute(context))} == {"CALL0": "a", "CALL1": "a"}
