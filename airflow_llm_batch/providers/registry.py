@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 GROUP = "airflow_llm_batch.providers"
 PROVIDERS: dict[str, str] = {
     "openai": "airflow_llm_batch.providers.openai.protocol:OpenAI",
+    "azure": "airflow_llm_batch.providers.azure.protocol:Azure",
     "anthropic": "airflow_llm_batch.providers.anthropic.protocol:Anthropic",
+    "gemini": "airflow_llm_batch.providers.gemini.protocol:Gemini",
     "bedrock": "airflow_llm_batch.providers.bedrock.protocol:Bedrock",
     "bedrock-openai": "airflow_llm_batch.providers.bedrock.openai:BedrockOpenAI",
 }

@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai anthropic bedrock waves rounds
+    python tests/killing/harness.py openai azure anthropic gemini bedrock waves rounds
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -38,21 +39,20 @@ from airflow_llm_batch.jobs.planning import plan  # noqa: E402, F401
 from airflow_llm_batch.jobs.submission import external, submit  # noqa: E402, F401
 from airflow_llm_batch.jobs.waiting import wait  # noqa: E402, F401
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator  # noqa: E402
-from airflow_llm_batch.providers import anthropic, bedrock, openai  # noqa: E402, F401
+from airflow_llm_batch.providers import anthropic, bedrock, gemini, openai  # noqa: E402, F401
 from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``rounds`` is one task for all of it, which asks three rows again
 #: ``bedrock`` reads and writes in an S3 server of its own
-MODELS = {
-    "openai": "gpt-5-mini",
+MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
     "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
-    "waves": "gpt-5-mini",
-    "rounds": "gpt-5-mini",
+    "gemini": "gemini-3.8-flash",
 }
-VENDORS = {"anthropic": "anthropic", "bedrock": "bedrock"}
+#: what a vendor's connection needs, where it is not OpenAI's
+VENDORS = {name: {"provider": name} for name in ("azure", "anthropic", "bedrock", "gemini")}
 BUCKET = "killing"
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
@@ -95,7 +95,8 @@ class Points:
             return f"{path.parent.name}/{stem.partition('-')[0]}.{kind}"
 
         def call_name(client, request, **kwargs):
-            return f"{request.method} {request.url.path.rpartition('/v1/')[2].strip('/').partition('/')[0]}"
+            path = re.split(r"/v1(?:beta)?/", request.url.path)[-1].strip("/")
+            return f"{request.method} {path.partition('/')[0]}{':' if ':' in path else ''}{path.partition(':')[2]}"
 
         storage.WholeFile.commit = self.around(storage.WholeFile.commit, lambda file: file_name(file.path))
         exclusive = self.around(storage.create_exclusive, file_name)
@@ -211,7 +212,7 @@ def main(providers: list[str]) -> int:
 
 def connections() -> dict[str, dict]:
     extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
-    found = {name: {**extra, "provider": VENDORS.get(name, "openai")} for name in MODELS}
+    found = {name: {**extra, **VENDORS.get(name, {"provider": "openai"})} for name in MODELS}
     found["waves"]["max_running_shards"] = 1
     place = {"region": "us-east-1", "role_arn": "arn:aws:iam::123456789012:role/r", "storage": f"s3://{BUCKET}/staged"}
     limits = {**extra["limits"], "minimum": 1}

@@ -11,7 +11,7 @@ import time
 import httpx
 import pytest
 from support import read_jsonl
-from support.jobs import chat, land, plan, spec, submit, texts
+from support.jobs import chat, creates, land, plan, spec, submit, texts
 from support.waits import QUICKLY, event_of
 
 from airflow_llm_batch.emulator import Emulator
@@ -120,7 +120,7 @@ def test_a_timeout_a_gateway_reports_is_no_refusal(connect, provider, store, mon
 
         def spoil(self, request, **options):
             response = send(self, request, **options)
-            if request.method == "POST" and request.url.path.endswith("batches") and not spoilt:
+            if f"{request.method} {request.url.path}" == creates(provider) and not spoilt:
                 spoilt.append(request)
                 return httpx.Response(status, json={"error": {"message": "upstream"}}, request=request)
             return response

@@ -226,9 +226,6 @@ def test_a_strangers_batch_can_be_waited_for_and_downloaded(emulator, provider, 
         BatchSensor(task_id="wait", job="").execute(context)
 
 
-CAP = {"openai": "max_completion_tokens", "anthropic": "max_tokens"}
-
-
 def test_the_hook_works_by_itself(emulator, provider, connect, tmp_path):
     """upload_file, create_batch, get_batch, list_batches, cancel_batch, download, test_connection."""
     hook = LLMBatchHook(connect(emulator.url, provider))
@@ -242,7 +239,7 @@ def test_the_hook_works_by_itself(emulator, provider, connect, tmp_path):
     assert hook.cancel_batch(first).outcome == "completed"
     size = hook.download(first, tmp_path / "raw.jsonl")
     assert size == (tmp_path / "raw.jsonl").stat().st_size
-    assert {line["custom_id"] for line in read_jsonl(tmp_path / "raw.jsonl")} == {"a", "b"}
+    assert {hook.provider.id_of(line) for line in read_jsonl(tmp_path / "raw.jsonl")} == {"a", "b"}
     with pytest.raises(ConfigurationError, match="either"):
         hook.create_batch()
     if provider == "anthropic":
