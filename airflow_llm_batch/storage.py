@@ -292,6 +292,18 @@ def below(uri: str, pattern: str) -> list[ObjectStoragePath]:
     return [folder / name for name in names if fnmatchcase(name.rsplit("/", 1)[-1], pattern)]
 
 
+def removed(uri: str) -> int:
+    """Remove a file, or all below a folder where the URI ends with a slash; how many were there."""
+    path = storage_path(uri)
+    if uri.endswith("/"):
+        return sum(removed(str(file)) for file in below(uri, "*"))
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    return 1
+
+
 def read_chunks(path: ObjectStoragePath) -> Iterator[bytes]:
     """A file's bytes in chunks of about 1 MB."""
     with open_blocks(path) as file:

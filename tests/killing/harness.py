@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai anthropic gemini waves rounds
+    python tests/killing/harness.py openai azure anthropic gemini waves rounds
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -28,6 +28,8 @@ from emulated import start_emulator
 
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-killing-"))
 os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs"}
+# Read when gcsfs is imported: it asks Google itself what kind of bucket it has otherwise.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 from airflow_llm_batch import storage, transport  # noqa: E402
 from airflow_llm_batch.data import ChatRequest  # noqa: E402
@@ -44,12 +46,15 @@ from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``rounds`` is one task for all of it, which asks three rows again
-MODELS = {
-    "openai": "gpt-5-mini",
+MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
     "gemini": "gemini-3.8-flash",
-    "waves": "gpt-5-mini",
-    "rounds": "gpt-5-mini",
+    "vertex": "gemini-2.5-flash",
+}
+#: what a vendor's connection needs, where it is not OpenAI's
+VENDORS = {name: {"provider": name} for name in ("azure", "anthropic", "gemini")} | {
+    "vertex": {"provider": "vertex", "project": "p", "location": "us-central1", "storage": "gs://b/stage"}
+    | {"gcp_conn_id": "gcp"},
 }
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
@@ -209,13 +214,21 @@ def main(providers: list[str]) -> int:
 
 def connections() -> dict[str, dict]:
     extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
-    found = {name: {**extra, "provider": name if name in ("anthropic", "gemini") else "openai"} for name in MODELS}
+    found = {name: {**extra, **VENDORS.get(name, {"provider": "openai"})} for name in MODELS}
     found["waves"]["max_running_shards"] = 1
     return found
 
 
 if __name__ == "__main__":
     EMULATOR, VENDOR = start_emulator(connections())
+    if "vertex" in (sys.argv[1:] or MODELS):
+        # Imported once, and not by each of hundreds of processes.
+        import gcsfs  # noqa: F401
+        from airflow.sdk.io import has_fs
+
+        has_fs("gs")
+    store = {"is_anonymous": True, "project": "p", "gcs.endpoint": str(VENDOR.base_url).rstrip("/")}
+    os.environ["AIRFLOW_CONN_GCP"] = json.dumps({"conn_type": "google_cloud_platform", "extra": store})
     try:
         status = main(sys.argv[1:] or sorted(MODELS))
     finally:

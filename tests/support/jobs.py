@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from typing import Any
 
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.jobs.landing.records import Landing
@@ -54,7 +55,7 @@ def creates(provider):
     return DIALECTS[provider].creates
 
 
-log = logging.getLogger(__name__)
+log: Any = logging.getLogger(__name__)
 ORIGIN = Origin("dag", "run", "task")
 
 

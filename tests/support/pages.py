@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from airflow.api_fastapi.app import init_auth_manager
@@ -79,7 +80,7 @@ def record(conn_id, dag_id="dag", run_id="run", task_id="submit", map_index=-1, 
         # There is no run that it could belong to.
         session.execute(text("PRAGMA foreign_keys=OFF"))
         row = session.get(RenderedTaskInstanceFields, names) or RenderedTaskInstanceFields(
-            SimpleNamespace(**names, task=None), render_templates=False, rendered_fields={"-": ""}
+            cast("Any", SimpleNamespace(**names, task=None)), render_templates=False, rendered_fields={"-": ""}
         )
         row.rendered_fields = {"conn_id": conn_id, **fields}
         session.add(row)
@@ -92,7 +93,7 @@ def submit(conn_id, storage, dag_id="dag", run_id="run", rows=("a", "b"), **argu
     arguments = {"request": ChatRequest("gpt-5-mini", max_tokens=9), **arguments}
     operator = SubmitBatchOperator(task_id="submit", conn_id=conn_id, rows=list(rows), storage=storage, **arguments)
     record(conn_id, dag_id, run_id)
-    return operator.execute({"ti": ti})
+    return operator.execute(cast("Any", {"ti": ti}))
 
 
 def look(handle, conn_id):

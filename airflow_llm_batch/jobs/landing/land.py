@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,11 @@ from airflow_llm_batch.data.destinations import FileDestination, exists
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.claims import Claim
+from airflow_llm_batch.jobs.landing.ownership import short_hash, take_place
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
 from airflow_llm_batch.metrics import count_landing
+from airflow_llm_batch.storage import removed
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -33,6 +34,7 @@ def land(
 
     :param only: the rows that this job has to account for, None for all of its own.
     :raises ResultsUnusable: when the vendor's files are gone and something else is wanted than was landed.
+        Likewise when another job's files lie there under this one's names.
     :raises Busy: when another try is landing it there.
     """
     if hook.provider.name != job.provider:
@@ -47,6 +49,7 @@ def land(
             return before
         if store.cleaned() == "all":
             return as_landed(store, target)
+        take_place(store, destination)
         landing = Landing(store, job, hook, target, log, only, claim)
         manifest = landing.land(ended_batches(store, hook, job), before)
         claim.check()
@@ -57,10 +60,6 @@ def land(
         remove_superseded(store, job, destination, manifest, before, log)
         delete_files(store, job, hook, manifest, log)
         return manifest
-
-
-def short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def as_landed(store: JobStore, target: Target) -> Manifest:
@@ -95,6 +94,7 @@ def delete_files(store: JobStore, job: Job, hook: LLMBatchHook, manifest: Manife
             batch = store.attempts(shard.index).ended()
             if batch is not None and batch.id:
                 deleted += hook.run(hook.provider.delete(batch, scope))
+                deleted += sum(map(removed, hook.provider.objects(batch, scope)))
         store.save_cleaned(scope)
     except Exception as error:
         log.warning("The vendor's files could not all be deleted: %s", error)

@@ -59,6 +59,9 @@ def take_up(store: JobStore, hook: LLMBatchHook, rows: Rows, waves: Waves, on_ch
         log.warning("The input has changed since %s was planned; starting anew at %s.", store.uri, following.uri)
         return Taken(following, None, history.rounds(store))
     if is_cut_too_large(store, job, waves.max_enqueued_tokens):
+        if store.manifest() is not None:
+            # Rows that were landed as never sent: a job beside it takes their place.
+            return Taken(JobStore(store.address.next_generation.uri), None, history.rounds(store))
         log.info("Job %s was cut too large for the vendor's queue, and nothing of it ran: cutting it anew.", job.id)
         store.remove()
         return Taken(store, None, [])

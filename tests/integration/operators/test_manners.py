@@ -180,6 +180,9 @@ LIMITS = [
     ("Batch token limit exceeded. limit=3000, requested: 5,000 tokens", True),
     ("Enqueued request limit reached. Limit: 5 enqueued requests", True),
     ("Enqueued token limit reached", False),
+    ("The number of enqueued tokens has surpassed the configured limit of 30K for the deployment 'x'.", False),
+    ("The number of enqueued tokens has surpassed the configured limit of 2.5K for the deployment 'x'.", True),
+    ("The number of enqueued tokens has surpassed the configured limit of 1B for the deployment 'x'.", False),
 ]
 
 
