@@ -8,7 +8,7 @@ from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_llm_batch.data.sinks import Parts, sink_class
-from airflow_llm_batch.storage import check_writable, fresh, storage_path, sweep
+from airflow_llm_batch.storage import check_writable, exists, fresh, remove, storage_path, sweep
 
 if TYPE_CHECKING:
     import msgspec
@@ -129,7 +129,7 @@ class FileDestination:
         return carried
 
     def holds(self, places: Sequence[str]) -> bool:
-        return all(place.endswith(self.sink.suffix) and exists(place) for place in places)
+        return all(place.endswith(self.sink.suffix) and exists(storage_path(place)) for place in places)
 
     def named(self, stem: str) -> list[str]:
         directory = fresh(self.directory)
@@ -137,9 +137,9 @@ class FileDestination:
         return [str(self.directory / path.rpartition("/")[2]) for path in sorted(found)]
 
     def remove(self, places: Sequence[str]) -> list[str]:
-        removed = [place for place in places if exists(place)]
+        removed = [place for place in places if exists(storage_path(place))]
         for place in removed:
-            storage_path(place).unlink(missing_ok=True)
+            remove(storage_path(place))
         return removed
 
     def sweep(self, places: Sequence[str]) -> None:
@@ -169,10 +169,3 @@ class CarriedFiles:
     def discard(self) -> None:
         for sink in self.sinks:
             sink.discard()
-
-
-def exists(uri: str) -> bool:
-    """Whether a file is there now, whatever was known of it."""
-    path = storage_path(uri)
-    path.fs.invalidate_cache()
-    return bool(path.fs.exists(path.path))

@@ -14,7 +14,7 @@ from airflow_llm_batch.emulator.settings import Faults, Settings
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_llm_batch.emulator",
-        description="A local server that speaks the OpenAI and Anthropic batch APIs. Listens on 127.0.0.1.",
+        description="A local server that speaks the vendors' batch APIs. Listens on 127.0.0.1.",
     )
     parser.add_argument("--port", type=int, default=8089)
     parser.add_argument("--duration", type=float, default=5.0, help="seconds from a batch's creation to its end")
@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("--upstream", help="base URL of an OpenAI-compatible server that is to answer every request")
     parser.add_argument("--upstream-key", default="none")
     parser.add_argument("--upstream-concurrency", type=int, default=16)
+    parser.add_argument("--s3-endpoint", help="S3 server of Bedrock's jobs; what boto3 finds in the environment else")
+    parser.add_argument("--bedrock-minimum", type=int, default=100, help="records that Bedrock's jobs have at least")
     parser.add_argument(
         "--faults",
         default="{}",
@@ -39,6 +41,8 @@ def main() -> None:
         upstream_concurrency=given.upstream_concurrency,
         webhook_url=given.webhook_url,
         webhook_secret=given.webhook_secret,
+        s3_endpoint=given.s3_endpoint,
+        bedrock_minimum=given.bedrock_minimum,
         faults=Faults.model_validate_json(given.faults),
     )
     sys.stderr.write(

@@ -11,7 +11,17 @@ from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from airflow_llm_batch.emulator import anthropic, azure, gcs, gemini, openai, uploads, vertex
+from airflow_llm_batch.emulator import (
+    anthropic,
+    azure,
+    bedrock,
+    bedrock_openai,
+    gcs,
+    gemini,
+    openai,
+    uploads,
+    vertex,
+)
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
 from airflow_llm_batch.emulator.events import Sender
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
@@ -21,7 +31,7 @@ if TYPE_CHECKING:
 
 #: each vendor's module: ``router``, ``owns(path)``, and ``Refusal(status, message)``, an exception with ``status`` and
 #: ``body``; the first that owns a path answers for it
-DIALECTS: tuple[Any, ...] = (gemini, anthropic, azure, vertex, gcs, openai)
+DIALECTS: tuple[Any, ...] = (gemini, anthropic, bedrock, bedrock_openai, azure, vertex, gcs, openai)
 
 
 def dialect_of(path: str) -> Any:
@@ -86,7 +96,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def refused(refusal: Any, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A refusal whose header has the request id that its body tells, as Anthropic's do."""
     told = {"request-id": refusal.body["request_id"]} if "request_id" in refusal.body else {}
-    return JSONResponse(refusal.body, status, {**(headers or {}), **told})
+    own = getattr(refusal, "headers", {})
+    return JSONResponse(refusal.body, status, {**(headers or {}), **own, **told})
 
 
 class FaultMiddleware:

@@ -89,6 +89,9 @@ class Settings(BaseModel):
     :param file_seconds: from an upload until Azure has processed the file.
     :param token_seconds: how long a token of Entra's is good.
     :param client_secret: the only one that Entra accepts; any is when None.
+    :param s3_endpoint: the S3 server that Bedrock's jobs read from and write to; what boto3 finds in the environment
+        when None, credentials always.
+    :param bedrock_minimum: records that a job of Bedrock's must have at least.
     """
 
     duration: float = Field(default=5.0, ge=0)
@@ -102,4 +105,6 @@ class Settings(BaseModel):
     file_seconds: float = Field(default=0, ge=0)
     token_seconds: float = Field(default=3600, ge=0)
     client_secret: str | None = None
+    s3_endpoint: str | None = None
+    bedrock_minimum: int = 100
     faults: Faults = Faults()

@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai azure anthropic gemini waves rounds
+    python tests/killing/harness.py openai azure anthropic gemini bedrock waves rounds
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -19,7 +19,8 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,22 +41,25 @@ from airflow_llm_batch.jobs.planning import plan  # noqa: E402, F401
 from airflow_llm_batch.jobs.submission import external, submit  # noqa: E402, F401
 from airflow_llm_batch.jobs.waiting import wait  # noqa: E402, F401
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator  # noqa: E402
-from airflow_llm_batch.providers import anthropic, gemini, openai  # noqa: E402, F401
+from airflow_llm_batch.providers import anthropic, bedrock, gemini, openai  # noqa: E402, F401
 from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``rounds`` is one task for all of it, which asks three rows again
+#: ``bedrock`` reads and writes in an S3 server of its own
 MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
+    "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
     "gemini": "gemini-3.8-flash",
     "vertex": "gemini-2.5-flash",
 }
 #: what a vendor's connection needs, where it is not OpenAI's
-VENDORS = {name: {"provider": name} for name in ("azure", "anthropic", "gemini")} | {
+VENDORS = {name: {"provider": name} for name in ("azure", "anthropic", "bedrock", "gemini")} | {
     "vertex": {"provider": "vertex", "project": "p", "location": "us-central1", "storage": "gs://b/stage"}
     | {"gcp_conn_id": "gcp"},
 }
+BUCKET = "killing"
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
 
@@ -97,7 +101,7 @@ class Points:
             return f"{path.parent.name}/{stem.partition('-')[0]}.{kind}"
 
         def call_name(client, request, **kwargs):
-            path = re.split(r"/v1(?:beta)?/", request.url.path)[-1]
+            path = re.split(r"/v1(?:beta)?/", request.url.path)[-1].strip("/")
             return f"{request.method} {path.partition('/')[0]}{':' if ':' in path else ''}{path.partition(':')[2]}"
 
         storage.WholeFile.commit = self.around(storage.WholeFile.commit, lambda file: file_name(file.path))
@@ -216,23 +220,51 @@ def connections() -> dict[str, dict]:
     extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
     found = {name: {**extra, **VENDORS.get(name, {"provider": "openai"})} for name in MODELS}
     found["waves"]["max_running_shards"] = 1
+    place = {"region": "us-east-1", "role_arn": "arn:aws:iam::123456789012:role/r", "storage": f"s3://{BUCKET}/staged"}
+    limits = {**extra["limits"], "minimum": 1}
+    found["bedrock"] |= {**place, "aws_conn_id": "aws_default", "limits": limits}
     return found
 
 
-if __name__ == "__main__":
-    EMULATOR, VENDOR = start_emulator(connections())
-    if "vertex" in (sys.argv[1:] or MODELS):
-        # Imported once, and not by each of hundreds of processes.
-        import gcsfs  # noqa: F401
-        from airflow.sdk.io import has_fs
+@contextmanager
+def stored() -> Iterator[list[str]]:
+    """An S3 server with a bucket; what the emulator has to know of it."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    # Imported here, they need not be in each of the processes.
+    import s3fs  # noqa: F401
+    from airflow.providers.amazon.aws.fs import s3  # noqa: F401
+    from airflow.providers.amazon.aws.hooks import base_aws  # noqa: F401
+    from support.s3 import KEYS, REGION, s3_client, s3_server
 
-        has_fs("gs")
-    store = {"is_anonymous": True, "project": "p", "gcs.endpoint": str(VENDOR.base_url).rstrip("/")}
+    with s3_server() as url:
+        s3_client(url).create_bucket(Bucket=BUCKET)
+        login = {"login": KEYS["aws_access_key_id"], "password": KEYS["aws_secret_access_key"]}
+        aws = {"conn_type": "aws", **login, "extra": {"endpoint_url": url, "region_name": REGION}}
+        os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = json.dumps(aws)
+        os.environ |= {"AWS_ACCESS_KEY_ID": "emulator", "AWS_SECRET_ACCESS_KEY": "emulator"}
+        yield ["--s3-endpoint", url, "--bedrock-minimum", "1"]
+
+
+def google(url: str) -> None:
+    """Google's connection to the emulator's store."""
+    # Imported once, and not by each of hundreds of processes.
+    import gcsfs  # noqa: F401
+    from airflow.sdk.io import has_fs
+
+    has_fs("gs")
+    store = {"is_anonymous": True, "project": "p", "gcs.endpoint": url.rstrip("/")}
     os.environ["AIRFLOW_CONN_GCP"] = json.dumps({"conn_type": "google_cloud_platform", "extra": store})
-    try:
-        status = main(sys.argv[1:] or sorted(MODELS))
-    finally:
-        EMULATOR.terminate()
-        EMULATOR.wait()
-        shutil.rmtree(HOME, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or sorted(MODELS.keys() - {"bedrock"})
+    with ExitStack() as stack:
+        told = stack.enter_context(stored()) if "bedrock" in chosen else []
+        EMULATOR, VENDOR = start_emulator(connections(), *told)
+        stack.callback(shutil.rmtree, HOME, ignore_errors=True)
+        stack.callback(EMULATOR.wait)
+        stack.callback(EMULATOR.terminate)
+        if "vertex" in chosen:
+            google(str(VENDOR.base_url))
+        status = main(chosen)
     sys.exit(status)

@@ -38,6 +38,7 @@ class Endless:
     def __init__(self) -> None:
         self.status, self.encoding = 200, ""
         self.chunks = lambda: iter([b"{}"])
+        self.url = ""
         self.sent = self.calls = self.hung_up = 0
 
     def zeros(self):

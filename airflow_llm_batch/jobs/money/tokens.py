@@ -120,10 +120,8 @@ def cache_of(body: Mapping[str, Any]) -> str:
         if isinstance(part, list):
             queue += part
         elif isinstance(part, dict):
-            if wish := members(part.get("cache_control")):
+            if wish := members(part.get("cache_control") or part.get("cachePoint")):
                 found = "1h" if wish.get("ttl") == "1h" else "5m"
-            if "cachePoint" in part:
-                found = found or "5m"
             if isinstance(part.get("content"), list):
                 queue.append(part["content"])
     return found

@@ -116,9 +116,12 @@ def is_cut_too_large(store: JobStore, job: Job, limit: int | None) -> bool:
     if limit is None or all(shard.tokens <= limit or shard.rows == 1 for shard in job.shards):
         return False
 
+    listing = store.listing()
+
     def is_unsent(index: int) -> bool:
-        number = store.attempts(index).last()
-        void = store.attempts(index).void(number) if number else None
+        attempts = listing.attempts(index)
+        number = attempts.last()
+        void = attempts.void(number) if number else None
         return not number or (void is not None and void.reason in ("no room", "rejected", "given up"))
 
     return all(is_unsent(shard.index) for shard in job.shards)
