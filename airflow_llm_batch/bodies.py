@@ -209,7 +209,9 @@ def pieces(response: httpx.Response) -> Iterator[bytes]:
 def plain(response: httpx.Response, content: bytes) -> httpx.Response:
     """The same answer with a body that was read and unpacked."""
     headers = [(name, value) for name, value in response.headers.multi_items() if name not in OF_THE_WIRE]
-    return httpx.Response(response.status_code, headers=headers, content=content)
+    # What was asked comes along: some answers mean one thing to a create and another to a call.
+    asked: httpx.Request | None = getattr(response, "_request", None)
+    return httpx.Response(response.status_code, headers=headers, content=content, request=asked)
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -74,7 +74,6 @@ class Gemini(Provider):
     caps = (("generationConfig", "maxOutputTokens"), ("generation_config", "max_output_tokens"))
     takes_empty_text = False
     deletes = "inputs"
-    console_url = "https://aistudio.google.com/batches"
     batch_price_factor = "0.5"
     # Files are kept for two days, those of results too.
     facts = Facts("key", "JSON schema, fitted", "yes", "yes", "2 days")

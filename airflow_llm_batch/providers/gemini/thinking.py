@@ -14,7 +14,7 @@ from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.gemini.words import camel_members, refuse
 
 #: models that take a budget of tokens, and models that do not think at all
-BUDGETED = re.compile(r"gemini-(2\.5|flash-lite-latest$)")
+BUDGETED = re.compile(r"gemini-2\.5")
 THOUGHTLESS = re.compile(r"gemini-(1|2\.0)|gemma|learnlm")
 BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24_576}
 LEVELS = {"minimal": "MINIMAL", "low": "LOW", "medium": "MEDIUM", "high": "HIGH", "xhigh": "XHIGH"}
