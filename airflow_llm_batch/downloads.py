@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from airflow_llm_batch.bodies import split_lines
 from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
 
 if TYPE_CHECKING:
@@ -17,23 +18,9 @@ if TYPE_CHECKING:
 LOOK_AT = 100
 
 
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines split at ``\\n`` and nothing else: results contain raw U+2028 and U+0085."""
-    begun: list[bytes] = []
-    for chunk in chunks:
-        first, *lines = chunk.split(b"\n")
-        begun.append(first)
-        if lines:
-            # Joined once a line, however many chunks it came in.
-            yield b"".join(begun)
-            yield from lines[:-1]
-            begun = [lines[-1]]
-    yield b"".join(begun)
-
-
 def batch_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[bytes]:
-    """Every non-empty result line of a batch, errors included."""
-    yield from lines_of(hook, hook.provider.results(batch))
+    """Every non-empty result line of a batch, errors included, but without the key that some vendors quote in one."""
+    yield from map(hook.transport.clean_line, lines_of(hook, hook.provider.results(batch)))
 
 
 def lines_of(hook: LLMBatchHook, sources: Iterable[Source]) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_llm_batch.addresses import base_url, key_of
 from airflow_llm_batch.exceptions import ConfigurationError, LLMBatchError
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ class LLMBatchHook(BaseHook):
         :param destination: URI, local path or ``ObjectStoragePath``; written whole or not at all.
         :return: bytes written.
         """
+        from airflow_llm_batch.bodies import split_lines
         from airflow_llm_batch.storage import storage_path, whole_file
 
         target, batch = storage_path(destination), self.get_batch(batch_id)
@@ -165,8 +167,8 @@ class LLMBatchHook(BaseHook):
         with whole_file(target) as file:
             for source in self.provider.results(batch):
                 for body in self.bodies(source):
-                    for chunk in body:
-                        file.write(chunk)
+                    for number, line in enumerate(split_lines(body)):
+                        file.write((b"\n" if number else b"") + self.transport.clean_line(line))
             return file.size
 
     def test_connection(self) -> tuple[bool, str]:
@@ -176,7 +178,8 @@ class LLMBatchHook(BaseHook):
         except LLMBatchError as error:
             return False, str(error)
         seen = f"newest batch: {page.items[0].id}" if page.items else "no batches yet"
-        return True, f"{self.provider.name} at {self.provider.base_url} accepts the key ({seen})."
+        told = f"{self.provider.name} at {self.provider.base_url} accepts the key ({seen})."
+        return True, self.transport.redact(told)
 
     @cached_property
     def transport(self) -> Transport:
@@ -245,37 +248,3 @@ class LLMBatchHook(BaseHook):
         """Close the HTTP client; it opens anew when the hook is used again."""
         if "transport" in self.__dict__:
             self.transport.close()
-
-
-def key_of(connection: Connection) -> str:
-    """The key, without what was copied along with it.
-
-    :raises ConfigurationError: for one that no header can carry; the key is not in the message.
-    """
-    key = (connection.password or "").strip()
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigurationError(
-            f"The key of connection {connection.conn_id!r} has a blank, a line break or an odd letter in it. "
-            "Copy it anew into the password. Nothing was sent."
-        )
-    return key
-
-
-def base_url(connection: Connection) -> str | None:
-    """The connection's address: a whole URL in ``host``, or ``host`` with ``port`` and ``schema`` beside it."""
-    host = (connection.host or "").strip()
-    if not host:
-        return None
-    if "@" in host.rpartition("://")[2].partition("/")[0]:
-        raise ConfigurationError(
-            "The connection's host holds credentials; put the key into the password. Nothing was sent."
-        )
-    if "?" in host or "#" in host:
-        raise ConfigurationError(
-            "The connection's host holds parameters; put them into the extra's 'query', and a key into the password. "
-            "Nothing was sent."
-        )
-    if "://" in host:
-        return host
-    scheme = connection.schema or ("http" if host in ("localhost", "127.0.0.1") else "https")
-    return f"{scheme}://{host}:{connection.port}" if connection.port else f"{scheme}://{host}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-
-def text(label: str, description: str, **schema: Any) -> dict[str, Any]:
-    return {"label": label, "description": description, "schema": {"type": ["string", "null"], **schema}}
+from airflow_llm_batch.connection_form import FIELDS
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -27,17 +25,7 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "llmbatch",
                 "hook-class-name": "airflow_llm_batch.hooks.LLMBatchHook",
                 "hook-name": "LLM Batch",
-                "conn-fields": {
-                    "provider": text("Provider", "Whose batch API it is.", enum=["openai", "anthropic"]),
-                    "organization": text("Organization", "OpenAI organization id, where the key has several."),
-                    "project": text("Project", "OpenAI project id, where the key has several."),
-                    "anthropic_version": text("Anthropic version", "API version date, 2023-06-01 if empty."),
-                    "timeout": {
-                        "label": "Timeout",
-                        "description": "Seconds of silence allowed in a call, 120 if empty.",
-                        "schema": {"type": ["integer", "null"], "minimum": 1},
-                    },
-                },
+                "conn-fields": FIELDS,
                 "ui-field-behaviour": {
                     "hidden-fields": ["schema", "port", "login"],
                     "relabeling": {"host": "Base URL", "password": "API key"},

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import email.utils
-import json
 import logging
-import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from urllib.parse import quote, quote_plus
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt
 
 from airflow_llm_batch import __version__
-from airflow_llm_batch.exceptions import LLMBatchError, VendorUnavailable
+from airflow_llm_batch.addresses import check_headers
+from airflow_llm_batch.bodies import TooLarge, aread, pieces, plain, read
+from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected, VendorUnavailable
 from airflow_llm_batch.models import Batch, Page
+from airflow_llm_batch.pauses import drop_response, pause
 from airflow_llm_batch.providers.auth import Login
 from airflow_llm_batch.providers.bodies import PAUSE, REPEATABLE, Payload
+from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.providers.troubles import is_full, may_pass
+from airflow_llm_batch.redaction import Redactor, secrets_in
 from airflow_llm_batch.storage import file_size, open_blocks, read_chunks
 
 if TYPE_CHECKING:
@@ -36,33 +37,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: failures before the request left this machine
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-LONGEST_PAUSE = 120.0
-#: names of headers whose values are nobody's business
-SECRET = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
 #: bytes of an answer that takes too long to parse on an event loop
 LARGE = 2**15
-#: characters below which a key is a stand-in, and found in any text
-SHORTEST_SECRET = 4
 
 # httpx tells of every call at INFO: a day's wait would fill the task log with them.
 if logging.getLogger("httpx").level == logging.NOTSET:
     logging.getLogger("httpx").setLevel(logging.WARNING)
-
-
-def spellings(secrets: Iterable[str]) -> list[str]:
-    """Every way in which a secret may stand in a text: as it is, escaped, in an address, in a header of basic auth."""
-    found: set[str] = set()
-    for secret in (secret for secret in secrets if len(secret) >= SHORTEST_SECRET):
-        packed = (base64.b64encode(text.encode()).decode() for text in (secret, f":{secret}"))
-        found |= {
-            secret,
-            repr(secret)[1:-1],
-            json.dumps(secret)[1:-1],
-            quote(secret, safe=""),
-            quote_plus(secret),
-            *packed,
-        }
-    return sorted(found, key=len, reverse=True)
 
 
 @cache
@@ -94,6 +74,7 @@ class Transport:
         #: seconds by which the vendor's clock is ahead of ours, None before it has told
         self.clock_ahead: float | None = None
         self.connect_timeout = connect_timeout
+        check_headers(provider.options.headers)
         # Nothing compressed is asked for: a small answer may be a large one in memory.
         agent = {"user-agent": f"airflow-provider-llm-batch/{__version__}", "accept-encoding": "identity"}
         self.agent = agent
@@ -102,8 +83,8 @@ class Transport:
         options = provider.options
         self.auth.also = {name.lower(): text for name, text in options.headers.items()}
         #: what must not be told: the key, and headers that hold another
-        given = {**options.query, **options.form, **options.headers}
-        self.secrets = spellings([login.key, *(value for name, value in given.items() if SECRET.search(name))])
+        self._secrets = (login.key, *secrets_in([options.query, options.form, options.headers, options.create]))
+        self._redactors: dict[tuple[str, ...], Redactor] = {}
         self.options: dict[str, Any] = {
             "verify": ssl_context(),
             "auth": self.auth,
@@ -111,6 +92,14 @@ class Transport:
             "follow_redirects": False,
             "headers": agent,
         }
+
+    @property
+    def redactor(self) -> Redactor:
+        """Knows the key, headers and parameters that hold another, and the tokens of now."""
+        secrets = (*self._secrets, *self.auth.secrets)
+        if secrets not in self._redactors:
+            self._redactors = {secrets: Redactor(secrets)}
+        return self._redactors[secrets]
 
     @cached_property
     def client(self) -> httpx.Client:
@@ -137,18 +126,25 @@ class Transport:
 
     def redact(self, text: str) -> str:
         """A text without the key, which some vendors quote."""
-        for secret in (*self.secrets, *spellings(self.auth.secrets)):
-            text = text.replace(secret, "***")
-        return text
+        return self.redactor.text(text)
 
     def cleaned(self, value: T) -> T:
         """What a vendor has told, without the key where it tells of errors."""
         if isinstance(value, Page):
             return cast("T", Page([self.cleaned(batch) for batch in value.items], value.after))
         if isinstance(value, Batch) and value.errors:
-            errors = tuple((code, self.redact(message)) for code, message in value.errors)
+            errors = tuple((self.redact(code), self.redact(message)) for code, message in value.errors)
             return cast("T", value.model_copy(update={"errors": errors}))
         return value
+
+    def clean_line(self, line: bytes) -> bytes:
+        """A result line without the key where it tells of an error; what a model has answered stays as it is."""
+        if not self.redactor.is_in(line):
+            return line
+        with suppress(*UNREADABLE):
+            if self.provider.read(line).status in ("succeeded", "truncated"):
+                return line
+        return self.redactor.data(line)
 
     def heard(self, response: httpx.Response) -> None:
         """Compare clocks, by the answer's own date."""
@@ -156,9 +152,11 @@ class Transport:
             date = email.utils.parsedate_to_datetime(response.headers["date"])
             self.clock_ahead = (date - datetime.now(UTC)).total_seconds()
 
-    def redacted(self, error: LLMBatchError) -> LLMBatchError:
-        """The error without the key."""
-        error.args = tuple(self.redact(str(arg)) for arg in error.args)
+    def redacted(self, error: LLMBatchError, *causes: BaseException) -> LLMBatchError:
+        """The error without the key, and all that led to it: what an HTTP client says may quote what it has read."""
+        self.redactor.errors(error, *causes)
+        if isinstance(error, RequestRejected):
+            error.code = self.redact(error.code)
         return error
 
     async def arun(self, flow: Flow[T], client: httpx.AsyncClient) -> T:
@@ -176,9 +174,11 @@ class Transport:
             while request is not None:
                 await asyncio.sleep(request.extensions.get(PAUSE, 0))
                 try:
-                    response: httpx.Response = await AsyncRetrying(**self.policy(request))(client.send, request)
-                except httpx.RequestError as error:
-                    raise unavailable(request, error) from None
+                    response: httpx.Response = await AsyncRetrying(**self.policy(request))(
+                        self.aexchange, request, client
+                    )
+                except (httpx.RequestError, TooLarge) as error:
+                    raise self.redacted(unavailable(request, error), error) from None
                 self.heard(response)
                 if len(response.content) > LARGE:
                     request, value = await asyncio.to_thread(proceed, response)
@@ -195,11 +195,12 @@ class Transport:
             yield client
 
     def send(self, request: httpx.Request, stream: bool = False) -> httpx.Response:
+        """:param stream: leave the body of a good answer to be read as it comes."""
         time.sleep(request.extensions.get(PAUSE, 0))
         try:
-            response: httpx.Response = Retrying(**self.policy(request))(self.client.send, request, stream=stream)
-        except httpx.RequestError as error:
-            raise self.redacted(unavailable(request, error)) from None
+            response: httpx.Response = Retrying(**self.policy(request))(self.exchange, request, stream)
+        except (httpx.RequestError, TooLarge) as error:
+            raise self.redacted(unavailable(request, error), error) from None
         self.heard(response)
         return response
 
@@ -216,6 +217,21 @@ class Transport:
                 raise self.redacted(error) from None
         return response
 
+    def exchange(self, request: httpx.Request, stream: bool) -> httpx.Response:
+        """One request and its answer."""
+        response = self.client.send(request, stream=True)
+        return response if stream and response.is_success else self.told(response, read(response))
+
+    async def aexchange(self, request: httpx.Request, client: httpx.AsyncClient) -> httpx.Response:
+        response = await client.send(request, stream=True)
+        return self.told(response, await aread(response))
+
+    def told(self, response: httpx.Response, content: bytes) -> httpx.Response:
+        """An answer as a flow gets to see it: one that is no JSON object may be quoted, and by halves."""
+        if not (response.is_success and content.lstrip().startswith(b"{")):
+            content = self.redactor.data(content)
+        return plain(response, content)
+
     @contextmanager
     def stream(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
         """The body of a download in chunks.
@@ -225,13 +241,22 @@ class Transport:
         response = self.send(request, stream=True)
         try:
             if not response.is_success:
-                response.read()
                 self.provider.expect(response, "a download of results")
-            yield whole(request, response)
+            yield self.whole(request, response)
         except LLMBatchError as error:
             raise self.redacted(error) from None
         finally:
             response.close()
+
+    def whole(self, request: httpx.Request, response: httpx.Response) -> Iterator[bytes]:
+        """A body in chunks.
+
+        :raises VendorUnavailable: when it breaks off.
+        """
+        try:
+            yield from pieces(response)
+        except httpx.RequestError as error:
+            raise self.redacted(unavailable(request, error), error) from None
 
     def policy(self, request: httpx.Request) -> dict[str, Any]:
         """tenacity's settings for one request."""
@@ -258,17 +283,6 @@ class Transport:
         }
 
 
-def whole(request: httpx.Request, response: httpx.Response) -> Iterator[bytes]:
-    """A body in chunks.
-
-    :raises VendorUnavailable: when it breaks off.
-    """
-    try:
-        yield from response.iter_bytes()
-    except httpx.RequestError as error:
-        raise unavailable(request, error) from None
-
-
 def stored_payload(path: ObjectStoragePath) -> Payload:
     """A stored file as a request body, streamed in chunks of about 1 MB."""
     return Payload(lambda: read_chunks(path), file_size(path))
@@ -288,36 +302,13 @@ def is_repeatable(request: httpx.Request) -> bool:
     return request.method in ("GET", "HEAD") or bool(request.extensions.get(REPEATABLE))
 
 
-def drop_response(state: RetryCallState) -> None:
-    """Free the connection of an answer that will be asked for again."""
-    assert state.outcome is not None
-    if not state.outcome.failed and not state.outcome.result().is_closed:
-        state.outcome.result().close()
-
-
-def pause(state: RetryCallState) -> float:
-    """Seconds until the next try: what the vendor asks for, else a growing random pause."""
-    assert state.outcome is not None
-    asked = None if state.outcome.failed else retry_after(state.outcome.result())
-    wait = wait_random_exponential(multiplier=0.5, max=20)(state) if asked is None else asked
-    return min(max(wait, 0.0), LONGEST_PAUSE)
-
-
-def retry_after(response: httpx.Response) -> float | None:
-    """The vendor's wish in seconds: ``retry-after-ms``, or ``retry-after`` as seconds or an HTTP date."""
-    try:
-        if ms := response.headers.get("retry-after-ms"):
-            return float(ms) / 1000
-        wait = response.headers.get("retry-after")
-        if not wait:
-            return None
-        if wait.replace(".", "", 1).isdigit():
-            return float(wait)
-        return (email.utils.parsedate_to_datetime(wait) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
-        return None
-
-
-def unavailable(request: httpx.Request, error: httpx.RequestError) -> VendorUnavailable:
+def unavailable(request: httpx.Request, error: httpx.RequestError | TooLarge) -> VendorUnavailable:
+    called = f"{request.method} {request.url.copy_with(query=None)}"
+    if isinstance(error, TooLarge):
+        unsure = "" if is_repeatable(request) else " Whether it was carried out, and is billed, is not known."
+        return VendorUnavailable(
+            f"{called} was answered with {error}, where a few kilobytes were asked for; the rest was not read.{unsure} "
+            "Look at what answers at the connection's address: the vendor, or a proxy or gateway before it."
+        )
     kind = type(error).__name__
-    return VendorUnavailable(f"{request.method} {request.url.copy_with(query=None)} failed: {kind}: {error}")
+    return VendorUnavailable(f"{called} failed: {kind}: {error}")

@@ -15,6 +15,7 @@ from typing import Any
 import httpcore
 import httpx
 
+from airflow_llm_batch.bodies import Body, plain
 from airflow_llm_batch.transport import ssl_context
 
 #: that the server closed a connection which was kept open, as far as one can tell
@@ -43,12 +44,13 @@ class Wire:
         self.heard = self.heard or event.endswith("receive_response_headers.complete")
 
     async def post(self, path: bytes, headers: Mapping[str, str], body: bytes) -> httpx.Response:
-        """Send a POST and read the whole answer.
+        """Send a POST and read the whole answer, of an error its beginning.
 
         A connection that was kept open may have been closed by the server meanwhile: it is opened again, once, as long
         as nothing of an answer has come.
 
-        :raises httpx.TransportError: when the connection fails; the request may have arrived.
+        :raises httpx.RequestError: when the connection fails or the answer cannot be unpacked; the request may have
+            arrived. ``TooLarge`` when the answer is more than any that is read whole.
         """
         own = [(name.encode(), value.encode()) for name, value in headers.items()]
         sizes = [(b"content-length", b"%d" % len(body))]
@@ -74,16 +76,21 @@ class Wire:
         try:
             response = await connection.handle_async_request(request)
             try:
-                content = await response.aread()
+                headers = httpx.Headers(response.headers)
+                body = Body(headers, is_error=not 200 <= response.status < 300)
+                async for chunk in response.aiter_stream():
+                    if not body.add(chunk):
+                        break
             finally:
                 await response.aclose()
+            content = body.end()
         except BaseException:
             # A call that was given up leaves half an answer on the line.
             self.connection = None
             with contextlib.suppress(Exception):
                 await connection.aclose()
             raise
-        return httpx.Response(response.status, headers=response.headers, content=content)
+        return plain(httpx.Response(response.status, headers=headers), content)
 
     def _ready(self) -> httpcore.AsyncHTTPConnection | httpcore.AsyncConnectionPool:
         kept = self.connection

@@ -159,11 +159,12 @@ async def job(dag_id: str, run_id: str, task_id: str, map_index: str, access: As
 @router.post(f"{JOB}/cancel", dependencies=[Depends(require_edit)])
 async def cancel(dag_id: str, run_id: str, task_id: str, map_index: str, seen: Seen) -> dict[str, str]:
     """Ask the vendor to cancel what runs of a job. Finished rows stay billed, and can still be fetched."""
-    rounds = (await seen.look()).rounds.get(JobKey(dag_id, run_id, task_id, map_index))
+    key = JobKey(dag_id, run_id, task_id, map_index)
+    rounds = (await seen.look()).rounds.get(key)
     if rounds is None:
         raise HTTPException(404, UNKNOWN)
     try:
-        message = await run_in_threadpool(cancel_job, rounds[-1].uri)
+        message = await run_in_threadpool(cancel_job, key, rounds[-1].uri)
     finally:
         seen.forget()
     return {"message": message}

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from fastapi import HTTPException
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.jobs.directory.address import JobKey
 
 log = logging.getLogger(__name__)
 
 
-def cancel_job(uri: str) -> str:
+def cancel_job(key: JobKey, uri: str) -> str:
     """Cancel what runs of a job; the waiting task sees it end, and lands what was finished.
 
-    :raises HTTPException: 409 when there is nothing to cancel, or not yet; 502 when it cannot be cancelled.
+    :param uri: of its last round.
+    :raises HTTPException: 403 when the job is not what its task has made; 409 when there is nothing to cancel, or not
+        yet; 502 when it cannot be cancelled.
     """
-    from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.jobs.waiting.wait import JobWait
+    from airflow_llm_batch.plugin.authority import NotItsOwn, own_hook
 
     store = JobStore(uri)
     try:
-        hook = LLMBatchHook(store.job().conn_id)
+        hook = own_hook(key, store.job())
         try:
             wait = JobWait(hook, store, log)
             # What has ended meanwhile is written down, and not cancelled.
@@ -33,6 +39,8 @@ def cancel_job(uri: str) -> str:
             hook.close()
     except HTTPException:
         raise
+    except NotItsOwn as error:
+        raise HTTPException(403, str(error)) from None
     except Exception as error:
         raise HTTPException(502, f"The job could not be cancelled: {error}") from None
     done = [f"Cancellation of {wait.cancelled} batch(es) was asked for"] if wait.cancelled else []

@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -42,6 +42,20 @@ Requests = list[httpx.Request]
 
 EMBEDDINGS = "/v1/embeddings"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
+
+
+class Facts(NamedTuple):
+    """What people want to know of a vendor before they choose it; the README's table is made of it.
+
+    :param schemas: what holds an answer to a schema; likewise ``tools`` and ``images``.
+    :param kept: how long results can be fetched.
+    """
+
+    credentials: str
+    schemas: str
+    tools: str
+    images: str
+    kept: str
 
 
 class Provider(ABC):
@@ -85,6 +99,7 @@ class Provider(ABC):
 
     #: the vendor's id in genai-prices, "" where it has none
     price_id: ClassVar[str]
+    facts: ClassVar[Facts]
 
     def __init__(self, base_url: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         self.options = self.Options.read(options or {})

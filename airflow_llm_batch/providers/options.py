@@ -75,12 +75,14 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     provider: Text = Field(None, description="Whose batch API it is.", json_schema_extra=FORM)
-    headers: Texts = Field({}, description="Further headers of every call, as gateways route by them.")
+    headers: Texts = Field({}, description="Further headers of every call, as gateways route by them; see Proxies.")
     query: Texts = Field({}, description="Further query parameters of every call.")
     form: Texts = Field({}, description="Further form fields of an upload.")
     create: Members = Field({}, description="Further members of the body that creates a batch.")
     limits: Members = Field(
-        {}, description="What one batch may hold: requests, bytes, embedding_inputs, tokens, minimum."
+        {},
+        description='What one batch may hold, where that is not what the vendor lets everybody: {"requests": 10000, '
+        '"bytes": 100000000, "embedding_inputs": 50000, "minimum": 100}.',
     )
     prices: Any = Field(
         None,
@@ -90,28 +92,38 @@ class Options(BaseModel):
     batch_factor: Number = Field(
         None,
         description="What a batch costs relative to synchronous calls, where the address is a gateway's: none is "
-        "assumed to hand the vendor's discount on.",
+        "assumed to hand the vendor's discount on; see Money.",
     )
     timeout: Number = Field(None, description="Seconds of silence allowed in a call (120).", json_schema_extra=FORM)
     connect_timeout: Number = Field(None, description="Seconds allowed for connecting (15).")
-    retries: Number = Field(None, description="How often a call is repeated that costs nothing twice (5).")
-    settle_seconds: Number = Field(None, description="How long a vendor's listing may lag behind a create (15).")
-    create_seconds: Number = Field(None, description="How long another machine's create may take (180).")
+    retries: Number = Field(None, description="How often a call is repeated that costs nothing when it is (5).")
+    settle_seconds: Number = Field(
+        None, description="Seconds by which a vendor's listing may lag behind a create (15)."
+    )
+    create_seconds: Number = Field(None, description="Seconds that another machine's create may take (180).")
     lapse_seconds: Number = Field(
         None, description="Seconds without a sign of life after which a try has lost its claim (60)."
     )
     delivery_seconds: Number = Field(
-        None, description="How long results that the vendor has counted and does not deliver are asked for (120)."
+        None,
+        description="Seconds for which results that the vendor counts and withholds are asked for (120).",
     )
     undelivered: Text = Field(None, description='"land" to land without them after that; the landing fails otherwise.')
     room_seconds: Number = Field(
         None,
-        description="How long a full queue is left alone before it is tried again, when nothing of the job has ended "
-        "meanwhile; doubled each time, up to 15 minutes (60).",
+        description="Seconds for which a full queue is left alone before it is tried again, when nothing of the job "
+        "has ended meanwhile; doubled each time, up to 15 minutes (60).",
     )
-    expire_seconds: Number = Field(None, description="Seconds after which the vendor is to delete files by itself.")
+    expire_seconds: Number = Field(
+        None,
+        description="Seconds after which the vendor is to delete files by itself; at OpenAI's own address inputs go "
+        "after two weeks.",
+    )
     delete_files: Text = Field(
-        None, description='Which of the vendor\'s files go once the results are landed: "none", "inputs" or "all".'
+        None,
+        description='Which of the vendor\'s files are deleted once their results are landed: "none", "inputs" '
+        '(OpenAI\'s default; the requests remain in the job directory) or "all" (results cannot be landed '
+        "once more then).",
     )
     batch: bool | None = Field(
         None, description='false for a server without a batch API: CompletionOperator(lane="auto") calls it online.'

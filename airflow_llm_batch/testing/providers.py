@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx
+import msgspec
 import pytest
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
+from airflow_llm_batch.models import Shard
+from airflow_llm_batch.providers.auth import Login
 from airflow_llm_batch.providers.base import Flow, Provider
 from airflow_llm_batch.request import Request
 
@@ -52,6 +56,53 @@ class ProviderContract:
     def page(self, items: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
         """A page of the vendor's listing."""
         return {"data": items, "has_more": more}
+
+    @property
+    def asked(self) -> Request:
+        """A request that the vendor can batch."""
+        body = {"model": "model-1", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+        return Request("/v1/chat/completions", body)
+
+    def test_it_says_what_it_is(self) -> None:
+        """What the README, the form and the pages show."""
+        made = self.made
+        assert made.name == made.name.lower()
+        assert all((made.title, *made.facts))
+        assert made.found_by in ("metadata", "client token", "name", "label", "time")
+        assert isinstance(made.price_id, str)
+        for name, field in type(made).Options.model_fields.items():
+            assert field.description, name
+            assert not field.is_required(), name
+
+    def test_credentials_stay_with_their_origins(self) -> None:
+        """Another host, port or scheme gets none of them."""
+        auth = self.made.auth(Login("conn", "user", "planted-key"))
+        url = httpx.URL(self.made.base_url)
+        for other in (url.copy_with(host="elsewhere.test"), url.copy_with(port=1), url.copy_with(scheme="ftp")):
+            request = httpx.Request("GET", other)
+            before = dict(request.headers)
+            next(auth.sync_auth_flow(request))
+            assert dict(request.headers) == before
+
+    def test_a_line_can_be_asked_again(self) -> None:
+        """``request_of`` undoes ``line``: what failed is asked once more as it was."""
+        request = self.made.translate(self.asked)
+        line = json.loads(msgspec.json.encode(self.made.line(request, "abcd1234-7")))
+        endpoint, model = self.made.group(request)
+        again = self.made.request_of(line, Shard(endpoint=endpoint, model=model))
+        assert (again.endpoint, again.body) == (request.endpoint, json.loads(msgspec.json.encode(request.body)))
+        assert self.made.translate(again).body == again.body
+        assert self.made.id_of(line) == "abcd1234-7"
+
+    def test_an_answer_to_a_call_is_a_line(self) -> None:
+        """Whatever a call is answered with, the row it belongs to can be told, and an error is none but an error."""
+        line = msgspec.json.encode(self.made.line(self.made.translate(self.asked), "abcd1234-7"))
+        call = self.made.call(line, Shard(endpoint="", model="model-1"))
+        assert call.custom_id == "abcd1234-7"
+        assert call.path.startswith(b"/")
+        for status, body in ((429, b'{"error":{"message":"slow down"}}'), (500, b'{"message":"broken"}')):
+            result = self.made.read(self.made.answered(call.custom_id, status, body))
+            assert (result.custom_id, result.status) == ("abcd1234-7", "errored")
 
     def test_a_batch_is_read(self) -> None:
         """get() knows running from ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
@@ -11,7 +12,7 @@ MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
 SECRET = "sk-planted-secret-4711"
 
 
-def read_jsonl(uri: str | Path) -> list[dict]:
+def read_jsonl(uri: str | Path) -> list[dict[str, Any]]:
     """The records of a JSON lines file, split at newlines only."""
     raw = Path(str(uri).removeprefix("file://")).read_bytes()
     return [json.loads(line) for line in raw.split(b"\n") if line]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from typing import Any
 
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.jobs.landing.records import Landing
@@ -13,6 +14,7 @@ from airflow_llm_batch.jobs.planning.encoding import RowSpec, passthrough_map
 from airflow_llm_batch.jobs.run import JobRun
 from airflow_llm_batch.jobs.waiting.wait import JobWait
 from support import MODELS, read_jsonl
+from support.dialects import DIALECTS
 
 
 def chat(provider, **more):
@@ -50,19 +52,17 @@ def land(store, hook, job, directory, *target, tries=500):
 
 
 def creates(provider):
-    return "POST /v1/batches" if provider == "openai" else "POST /v1/messages/batches"
+    return DIALECTS[provider].creates
 
 
-log = logging.getLogger(__name__)
+log: Any = logging.getLogger(__name__)
 ORIGIN = Origin("dag", "run", "task")
-#: what each vendor calls the cap of an answer
-CAP = {"openai": "max_completion_tokens", "anthropic": "max_tokens"}
 
 
 def make_batch(hook, provider, tmp_path):
     """Two requests, by hand, with the hook alone."""
     path = tmp_path / "in.jsonl"
-    body = {"model": MODELS[provider], "messages": [{"role": "user", "content": "hi"}], CAP[provider]: 9}
+    body = {"model": MODELS[provider], "messages": [{"role": "user", "content": "hi"}], DIALECTS[provider].cap: 9}
     if provider == "openai":
         lines = [{"custom_id": c, "method": "POST", "url": "/v1/chat/completions", "body": body} for c in "ab"]
         path.write_text("\n".join(map(json.dumps, lines)))

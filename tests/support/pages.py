@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from airflow.api_fastapi.app import init_auth_manager
@@ -68,11 +69,31 @@ def site(storage, monkeypatch, dags):
     return Site(storage, monkeypatch)
 
 
+def record(conn_id, dag_id="dag", run_id="run", task_id="submit", map_index=-1, **fields):
+    """What Airflow keeps of a task instance that runs: its arguments as they were rendered."""
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields
+    from airflow.utils.session import create_session
+    from sqlalchemy import text
+
+    names = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
+    with create_session() as session:
+        # There is no run that it could belong to.
+        session.execute(text("PRAGMA foreign_keys=OFF"))
+        row = session.get(RenderedTaskInstanceFields, names) or RenderedTaskInstanceFields(
+            cast("Any", SimpleNamespace(**names, task=None)), render_templates=False, rendered_fields={"-": ""}
+        )
+        row.rendered_fields = {"conn_id": conn_id, **fields}
+        session.add(row)
+        session.commit()
+        session.execute(text("PRAGMA foreign_keys=ON"))
+
+
 def submit(conn_id, storage, dag_id="dag", run_id="run", rows=("a", "b"), **arguments):
     ti = SimpleNamespace(dag_id=dag_id, run_id=run_id, task_id="submit", map_index=-1)
     arguments = {"request": ChatRequest("gpt-5-mini", max_tokens=9), **arguments}
     operator = SubmitBatchOperator(task_id="submit", conn_id=conn_id, rows=list(rows), storage=storage, **arguments)
-    return operator.execute({"ti": ti})
+    record(conn_id, dag_id, run_id)
+    return operator.execute(cast("Any", {"ti": ti}))
 
 
 def look(handle, conn_id):

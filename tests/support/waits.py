@@ -33,7 +33,7 @@ async def events_of(stores, conn_id="llm_test", **options):
 
 def reads(emulator):
     """Listings and single reads."""
-    told = Counter()
+    told: Counter[str] = Counter()
     for call, n in emulator.vendor.calls.items():
         if call.startswith("GET") and "batches" in call:
             told["listings" if call.endswith("batches") else "singles"] += n

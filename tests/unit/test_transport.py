@@ -13,9 +13,10 @@ from support import SECRET
 from airflow_llm_batch import transport as module
 from airflow_llm_batch.exceptions import RequestRejected, VendorUnavailable
 from airflow_llm_batch.models import Shard
+from airflow_llm_batch.pauses import retry_after
 from airflow_llm_batch.providers.bodies import Payload, repeatable, streamed
 from airflow_llm_batch.providers.openai.protocol import OpenAI
-from airflow_llm_batch.transport import Transport, retry_after
+from airflow_llm_batch.transport import Transport
 
 BASE = "http://vendor.test/v1"
 

@@ -83,7 +83,7 @@ class Landing:
         self.dropped: Counter[str] = Counter({"duplicate": 0, "foreign": 0, "garbage": 0})
         self.files: list[str] = []
         self.encode = msgspec.json.Encoder().encode
-        self.redact = hook.transport.redact
+        self.redactor = hook.transport.redactor
 
     def land(self, batches: dict[int, Batch], before: Manifest | None = None) -> Manifest:
         """Land every shard, and what earlier rounds have landed of the rows that this one does not ask.
@@ -273,8 +273,8 @@ class Landing:
         line, result.raw = result.raw, None
         if result.status != "succeeded":
             # Some vendors quote the key in an error.
-            result.error_message = result.error_message and self.redact(result.error_message)
-            line = line and self.redact(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            result.error_message = result.error_message and self.redactor.text(result.error_message)
+            line = line and self.redactor.data(line)
         if (self.keep_raw or result.error_code == "bad_vector") and line is not None:
             result.raw = as_written(line)
         if self.check is not None:

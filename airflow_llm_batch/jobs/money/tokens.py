@@ -6,11 +6,12 @@ The same numbers feed ``max_cost``, the vendor's queue and the tokens a minute o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.jobs.money.media import MARKS, media
 from airflow_llm_batch.providers.coerce import members, objects
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from airflow_llm_batch.request import Request
 
 EMBEDDINGS = "/v1/embeddings"
-#: what stands in a line that may be more, or less, than its text
-MARKS = (b'"image', b'"input_image"', b'"file', b'"document"', b'"input_file"', b'"audio', b'"input_audio"')
 #: tools that the vendor runs, which read as much as they like
 FUNCTIONS = frozenset({None, "function", "custom"})
+#: likewise, as Google names them
+GOOGLES = frozenset(
+    {"googleSearch", "google_search", "googleSearchRetrieval", "urlContext", "url_context", "codeExecution"}
+    | {"code_execution", "googleMaps", "google_maps", "retrieval", "fileSearch", "file_search", "computerUse"}
+)
 #: members by which the Responses API is told of a prompt that is not in the line
 STORED = {
     "previous_response_id": "an earlier conversation",
@@ -30,8 +34,6 @@ STORED = {
     "prompt": "a prompt",
 }
 DIGITS = b"0123456789"
-#: a guess for what cannot be estimated, so that queues and paces count something
-DOCUMENT = 3000
 
 
 class Kind(NamedTuple):
@@ -118,6 +120,8 @@ def cache_of(body: Mapping[str, Any]) -> str:
         elif isinstance(part, dict):
             if wish := members(part.get("cache_control")):
                 found = "1h" if wish.get("ttl") == "1h" else "5m"
+            if "cachePoint" in part:
+                found = found or "5m"
             if isinstance(part.get("content"), list):
                 queue.append(part["content"])
     return found
@@ -129,6 +133,8 @@ def tools_of(body: Mapping[str, Any]) -> str:
         kind = tool.get("type")
         if kind not in FUNCTIONS and "input_schema" not in tool:
             return f"the tool {kind!r}, which the vendor runs"
+        if google := [name for name in tool if name in GOOGLES]:
+            return f"the tool {google[0]!r}, which the vendor runs"
     if body.get("web_search_options") is not None:
         return "web search, which the vendor runs"
     return "MCP servers, which the vendor asks" if body.get("mcp_servers") else ""
@@ -162,53 +168,6 @@ def sent_tokens(line: bytes, provider: Provider, shard: Shard) -> int:
         return count_tokens(line)
     request = provider.request_of(msgspec.json.decode(line), shard)
     return prompt_tokens(line, request.body, provider, request.model)
-
-
-class Part(NamedTuple):
-    """A content part that is no text.
-
-    :param size: characters that it takes in the line.
-    """
-
-    tokens: int
-    size: int
-    unknown: str = ""
-
-
-def media(body: Mapping[str, Any], provider: Provider, model: str) -> Iterator[Part]:
-    """The pictures and files of a conversation."""
-    for message in [*objects(body.get("messages")), *objects(body.get("input"))]:
-        for part in objects(message.get("content")):
-            yield from media_part(part, provider, model)
-            if part.get("type") in ("tool_result", "document") or "content" in part:
-                for inner in objects(part.get("content")):
-                    yield from media_part(inner, provider, model)
-
-
-def media_part(part: Mapping[str, Any], provider: Provider, model: str) -> Iterator[Part]:
-    kind, source = part.get("type"), members(part.get("source"))
-    if kind in ("image_url", "input_image") or (kind == "image" and source):
-        given = part.get("image_url")
-        url = members(given).get("url") if isinstance(given, dict) else given
-        url = source.get("data") or source.get("url") if kind == "image" else url
-        detail = members(given).get("detail") or part.get("detail") or "auto"
-        if not isinstance(url, str):
-            yield Part(provider.image_tokens(model, None, str(detail)), 0)
-            return
-        seen = url.startswith("data:") or source.get("type") == "base64"
-        yield Part(provider.image_tokens(model, size_of(url) if seen else None, str(detail)), len(url) if seen else 0)
-    elif kind in ("file", "input_file", "document") and source.get("type") not in ("text", "content"):
-        packed = members(part.get("file")).get("file_data") or part.get("file_data") or source.get("data") or ""
-        yield Part(DOCUMENT, len(packed) if isinstance(packed, str) else 0, "a file, whose pages nobody has counted")
-    elif kind in ("input_audio", "audio"):
-        packed = members(part.get("input_audio")).get("data") or ""
-        yield Part(DOCUMENT, len(packed) if isinstance(packed, str) else 0, "audio, whose length nobody knows")
-
-
-def size_of(url: str) -> tuple[int, int] | None:
-    from airflow_llm_batch.providers.images import size_of as look
-
-    return look(url)
 
 
 def count_tokens(line: bytes) -> int:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 
+from airflow_llm_batch.bodies import TooLarge
 from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
 from airflow_llm_batch.jobs.directory.journal import UNANSWERED
 from airflow_llm_batch.jobs.online.pace import Pace
+from airflow_llm_batch.pauses import retry_after
 from airflow_llm_batch.providers.json_lines import UNREADABLE, bare
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, may_pass
-from airflow_llm_batch.transport import retry_after
 from airflow_llm_batch.wire import Wire
 
 if TYPE_CHECKING:
@@ -67,9 +68,8 @@ class Vendor:
 
     def __init__(self, hook: LLMBatchHook, calls: Calls, check: OutputCheck | None = None) -> None:
         self.provider, self.calls, self.check = hook.provider, calls, check
-        self.redacted, self.redact = hook.transport.redacted, hook.transport.redact
-        self.origin = httpx.URL(hook.provider.call_url)
-        self.auth, self.connect_timeout = hook.transport.auth, hook.transport.connect_timeout
+        self.transport, self.auth = hook.transport, hook.transport.auth
+        self.origin, self.connect_timeout = httpx.URL(hook.provider.call_url), hook.transport.connect_timeout
         fixed = {**(self.auth.fixed or {}), **self.auth.also} if self.auth.owns(self.origin) else {}
         self.headers = {**hook.transport.agent, **fixed}
         self.retries = hook.transport.retries if calls.retries is None else calls.retries
@@ -111,7 +111,7 @@ class Vendor:
                     trouble = self._unanswered(call, "connection_error", "The connection failed.")
             else:
                 self.silent = 0
-                trouble = self.provider.answered(call.custom_id, status, body)
+                trouble = self.transport.clean_line(self.provider.answered(call.custom_id, status, body))
                 if not self._may_pass(status, body, trouble):
                     return trouble
                 if status == httpx.codes.TOO_MANY_REQUESTS and limited.is_hopeless(body, self.good):
@@ -153,6 +153,9 @@ class Vendor:
             try:
                 async with asyncio.timeout(seconds):
                     response = await self._post(wire, call)
+            except (TooLarge, httpx.DecodingError) as error:
+                # It was answered, and so most likely billed: not asked once more.
+                return httpx.codes.OK, unusable(error), None, time.monotonic() - began
             except (httpx.RequestError, TimeoutError):
                 return 0, None, None, time.monotonic() - began
             spent = time.monotonic() - began
@@ -162,7 +165,7 @@ class Vendor:
             self.good += 1
             self.pace.went_well()
         elif is_fatal(status, self.provider.error_of(response), self.good, self.forbidden):
-            raise self.redacted(
+            raise self.transport.redacted(
                 RefusedForGood(
                     f"{self.provider.name} at {self.origin} refuses the key, the permission or the quota (HTTP "
                     f"{status}): {self.provider.error_of(response)[1]} That call was not billed; what was answered "
@@ -175,8 +178,9 @@ class Vendor:
         if status == httpx.codes.TOO_MANY_REQUESTS:
             self.pace.was_refused(pause)
         body = response.content
-        if not response.is_success:
-            body = self.redact(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        if not (response.is_success and bare(body).startswith(b"{")):
+            # It may be cut, and what is left of the key not be known for it.
+            body = self.transport.redactor.data(body)
         return status, one_line(body, status), pause, spent
 
     async def _post(self, wire: Wire, call: Call) -> httpx.Response:
@@ -237,6 +241,13 @@ def is_fatal(status: int, error: tuple[str, str], good: int, forbidden: int) -> 
     empty = status == httpx.codes.PAYMENT_REQUIRED or (400 <= status < 500 and is_empty_account(*error, status))
     never = forbidden >= MOST_FORBIDDEN and not good and not is_passing_code(error[0])
     return status == httpx.codes.UNAUTHORIZED or empty or never
+
+
+def unusable(error: Exception) -> bytes:
+    """The error of an answer that was not read to its end."""
+    code = "answer_too_large" if isinstance(error, TooLarge) else "unreadable_answer"
+    message = f"The answer was not read: {error}. It may be billed, and was not asked for again."
+    return msgspec.json.encode({"error": {"type": code, "code": code, "message": message}})
 
 
 def backoff(tries: int) -> float:

@@ -19,7 +19,7 @@ from airflow_llm_batch.providers.anthropic.chat import fitted_params, message_pa
 from airflow_llm_batch.providers.anthropic.models import check_params
 from airflow_llm_batch.providers.anthropic.results import read_frequent, read_line
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
-from airflow_llm_batch.providers.base import Batches, Flow, Provider, Requests
+from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider, Requests
 from airflow_llm_batch.providers.batches import batch_id, identifier, moment, readable
 from airflow_llm_batch.providers.bodies import Call, Payload, repeatable, streamed
 from airflow_llm_batch.providers.coerce import members, whole, word
@@ -47,7 +47,11 @@ def betas(value: Any) -> Any:
 
 
 class AnthropicOptions(Options):
-    anthropic_version: Text = Field(None, description="API version date, 2023-06-01 if empty.", json_schema_extra=FORM)
+    anthropic_version: Text = Field(
+        None,
+        description="API version date, 2023-06-01 if empty: temperature is legal there.",
+        json_schema_extra=FORM,
+    )
     anthropic_beta: Annotated[Text, BeforeValidator(betas)] = Field(None, description="Beta features, one or a list.")
 
 
@@ -64,6 +68,7 @@ class Anthropic(Provider):
     takes_empty_text = False
     console_url = "https://platform.claude.com/workspaces/default/batches"
     batch_price_factor = "0.5"
+    facts = Facts("key", "strict, fitted", "yes", "yes", "29 days")
     page_size = 1000
     find_pages = 100
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
-from airflow_llm_batch.providers.base import Batches, Flow, Provider, Requests
+from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider, Requests
 from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, readable
 from airflow_llm_batch.providers.bodies import Call, Payload, encode_multipart, repeatable, streamed
 from airflow_llm_batch.providers.coerce import members, text_of, whole, word
@@ -65,7 +65,9 @@ class OpenAIOptions(Options):
     project: Text = Field(None, description="Project id, where the key has several.", json_schema_extra=FORM)
     completion_window: Text = Field(None, description='How long a batch may take ("24h").')
     token_cap: Text = Field(
-        None, description="What the server calls the cap of an answer: max_tokens or max_completion_tokens."
+        None,
+        description="What the server calls the cap of an answer, max_tokens or max_completion_tokens; by default the "
+        "name that OpenAI's models want, and max_tokens for other models of other servers.",
     )
 
 
@@ -83,6 +85,7 @@ class OpenAI(Provider):
     console_url = "https://platform.openai.com/batches/{id}"
     batch_price_factor = "0.5"
     caches_by_itself = True
+    facts = Facts("key", "strict, fitted", "yes", "yes", "30 days")
     page_size = 100
 
     def normalize(self, base_url: str) -> str:

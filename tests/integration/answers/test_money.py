@@ -188,7 +188,7 @@ def test_tiers_and_caches_are_priced_as_the_lists_say(provider, model, used, bat
 
 def test_a_rate_that_does_not_divide_is_not_rounded_per_token():
     """A million tokens at 0.123456789 $ cost exactly half of that in a batch."""
-    prices = Prices("openai", "0.5", negotiated({"prices": {"*": {"input": 0.123456789, "output": 0}}}))
+    prices = Prices("openai", "0.5", negotiated({"*": {"input": 0.123456789, "output": 0}}))
     assert prices.cost(Result(status="succeeded", input_tokens=10**6, output_tokens=5), "any")[0] == 61_728_394_500
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import MODELS
+from support.dialects import DIALECTS
 from support.jobs import chat, creates, land, log, plan, spec, submit, texts
 
 from airflow_llm_batch.data import EmbeddingRequest
@@ -59,9 +60,8 @@ def test_shards_are_cut_at_the_limits_and_sent_as_stored(emulator, provider, con
         assert shard.rows <= 7
         assert len(data) == shard.bytes <= 900
         assert data.count(b"\n") == shard.rows
-    if provider == "openai":
-        kept = {emulator.vendor.files[b.input_file_id].path.read_bytes() for b in emulator.vendor.batches.values()}
-        assert kept == {store.requests(s.index, s.token).read_bytes() for s in job.shards}
+    files = {file.path.read_bytes() for file in emulator.vendor.files.values() if file.purpose == "batch"}
+    assert files in (set(), {store.requests(s.index, s.token).read_bytes() for s in job.shards})
     manifest, rows = land(store, hook, job, tmp_path / "out")
     assert sorted(r["row"] for r in rows) == list(range(40))
     assert len(manifest.files) == len(job.shards)
@@ -276,9 +276,8 @@ def test_a_refused_create_is_tried_anew_at_once(hook, provider, store, emulator)
     emulator.faults(http=[{"on": creates(provider), "status": 403}])
     with pytest.raises(RequestRejected, match="403"):
         submit(store, hook, spec(texts(3), chat(provider)))
-    lists = "GET /v1/batches" if provider == "openai" else "GET /v1/messages/batches"
     assert len(submit(store, hook, spec(texts(3), chat(provider)))[1]) == 1
-    assert emulator.vendor.calls[lists] == 0
+    assert emulator.vendor.calls[DIALECTS[provider].lists] == 0
 
 
 def test_changed_input_cancels_what_runs_and_starts_anew(provider, connect, store, tmp_path):
@@ -359,9 +358,9 @@ def test_garbage_inside_answers_does_not_sink_a_batch(hook, provider, store, emu
 def test_a_download_that_breaks_off_starts_over(hook, provider, store, emulator, tmp_path):
     """Nothing of the broken try is landed or counted."""
     job, _ = submit(store, hook, spec(texts(200), chat(provider)))
-    on = "GET /v1/files/*" if provider == "openai" else "GET /v1/messages/batches/*"
-    skip = 0 if provider == "openai" else 1
-    emulator.faults(http=[{"on": on, "cut": "body", "cut_bytes": 20_000, "skip": skip}])
+    dialect = DIALECTS[provider]
+    fault = {"on": dialect.results, "cut": "body", "cut_bytes": 20_000, "skip": dialect.looks_before}
+    emulator.faults(http=[fault])
     manifest, rows = land(store, hook, job, tmp_path / "out")
     assert sorted(r["row"] for r in rows) == list(range(200))
     assert manifest.input_tokens == sum(r["input_tokens"] for r in rows)
@@ -392,7 +391,7 @@ def test_a_wait_survives_what_is_transient_and_ends_at_its_deadline(provider, co
     with Emulator(duration=30) as emulator:
         hook = LLMBatchHook(connect(emulator.url, provider, retries=0.5))
         submit(store, hook, spec(texts(3), chat(provider)))
-        reads = "GET /v1/batches/*" if provider == "openai" else "GET /v1/messages/batches/*"
+        reads = DIALECTS[provider].looks
         emulator.faults(
             http=[{"on": reads, "status": 503}, {"on": reads, "cut": "before"}, {"on": reads, "status": 429}]
         )

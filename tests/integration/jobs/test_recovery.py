@@ -17,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 from support import MODELS, SECRET, read_jsonl
-from support.jobs import chat, creates, land, plan, spec, submit, texts
+from support.dialects import DIALECTS
+from support.jobs import chat, creates, land, make_batch, plan, spec, submit, texts
 from support.tasks import drive
 from support.tasks import operator as batch_operator
 
@@ -320,8 +321,6 @@ def test_a_dry_run_plans_estimates_and_stops(emulator, connect, context):
 @pytest.mark.parametrize("by", ["submit", "sensor"])
 def test_a_batch_made_elsewhere_is_landed_by_its_own_ids(emulator, provider, connect, context, tmp_path, by):
     """SubmitBatchOperator(batch_id=...) or BatchSensor(batch_id=...): every row once, keyed by its custom_id."""
-    from support.jobs import make_batch
-
     conn_id = connect(emulator.url, provider)
     batch_id = make_batch(LLMBatchHook(conn_id), provider, tmp_path)
     if by == "submit":
@@ -414,7 +413,7 @@ def test_two_attempts_at_once_create_once(provider, connect, store):
 def test_a_retry_in_the_same_process_does_not_wait_for_itself(provider, connect, store, emulator):
     """The create was cut and the vendor could not be asked: the next try knows that nothing is under way."""
     hook = LLMBatchHook(connect(emulator.url, provider, create_seconds=600, retries=0))
-    lists = "GET /v1/batches" if provider == "openai" else "GET /v1/messages/batches"
+    lists = DIALECTS[provider].lists
     emulator.faults(http=[{"on": creates(provider), "cut": "after"}, {"on": lists, "status": 503}])
     with pytest.raises(LLMBatchError, match="503"):
         submit(store, hook, spec(texts(2), chat(provider)))

@@ -7,6 +7,7 @@ import logging
 from datetime import timedelta
 
 import pytest
+from support.dialects import DIALECTS
 from support.waits import QUICKLY, event_of, events_of, jobs_of, reads
 
 from airflow_llm_batch.emulator import Emulator
@@ -29,7 +30,7 @@ def test_many_waits_cost_a_listing_each_interval(connect, provider, tmp_path):
         events = asyncio.run(events_of(stores))
         assert [event["status"] for event in events] == ["ended"] * 250
         assert watch_module.WATCHES == {}
-        pages = 3 if provider == "openai" else 1
+        pages = -(-250 // DIALECTS[provider].page)
         # Waits that were opened later than the first look have one of their own.
         assert reads(emulator)["listings"] <= 4 * pages
         assert reads(emulator)["singles"] <= 4 * watch_module.FEW

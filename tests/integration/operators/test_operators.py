@@ -226,9 +226,6 @@ def test_a_strangers_batch_can_be_waited_for_and_downloaded(emulator, provider, 
         BatchSensor(task_id="wait", job="").execute(context)
 
 
-CAP = {"openai": "max_completion_tokens", "anthropic": "max_tokens"}
-
-
 def test_the_hook_works_by_itself(emulator, provider, connect, tmp_path):
     """upload_file, create_batch, get_batch, list_batches, cancel_batch, download, test_connection."""
     hook = LLMBatchHook(connect(emulator.url, provider))

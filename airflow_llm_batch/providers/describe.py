@@ -1,0 +1,103 @@
+"""Vendors and connections for people, made of the classes: the README's table, and the form in Airflow's UI.
+
+``python -m airflow_llm_batch.providers.describe`` writes both anew; a test holds them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from pprint import pformat
+from typing import Any
+
+from airflow_llm_batch.providers.base import Provider
+from airflow_llm_batch.providers.options import Options
+from airflow_llm_batch.providers.registry import PROVIDERS, provider_class
+
+PACKAGE = Path(__file__).resolve().parent.parent
+FORM, README = PACKAGE / "connection_form.py", PACKAGE.parent / "README.md"
+HEAD = (
+    "`provider`", "vendor", "requests, MB a batch", "at least", "price", "endpoints", "schemas", "tools", "images",
+    "a lost create is found by", "results kept", "credentials",
+)  # fmt: skip
+
+
+def size(count: int) -> str:
+    """Megabytes."""
+    return f"{count / 1e6:,.0f}"
+
+
+def row(vendor: type[Provider]) -> list[str]:
+    limits, facts = vendor.default_limits, vendor.facts
+    factor = vendor.batch_price_factor
+    return [
+        f"`{vendor.name}`", vendor.title, f"{limits.requests:,}, {size(limits.bytes)}", f"{limits.minimum or 1:,}",
+        f"{float(factor):.0%}" if factor else "as the server says",
+        ", ".join(f"`{endpoint}`" for endpoint in sorted(vendor.endpoints)),
+        facts.schemas, facts.tools, facts.images,
+        "time and size, then its rows" if vendor.found_by == "time" else vendor.found_by, facts.kept, facts.credentials,
+    ]  # fmt: skip
+
+
+def table() -> str:
+    """The vendors as a Markdown table, one a row."""
+    rows = [HEAD, ["---"] * len(HEAD), *(row(provider_class(name)) for name in PROVIDERS)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def fields() -> dict[str, Any]:
+    """The connection's fields that the form shows, as Airflow wants to know them."""
+    shown: dict[str, Any] = {}
+    for name in PROVIDERS:
+        for key, field in provider_class(name).Options.model_fields.items():
+            mark = field.json_schema_extra
+            if not (isinstance(mark, dict) and mark.get("form")) or key in shown:
+                continue
+            schema: dict[str, Any] = {"type": ["string", "null"]}
+            if "float" in str(field.annotation) or "float" in str(field.metadata):
+                schema = {"type": ["integer", "null"], "minimum": 1}
+            if key == "provider":
+                schema["enum"] = [*PROVIDERS]
+            label = key.replace("_", " ").capitalize().replace(" id", " id")
+            shown[key] = {"label": label, "description": field.description, "schema": schema}
+    return shown
+
+
+def form() -> str:
+    """The module that keeps the form: importing the vendors' classes would slow every start of Airflow."""
+    made = pformat(fields(), indent=1, width=116, sort_dicts=False)
+    return (
+        '"""Made by ``airflow_llm_batch.providers.describe`` from the providers\' options; not edited by hand."""\n\n'
+        "from __future__ import annotations\n\nfrom typing import Any\n\n"
+        f"# fmt: off\nFIELDS: dict[str, Any] = {made}\n"
+    )
+
+
+def option_table() -> str:
+    """What a connection's extra may hold, as a Markdown table: everybody's options, then each vendor's own."""
+    common = Options.model_fields
+    whose: dict[str, tuple[str, list[str]]] = {name: (str(field.description), []) for name, field in common.items()}
+    for name in PROVIDERS:
+        for key, field in provider_class(name).Options.model_fields.items():
+            if key not in common:
+                whose.setdefault(key, (str(field.description), []))[1].append(name)
+    rows = [f"| `{key}` | {', '.join(names) or 'all'} | {text} |" for key, (text, names) in whose.items()]
+    return "\n".join(["| option | for | meaning |", "|---|---|---|", *rows])
+
+
+def framed(made: str, marks: re.Match[str]) -> str:
+    return f"{marks[1]}{made}\n{marks[2]}"
+
+
+def with_tables(readme: str) -> str:
+    """The README with its tables as they are now."""
+    for name, made in (("vendors", table()), ("options", option_table())):
+        between = re.compile(rf"(<!-- {name} -->\n).*(<!-- end of {name} -->)", re.DOTALL)
+        readme = between.sub(partial(framed, made), readme)
+    return readme
+
+
+if __name__ == "__main__":
+    FORM.write_text(form())
+    README.write_text(with_tables(README.read_text()))

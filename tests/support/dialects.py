@@ -1,0 +1,34 @@
+"""What differs between the vendors' wires where tests inject faults or count calls."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Dialect(NamedTuple):
+    """Calls as the emulator names them.
+
+    :param looks: reading one batch; ``results`` a download of what it has answered.
+    :param looks_before: reads that ``results`` matches too, before the download.
+    :param page: batches that a listing gives at once.
+    :param cap: what the body calls the token cap.
+    """
+
+    creates: str
+    lists: str
+    looks: str
+    results: str
+    page: int
+    cap: str
+    looks_before: int = 0
+
+
+DIALECTS = {
+    "openai": Dialect(
+        "POST /v1/batches", "GET /v1/batches", "GET /v1/batches/*", "GET /v1/files/*", 100, "max_completion_tokens"
+    ),
+    "anthropic": Dialect(
+        "POST /v1/messages/batches", "GET /v1/messages/batches", "GET /v1/messages/batches/*",
+        "GET /v1/messages/batches/*", 1000, "max_tokens", looks_before=1,
+    ),
+}  # fmt: skip
