@@ -53,7 +53,8 @@ MODELS = {
 VENDORS = {
     "anthropic": {"provider": "anthropic"},
     "vertex": {
-        "provider": "vertex", "project": "p", "location": "us-central1", "storage": "gs://b/stage", "gcp_conn_id": "gcp",
+        "provider": "vertex", "project": "p", "location": "us-central1",
+        "storage": "gs://b/stage", "gcp_conn_id": "gcp",
     },
 }  # fmt: skip
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
@@ -223,10 +224,11 @@ if __name__ == "__main__":
     if "vertex" in (sys.argv[1:] or MODELS):
         # Imported once, and not by each of hundreds of processes.
         import airflow.providers.google.cloud.fs.gcs
-        import gcsfs  # noqa: F401
+        import gcsfs
         from airflow.sdk.io import has_fs
 
-        has_fs("gs")
+        if not (gcsfs and airflow.providers.google and has_fs("gs")):
+            raise SystemExit("Airflow has no file system for gs://")
     store = {"is_anonymous": True, "project": "p", "gcs.endpoint": str(VENDOR.base_url).rstrip("/")}
     os.environ["AIRFLOW_CONN_GCP"] = json.dumps({"conn_type": "google_cloud_platform", "extra": store})
     try:

@@ -18,8 +18,8 @@ def genai_client(emulator, token="x", **options):
     from google.oauth2.credentials import Credentials
 
     reached = types.HttpOptions(base_url=emulator.url, **options)
-    known = {"project": "p1", "location": "us-central1", "credentials": Credentials(token=token)}
-    return genai.Client(vertexai=True, http_options=reached, **known)
+    who = Credentials(token=token)
+    return genai.Client(vertexai=True, project="p1", location="us-central1", credentials=who, http_options=reached)
 
 
 def put(emulator, uri, *lines):

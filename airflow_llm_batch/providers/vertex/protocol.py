@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
-from airflow_llm_batch.providers.base import Batches, Flow, Provider
+from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import readable
 from airflow_llm_batch.providers.bodies import Call, Payload, Source, Stored, repeatable
 from airflow_llm_batch.providers.images import anthropic_tokens, gemini_tokens
@@ -82,6 +82,7 @@ class Vertex(Provider):
     caps = (("generationConfig", "maxOutputTokens"), ("max_tokens",))
     batch_price_factor = "0.5"
     deletes = "inputs"
+    facts = Facts("google connection", "strict, fitted", "yes", "yes", "in your bucket")
     page_size = 100
     console_url = "https://console.cloud.google.com/vertex-ai/batch-predictions"
 

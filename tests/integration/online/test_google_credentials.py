@@ -17,8 +17,9 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.providers.vertex.credentials import Google
 
 pytest.importorskip("airflow.providers.google")
-rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
+pytest.importorskip("cryptography")
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 HERE, ELSEWHERE = "http://vertex.test", "http://elsewhere.test"
 
