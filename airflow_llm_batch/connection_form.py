@@ -7,7 +7,7 @@ from typing import Any
 # fmt: off
 FIELDS: dict[str, Any] = {'provider': {'label': 'Provider',
               'description': 'Whose batch API it is.',
-              'schema': {'type': ['string', 'null'], 'enum': ['openai', 'anthropic']}},
+              'schema': {'type': ['string', 'null'], 'enum': ['openai', 'azure', 'anthropic', 'vertex', 'gemini']}},
  'timeout': {'label': 'Timeout',
              'description': 'Seconds of silence allowed in a call (120).',
              'schema': {'type': ['integer', 'null'], 'minimum': 1}},
@@ -17,6 +17,33 @@ FIELDS: dict[str, Any] = {'provider': {'label': 'Provider',
  'project': {'label': 'Project',
              'description': 'Project id, where the key has several.',
              'schema': {'type': ['string', 'null']}},
+ 'api_version': {'label': 'Api version',
+                 'description': 'The dated API (/openai/...?api-version=2025-04-01-preview) instead of the v1 API, '
+                                'which has no version.',
+                 'schema': {'type': ['string', 'null']}},
+ 'azure_conn_id': {'label': 'Azure conn id',
+                   'description': 'An Airflow connection of type azure that gives Entra tokens.',
+                   'schema': {'type': ['string', 'null']}},
+ 'tenant_id': {'label': 'Tenant id',
+               'description': "Entra's tenant, with a client id as the connection's login and its secret as the "
+                              'password.',
+               'schema': {'type': ['string', 'null']}},
+ 'managed_identity': {'label': 'Managed identity',
+                      'description': "true for tokens of the machine's own identity (workload identity, managed "
+                                     "identity, environment), or a managed identity's client id.",
+                      'schema': {'type': ['string', 'null']}},
  'anthropic_version': {'label': 'Anthropic version',
                        'description': 'API version date, 2023-06-01 if empty: temperature is legal there.',
-                       'schema': {'type': ['string', 'null']}}}
+                       'schema': {'type': ['string', 'null']}},
+ 'location': {'label': 'Location',
+              'description': 'Where they run: a region, global (the default), us or eu; Claude wants one of its '
+                             'regions.',
+              'schema': {'type': ['string', 'null']}},
+ 'storage': {'label': 'Storage',
+             'description': 'gs://bucket/prefix that the jobs read and write where the job directory is not in '
+                            'Cloud Storage.',
+             'schema': {'type': ['string', 'null']}},
+ 'gcp_conn_id': {'label': 'Gcp conn id',
+                 'description': 'Airflow connection of type google_cloud_platform for calls and results '
+                                '(google_cloud_default).',
+                 'schema': {'type': ['string', 'null']}}}

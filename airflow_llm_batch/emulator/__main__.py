@@ -28,6 +28,8 @@ def main() -> None:
         help='what goes wrong, as JSON: {"row_errors": 0.01, "shuffle": true, "http": [{"on": "POST /v1/batches", '
         '"cut": "after"}]}; can be replaced while running with PUT /_emulator/faults',
     )
+    parser.add_argument("--webhook-url", help="where an event is sent when a batch has ended")
+    parser.add_argument("--webhook-secret", default=Settings().webhook_secret, help="what signs it")
     given = parser.parse_args()
     settings = Settings(
         duration=given.duration,
@@ -35,6 +37,8 @@ def main() -> None:
         upstream=given.upstream,
         upstream_key=given.upstream_key,
         upstream_concurrency=given.upstream_concurrency,
+        webhook_url=given.webhook_url,
+        webhook_secret=given.webhook_secret,
         faults=Faults.model_validate_json(given.faults),
     )
     sys.stderr.write(

@@ -11,8 +11,9 @@ from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from airflow_llm_batch.emulator import anthropic, gcs, gemini, openai, uploads, vertex
+from airflow_llm_batch.emulator import anthropic, azure, gcs, gemini, openai, uploads, vertex
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
+from airflow_llm_batch.emulator.events import Sender
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 #: each vendor's module: ``router``, ``owns(path)``, and ``Refusal(status, message)``, an exception with ``status`` and
 #: ``body``; the first that owns a path answers for it
-DIALECTS: tuple[Any, ...] = (gemini, anthropic, vertex, gcs, openai)
+DIALECTS: tuple[Any, ...] = (gemini, anthropic, azure, vertex, gcs, openai)
 
 
 def dialect_of(path: str) -> Any:
@@ -31,6 +32,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The app; ``app.state.vendor`` holds its files and batches."""
     app = FastAPI(title="LLM batch emulator", docs_url=None, redoc_url=None)
     app.state.vendor = Vendor(settings or Settings())
+    if app.state.vendor.settings.webhook_url:
+        Sender(app.state.vendor).start()
     app.state.store = gcs.Store(app.state.vendor.directory)
     for dialect in DIALECTS:
         app.include_router(dialect.router)

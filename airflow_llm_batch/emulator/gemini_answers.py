@@ -10,15 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from airflow_llm_batch.emulator.answers import (
-    Bad,
-    asked_for,
-    digest,
-    named_first,
-    reply,
-    tokens,
-    unit_vector,
-)
+from airflow_llm_batch.emulator import answers
+from airflow_llm_batch.emulator.answers import Bad, asked_for, digest, named_first, tokens, unit_vector
 from airflow_llm_batch.emulator.google_api import members
 from airflow_llm_batch.providers.gemini.words import camel, camel_members
 
@@ -53,7 +46,7 @@ def generate(model: str, given: dict[str, Any]) -> dict[str, Any] | Bad:
         usage = {"promptTokenCount": tokens(everything), "totalTokenCount": tokens(everything)}
         return {"promptFeedback": {"blockReason": mark[2]}, "usageMetadata": usage, "modelVersion": model}
     cap, as_json = config.get("maxOutputTokens"), config.get("responseMimeType") == "application/json"
-    said = reply(prompt, everything, schema if as_json else None, callable_tools(params), cap, as_json)
+    said = answers.reply(prompt, everything, schema if as_json else None, callable_tools(params), cap, as_json)
     thinking = members(config, "thinkingConfig")
     thought = 0 if thinking.get("thinkingBudget") == 0 or not thinking else THOUGHT
     key = digest(json.dumps(params, sort_keys=True))
@@ -70,11 +63,12 @@ def generate(model: str, given: dict[str, Any]) -> dict[str, Any] | Bad:
         candidate["logprobsResult"] = logprobs(said.text, config.get("logprobs") or 0)
     count = config.get("candidateCount") or 1
     spent = said.output_tokens * count
+    told = int(said.input_tokens) + int(spent) + thought
     usage = {
         "promptTokenCount": said.input_tokens,
         "candidatesTokenCount": spent,
         "thoughtsTokenCount": thought,
-        "totalTokenCount": said.input_tokens + spent + thought,
+        "totalTokenCount": told,
     }
     return {
         # A zero is left out.

@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from airflow_llm_batch.emulator import answers, anthropic, streams, upstream
-from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
+from airflow_llm_batch.emulator.batches import Answer, EmulatedBatch, StoredFile, Vendor
 from airflow_llm_batch.emulator.openai_lines import ANSWERS, UNFINISHED, answer_line, validate
 
 NAME = "openai"
@@ -120,6 +121,15 @@ def delete_file(file_id: str, vendor: Held) -> dict[str, Any]:
 @router.post("/batches")
 async def create(request: Request, vendor: Held) -> dict[str, Any]:
     body = await json_body(request)
+    check_create(body)
+    batch = new_batch(vendor, NAME, body, input_of(vendor, body))
+    await run_in_threadpool(validate, vendor, batch, vendor.files[body["input_file_id"]].path)
+    begin(vendor, batch)
+    return batch_object(vendor, batch)
+
+
+def check_create(body: dict[str, Any]) -> None:
+    """:raises Refusal: for what OpenAI refuses before it looks at the file."""
     for name in ("input_file_id", "endpoint", "completion_window"):
         if not body.get(name):
             raise Refusal(400, f"Missing required parameter: '{name}'.", "missing_required_parameter", name)
@@ -141,14 +151,22 @@ async def create(request: Request, vendor: Held) -> dict[str, Any]:
         raise Refusal(
             400, "Invalid 'metadata': at most 16 pairs of strings of up to 64 and 512 characters.", param="metadata"
         )
+
+
+def input_of(vendor: Vendor, body: dict[str, Any]) -> StoredFile:
+    """:raises Refusal: for a file that is not there, or not for batches."""
     stored = vendor.files.get(body["input_file_id"])
     if stored is None:
         raise Refusal(400, f"Invalid file id: {body['input_file_id']}.", "invalid_file_id", "input_file_id")
     if stored.purpose != "batch":
         raise Refusal(400, f"File {stored.id} has purpose '{stored.purpose}', not 'batch'.", param="input_file_id")
-    batch = EmulatedBatch(
+    return stored
+
+
+def new_batch(vendor: Vendor, dialect: str, body: dict[str, Any], stored: StoredFile) -> EmulatedBatch:
+    return EmulatedBatch(
         id=f"batch_{uuid.uuid4().hex}",
-        dialect=NAME,
+        dialect=dialect,
         split=True,
         # a copy: deleting the input file does not undo a batch
         lines=vendor.directory / f"{uuid.uuid4().hex}.lines",
@@ -156,24 +174,40 @@ async def create(request: Request, vendor: Held) -> dict[str, Any]:
         duration=vendor.settings.duration,
         endpoint=body["endpoint"],
         input_file_id=stored.id,
-        metadata=metadata,
+        metadata=body.get("metadata"),
     )
-    await run_in_threadpool(validate, vendor, batch, stored.path)
+
+
+def begin(vendor: Vendor, batch: EmulatedBatch) -> None:
+    """Take a validated batch into the queue.
+
+    :raises QueueFull: where the faults say so.
+    """
     vendor.add_batch(batch)
     if vendor.settings.upstream and not batch.problems:
         upstream.start(vendor, batch, partial(upstream.openai_line, vendor.settings))
-    return batch_object(vendor, batch)
 
 
 @router.get("/batches")
 def list_batches(
     vendor: Held, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> dict[str, Any]:
+    return page_of(vendor, NAME, after, limit, batch_object)
+
+
+def page_of(
+    vendor: Vendor,
+    dialect: str,
+    after: str | None,
+    limit: int,
+    show: Callable[[Vendor, EmulatedBatch], dict[str, Any]],
+) -> dict[str, Any]:
+    """A page of a dialect's batches, newest first."""
     try:
-        page, more = vendor.newest(NAME, after, limit)
+        page, more = vendor.newest(dialect, after, limit)
     except ValueError:
         raise Refusal(400, f"No batch found with id '{after}'.", param="after") from None
-    data = [batch_object(vendor, batch) for batch in page]
+    data = [show(vendor, batch) for batch in page]
     return {"object": "list", "data": data, "has_more": more, **ends(data)}
 
 
@@ -184,13 +218,17 @@ def get_batch(batch_id: str, vendor: Held) -> dict[str, Any]:
 
 @router.post("/batches/{batch_id}/cancel")
 def cancel(batch_id: str, vendor: Held) -> dict[str, Any]:
-    batch = batch_of(vendor, batch_id)
+    return batch_object(vendor, cancelled(batch_of(vendor, batch_id)))
+
+
+def cancelled(batch: EmulatedBatch) -> EmulatedBatch:
+    """:raises Refusal: for a batch that has ended."""
     view = batch.view(time.time())
     if view.ended_at is not None:
         raise Refusal(409, f"Cannot cancel a batch with status '{view.phase}'.")
     if batch.cancelled_at is None:
         batch.cancelled_at = time.time()
-    return batch_object(vendor, batch)
+    return batch
 
 
 MODELS = ("gpt-5-mini", "gpt-4o-mini", "text-embedding-3-small")
@@ -227,26 +265,33 @@ def model(name: str) -> dict[str, Any]:
 @router.post("/completions")
 @router.post("/moderations")
 async def synchronous(request: Request, vendor: Held) -> Response:
-    body = await json_body(request)
+    return await answered(vendor, request.url.path, await json_body(request))
+
+
+async def answered(vendor: Vendor, path: str, body: dict[str, Any]) -> Response:
+    """The answer to one call.
+
+    :param path: one of ``ANSWERS``.
+    """
     if vendor.settings.upstream:
         if body.get("stream"):
             raise Refusal(400, "The emulator does not stream what it forwards.", "unsupported_value", "stream")
-        status, answer = await upstream.forward(vendor.settings, request.url.path, body)
+        status, answer = await upstream.forward(vendor.settings, path, body)
         return JSONResponse(answer, status)
-    said = ANSWERS[request.url.path](body, int(time.time()))
+    said = ANSWERS[path](body, int(time.time()))
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message, param=said.param)
-    if body.get("stream") and request.url.path.endswith("/chat/completions"):
+    if body.get("stream") and path.endswith("/chat/completions"):
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return StreamingResponse(streams.chat(said, usage), media_type="text/event-stream")
-    if body.get("stream") and request.url.path.endswith("/responses"):
+    if body.get("stream") and path.endswith("/responses"):
         return StreamingResponse(streams.response(said), media_type="text/event-stream")
     return JSONResponse(said)
 
 
-def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
+def batch_object(vendor: Vendor, batch: EmulatedBatch, answer: Answer = answer_line) -> dict[str, Any]:
     now = time.time()
-    vendor.settle(batch, answer_line)
+    vendor.settle(batch, answer)
     view = batch.view(now)
     status = PHASES.get(view.phase, view.phase)
     if view.phase == "running" and vendor.settings.faults.unknown_status:
@@ -316,9 +361,9 @@ def file_of(vendor: Vendor, file_id: str) -> StoredFile:
     return vendor.files[file_id]
 
 
-def batch_of(vendor: Vendor, batch_id: str) -> EmulatedBatch:
+def batch_of(vendor: Vendor, batch_id: str, dialect: str = NAME) -> EmulatedBatch:
     batch = vendor.batches.get(batch_id)
-    if batch is None or batch.dialect != NAME:
+    if batch is None or batch.dialect != dialect:
         raise Refusal(404, f"No batch found with id '{batch_id}'.")
     return batch
 

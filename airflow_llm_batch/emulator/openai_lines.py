@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from airflow_llm_batch.emulator import answers, responses
-from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
+from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor, encode
 
 MOST_REQUESTS = 50_000
 UNFINISHED = {
@@ -26,8 +27,18 @@ ANSWERS = {
 }
 
 
-def validate(vendor: Vendor, batch: EmulatedBatch, source: Path) -> None:
-    """Copy the input lines, noting what is wrong with them as OpenAI does after a create that succeeded."""
+def validate(
+    vendor: Vendor,
+    batch: EmulatedBatch,
+    source: Path,
+    most: int = MOST_REQUESTS,
+    url_of: Callable[[str], str] = lambda url: url,
+) -> None:
+    """Copy the input lines, noting what is wrong with them as OpenAI does after a create that succeeded.
+
+    :param most: requests that one file may hold.
+    :param url_of: an address as ``ANSWERS`` knows it, from what a line may say.
+    """
     seen: set[str] = set()
 
     def problem(code: str, message: str, line: int | None = None, param: str | None = None) -> None:
@@ -40,7 +51,7 @@ def validate(vendor: Vendor, batch: EmulatedBatch, source: Path) -> None:
             try:
                 line = msgspec.json.decode(raw)
                 body = line["body"]
-                custom_id, url, method = line["custom_id"], line["url"], line["method"]
+                custom_id, url, method = line["custom_id"], url_of(line["url"]), line["method"]
                 model = body.get("model")
             except (ValueError, KeyError, TypeError, AttributeError):
                 problem(
@@ -66,13 +77,13 @@ def validate(vendor: Vendor, batch: EmulatedBatch, source: Path) -> None:
             text = raw.split(b'"body"', 1)[-1].decode("utf-8", "replace")
             batch.fates.append(vendor.fate(text))
             batch.prompt_tokens += answers.tokens(text)
-            kept.write(raw.strip() + b"\n")
+            kept.write((raw.strip() if url == line["url"] else encode({**line, "url": url})) + b"\n")
             if len(batch.problems) >= 100:
                 break
     if not batch.fates and not batch.problems:
         problem("empty_file", "The input file is empty. Please ensure that the batch contains at least one request.")
-    if batch.total > MOST_REQUESTS:
-        problem("too_many_tasks", f"The file holds {batch.total:,} requests; the limit is {MOST_REQUESTS:,}.")
+    if batch.total > most:
+        problem("too_many_tasks", f"The file holds {batch.total:,} requests; the limit is {most:,}.")
 
 
 def answer_line(line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str, Any]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 GROUP = "airflow_llm_batch.providers"
 PROVIDERS: dict[str, str] = {
     "openai": "airflow_llm_batch.providers.openai.protocol:OpenAI",
+    "azure": "airflow_llm_batch.providers.azure.protocol:Azure",
     "anthropic": "airflow_llm_batch.providers.anthropic.protocol:Anthropic",
     "vertex": "airflow_llm_batch.providers.vertex.protocol:Vertex",
     "gemini": "airflow_llm_batch.providers.gemini.protocol:Gemini",

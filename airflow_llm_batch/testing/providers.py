@@ -140,5 +140,5 @@ class ProviderContract:
         """A limits entry that does not exist or is no number."""
         for limits in ({"rows": 5}, {"requests": "many"}):
             with pytest.raises(ConfigurationError, match="limits"):
-                type(self.made)(None, {"limits": limits})
-        assert type(self.made)(None, {"limits": {"requests": 7}}).limits.requests == 7
+                type(self.made)(self.made.base_url, {"limits": limits})
+        assert type(self.made)(self.made.base_url, {"limits": {"requests": 7}}).limits.requests == 7

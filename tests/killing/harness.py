@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai anthropic waves rounds
+    python tests/killing/harness.py openai azure anthropic gemini waves rounds
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -39,24 +40,22 @@ from airflow_llm_batch.jobs.planning import plan  # noqa: E402, F401
 from airflow_llm_batch.jobs.submission import external, submit  # noqa: E402, F401
 from airflow_llm_batch.jobs.waiting import wait  # noqa: E402, F401
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator  # noqa: E402
-from airflow_llm_batch.providers import anthropic, openai  # noqa: E402, F401
+from airflow_llm_batch.providers import anthropic, gemini, openai  # noqa: E402, F401
 from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``rounds`` is one task for all of it, which asks three rows again
-MODELS = {
-    "openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "waves": "gpt-5-mini", "rounds": "gpt-5-mini",
+MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds"), "gpt-5-mini") | {
+    "anthropic": "claude-haiku-4-5",
+    "gemini": "gemini-3.8-flash",
     "vertex": "gemini-2.5-flash",
-}  # fmt: skip
-#: what a vendor's connection needs besides, where it is not OpenAI's
-VENDORS = {
-    "anthropic": {"provider": "anthropic"},
-    "vertex": {
-        "provider": "vertex", "project": "p", "location": "us-central1",
-        "storage": "gs://b/stage", "gcp_conn_id": "gcp",
-    },
-}  # fmt: skip
+}
+#: what a vendor's connection needs, where it is not OpenAI's
+VENDORS = {name: {"provider": name} for name in ("azure", "anthropic", "gemini")} | {
+    "vertex": {"provider": "vertex", "project": "p", "location": "us-central1", "storage": "gs://b/stage"}
+    | {"gcp_conn_id": "gcp"},
+}
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
 
@@ -98,7 +97,8 @@ class Points:
             return f"{path.parent.name}/{stem.partition('-')[0]}.{kind}"
 
         def call_name(client, request, **kwargs):
-            return f"{request.method} {request.url.path.rpartition('/v1/')[2].partition('/')[0]}"
+            path = re.split(r"/v1(?:beta)?/", request.url.path)[-1]
+            return f"{request.method} {path.partition('/')[0]}{':' if ':' in path else ''}{path.partition(':')[2]}"
 
         storage.WholeFile.commit = self.around(storage.WholeFile.commit, lambda file: file_name(file.path))
         exclusive = self.around(storage.create_exclusive, file_name)
@@ -223,12 +223,10 @@ if __name__ == "__main__":
     EMULATOR, VENDOR = start_emulator(connections())
     if "vertex" in (sys.argv[1:] or MODELS):
         # Imported once, and not by each of hundreds of processes.
-        import airflow.providers.google.cloud.fs.gcs
-        import gcsfs
+        import gcsfs  # noqa: F401
         from airflow.sdk.io import has_fs
 
-        if not (gcsfs and airflow.providers.google and has_fs("gs")):
-            raise SystemExit("Airflow has no file system for gs://")
+        has_fs("gs")
     store = {"is_anonymous": True, "project": "p", "gcs.endpoint": str(VENDOR.base_url).rstrip("/")}
     os.environ["AIRFLOW_CONN_GCP"] = json.dumps({"conn_type": "google_cloud_platform", "extra": store})
     try:

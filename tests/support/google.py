@@ -18,8 +18,9 @@ def genai_client(emulator, token="x", **options):
     from google.oauth2.credentials import Credentials
 
     reached = types.HttpOptions(base_url=emulator.url, **options)
-    who = Credentials(token=token)
-    return genai.Client(vertexai=True, project="p1", location="us-central1", credentials=who, http_options=reached)
+    return genai.Client(
+        vertexai=True, http_options=reached, project="p1", location="us-central1", credentials=Credentials(token=token)
+    )
 
 
 def put(emulator, uri, *lines):

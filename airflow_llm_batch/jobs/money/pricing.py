@@ -268,7 +268,10 @@ def variants_of(provider: str, model: str) -> list[Mapping[str, Any]]:
     from genai_prices import data_snapshot
 
     now = datetime.now(UTC)
-    _, found = data_snapshot.get_snapshot().find_provider_model(model, None, provider, None)
+    whose, found = data_snapshot.get_snapshot().find_provider_model(model, None, provider, None)
+    if not any(found is own for own in whose.models):
+        # The table lends Azure the prices of OpenAI's models, and not what OpenAI does with them.
+        return []
     return [v.when for v in found.price_variants or () if v.constraint is None or v.constraint.active(now)]
 
 

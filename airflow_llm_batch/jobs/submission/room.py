@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.models import Job, Shard
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.directory.attempts import Listing
     from airflow_llm_batch.providers.options import Options
 
+#: a number of tokens: ``90,000``, or ``30K`` as Azure writes it
+NUMBER = r"(\d[\d,._]*(?:[KMB]\b)?)"
 #: how refusals quote the queue's limit, and what was asked of it
-LIMIT = re.compile(r"limit\s*(?:of|is|:|=)+\s*(\d[\d,._]*)(?:\s+enqueued)?(?:\s+(?:token|request)s?\b)?", re.IGNORECASE)
-REQUESTED = re.compile(r"(?:requested|requires|contains|batch has|this batch:)\D{0,20}(\d[\d,._]*)", re.IGNORECASE)
+LIMIT = re.compile(rf"limit\s*(?:of|is|:|=)+\s*{NUMBER}(?:\s+enqueued)?(?:\s+(?:token|request)s?\b)?", re.IGNORECASE)
+REQUESTED = re.compile(rf"(?:requested|requires|contains|batch has|this batch:)\D{{0,20}}{NUMBER}", re.IGNORECASE)
+TIMES = {"K": 10**3, "M": 10**6, "B": 10**9}
 #: by how much an estimate has to be above a limit to be sure of it
 MARGIN = 1.25
 #: seconds that a full queue is left alone at most, when nothing of ours has ended meanwhile
@@ -52,7 +56,13 @@ def never_fits(shard: Shard, message: str) -> str | None:
 
 
 def digits(text: str) -> int:
-    return int(re.sub(r"\D", "", text) or 0)
+    """The number that a text spells, 0 for none; dots part thousands, but in ``2.5K``."""
+    times = TIMES.get(text[-1:].upper())
+    if times is None:
+        return int(re.sub(r"\D", "", text) or 0)
+    with suppress(ValueError):
+        return int(float(re.sub(r"[,_]", "", text[:-1])) * times)
+    return 0
 
 
 @dataclass(frozen=True)
@@ -69,9 +79,9 @@ class Refusal:
     times: int = 1
 
     @classmethod
-    def latest(cls, store: JobStore, indices: Iterable[int]) -> Refusal | None:
+    def latest(cls, listing: Listing, indices: Iterable[int]) -> Refusal | None:
         """When the vendor last had no room for one of these planned shards."""
-        refusals = [store.attempts(index).refusals() for index in indices]
+        refusals = [listing.attempts(index).refusals() for index in indices]
         newest = max((voids[0] for voids in refusals if voids), key=lambda void: void.at, default=None)
         return None if newest is None else cls(newest.at.timestamp(), newest.running, max(map(len, refusals)))
 

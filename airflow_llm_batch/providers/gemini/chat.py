@@ -7,6 +7,7 @@ Source: Gemini's API reference (generateContent, embedContent) and google-genai'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,6 +43,8 @@ UNSPEAKABLE = ("function_call", "refusal", "audio")
 #: least and most of a parameter, by the API reference
 RANGES = {"temperature": (0, 2), "topP": (0, 1), "candidateCount": (1, 8), "logprobs": (0, 20), "maxOutputTokens": (1,)}
 MOST_STOPS = 5
+#: models that refuse "Function calling with a response mime type: 'application/json'"
+WITHOUT_BOTH = re.compile(r"gemini-[12]")
 
 
 def generate_params(body: dict[str, Any]) -> dict[str, Any]:
@@ -65,10 +68,10 @@ def generate_params(body: dict[str, Any]) -> dict[str, Any]:
         else:
             refuse(f"the parameter {name!r}", "remove it, or send the body with RawRequest(endpoint='generateContent')")
     converse(body.get("messages"), params, model)
-    settle_tools(body, params)
     check(config, model)
     if config:
         params["generationConfig"] = config
+    settle_tools(body, params)
     return params
 
 
@@ -179,6 +182,9 @@ def settle_tools(body: Mapping[str, Any], params: dict[str, Any]) -> None:
         if wish not in (None, "auto", "none"):
             refuse(f"tool_choice {wish!r:.80} without functions", "give tools, or leave it out")
         return
+    as_json = members(params.get("generationConfig")).get("responseMimeType") == "application/json"
+    if as_json and WITHOUT_BOTH.match(params["model"]):
+        refuse(f"a schema or JSON mode beside functions for {params['model']}", "keep one of them, or choose Gemini 3")
     if chosen := tool_words.choice(wish, strict):
         given = camel_members(members(params.get("toolConfig")))
         if "functionCallingConfig" in given and wish is not None:

@@ -65,8 +65,10 @@ class Response(msgspec.Struct, rename="camel"):
 class Answered(msgspec.Struct):
     """The line of a row that was answered with one text and finished it; every other line is another type."""
 
-    key: str
     response: Response
+    key: str = ""
+    custom_id: str = ""
+    status_code: Literal[200] = 200
     error: None = None
 
 
@@ -82,10 +84,11 @@ def read_frequent(line: bytes) -> Result | None:
     response, usage = answer.response, answer.response.usage_metadata
     text = response.candidates[0].content.parts[0].text
     model = response.model_version.removeprefix("models/")
-    if not text or not model:
+    row = answer.key or answer.custom_id
+    if not text or not model or not row:
         return None
     return Result(
-        custom_id=answer.key,
+        custom_id=row,
         status="succeeded",
         text=text,
         finish_reason="STOP",
@@ -117,10 +120,10 @@ def read_line(line: dict[str, Any]) -> Result:
     # A call's status is kept beside its error; a batch's rows have none.
     status = whole(line.get("status_code")) or 0
     status = 0 if 200 <= status < 300 else status
-    if response is None and "error" not in line:
+    if "response" not in line and "error" not in line and response is None:
         raise KeyError("response")
     held = members(response)
-    if tells(error) or status or response is None:
+    if tells(error) or status or (response is None and "error" in line):
         read_error(error, result, status)
     elif tells(held.get("error")) and not any(held.get(name) for name in ANSWER):
         read_error(held["error"], result)

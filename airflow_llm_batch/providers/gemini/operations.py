@@ -53,6 +53,9 @@ def parse_batch(raw: Mapping[str, Any]) -> Batch:
         outcome = "partial"
     errors = ((code_of(error), text_of(error.get("message")) or ""),) if error else ()
     files = where(name, members(raw.get("response")), members(told.get("output")))
+    if outcome == "expired" and not files:
+        # As documented: what was worked on is lost, whatever the counters say.
+        counted |= {"succeeded": 0, "failed": 0}
     display = text_of(get(told, "displayName"))
     return Batch(
         id=short(name),

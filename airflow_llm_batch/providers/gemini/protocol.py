@@ -14,10 +14,10 @@ import httpx
 import msgspec
 from pydantic import Field
 
-from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
+from airflow_llm_batch.exceptions import ConfigurationError, RefusedForGood, VendorUnavailable
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
-from airflow_llm_batch.providers.base import Batches, Flow, Provider
+from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import identifier, readable
 from airflow_llm_batch.providers.bodies import Call, Paged, Payload, Source, after, repeatable, streamed
 from airflow_llm_batch.providers.coerce import members
@@ -33,7 +33,8 @@ from airflow_llm_batch.results import Result
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 GENERATE, EMBED = "generateContent", "embedContent"
-BATCHED = {GENERATE: "batchGenerateContent", EMBED: "asyncBatchEmbedContent"}
+BATCH, BATCH_EMBED = "batchGenerateContent", "asyncBatchEmbedContent"
+BATCHED = {GENERATE: BATCH, CHAT: BATCH, EMBED: BATCH_EMBED, EMBEDDINGS: BATCH_EMBED}
 #: sessions of an upload that are opened at most, and looks at a file that is being processed
 MOST_SESSIONS, MOST_LOOKS = 3, 60
 #: the file that is not there, or not ours: the vendor does not tell which
@@ -75,6 +76,8 @@ class Gemini(Provider):
     deletes = "inputs"
     console_url = "https://aistudio.google.com/batches"
     batch_price_factor = "0.5"
+    # Files are kept for two days, those of results too.
+    facts = Facts("key", "JSON schema, fitted", "yes", "yes", "2 days")
     page_size = 100
 
     def normalize(self, base_url: str) -> str:
@@ -158,7 +161,7 @@ class Gemini(Provider):
         """A session's address at our own server, whose credentials go nowhere else: behind a gateway the vendor names
         its own host, and the gateway's path has to lead there."""
         base = httpx.URL(self.base_url)
-        if not session.host and not session.path.startswith("/"):
+        if not session.host or session.scheme not in ("http", "https"):
             raise ValueError(session)
         if same_origin(session, base):
             return session
@@ -181,7 +184,10 @@ class Gemini(Provider):
         raise VendorUnavailable(f"{self.name} is still processing the input file {name}.")
 
     def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
-        batch = {"displayName": shard.key, "inputConfig": {"fileName": ref}, **self.options.create}
+        if not shard.model:
+            raise ConfigurationError("Gemini makes a batch for one model; name it. Nothing was sent.")
+        named = {"displayName": shard.key} if shard.key else {}
+        batch = {**named, "inputConfig": {"fileName": ref}, **self.options.create}
         verb = f":{BATCHED[shard.endpoint]}"
         url = self.address_of(*self.model_parts(shard.model), verb=verb)
         response = yield httpx.Request("POST", url, json={"batch": batch})
@@ -230,12 +236,13 @@ class Gemini(Provider):
 
     def call(self, line: bytes, shard: Shard) -> Call:
         sent = decode_sent(line)
-        url = self.address_of(*self.model_parts(shard.model), verb=f":{shard.endpoint}")
+        verb = EMBED if shard.endpoint in (EMBED, EMBEDDINGS) else GENERATE
+        url = self.address_of(*self.model_parts(shard.model), verb=f":{verb}")
         return Call(sent.key, url.raw_path, bytes(sent.request), {"content-type": "application/json"})
 
     def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
         kind = b"response" if 200 <= status < 300 else b"error"
-        return b'{"key":"%b","status_code":%d,"%b":%b}' % (custom_id.encode(), status, kind, body)
+        return b'{"custom_id":"%b","status_code":%d,"%b":%b}' % (custom_id.encode(), status, kind, body)
 
     def delete(self, batch: Batch, scope: str) -> Flow[int]:
         made = [file for file in batch.files if file.startswith("files/")] if scope == "all" else []
@@ -274,7 +281,7 @@ def is_create(response: httpx.Response) -> bool:
         path = response.request.url.path
     except RuntimeError:
         return False
-    return path.endswith(tuple(f":{verb}" for verb in BATCHED.values()))
+    return path.endswith((f":{BATCH}", f":{BATCH_EMBED}"))
 
 
 def is_of(batch: Batch, shard: Shard, ref: str | None) -> bool:

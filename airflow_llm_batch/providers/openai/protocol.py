@@ -60,9 +60,9 @@ class Sent(msgspec.Struct):
 decode_sent = msgspec.json.Decoder(Sent).decode
 
 
-class OpenAIOptions(Options):
-    organization: Text = Field(None, description="Organization id, where the key has several.", json_schema_extra=FORM)
-    project: Text = Field(None, description="Project id, where the key has several.", json_schema_extra=FORM)
+class FileOptions(Options):
+    """Of every API that is OpenAI's."""
+
     completion_window: Text = Field(None, description='How long a batch may take ("24h").')
     token_cap: Text = Field(
         None,
@@ -71,10 +71,15 @@ class OpenAIOptions(Options):
     )
 
 
+class OpenAIOptions(FileOptions):
+    organization: Text = Field(None, description="Organization id, where the key has several.", json_schema_extra=FORM)
+    project: Text = Field(None, description="Project id, where the key has several.", json_schema_extra=FORM)
+
+
 class OpenAI(Provider):
     name = price_id = "openai"
     title = "OpenAI"
-    Options = OpenAIOptions
+    Options: ClassVar[type[FileOptions]] = OpenAIOptions
     options: OpenAIOptions
     default_base_url = "https://api.openai.com/v1"
     default_limits: ClassVar[Limits] = Limits(requests=50_000, bytes=200_000_000, embedding_inputs=50_000)
@@ -203,8 +208,9 @@ class OpenAI(Provider):
             # Our own key, or file, proves a batch to be ours whatever its time says: the time ends the search alone.
             found += [b for b in page.items if b.metadata.get(KEY) == shard.key or (ref and b.input_ref == ref)]
             times = [b.created_at for b in page.items if b.created_at is not None]
-            oldest = times[-1] if times else None
-            if page.after is None or (oldest and oldest < earliest):
+            # A server that lists its oldest first has the newest still to come.
+            is_past = bool(times) and times[0] >= times[-1] and times[-1] < earliest
+            if page.after is None or is_past:
                 return found
             after = page.after
         raise self.too_many(self.find_pages)
@@ -218,7 +224,8 @@ class OpenAI(Provider):
             "GET", self.url("batches", query={"after": after, "limit": limit or self.page_size})
         )
         body = self.expect(response, "a listing of batches")
-        items = readable(body.get("data"), self.parse)
+        # Azure's documentation shows a listing as "value" as well.
+        items = readable(body.get("data", body.get("value")), self.parse)
         # LiteLLM routes by ids it makes up, and pages by the vendor's own.
         last = body.get("last_id") or (items[-1].id if items else None)
         return Page(items, last if items and body.get("has_more") else None)

@@ -81,6 +81,7 @@ class Vertex(Provider):
     endpoints = frozenset({requests.CHAT, requests.EMBEDDINGS, requests.GENERATE, requests.EMBED, requests.MESSAGES})
     caps = (("generationConfig", "maxOutputTokens"), ("max_tokens",))
     batch_price_factor = "0.5"
+    facts = Facts("google connection (key file, impersonation, ADC)", "fitted", "yes", "yes", "until deleted")
     deletes = "inputs"
     facts = Facts("google connection", "strict, fitted", "yes", "yes", "in your bucket")
     page_size = 100

@@ -17,9 +17,8 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.providers.vertex.credentials import Google
 
 pytest.importorskip("airflow.providers.google")
-pytest.importorskip("cryptography")
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
+from cryptography.hazmat.primitives import serialization  # noqa: E402
 
 HERE, ELSEWHERE = "http://vertex.test", "http://elsewhere.test"
 

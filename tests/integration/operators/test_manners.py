@@ -26,10 +26,10 @@ from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
 from airflow_llm_batch.jobs.submission.room import never_fits
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
+from airflow_llm_batch.outages import is_outage
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.sensors import BatchSensor
-from airflow_llm_batch.storage import is_outage
 
 #: every class, and whether another try of the task may help
 RETRY_HELPS = {
@@ -180,6 +180,9 @@ LIMITS = [
     ("Batch token limit exceeded. limit=3000, requested: 5,000 tokens", True),
     ("Enqueued request limit reached. Limit: 5 enqueued requests", True),
     ("Enqueued token limit reached", False),
+    ("The number of enqueued tokens has surpassed the configured limit of 30K for the deployment 'x'.", False),
+    ("The number of enqueued tokens has surpassed the configured limit of 2.5K for the deployment 'x'.", True),
+    ("The number of enqueued tokens has surpassed the configured limit of 1B for the deployment 'x'.", False),
 ]
 
 
