@@ -83,7 +83,6 @@ class Vertex(Provider):
     batch_price_factor = "0.5"
     facts = Facts("google connection (key file, impersonation, ADC)", "fitted", "yes", "yes", "until deleted")
     deletes = "inputs"
-    facts = Facts("google connection", "strict, fitted", "yes", "yes", "in your bucket")
     page_size = 100
     console_url = "https://console.cloud.google.com/vertex-ai/batch-predictions"
 
