@@ -72,6 +72,16 @@ def test_a_local_job_directory_is_staged(emulator, vertex, context, tmp_path, mo
     assert all(job.input_file_id.startswith("gs://b/stage/") for job in emulator.vendor.batches.values())
 
 
+@pytest.mark.parametrize(("scope", "left"), [("none", 2), ("inputs", 1), ("all", 0)])
+def test_what_was_staged_goes_once_it_is_landed(emulator, vertex, context, tmp_path, scope, left):
+    """The copy of the shard by default; the results and the service's job too where that is asked for."""
+    conn_id, _ = vertex(emulator, delete_files=scope)
+    summary, _ = run(context, conn_id, tmp_path, rows=texts(3), key="id", request=chat())
+    assert summary["counts"]["succeeded"] == 3
+    assert len(stored(emulator)) == left
+    assert len(emulator.vendor.batches) == (scope != "all")
+
+
 def test_a_job_directory_in_cloud_storage_is_read_where_it_lies(emulator, vertex, context, tmp_path):
     """Nothing is copied: the job reads the shard itself, and its results lie beside it."""
     conn_id, gcp = vertex(emulator, storage=None)
