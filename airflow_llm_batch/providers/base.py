@@ -250,7 +250,8 @@ class Provider(ABC):
 
     @abstractmethod
     def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
-        """The answer to a call as the line that a batch would have answered.
+        """The answer to a call as the line that a batch would have answered, under ``custom_id`` for every vendor: a
+        retry sees by it what was paid for.
 
         :param body: JSON, in one line.
         """

@@ -101,7 +101,10 @@ class ProviderContract:
         assert call.custom_id == "abcd1234-7"
         assert call.path.startswith(b"/")
         for status, body in ((429, b'{"error":{"message":"slow down"}}'), (500, b'{"message":"broken"}')):
-            result = self.made.read(self.made.answered(call.custom_id, status, body))
+            answer = self.made.answered(call.custom_id, status, body)
+            assert json.loads(answer)["custom_id"] == call.custom_id
+            assert self.made.id_of(json.loads(answer)) == call.custom_id
+            result = self.made.read(answer)
             assert (result.custom_id, result.status) == ("abcd1234-7", "errored")
 
     def test_a_batch_is_read(self) -> None:

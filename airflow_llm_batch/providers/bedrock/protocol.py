@@ -241,8 +241,8 @@ class Bedrock(Provider):
 
     def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
         if 200 <= status < 300:
-            return b'{"recordId":"%b","modelOutput":%b}' % (custom_id.encode(), body)
-        return b'{"recordId":"%b","error":{"errorCode":%d,"answer":%b}}' % (custom_id.encode(), status, body)
+            return b'{"custom_id":"%b","modelOutput":%b}' % (custom_id.encode(), body)
+        return b'{"custom_id":"%b","error":{"errorCode":%d,"answer":%b}}' % (custom_id.encode(), status, body)
 
     def objects(self, batch: Batch, scope: str) -> Sequence[str]:
         storage = objects.plain(self.options.storage or "")

@@ -46,7 +46,8 @@ BAD_VECTOR = "The answer holds a vector that cannot be read; it is in output as 
 
 def record_id(line: Mapping[str, Any]) -> str:
     """:raises KeyError: for a line without one."""
-    found = line.get("recordId")
+    # Calls are kept under our own name for it.
+    found = line.get("recordId", line.get("custom_id"))
     if not isinstance(found, str | int) or isinstance(found, bool):
         raise KeyError("recordId")
     return str(found)
