@@ -1,0 +1,34 @@
+"""The connections that the README gives to be copied are ones that work."""
+
+import json
+import re
+
+import pytest
+from support import ROOT
+
+from airflow_llm_batch.providers.auth import Login
+from airflow_llm_batch.providers.registry import PROVIDERS, provider_class
+
+BLOCKS = [
+    json.loads(block)
+    for block in re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    if '"llmbatch"' in block
+]
+
+
+def test_every_cloud_has_one():
+    """Whoever comes with a cloud finds its connection."""
+    named = {block["extra"]["provider"] for block in BLOCKS}
+    assert named >= PROVIDERS.keys() - {"openai", "anthropic"}
+
+
+@pytest.mark.parametrize("connection", BLOCKS, ids=lambda block: block["extra"]["provider"])
+def test_a_connection_of_the_readme_is_understood(connection):
+    """No option is unknown, and there is a way to prove who asks."""
+    provider = provider_class(connection["extra"]["provider"])(connection.get("host"), connection["extra"])
+    assert provider.options.unknown == []
+    login = Login("llm_batch_default", connection.get("login", ""), connection.get("password", ""))
+    assert provider.auth(login).owns(provider.url())
+    place = provider.place("shard.jsonl", "file:///jobs/shard.jsonl")
+    storage = connection["extra"].get("storage")
+    assert (place is None) == (storage is None)
