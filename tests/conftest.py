@@ -37,7 +37,7 @@ def emulator():
         yield running
 
 
-@pytest.fixture(params=["openai", "anthropic"])
+@pytest.fixture(params=["openai", "azure", "anthropic"])
 def provider(request):
     """Every test that asks for it runs once per vendor."""
     return request.param

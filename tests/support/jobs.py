@@ -63,7 +63,7 @@ def make_batch(hook, provider, tmp_path):
     """Two requests, by hand, with the hook alone."""
     path = tmp_path / "in.jsonl"
     body = {"model": MODELS[provider], "messages": [{"role": "user", "content": "hi"}], DIALECTS[provider].cap: 9}
-    if provider == "openai":
+    if provider != "anthropic":
         lines = [{"custom_id": c, "method": "POST", "url": "/v1/chat/completions", "body": body} for c in "ab"]
         path.write_text("\n".join(map(json.dumps, lines)))
         return hook.create_batch(hook.upload_file(str(path)), metadata={"k": "v"}).id
