@@ -19,11 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from airflow_llm_batch.demo_processes import Children
+from airflow_llm_batch.demo_processes import Children, wait_for_port
 from airflow_llm_batch.demo_report import follow, newest, say, show
+from airflow_llm_batch.demo_vendors import VENDORS, check, connections, start_store
 
 DAG_ID = "nightly_review_labels"
-MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
 START_SECONDS = 300
 
 
@@ -33,7 +33,7 @@ def main() -> None:
         description="Runs the example DAG nightly_review_labels on a local emulator, through Airflow itself.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--provider", choices=sorted(MODELS), default="openai", help="whose batch API to speak")
+    parser.add_argument("--provider", choices=list(VENDORS), default="openai", help="whose batch API to speak")
     rows: dict[str, Any] = {"type": int, "default": 1200, "choices": range(1, 10_001), "metavar": "N"}
     parser.add_argument("--rows", help="reviews to label, at most 10000", **rows)
     parser.add_argument("--duration", type=float, default=8.0, help="seconds an emulated batch takes")
@@ -45,12 +45,17 @@ def main() -> None:
     if given.ui and home.exists():
         shutil.rmtree(home / "jobs", ignore_errors=True)
     home.mkdir(parents=True, exist_ok=True)
+    check(given.provider)
     emulator_port = free_port()
-    environment = airflow_environment(home, given.provider, emulator_port)
-    conf = {"reviews": given.rows, "model": MODELS[given.provider], "data": f"file://{home}/data"}
+    environment = airflow_environment(home)
+    conf = {"reviews": given.rows, "model": VENDORS[given.provider].model, "data": f"file://{home}/data"}
     children = Children(home)
     try:
-        start_emulator(children, emulator_port, given.duration, home / "emulator.log", environment)
+        store = None
+        if VENDORS[given.provider].store:
+            store = start_store(children.start, free_port(), home / "store.log", environment)
+        environment |= connections(given.provider, f"http://127.0.0.1:{emulator_port}", store)
+        start_emulator(children, emulator_port, given.duration, home / "emulator.log", environment, store)
         say(
             f"Emulator of the {given.provider} batch API on http://127.0.0.1:{emulator_port}. Its answers fit the "
             "asked schema and mean nothing; 1 row in 200 fails on purpose; batches hold 500 rows here."
@@ -65,12 +70,8 @@ def main() -> None:
     sys.exit(code)
 
 
-def airflow_environment(home: Path, provider: str, emulator_port: int) -> dict[str, str]:
-    """The process environment of an Airflow that lives in ``home`` and sees one connection."""
-    url = f"http://127.0.0.1:{emulator_port}" + ("/v1" if provider == "openai" else "")
-    # Batches of 500 show several shards at work; real limits are far higher and need no setting.
-    extra = {"provider": provider, "limits": {"requests": 500}}
-    connection = {"conn_type": "llmbatch", "host": url, "password": "emulator-key", "extra": extra}
+def airflow_environment(home: Path) -> dict[str, str]:
+    """The process environment of an Airflow that lives in ``home``."""
     settings = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "AIRFLOW_HOME": str(home),
@@ -81,7 +82,6 @@ def airflow_environment(home: Path, provider: str, emulator_port: int) -> dict[s
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__LLM_BATCH__STORAGE": f"file://{home}/jobs",
-        "AIRFLOW_CONN_LLM_BATCH_DEFAULT": json.dumps(connection),
     }
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | settings
 
@@ -224,23 +224,16 @@ class Api:
         return self.seen
 
 
-def start_emulator(children: Children, port: int, duration: float, log: Path, environment: dict[str, str]) -> None:
+def start_emulator(
+    children: Children, port: int, duration: float, log: Path, environment: dict[str, str], store: str | None
+) -> None:
     command = [sys.executable, "-m", "airflow_llm_batch.emulator", "--port", str(port), "--duration", str(duration)]
     command += ["--faults", json.dumps({"row_errors": 0.005})]
+    if store is not None:
+        command += ["--s3-endpoint", store]
     with log.open("wb") as output:
         process = children.start(command, environment, output)
     wait_for_port(port, process, log)
-
-
-def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            raise SystemExit(f"The emulator ended: {log.read_text(errors='replace')[-2000:]}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise SystemExit("The emulator did not start within 60 seconds.")
 
 
 def free_port() -> int:

@@ -118,12 +118,14 @@ class LLMBatchHook(BaseHook):
         endpoint: str = "/v1/chat/completions",
         requests: Any = None,
         metadata: Mapping[str, str] | None = None,
+        model: str = "",
     ) -> Batch:
         """Create one batch, by hand and without the job directory's protection against a second submission.
 
         :param input_file_id: an uploaded file's id, where the vendor takes files.
         :param requests: URI or path of a JSONL file whose lines travel inside the create, where it does not.
         :param metadata: kept with the batch by vendors that keep it.
+        :param model: of all its requests, where the vendor wants to hear it with the batch (Gemini).
         :raises VendorUnavailable: on a timeout, a cut connection or a 5xx; the batch may exist all the same.
         """
         from airflow_llm_batch.models import Shard
@@ -134,7 +136,7 @@ class LLMBatchHook(BaseHook):
         if (input_file_id is None) == (requests is None):
             raise ConfigurationError("Give create_batch either input_file_id or requests. Nothing was sent.")
         content = Payload(tuple, 0) if requests is None else line_payload(storage_path(requests))
-        shard = Shard(endpoint=endpoint, metadata=dict(metadata or {}), bytes=content.size)
+        shard = Shard(endpoint=endpoint, model=model, metadata=dict(metadata or {}), bytes=content.size)
         return self.run(self.provider.create(shard, input_file_id, content))
 
     def get_batch(self, batch_id: str) -> Batch:

@@ -32,6 +32,11 @@ def time_wait(job: Job) -> None:
     airflow_stats().timing("llm_batch.wait", waited.total_seconds() * 1000, tags=tags)
 
 
+def count_event(conn_id: str, *, new: bool) -> None:
+    """``llm_batch.events``, what vendors have pushed, by connection; ``new`` is ``false`` for repeats."""
+    airflow_stats().incr("llm_batch.events", 1, tags={"connection": conn_id, "new": str(new).lower()})
+
+
 def airflow_stats() -> Any:
     from airflow.providers.common.compat.sdk import Stats
 

@@ -234,6 +234,7 @@ class Intent(Fact):
 
     :param owner: the process that sends it, ``{"host", "pid", "started"}``.
     :param lane: ``online`` when its rows are called one by one, and no batch is made.
+    :param token: of this claim alone: a claim whose answer was lost is known again by it.
     """
 
     lane: str = "batch"
@@ -241,13 +242,18 @@ class Intent(Fact):
     input_ref: str | None = None
     owner: dict[str, Any] | None = None
     vendor_at: datetime | None = None
+    token: str = ""
 
 
 class Holder(Fact):
-    """Who holds a claim."""
+    """Who holds a claim.
+
+    :param token: as ``Intent``'s.
+    """
 
     owner: dict[str, Any]
     at: datetime
+    token: str = ""
 
 
 class Created(Fact):

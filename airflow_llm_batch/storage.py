@@ -1,17 +1,17 @@
 """Whole files in object storage: read in big blocks, written all or nothing, or created by exactly one writer.
 
-What holds where: local files, S3 and GCS write atomically (``autocommit=False``); adlfs (Azure) ignores that, so a file
-is written beside its place and moved. ``create_exclusive`` lets one of many writers win on local files, S3, GCS and
-Azure; a store that ignores preconditions lets all of them win, and the job directory then protects against retries
-and crashes but not against two attempts in the same instant.
+What holds where: a small file is one request, which S3, GCS and Azure take whole or not at all. A larger one S3 and GCS
+write atomically (``autocommit=False``); adlfs (Azure) ignores that, so it is written beside its place and moved, as
+local files are. ``create_exclusive`` lets one of many writers win on local files, S3, GCS and Azure; a store that
+ignores preconditions lets all of them win, and the job directory then protects against retries and crashes but not
+against two attempts in the same instant. What fails for a moment is tried again (``outages``); the parts of a large
+file that is being written are left to the store's driver, which does so by itself.
 """
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import re
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -21,28 +21,25 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from airflow_llm_batch.blocks import CHUNK, FETCH, BlockWriter, Opened, Ranges, read_range
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, SourceUnavailable
+from airflow_llm_batch.outages import is_outage, patiently, status_of
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 #: bytes of a part that is uploaded; S3 takes none smaller
 PART = 5 * 2**20
-#: bytes asked of a remote store at once
-FETCH = 4 * 2**20
-CHUNK = 2**20
-#: these ignore autocommit=False and publish what was written when an exception closed the file
+#: bytes of a finished file that wait in memory for being published; a landing may have a thousand such files
+HELD = 2**16
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
-#: errors that tell what will be so tomorrow
-FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, UnicodeError)
-#: how drivers of stores and databases call troubles of the moment, and what they say when they are none
-OUTAGE = re.compile(r"Timeout|Connect|Endpoint|Unavailable|ServerError|Throttl|SlowDown|Operational|TooManyRequests")
-LASTING = re.compile(
-    r"no such|syntax|does not exist|unable to open|authentication|password|denied|not a database", re.I
-)
-ERRNOS = frozenset({errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EINTR, errno.ENETUNREACH, errno.EHOSTUNREACH})
+#: what a store answers to a create of what is there
+EXISTS = 412
 LOCAL = frozenset({"", "file", "local"})
+#: these ignore autocommit=False and publish what was written when an exception closed the file
 COMMIT_ALWAYS = frozenset({"abfs", "abfss", "az", "adl", "wasb", "wasbs"})
+#: these publish what comes in one request whole or not at all
+AT_ONCE = frozenset(EXTRAS)
 
 
 def storage_path(uri: str | os.PathLike[str] | ObjectStoragePath) -> ObjectStoragePath:
@@ -77,42 +74,17 @@ def storage_path(uri: str | os.PathLike[str] | ObjectStoragePath) -> ObjectStora
 def attach_local(scheme: str) -> None:
     """Tell Airflow the local file system it would find by itself, after importing those of all installed providers."""
     from airflow.sdk.io import attach
-    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+    from fsspec.implementations.local import LocalFileSystem
 
     attach(scheme, fs=LocalFileSystem())
-
-
-class BlockWriter:
-    """Gathers small writes into blocks: the store's own file object is slow per call.
-
-    :param sink: any binary file object.
-    """
-
-    def __init__(self, sink: Any) -> None:
-        self.sink = sink
-        self.buffer = bytearray()
-        self.size = 0
-
-    def write(self, data: bytes | bytearray) -> None:
-        self.size += len(data)
-        if not self.buffer and len(data) >= CHUNK:
-            self.sink.write(data)
-            return
-        self.buffer += data
-        if len(self.buffer) >= CHUNK:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.buffer:
-            self.sink.write(self.buffer)
-            self.buffer.clear()
 
 
 class WholeFile:
     """A file that appears at ``path`` when ``commit`` is called, and not at all otherwise.
 
-    Local files are written beside their place and renamed; S3 and GCS publish on commit; on Azure, which publishes
-    whatever was written, the file is uploaded beside its place and moved.
+    Local files are written beside their place and renamed. To an object store a small file is one request; a larger one
+    is published on commit by S3 and GCS, and on Azure, which publishes whatever was written, uploaded beside its place
+    and moved.
     """
 
     def __init__(self, path: ObjectStoragePath) -> None:
@@ -123,48 +95,63 @@ class WholeFile:
         self.beside = self.local or path.protocol in COMMIT_ALWAYS
         folder, _, name = path.path.rpartition("/")
         self.at = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part" if self.beside else path.path
-        self.file: Any
-        if self.local:
-            self.file = open(self.at, "wb")  # noqa: SIM115
-        else:
-            options = {} if self.beside else {"autocommit": False}
-            self.file = self.fs.open(self.at, "wb", block_size=PART, **options)
-        self.writer = BlockWriter(self.file)
+        self.at_once = path.protocol in AT_ONCE
+        self.writer = BlockWriter(self._begin, PART if self.at_once else CHUNK)
         self.write = self.writer.write
+        if not self.at_once:
+            self.writer.file = self._begin()
+
+    def _begin(self) -> Any:
+        if self.local:
+            return open(self.at, "wb")
+        return self.fs.open(self.at, "wb", block_size=PART, **({} if self.beside else {"autocommit": False}))
 
     @property
     def size(self) -> int:
         return self.writer.size
 
-    def finish(self) -> None:
-        """Write the last of it and let go of the open file; it is not published yet."""
-        if self.file.closed:
+    @property
+    def is_held(self) -> bool:
+        """Whether all of it is still here, and nothing at the store."""
+        return self.writer.file is None
+
+    def finish(self, most_held: int = HELD) -> None:
+        """Write the last of it and let go of the open file; it is not published yet.
+
+        :param most_held: bytes that may wait here until they are published.
+        """
+        if (self.is_held and self.size <= most_held) or (not self.is_held and self.writer.file.closed):
             return
         self.writer.flush()
+        file = self.writer.file
         if self.local:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        self.file.close()
+            file.flush()
+            os.fsync(file.fileno())
+        file.close()
 
     def commit(self) -> None:
-        self.finish()
-        if self.local:
+        self.finish(PART)
+        if self.is_held:
+            patiently(self.fs.pipe_file, self.path.path, bytes(self.writer.buffer))
+        elif self.local:
             os.replace(self.at, self.path.path)
         elif self.beside:
             self.fs.mv(self.at, self.path.path)
         else:
-            self.file.commit()
+            self.writer.file.commit()
 
     def discard(self) -> None:
+        if self.is_held:
+            return
         with suppress(Exception):
-            self.file.close()
+            self.writer.file.close()
         with suppress(Exception):
             if self.local:
                 os.unlink(self.at)
             elif self.beside:
-                self.fs.rm(self.at)
+                self.fs.rm_file(self.at)
             else:
-                self.file.discard()
+                self.writer.file.discard()
 
 
 def sweep(directory: ObjectStoragePath, names: Collection[str]) -> list[str]:
@@ -175,7 +162,7 @@ def sweep(directory: ObjectStoragePath, names: Collection[str]) -> list[str]:
     if not (is_local(directory) or directory.protocol in COMMIT_ALWAYS):
         return []
     left = []
-    for path in fresh(directory).fs.ls(directory.path, detail=False):
+    for path in patiently(fresh(directory).fs.ls, directory.path, detail=False):
         name = path.rpartition("/")[2]
         if name.endswith(".part") and name[1:].rsplit(".", 2)[0] in names:
             with suppress(FileNotFoundError):
@@ -203,17 +190,34 @@ def write_whole(path: ObjectStoragePath, data: bytes) -> None:
 
 
 def create_exclusive(path: ObjectStoragePath, data: bytes) -> bool:
-    """Create a small file unless it exists; True for the one writer who did."""
+    """Create a small file unless it exists; True for the one writer who did.
+
+    A create whose answer was lost is made again, by us or by the store's driver, and finds the file that it has made
+    itself: what lies there tells whose it is.
+
+    :param data: no other writer has the same, unless it makes no difference which of them has won.
+    """
     make_parent(path)
     try:
-        if is_local(path):
-            create_linked(path.path, data)
-        else:
-            with path.fs.open(path.path, "xb") as file:
-                file.write(data)
+        patiently(create, path, data)
     except FileExistsError:
-        return False
+        return read_small(path) == data
     return True
+
+
+def create(path: ObjectStoragePath, data: bytes) -> None:
+    """:raises FileExistsError: when there is one already."""
+    if is_local(path):
+        create_linked(path.path, data)
+        return
+    try:
+        with path.fs.open(path.path, "xb") as file:
+            file.write(data)
+    except Exception as error:
+        # Some servers do not say which condition it was; there is one only.
+        if status_of(error) == EXISTS:
+            raise FileExistsError(path.path) from error
+        raise
 
 
 def create_linked(path: str, data: bytes) -> None:
@@ -240,19 +244,23 @@ def create_linked(path: str, data: bytes) -> None:
 def read_small(path: ObjectStoragePath) -> bytes | None:
     """A small file's content, None when there is no such file."""
     try:
-        data: bytes = path.fs.cat_file(path.path)
+        if is_local(path):
+            data: bytes = patiently(path.fs.cat_file, path.path)
+            return data
+        return patiently(read_range, path.fs, path.path, 0)
     except FileNotFoundError:
         return None
-    return data
 
 
-def is_outage(error: BaseException) -> bool:
-    """Whether a store, or a database, failed for a reason of the moment: it could not be reached, or had too much to
-    do. What is not there, not allowed or not readable stays so."""
-    if isinstance(error, FINAL):
-        return False
-    named = OUTAGE.search(type(error).__name__) and not LASTING.search(str(error))
-    return isinstance(error, ConnectionError | TimeoutError) or bool(named) or getattr(error, "errno", None) in ERRNOS
+def find_files(folder: ObjectStoragePath) -> list[str]:
+    """The paths of all files below a directory, as of now; none when there is no such directory."""
+    if is_local(folder):
+        return [f"{above}/{name}" for above, _, names in os.walk(folder.path) for name in names]
+    try:
+        found: list[str] = patiently(fresh(folder).fs.find, folder.path)
+    except FileNotFoundError:
+        return []
+    return found
 
 
 def unreadable(what: str, error: BaseException) -> InputError | SourceUnavailable:
@@ -265,16 +273,19 @@ def open_blocks(path: ObjectStoragePath) -> io.BufferedReader:
     """Open for reading in big blocks; iterating over it yields lines split at ``\\n`` only."""
     if is_local(path):
         return io.BufferedReader(io.FileIO(path.path), CHUNK)
-    fresh(path)
-    return io.BufferedReader(path.fs.open(path.path, "rb", cache_type="none"), FETCH)
+    return io.BufferedReader(Opened(patiently(fresh(path).fs.open, path.path, "rb", cache_type="none")), FETCH)
+
+
+def open_fact(path: ObjectStoragePath) -> io.BufferedReader:
+    """``open_blocks`` for a file that never changes once it is there; one that is missing shows with the first read."""
+    return open_blocks(path) if is_local(path) else io.BufferedReader(Ranges(path.fs, path.path), FETCH)
 
 
 def open_random(path: ObjectStoragePath) -> Any:
     """Open for reading here and there; nothing is read ahead."""
     if is_local(path):
         return open(path.path, "rb")
-    fresh(path)
-    return path.fs.open(path.path, "rb", cache_type="none")
+    return patiently(fresh(path).fs.open, path.path, "rb", cache_type="none")
 
 
 def below(uri: str, pattern: str) -> list[ObjectStoragePath]:
@@ -292,9 +303,21 @@ def below(uri: str, pattern: str) -> list[ObjectStoragePath]:
     return [folder / name for name in names if fnmatchcase(name.rsplit("/", 1)[-1], pattern)]
 
 
+def removed(uri: str) -> int:
+    """Remove a file, or all below a folder where the URI ends with a slash; how many were there."""
+    path = storage_path(uri)
+    if uri.endswith("/"):
+        return sum(removed(str(file)) for file in below(uri, "*"))
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    return 1
+
+
 def read_chunks(path: ObjectStoragePath) -> Iterator[bytes]:
-    """A file's bytes in chunks of about 1 MB."""
-    with open_blocks(path) as file:
+    """The bytes of a file that never changes, in chunks of about 1 MB."""
+    with open_fact(path) as file:
         while chunk := file.read(CHUNK):
             yield chunk
 
@@ -317,7 +340,7 @@ def fresh(path: ObjectStoragePath) -> ObjectStoragePath:
 
 def file_size(path: ObjectStoragePath) -> int:
     """Bytes in a file, as of now."""
-    return int(fresh(path).fs.size(path.path))
+    return int(patiently(fresh(path).fs.size, path.path))
 
 
 def check_writable(directory: ObjectStoragePath) -> None:
@@ -335,13 +358,35 @@ def check_writable(directory: ObjectStoragePath) -> None:
             "that exists and that the connection in the URI may write there. Nothing was sent."
         ) from None
     with suppress(Exception):  # a store may allow writing and not deleting; the empty file does no harm
-        probe.unlink()
+        probe.fs.rm_file(probe.path)
 
 
 def modified_at(path: ObjectStoragePath) -> datetime | None:
     """When a file was last written, as far as its store tells."""
     try:
-        moment: datetime = path.fs.modified(path.path)
+        moment: datetime = patiently(path.fs.modified, path.path)
     except (OSError, NotImplementedError):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def exists(path: ObjectStoragePath) -> bool:
+    """Whether a file is there now, whatever was known of it."""
+    # Not the file system's own ``exists``: some take any trouble for a no.
+    try:
+        patiently(fresh(path).fs.info, path.path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove(path: ObjectStoragePath) -> None:
+    """Take a file away; one that is gone already is no trouble."""
+    with suppress(FileNotFoundError):
+        patiently(path.fs.rm_file, path.path)
+
+
+def remove_all(directory: ObjectStoragePath) -> None:
+    """Take a directory away, with all that is in it."""
+    with suppress(FileNotFoundError):
+        patiently(directory.fs.rm, directory.path, recursive=True)

@@ -94,6 +94,9 @@ class BatchTrigger(BaseTrigger):
                 on_deadline=self.on_deadline,
             )
             wait.wait.not_before = self.not_before
+            if store is not None:
+                # Thousands of waits share the process: what a wait needs of its job it has.
+                store.forget()
             return wait
 
         # Object storage is synchronous and looks its connection up by itself: never on the event loop. It has moments

@@ -18,6 +18,8 @@ os.environ |= {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs",
+    # Read when gcsfs is imported: it asks Google itself what kind of bucket it has, whatever endpoint is set.
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
 }
 
 from support import ROOT, SECRET  # noqa: E402
@@ -37,7 +39,7 @@ def emulator():
         yield running
 
 
-@pytest.fixture(params=["openai", "azure", "anthropic"])
+@pytest.fixture(params=["openai", "azure", "anthropic", "gemini"])
 def provider(request):
     """Every test that asks for it runs once per vendor."""
     return request.param

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_llm_batch.data.sinks import Parts, sink_class
-from airflow_llm_batch.storage import check_writable, storage_path, sweep
+from airflow_llm_batch.storage import check_writable, exists, fresh, remove, storage_path, sweep
 
 if TYPE_CHECKING:
     import msgspec
@@ -80,6 +81,9 @@ class Destination(Protocol):
     def holds(self, places: Sequence[str]) -> bool:
         """Whether all of them are there, of this kind."""
 
+    def named(self, stem: str) -> list[str]:
+        """Every place, of any kind, whose name begins so."""
+
     def remove(self, places: Sequence[str]) -> list[str]:
         """Take them away; returns those that were there."""
 
@@ -125,12 +129,17 @@ class FileDestination:
         return carried
 
     def holds(self, places: Sequence[str]) -> bool:
-        return all(place.endswith(self.sink.suffix) and exists(place) for place in places)
+        return all(place.endswith(self.sink.suffix) and exists(storage_path(place)) for place in places)
+
+    def named(self, stem: str) -> list[str]:
+        directory = fresh(self.directory)
+        found = directory.fs.glob(f"{glob.escape(directory.path.rstrip('/'))}/{stem}*")
+        return [str(self.directory / path.rpartition("/")[2]) for path in sorted(found)]
 
     def remove(self, places: Sequence[str]) -> list[str]:
-        removed = [place for place in places if exists(place)]
+        removed = [place for place in places if exists(storage_path(place))]
         for place in removed:
-            storage_path(place).unlink(missing_ok=True)
+            remove(storage_path(place))
         return removed
 
     def sweep(self, places: Sequence[str]) -> None:
@@ -160,10 +169,3 @@ class CarriedFiles:
     def discard(self) -> None:
         for sink in self.sinks:
             sink.discard()
-
-
-def exists(uri: str) -> bool:
-    """Whether a file is there now, whatever was known of it."""
-    path = storage_path(uri)
-    path.fs.invalidate_cache()
-    return bool(path.fs.exists(path.path))

@@ -16,8 +16,9 @@ from urllib.parse import unquote
 
 import msgspec
 
+from airflow_llm_batch.blocks import CHUNK
 from airflow_llm_batch.exceptions import InputError, NoRows
-from airflow_llm_batch.storage import CHUNK, fresh, open_blocks, storage_path, unreadable
+from airflow_llm_batch.storage import fresh, open_blocks, storage_path, unreadable
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath

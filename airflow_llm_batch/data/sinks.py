@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from airflow_llm_batch.blocks import CHUNK
 from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.exceptions import ConfigurationError, Unwritable
-from airflow_llm_batch.storage import CHUNK, WholeFile, open_blocks
+from airflow_llm_batch.storage import WholeFile, open_blocks
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath

@@ -11,8 +11,19 @@ from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from airflow_llm_batch.emulator import anthropic, azure, openai, uploads
+from airflow_llm_batch.emulator import (
+    anthropic,
+    azure,
+    bedrock,
+    bedrock_openai,
+    gcs,
+    gemini,
+    openai,
+    uploads,
+    vertex,
+)
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
+from airflow_llm_batch.emulator.events import Sender
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
 
 if TYPE_CHECKING:
@@ -20,7 +31,7 @@ if TYPE_CHECKING:
 
 #: each vendor's module: ``router``, ``owns(path)``, and ``Refusal(status, message)``, an exception with ``status`` and
 #: ``body``; the first that owns a path answers for it
-DIALECTS: tuple[Any, ...] = (anthropic, azure, openai)
+DIALECTS: tuple[Any, ...] = (gemini, anthropic, bedrock, bedrock_openai, azure, vertex, gcs, openai)
 
 
 def dialect_of(path: str) -> Any:
@@ -31,6 +42,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The app; ``app.state.vendor`` holds its files and batches."""
     app = FastAPI(title="LLM batch emulator", docs_url=None, redoc_url=None)
     app.state.vendor = Vendor(settings or Settings())
+    if app.state.vendor.settings.webhook_url:
+        Sender(app.state.vendor).start()
+    app.state.store = gcs.Store(app.state.vendor.directory)
     for dialect in DIALECTS:
         app.include_router(dialect.router)
     app.include_router(uploads.router)
@@ -72,7 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     def reset() -> None:
         """Forget every file, batch, call and fault."""
         vendor = app.state.vendor
-        for held in (vendor.files, vendor.batches, vendor.calls, vendor.failures):
+        for held in (vendor.files, vendor.batches, vendor.calls, vendor.failures, app.state.store):
             held.clear()
         vendor.settings.faults = Faults()
 
@@ -82,7 +96,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def refused(refusal: Any, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A refusal whose header has the request id that its body tells, as Anthropic's do."""
     told = {"request-id": refusal.body["request_id"]} if "request_id" in refusal.body else {}
-    return JSONResponse(refusal.body, status, {**(headers or {}), **told})
+    own = getattr(refusal, "headers", {})
+    return JSONResponse(refusal.body, status, {**(headers or {}), **own, **told})
 
 
 class FaultMiddleware:

@@ -31,6 +31,9 @@ class StoredFile:
     purpose: str
     created_at: float
     expires_at: float | None = None
+    mime: str = ""
+    #: looks that still find it being processed
+    looks: int = 0
 
 
 class View(NamedTuple):
@@ -145,10 +148,12 @@ class Vendor:
         self.batches: dict[str, EmulatedBatch] = {}
         self.calls: Counter[str] = Counter()
         self.uploads: dict[str, Any] = {}
+        self.over = threading.Event()
         #: Entra's tokens, and when each expires
         self.tokens: dict[str, float] = {}
 
     def close(self) -> None:
+        self.over.set()
         self._directory.cleanup()
 
     def new_file(self, filename: str, purpose: str, prefix: str = "file-") -> StoredFile:

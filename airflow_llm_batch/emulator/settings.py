@@ -48,7 +48,10 @@ class Faults(BaseModel):
     :param enqueued_tokens: prompt tokens per model that may wait or run at once; a batch beyond it fails.
     :param refuse_enqueued: the HTTP status that such a batch is refused with instead, when it is created.
     :param unknown_status: the status told while a batch runs.
+    :param lost_events: that many ends of batches are not told of by an event.
+    :param repeated_events: every event is sent so many times more.
     :param capitals: Azure's batches are told as its first versions did: capitals, ISO times, null counts, no endpoint.
+    :param processing: uploaded files are being processed for so many looks.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -66,7 +69,10 @@ class Faults(BaseModel):
     enqueued_tokens: int | None = None
     refuse_enqueued: int | None = None
     unknown_status: str | None = None
+    lost_events: int = 0
+    repeated_events: int = 0
     capitals: bool = False
+    processing: int = 0
     http: list[HttpFault] = []
 
 
@@ -78,10 +84,14 @@ class Settings(BaseModel):
     :param upstream: base URL of an OpenAI-compatible server that answers every request instead of the emulator.
     :param upstream_key: its key.
     :param upstream_concurrency: calls to it at once.
+    :param webhook_url: where an event is sent when a batch has ended, signed with ``webhook_secret``.
     :param deployments: Azure's, and the model behind each; None for any name, each of the model that is called so.
     :param file_seconds: from an upload until Azure has processed the file.
     :param token_seconds: how long a token of Entra's is good.
     :param client_secret: the only one that Entra accepts; any is when None.
+    :param s3_endpoint: the S3 server that Bedrock's jobs read from and write to; what boto3 finds in the environment
+        when None, credentials always.
+    :param bedrock_minimum: records that a job of Bedrock's must have at least.
     """
 
     duration: float = Field(default=5.0, ge=0)
@@ -89,8 +99,12 @@ class Settings(BaseModel):
     upstream: str | None = None
     upstream_key: str = "none"
     upstream_concurrency: int = 16
+    webhook_url: str | None = None
+    webhook_secret: str = "whsec_" + "ZW11bGF0b3I="
     deployments: dict[str, str] | None = None
     file_seconds: float = Field(default=0, ge=0)
     token_seconds: float = Field(default=3600, ge=0)
     client_secret: str | None = None
+    s3_endpoint: str | None = None
+    bedrock_minimum: int = 100
     faults: Faults = Faults()

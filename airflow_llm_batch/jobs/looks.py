@@ -82,7 +82,7 @@ class Looks:
 
     def _create(self, store: JobStore) -> None:
         try:
-            submit(store, self.hook, store.job(), stop=self.stop)
+            submit(store, self.hook, store.job_now(), stop=self.stop)
         except Exception as error:
             if isinstance(error, SubmissionUnconfirmed) or not is_transient(error):
                 raise

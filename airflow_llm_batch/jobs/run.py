@@ -19,7 +19,8 @@ from airflow_llm_batch.jobs.planning.shards import fingerprint_of, too_small
 from airflow_llm_batch.jobs.rounds.repair import Repair
 from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
-from airflow_llm_batch.jobs.submission.submit import adopt, submit
+from airflow_llm_batch.jobs.submission.named import adopt
+from airflow_llm_batch.jobs.submission.submit import submit
 from airflow_llm_batch.models import call_id
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class JobRun:
         """Whether rows that were to be a batch are called: too few for one, by the connection's choice."""
         if too_small(self.job.shards, self.hook.provider) is None:
             return False
-        return history.lane(self.store, self.job) in ("online", None)
+        return history.lane(self.store.listing(), self.job) in ("online", None)
 
     @property
     def is_begun(self) -> bool:

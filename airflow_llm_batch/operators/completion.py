@@ -101,7 +101,7 @@ class CompletionOperator(RunsRounds):
         from airflow_llm_batch.jobs.directory import history
 
         for run in runs:
-            if begun := history.lane(run.store, run.job):
+            if begun := history.lane(run.store.listing(), run.job):
                 return begun, "the job was begun in it"
         if self.lane != "auto":
             return self.lane, "it was asked for"

@@ -67,6 +67,7 @@ class RunsRounds(AsksRows, LandsResults):
     def planned_runs(self, context: Context) -> list[JobRun]:
         """A planned job for each model that is asked."""
         from airflow_llm_batch.data.destinations import FileDestination
+        from airflow_llm_batch.jobs.landing.ownership import check_place
 
         self.check_arguments()
         self.check_input()
@@ -78,11 +79,13 @@ class RunsRounds(AsksRows, LandsResults):
                 "FailedRows asks again what was sent, of the model that it was sent to; leave out models. Nothing was "
                 "sent."
             )
-        FileDestination.of(self.target).check()
+        destination = FileDestination.of(self.target)
+        destination.check()
         runs = []
         for asked in asked_models(self.models, self.request, self.conn_id):
             run = self.run_of(context, asked.conn_id, asked.name)
             self.plan(run, rows, asked.request)
+            check_place(run.store, destination)
             runs.append(run)
         return runs
 

@@ -22,7 +22,18 @@ class LazyApp:
     def __init__(self) -> None:
         self.app: Any = None
 
+        self.hooks: Any = None
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if path.startswith("/hooks/"):
+            # Events come from vendors, who have no login.
+            if self.hooks is None:
+                from airflow_llm_batch.plugin.hooks import make_hooks
+
+                self.hooks = make_hooks()
+            await self.hooks(scope, receive, send)
+            return
         if self.app is None:
             from airflow_llm_batch.plugin.app import make_app
 

@@ -179,6 +179,11 @@ class Provider(ABC):
         """The model behind a name that a request may use: a deployment, a profile. Prices and rules are the model's."""
         return name
 
+    def discounts_stack(self, model: str) -> bool:
+        """Whether a batch's discount holds for prompt tokens that are read from a cache too: they cost what they cost
+        outside of batches where it does not."""
+        return True
+
     @abstractmethod
     def translate(self, request: Request) -> Request:
         """A request in the vendor's own words; one that is so already comes back as it is.

@@ -52,7 +52,11 @@ def fields() -> dict[str, Any]:
     for name in PROVIDERS:
         for key, field in provider_class(name).Options.model_fields.items():
             mark = field.json_schema_extra
-            if not (isinstance(mark, dict) and mark.get("form")) or key in shown:
+            if not (isinstance(mark, dict) and mark.get("form")):
+                continue
+            if key in shown:
+                if str(field.description) not in shown[key]["description"]:
+                    shown[key]["description"] += f" {field.description}"
                 continue
             schema: dict[str, Any] = {"type": ["string", "null"]}
             if "float" in str(field.annotation) or "float" in str(field.metadata):
@@ -77,12 +81,12 @@ def form() -> str:
 def option_table() -> str:
     """What a connection's extra may hold, as a Markdown table: everybody's options, then each vendor's own."""
     common = Options.model_fields
-    whose: dict[str, tuple[str, list[str]]] = {name: (str(field.description), []) for name, field in common.items()}
+    whose: dict[tuple[str, str], list[str]] = {(name, str(field.description)): [] for name, field in common.items()}
     for name in PROVIDERS:
         for key, field in provider_class(name).Options.model_fields.items():
             if key not in common:
-                whose.setdefault(key, (str(field.description), []))[1].append(name)
-    rows = [f"| `{key}` | {', '.join(names) or 'all'} | {text} |" for key, (text, names) in whose.items()]
+                whose.setdefault((key, str(field.description)), []).append(name)
+    rows = [f"| `{key}` | {', '.join(names) or 'all'} | {text} |" for (key, text), names in whose.items()]
     return "\n".join(["| option | for | meaning |", "|---|---|---|", *rows])
 
 

@@ -1,6 +1,7 @@
 """What an image costs in prompt tokens, by each vendor's own rule, from its size or, where that is not known, at most.
 
-Source: OpenAI's guide to images and vision (calculating costs), Anthropic's vision guide.
+Source: OpenAI's guide to images and vision (calculating costs), Anthropic's vision guide, Gemini's guides to image
+understanding (tiles, up to Gemini 2.5) and to media resolution (from Gemini 3 on).
 """
 
 from __future__ import annotations
@@ -87,6 +88,9 @@ OPENAI: tuple[tuple[str, Tiles | Patches], ...] = (
     ("gpt-5\\.5", Patches(120, (2500, 2048), (256, 512), (10_000, 6000), "original")),
     ("gpt-5(\\.1)?(-|$)", Tiles(70, 140)),
 )
+#: Gemini: tokens of a tile, tiles of the largest image, pixels of one that is a tile by itself; tokens by resolution
+TILE, MOST_TILES, SMALL = 258, 16, 384
+RESOLUTIONS = {"low": 280, "medium": 560, "high": 1120, "ultra_high": 2240}
 #: Anthropic's 28-pixel patches: pixels along an edge, and tokens, at most
 LARGE, USUAL = (2576, 4784), (1568, 1568)
 OLDER = re.compile(r"claude-(2|3|instant)|claude-(opus|sonnet)-4(-[0-6])?(-\d{8})?(@|$|-v|:)|claude-haiku-4")
@@ -115,6 +119,18 @@ def anthropic_tokens(model: str, size: Size | None) -> int:
             break
         scale = (low + high) / 2
     return max(1, patches_28(size, low)) if low else most
+
+
+def gemini_tokens(model: str, size: Size | None, detail: str = "auto") -> int:
+    """:param size: as above; ``detail`` is Gemini 3's media resolution: low, medium, high, ultra_high."""
+    if not re.search(r"gemini-(1|2|nano)", model):
+        return RESOLUTIONS.get(detail.lower().removeprefix("media_resolution_"), RESOLUTIONS["high"])
+    if size is None:
+        return TILE * MOST_TILES
+    if max(size) <= SMALL:
+        return TILE
+    unit = min(max(min(size) / 1.5, 256), 768)
+    return TILE * min(math.ceil(size[0] / unit) * math.ceil(size[1] / unit), MOST_TILES)
 
 
 def patches_28(size: Size, scale: float) -> int:

@@ -125,6 +125,11 @@ class Options(BaseModel):
         '(OpenAI\'s default; the requests remain in the job directory) or "all" (results cannot be landed '
         "once more then).",
     )
+    webhook_secret: Text = Field(
+        None,
+        description="The secret with which the vendor signs the events that it pushes to "
+        "/llm-batches/hooks/{connection}; a waiting task looks at once then.",
+    )
     batch: bool | None = Field(
         None, description='false for a server without a batch API: CompletionOperator(lane="auto") calls it online.'
     )

@@ -19,6 +19,10 @@ PROVIDERS: dict[str, str] = {
     "openai": "airflow_llm_batch.providers.openai.protocol:OpenAI",
     "azure": "airflow_llm_batch.providers.azure.protocol:Azure",
     "anthropic": "airflow_llm_batch.providers.anthropic.protocol:Anthropic",
+    "vertex": "airflow_llm_batch.providers.vertex.protocol:Vertex",
+    "gemini": "airflow_llm_batch.providers.gemini.protocol:Gemini",
+    "bedrock": "airflow_llm_batch.providers.bedrock.protocol:Bedrock",
+    "bedrock-openai": "airflow_llm_batch.providers.bedrock.openai:BedrockOpenAI",
 }
 
 

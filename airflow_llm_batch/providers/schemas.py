@@ -5,7 +5,8 @@ and the answer is validated when it is landed; what is dropped is told to the mo
 asked for without losing answers (objects with properties of any name, say) does not fit: the schema is then sent
 without constraint where the vendor has such a mode, and refused, naming keyword and place, where it has none.
 
-Source: OpenAI's guide to structured outputs (supported schemas), Anthropic's (JSON schema limitations).
+Source: OpenAI's guide to structured outputs (supported schemas), Anthropic's (JSON schema limitations), Gemini's API
+reference (``responseJsonSchema``).
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Dialect:
     :param most: limits by what they count: ``depth`` (objects and arrays in each other), ``properties``, ``enum``
         values, ``long_enum`` characters of one of more than 250 values, ``characters`` of names and constants,
         ``optional`` properties, ``unions``.
+    :param open_objects: an object may have properties of any name; ``tuples``: an array a schema for each of its first
+        items; ``constants``: the types of values that an ``enum`` may have, None for any.
     """
 
     keywords: frozenset[str]
@@ -74,6 +77,9 @@ class Dialect:
     pattern: Callable[[str], bool]
     most: Mapping[str, int]
     most_min_items: int | None = None
+    open_objects: bool = False
+    tuples: bool = False
+    constants: tuple[type, ...] | None = None
 
 
 OPENAI = Dialect(
@@ -99,6 +105,21 @@ ANTHROPIC = Dialect(
     ),
     most={"optional": 24, "unions": 16},
     most_min_items=1,
+)
+#: recursion has rules of its own: see ``gemini/schema.py``
+GEMINI = Dialect(
+    keywords=frozenset(
+        {"type", "description", "title", "enum", "format", "minimum", "maximum", "minItems", "maxItems"}
+        | {"propertyOrdering"}
+    ),
+    formats=frozenset({"date-time", "date", "time"}),
+    all_required=False,
+    recursion=True,
+    pattern=lambda text: False,
+    most={},
+    open_objects=True,
+    tuples=True,
+    constants=(str, int, float),
 )
 
 
@@ -217,6 +238,8 @@ class Fitting:
         node = {**node, "anyOf": node["oneOf"]} if "oneOf" in node and "anyOf" not in node else node
         if (options := by_type(node)) is not None:
             return self.part(options, path)
+        if "const" in node and "const" not in self.dialect.keywords and "enum" not in node:
+            node = as_enum(node)
         notes: list[str] = []
         made = {name: value for name, value in node.items() if self.keeps(name, value, notes)}
         if "anyOf" in node and not ("type" in node or "properties" in node):
@@ -238,10 +261,17 @@ class Fitting:
         elif name == "minItems" and dialect.most_min_items is not None:
             good = good and value in range(dialect.most_min_items + 1)
         elif name in ("enum", "const"):
-            good = not any(isinstance(item, dict | list) for item in (value if name == "enum" else [value]))
+            good = good and all(self.is_constant(item) for item in (value if name == "enum" else [value]))
         if not good and name not in ANNOTATIONS and name not in STRUCTURE and not name.startswith("x-"):
             notes.append(f"{name}: {value if isinstance(value, str) else msgspec.json.encode(value).decode()[:200]}")
         return good
+
+    def is_constant(self, value: Any) -> bool:
+        """Whether a value may stand in an ``enum``."""
+        kinds = self.dialect.constants
+        return not isinstance(value, dict | list if kinds is None else dict | list | bool) and (
+            kinds is None or isinstance(value, kinds)
+        )
 
     def union(self, node: dict[str, Any], made: dict[str, Any], path: str) -> None:
         if not isinstance(node["anyOf"], list) or not node["anyOf"]:
@@ -269,7 +299,10 @@ class Fitting:
         more, properties = node.get("additionalProperties"), node.get("properties")
         if node.get("patternProperties"):
             raise Unfit("patternProperties", path, "an object with properties of any name cannot be asked for")
-        if more not in (None, False) or (more is None and (not properties or self.dialect.all_required)):
+        opened = self.dialect.open_objects and (more not in (None, False) or not (more is False or properties))
+        if not opened and (
+            more not in (None, False) or (more is None and (not properties or self.dialect.all_required))
+        ):
             raise Unfit("additionalProperties", path, "an object that may have further properties cannot be asked for")
         properties = properties if isinstance(properties, dict) else {}
         required = [name for name in node.get("required") or () if name in properties]
@@ -279,9 +312,19 @@ class Fitting:
         made["properties"] = {name: self.part(inner, f"{path}/properties/{name}") for name, inner in properties.items()}
         made["required"] = required
         made["additionalProperties"] = False
+        if opened:
+            free = more is None or more is True or more == {}
+            made["additionalProperties"] = True if free else self.part(more, f"{path}/additionalProperties")
 
     def array(self, node: dict[str, Any], made: dict[str, Any], notes: list[str], path: str) -> None:
         first, rest = node.get("prefixItems"), node.get("items")
+        if isinstance(first, list) and first and self.dialect.tuples:
+            made["prefixItems"] = [self.part(item, f"{path}/prefixItems/{place}") for place, item in enumerate(first)]
+            if isinstance(rest, dict) and rest:
+                made["items"] = self.part(rest, f"{path}/items")
+            elif rest is False:
+                made["maxItems"] = min(made.get("maxItems", len(first)), len(first))
+            return
         if isinstance(first, list) and first:
             options = [*first, *([rest] if isinstance(rest, dict) and rest else [])]
             different = [option for place, option in enumerate(options) if option not in options[:place]]
@@ -373,6 +416,15 @@ def type_of(constants: list[Any]) -> str | None:
     names = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
     kinds = {names.get(type(value)) for value in constants}
     return kinds.pop() if len(kinds) == 1 else "number" if kinds == {"integer", "number"} else None
+
+
+def as_enum(node: dict[str, Any]) -> dict[str, Any]:
+    """A constant as an ``enum`` of one value, for a dialect without ``const``."""
+    kind = type_of([node["const"]])
+    if kind in ("null", None):
+        return {**node, "type": "null"} if kind else node
+    rest = {name: value for name, value in node.items() if name != "const"}
+    return {"type": kind, **rest, "enum": [node["const"]]}
 
 
 def by_type(node: dict[str, Any]) -> dict[str, Any] | None:

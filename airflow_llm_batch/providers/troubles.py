@@ -47,7 +47,9 @@ PASSING = plainly(
     " Throttling.AllocationQuota"
 )
 #: how vendors and gateways say that a customer's queue is full
-FULL = frozenset({"token_limit_exceeded", "batch_enqueued_token_limit", "request_limit_exceeded"})
+FULL = frozenset(
+    {"token_limit_exceeded", "batch_enqueued_token_limit", "request_limit_exceeded", "ServiceQuotaExceededException"}
+)
 FULL_MESSAGE = re.compile(r"enqueued (token|request)s? (limit|has surpassed)|token_limit_exceeded", re.IGNORECASE)
 #: the word for an account without money, which no waiting mends, and how others put it (Arrearage: DashScope;
 #: exceeded_current_quota_error: Moonshot; AccountOverdueError: Volcengine; insufficient_user_quota: one-api)

@@ -165,7 +165,7 @@ def airflow(sites, tmp_path_factory):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
     with Emulator(duration=15) as emulator:
         port = demo.free_port()
-        made = demo.airflow_environment(home, "openai", int(emulator.url.rpartition(":")[2]))
+        made = demo.airflow_environment(home) | demo.connections("openai", emulator.url, None)
         folder = home / "dags"
         for source in (ROOT / "dags_examples", TESTS / "dags"):
             shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))

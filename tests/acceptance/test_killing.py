@@ -18,7 +18,7 @@ def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys):
     table = [
         line
         for line in done.stdout.splitlines()
-        if line.startswith(("provider", "openai", "azure", "anthropic", "waves", "rounds", "Wanted"))
+        if line.startswith(("provider", "openai", "azure", "anthropic", "gemini", "waves", "rounds", "Wanted"))
     ]
     summary = next(line for line in done.stdout.splitlines() if "points struck" in line)
     with capsys.disabled():

@@ -59,9 +59,8 @@ def site(tmp_path_factory):
     with Emulator(duration=20, faults={"row_errors": 0.02}) as emulator:
         port = demo.free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-        environment = demo.airflow_environment(home, "openai", emulator.socket.getsockname()[1]) | demo.api_environment(
-            port
-        )
+        environment = demo.airflow_environment(home) | demo.connections("openai", emulator.url, None)
+        environment |= demo.api_environment(port)
         environment = inherited | {k: v for k, v in environment.items() if k.startswith("AIRFLOW") or k == "PATH"}
         (home / "passwords.json").write_text(json.dumps({user: f"pw-{user}" for user in USERS}))
         environment |= {

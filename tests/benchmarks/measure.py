@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,28 @@ class Measured:
 
     def told(self, **more: Any) -> dict[str, Any]:
         return {"cpu": self.cpu, "wall": self.wall, "start": self.start, "peak": self.peak, **more}
+
+
+class Operations:
+    """Counts what this process asks of an S3 server while the block runs: every request, by its name."""
+
+    def __enter__(self) -> Counter[str]:
+        from aiobotocore.client import AioBaseClient
+
+        asked: Counter[str] = Counter()
+        self.call = AioBaseClient._make_api_call
+
+        async def counted(client: Any, name: str, arguments: Any) -> Any:
+            asked[name] += 1
+            return await self.call(client, name, arguments)
+
+        AioBaseClient._make_api_call = counted
+        return asked
+
+    def __exit__(self, *raised: object) -> None:
+        from aiobotocore.client import AioBaseClient
+
+        AioBaseClient._make_api_call = self.call
 
 
 def status(name: str) -> float:

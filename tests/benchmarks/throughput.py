@@ -6,7 +6,8 @@
 Every contender runs in a process of its own, one after the other, against one emulator in another process: prompts of
 about 1 KB, structured output. The peer is ``LLMBatchOperator`` of apache-airflow-providers-common-ai[openai,anthropic],
 left out where that is not installed. The floor is a bare loop that reads each row, parses it and writes it, sends the
-same bytes over a socket, and reads, parses and writes the answers.
+same bytes over a socket, and reads, parses and writes the answers. Store operations are the requests of submitting and
+fetching one job in S3; ``operations.py`` counts those of a whole job, the wait included.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from measure import Measured, emulator, in_own_process, object_store, table
+from measure import Measured, Operations, emulator, in_own_process, object_store, table
 from pydantic import BaseModel
 
 MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}
@@ -73,10 +74,10 @@ def run_ours(provider: str, url: str, rows: str, work: str, results: str) -> dic
     submit = SubmitBatchOperator(
         task_id="submit", rows=rows, key="review_id", request=request, storage=f"{work}/jobs", conn_id="llm"
     )
-    with Measured() as submitting:
+    with Measured() as submitting, Operations() as asked:
         job = submit.execute(context("submit"))
     fetch = FetchResultsOperator(task_id="fetch", job=job, destination=f"{work}/results")
-    with Measured() as fetching:
+    with Measured() as fetching, Operations() as asked_too:
         summary = fetch.execute(context("fetch"))
     return {
         "cpu": submitting.cpu + fetching.cpu,
@@ -84,6 +85,7 @@ def run_ours(provider: str, url: str, rows: str, work: str, results: str) -> dic
         "start": submitting.start,
         "peak": max(submitting.peak, fetching.peak),
         "parts": [submitting.told(), fetching.told()],
+        "operations": asked + asked_too,
         "shards": job["shards"],
         "rows": summary["counts"]["succeeded"],
     }
@@ -183,8 +185,11 @@ def report(told: dict[str, dict[str, Any]]) -> str:
     for name, run in told.items():
         times = [f"{run['cpu'] / told[other]['cpu']:.2f}" if other in told else "-" for other in ("peer", "floor")]
         above = run["peak"] - run["start"]
-        cells.append([name, f"{run['cpu']:.1f}", *times, f"{run['start']:.0f}", f"{above:.0f}", f"{run['wall']:.1f}"])
-    return table(["", "CPU s", "x peer", "x floor", "start MB", "above start MB", "wall s"], cells)
+        asked = sum(run.get("operations", {}).values())
+        memory = [f"{run['start']:.0f}", f"{above:.0f}"]
+        cells.append([name, f"{run['cpu']:.1f}", *times, *memory, f"{run['wall']:.1f}", str(asked or "-")])
+    head = ["", "CPU s", "x peer", "x floor", "start MB", "above start MB", "wall s", "store operations"]
+    return table(head, cells)
 
 
 def put(source: str, target: str) -> None:

@@ -12,15 +12,16 @@ import time
 import httpx
 
 
-def start_emulator(connections: dict[str, dict]) -> tuple[subprocess.Popen, httpx.Client]:
+def start_emulator(connections: dict[str, dict], *arguments: str) -> tuple[subprocess.Popen, httpx.Client]:
     """Its process, and a client of it.
 
     :param connections: id -> extra, each defined in the environment.
+    :param arguments: further ones of its command.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "airflow_llm_batch.emulator", "--port", str(port), "--duration", "0"]
+    command = [sys.executable, "-m", "airflow_llm_batch.emulator", "--port", str(port), "--duration", "0", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
     for _ in range(300):

@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai azure anthropic waves rounds
+    python tests/killing/harness.py openai azure anthropic gemini bedrock waves rounds
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +29,8 @@ from emulated import start_emulator
 
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-killing-"))
 os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs"}
+# Read when gcsfs is imported: it asks Google itself what kind of bucket it has otherwise.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 from airflow_llm_batch import storage, transport  # noqa: E402
 from airflow_llm_batch.data import ChatRequest  # noqa: E402
@@ -37,13 +41,25 @@ from airflow_llm_batch.jobs.planning import plan  # noqa: E402, F401
 from airflow_llm_batch.jobs.submission import external, submit  # noqa: E402, F401
 from airflow_llm_batch.jobs.waiting import wait  # noqa: E402, F401
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator  # noqa: E402
-from airflow_llm_batch.providers import anthropic, openai  # noqa: E402, F401
+from airflow_llm_batch.providers import anthropic, bedrock, gemini, openai  # noqa: E402, F401
 from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``rounds`` is one task for all of it, which asks three rows again
-MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds"), "gpt-5-mini") | {"anthropic": "claude-haiku-4-5"}
+#: ``bedrock`` reads and writes in an S3 server of its own
+MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds"), "gpt-5-mini") | {
+    "anthropic": "claude-haiku-4-5",
+    "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
+    "gemini": "gemini-3.8-flash",
+    "vertex": "gemini-2.5-flash",
+}
+#: what a vendor's connection needs, where it is not OpenAI's
+VENDORS = {name: {"provider": name} for name in ("azure", "anthropic", "bedrock", "gemini")} | {
+    "vertex": {"provider": "vertex", "project": "p", "location": "us-central1", "storage": "gs://b/stage"}
+    | {"gcp_conn_id": "gcp"},
+}
+BUCKET = "killing"
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
 
@@ -85,7 +101,8 @@ class Points:
             return f"{path.parent.name}/{stem.partition('-')[0]}.{kind}"
 
         def call_name(client, request, **kwargs):
-            return f"{request.method} {request.url.path.rpartition('/v1/')[2].partition('/')[0]}"
+            path = re.split(r"/v1(?:beta)?/", request.url.path)[-1].strip("/")
+            return f"{request.method} {path.partition('/')[0]}{':' if ':' in path else ''}{path.partition(':')[2]}"
 
         storage.WholeFile.commit = self.around(storage.WholeFile.commit, lambda file: file_name(file.path))
         exclusive = self.around(storage.create_exclusive, file_name)
@@ -201,18 +218,53 @@ def main(providers: list[str]) -> int:
 
 def connections() -> dict[str, dict]:
     extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
-    vendors = {"anthropic": "anthropic", "azure": "azure"}
-    found = {name: {**extra, "provider": vendors.get(name, "openai")} for name in MODELS}
+    found = {name: {**extra, **VENDORS.get(name, {"provider": "openai"})} for name in MODELS}
     found["waves"]["max_running_shards"] = 1
+    place = {"region": "us-east-1", "role_arn": "arn:aws:iam::123456789012:role/r", "storage": f"s3://{BUCKET}/staged"}
+    limits = {**extra["limits"], "minimum": 1}
+    found["bedrock"] |= {**place, "aws_conn_id": "aws_default", "limits": limits}
     return found
 
 
+@contextmanager
+def stored() -> Iterator[list[str]]:
+    """An S3 server with a bucket; what the emulator has to know of it."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    # Imported here, they need not be in each of the processes.
+    import s3fs  # noqa: F401
+    from airflow.providers.amazon.aws.fs import s3  # noqa: F401
+    from airflow.providers.amazon.aws.hooks import base_aws  # noqa: F401
+    from support.s3 import KEYS, REGION, s3_client, s3_server
+
+    with s3_server() as url:
+        s3_client(url).create_bucket(Bucket=BUCKET)
+        login = {"login": KEYS["aws_access_key_id"], "password": KEYS["aws_secret_access_key"]}
+        aws = {"conn_type": "aws", **login, "extra": {"endpoint_url": url, "region_name": REGION}}
+        os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = json.dumps(aws)
+        os.environ |= {"AWS_ACCESS_KEY_ID": "emulator", "AWS_SECRET_ACCESS_KEY": "emulator"}
+        yield ["--s3-endpoint", url, "--bedrock-minimum", "1"]
+
+
+def google(url: str) -> None:
+    """Google's connection to the emulator's store."""
+    # Imported once, and not by each of hundreds of processes.
+    import gcsfs  # noqa: F401
+    from airflow.sdk.io import has_fs
+
+    has_fs("gs")
+    store = {"is_anonymous": True, "project": "p", "gcs.endpoint": url.rstrip("/")}
+    os.environ["AIRFLOW_CONN_GCP"] = json.dumps({"conn_type": "google_cloud_platform", "extra": store})
+
+
 if __name__ == "__main__":
-    EMULATOR, VENDOR = start_emulator(connections())
-    try:
-        status = main(sys.argv[1:] or sorted(MODELS))
-    finally:
-        EMULATOR.terminate()
-        EMULATOR.wait()
-        shutil.rmtree(HOME, ignore_errors=True)
+    chosen = sys.argv[1:] or sorted(MODELS.keys() - {"bedrock"})
+    with ExitStack() as stack:
+        told = stack.enter_context(stored()) if "bedrock" in chosen else []
+        EMULATOR, VENDOR = start_emulator(connections(), *told)
+        stack.callback(shutil.rmtree, HOME, ignore_errors=True)
+        stack.callback(EMULATOR.wait)
+        stack.callback(EMULATOR.terminate)
+        if "vertex" in chosen:
+            google(str(VENDOR.base_url))
+        status = main(chosen)
     sys.exit(status)

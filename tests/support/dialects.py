@@ -35,4 +35,8 @@ DIALECTS = {
         "POST /v1/messages/batches", "GET /v1/messages/batches", "GET /v1/messages/batches/*",
         "GET /v1/messages/batches/*", 1000, "max_tokens", looks_before=1,
     ),
+    "gemini": Dialect(
+        "POST /v1beta/models/gemini-3.8-flash:batchGenerateContent", "GET /v1beta/batches", "GET /v1beta/batches/*",
+        "GET /v1beta/files/*", 100, "maxOutputTokens",
+    ),
 }  # fmt: skip

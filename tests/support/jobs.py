@@ -62,6 +62,10 @@ ORIGIN = Origin("dag", "run", "task")
 def make_batch(hook, provider, tmp_path):
     """Two requests, by hand, with the hook alone."""
     path = tmp_path / "in.jsonl"
+    if provider == "gemini":
+        asked = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {DIALECTS[provider].cap: 9}}
+        path.write_text("".join(json.dumps({"key": key, "request": asked}) + "\n" for key in "ab"))
+        return hook.create_batch(hook.upload_file(str(path)), model=MODELS[provider]).id
     body = {"model": MODELS[provider], "messages": [{"role": "user", "content": "hi"}], DIALECTS[provider].cap: 9}
     if provider != "anthropic":
         lines = [{"custom_id": c, "method": "POST", "url": "/v1/chat/completions", "body": body} for c in "ab"]

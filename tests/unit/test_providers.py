@@ -333,7 +333,7 @@ class TestAnthropic(ProviderContract):
 
 def test_an_unknown_provider_is_refused_with_the_known_ones():
     """The message lists what could be meant."""
-    with pytest.raises(ConfigurationError, match=r"'opneai'.*anthropic.*openai"):
+    with pytest.raises(ConfigurationError, match=r"'opneai'.*anthropic, .*openai"):
         provider_class("opneai")
     assert {provider_class(name).name for name in PROVIDERS} == set(PROVIDERS)
 

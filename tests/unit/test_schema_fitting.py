@@ -25,7 +25,7 @@ from airflow_llm_batch.emulator.schemas import fill_schema
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.openai.protocol import OpenAI
-from airflow_llm_batch.providers.schemas import ANTHROPIC, OPENAI, Unfit, fit, is_object
+from airflow_llm_batch.providers.schemas import ANTHROPIC, GEMINI, OPENAI, Unfit, fit, is_object
 from airflow_llm_batch.results import Result
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -234,12 +234,41 @@ schemas = st.recursive(leaf, grown, max_leaves=8).map(
 )
 
 
+#: what Gemini's reference lists under responseJsonSchema
+GEMINIS = frozenset(
+    {"$id", "$defs", "$ref", "$anchor", "type", "format", "title", "description", "enum", "items", "prefixItems"}
+    | {"minItems", "maxItems", "minimum", "maximum", "anyOf", "oneOf", "properties", "additionalProperties", "required"}
+    | {"propertyOrdering"}
+)
+
+
+def undocumented(schema):
+    """A keyword that Gemini's reference does not list, or one beside a reference; None where there is none."""
+    queue = [schema, *schema.get("$defs", {}).values()]
+    while queue:
+        node = queue.pop()
+        if not isinstance(node, dict):
+            continue
+        if unknown := node.keys() - GEMINIS or ("$ref" in node and node.keys() - {"$ref", "$defs"}):
+            return unknown
+        if any(not isinstance(value, str | int | float) or isinstance(value, bool) for value in node.get("enum", ())):
+            return node["enum"]
+        queue += [*node.get("properties", {}).values(), *node.get("anyOf", ()), *node.get("prefixItems", ())]
+        queue += [node.get("items"), node.get("additionalProperties")]
+    return None
+
+
 @settings(max_examples=400, deadline=None)
 @given(schemas, st.integers())
 def test_what_is_fitted_is_taken_and_loses_no_answer(schema, seed):
     """Whatever fits the schema that was given fits the one that is sent, which the vendor's rules take; and an answer
     to the one that is sent is unwrapped into what the user's schema describes."""
-    for dialect, problem in ((OPENAI, lambda s: openai_problem("o", s, True)), (ANTHROPIC, anthropic_problem)):
+    rules = (
+        (OPENAI, lambda s: openai_problem("o", s, True)),
+        (ANTHROPIC, anthropic_problem),
+        (GEMINI, undocumented),
+    )
+    for dialect, problem in rules:
         try:
             fitted = fit(schema, dialect)
         except Unfit:
@@ -274,7 +303,7 @@ def test_what_is_fitted_is_taken_and_loses_no_answer(schema, seed):
 )
 def test_fitting_ends_whatever_it_is_given(schema):
     """Any JSON for a schema: it is fitted or refused, and nothing else happens."""
-    for dialect in (OPENAI, ANTHROPIC):
+    for dialect in (OPENAI, ANTHROPIC, GEMINI):
         if isinstance(schema, dict):
             with suppress(Unfit):
                 fit(schema, dialect)

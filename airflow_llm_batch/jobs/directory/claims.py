@@ -17,12 +17,14 @@ import contextlib
 import logging
 import threading
 import time
+import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import Busy, Interrupted
 from airflow_llm_batch.jobs.directory.owner import is_gone, this_process
 from airflow_llm_batch.models import Holder
+from airflow_llm_batch.outages import patiently
 from airflow_llm_batch.storage import create_exclusive, fresh, is_local, read_small, write_whole
 
 if TYPE_CHECKING:
@@ -74,10 +76,8 @@ class Claim:
 
         :raises Busy: when another try is at work; it says who.
         """
-        number = self._next()
-        while not create_exclusive(
-            self.path(number, "json"), Holder(owner=this_process(), at=datetime.now(UTC)).dump()
-        ):
+        number = 1  # where nobody ever held it, this is all that it takes
+        while not create_exclusive(self.path(number, "json"), self._holding()):
             number = self._next()
         self.number, self.beaten = number, time.monotonic()
         self.key = str(self.path(number, "json"))
@@ -96,6 +96,9 @@ class Claim:
         # One that cannot be given back lapses.
         with contextlib.suppress(Exception):
             write_whole(self.path(self.number, "over"), b"{}")
+
+    def _holding(self) -> bytes:
+        return Holder(owner=this_process(), at=datetime.now(UTC), token=uuid.uuid4().hex).dump()
 
     def _next(self) -> int:
         """The number to take, once nobody holds the newest one."""
@@ -122,7 +125,7 @@ class Claim:
     def _newest(self) -> int:
         folder = self.store.path("claims", self.what)
         try:
-            names = fresh(folder).fs.ls(folder.path, detail=False)
+            names = patiently(fresh(folder).fs.ls, folder.path, detail=False)
         except FileNotFoundError:
             return 0
         stems = (name.rpartition("/")[2].partition(".") for name in names)

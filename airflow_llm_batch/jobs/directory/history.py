@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from airflow_llm_batch.jobs.directory.address import JobAddress
+from airflow_llm_batch.jobs.directory.attempts import Listing
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.models import Job
+from airflow_llm_batch.outages import patiently
 from airflow_llm_batch.results import Manifest
 from airflow_llm_batch.storage import fresh, storage_path
 
@@ -52,20 +54,22 @@ def newest(store: JobStore) -> JobStore:
 def siblings(store: JobStore) -> list[JobStore]:
     """Every job that the task instance has made, this one included: of other models, and of other input."""
     folder = fresh(storage_path(store.address.folder))
-    names = sorted(path.rstrip("/").rpartition("/")[2] for path in folder.fs.ls(folder.path, detail=False))
+    paths = patiently(folder.fs.ls, folder.path, detail=False)
+    names = sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
     found = (JobAddress.parse(f"{store.address.folder}/{name}") for name in names)
     return [JobStore(address.uri) for address in found if address.is_of_task(store.address)]
 
 
 def is_begun(store: JobStore, job: Job) -> bool:
     """Whether a create of any shard was ever claimed."""
-    return any(store.attempts(shard.index).last() for shard in job.shards)
+    listing = store.listing()
+    return any(listing.attempts(shard.index).last() for shard in job.shards)
 
 
-def lane(store: JobStore, job: Job) -> str | None:
+def lane(listing: Listing, job: Job) -> str | None:
     """How a job was begun: its rows ``online``, or as a ``batch``; None when it was not."""
     for shard in job.shards:
-        attempts = store.attempts(shard.index)
+        attempts = listing.attempts(shard.index)
         if number := attempts.last():
             return attempts.intent(number).lane
     return None

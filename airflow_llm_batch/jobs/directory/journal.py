@@ -13,11 +13,12 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.storage import fresh, is_local, make_parent, open_blocks, write_whole
+from airflow_llm_batch.storage import is_local, make_parent, open_fact, write_whole
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
+    from airflow_llm_batch.jobs.directory.attempts import Attempts
     from airflow_llm_batch.jobs.directory.store import JobStore
 
 #: in a line that says why there is no answer: the row may be called again
@@ -103,14 +104,13 @@ class Journal:
                 )
 
 
-def journal_lines(store: JobStore, index: int) -> Iterator[bytes]:
-    """Every answer that was kept of a shard, those of the newest try first: what it has answered counts."""
-    folder = store.shard(index)
-    try:
-        names = fresh(folder).fs.ls(folder.path, detail=False)
-    except FileNotFoundError:
-        return
-    for name in sorted((name.rpartition("/")[2] for name in names), reverse=True):
+def journal_lines(store: JobStore, attempts: Attempts) -> Iterator[bytes]:
+    """Every answer that was kept of a shard, those of the newest try first: what it has answered counts.
+
+    :param attempts: the shard's; they know its files.
+    """
+    index = attempts.index
+    for name in sorted(attempts.names(), reverse=True):
         if name.startswith("answers-") and name.endswith(".jsonl"):
-            with open_blocks(store.shard(index, name)) as lines:
+            with open_fact(store.shard(index, name)) as lines:
                 yield from (line.rstrip(b"\n") for line in lines if not line.isspace())

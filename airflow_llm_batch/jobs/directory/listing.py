@@ -7,7 +7,8 @@ from typing import Any
 
 from airflow_llm_batch.jobs.directory.address import JobAddress, default_storage
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.storage import fresh, storage_path
+from airflow_llm_batch.outages import patiently
+from airflow_llm_batch.storage import exists, fresh, storage_path
 
 
 def find_jobs(storage: str | None = None, dag_id: str | None = None) -> Iterator[JobStore]:
@@ -23,8 +24,9 @@ def find_jobs(storage: str | None = None, dag_id: str | None = None) -> Iterator
     for _ in range(3 if dag_id else 4):
         level = [name for folder in level for name in folders(root.fs, folder)]
     for folder in sorted(level, key=in_order):
-        if root.fs.exists(f"{folder}/job.json"):
-            yield JobStore(uri + folder.removeprefix(top))
+        store = JobStore(uri + folder.removeprefix(top))
+        if exists(store.path("job.json")):
+            yield store
 
 
 def in_order(path: str) -> tuple[str, str, str, int]:
@@ -36,6 +38,6 @@ def in_order(path: str) -> tuple[str, str, str, int]:
 def folders(fs: Any, folder: str) -> list[str]:
     """The directories in one, by name; none in one that does not exist."""
     try:
-        return sorted(entry["name"] for entry in fs.ls(folder, detail=True) if entry["type"] == "directory")
+        return sorted(entry["name"] for entry in patiently(fs.ls, folder, detail=True) if entry["type"] == "directory")
     except FileNotFoundError:
         return []

@@ -14,7 +14,7 @@ import msgspec
 from airflow_llm_batch.exceptions import ResultsUnusable
 from airflow_llm_batch.jobs.directory.journal import UNANSWERED, journal_lines
 from airflow_llm_batch.jobs.directory.rowset import RowSet
-from airflow_llm_batch.storage import open_blocks
+from airflow_llm_batch.storage import open_fact
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
@@ -70,7 +70,7 @@ class Entries:
     def load(cls, store: JobStore, shard: Shard) -> Entries:
         """:raises ResultsUnusable: when the file does not hold what was planned."""
         path = store.rows(shard.index, shard.token)
-        with open_blocks(path) as file:
+        with open_fact(path) as file:
             entries = cls(file)
         if len(entries) != shard.rows:
             raise ResultsUnusable(
@@ -103,7 +103,7 @@ class Entries:
 
 def sent(store: JobStore, index: int, token: str) -> Iterator[tuple[bytes, bytes]]:
     """Every request line of a shard with its line of ``rows.jsonl``."""
-    with open_blocks(store.requests(index, token)) as requests, open_blocks(store.rows(index, token)) as rows:
+    with open_fact(store.requests(index, token)) as requests, open_fact(store.rows(index, token)) as rows:
         yield from zip(requests, rows, strict=True)
 
 
@@ -111,7 +111,7 @@ def shard_rows(store: JobStore, shard: Shard) -> RowSet:
     """Every row of a shard."""
     number = msgspec.json.Decoder(RowNumber).decode
     rows = RowSet()
-    with open_blocks(store.rows(shard.index, shard.token)) as lines:
+    with open_fact(store.rows(shard.index, shard.token)) as lines:
         for line in lines:
             rows.add(number(line).row)
     return rows
@@ -130,7 +130,7 @@ def answered_rows(store: JobStore, job: Job, shard: Shard) -> RowSet:
     done = RowSet()
     prefix = f"{job.id}-"
     decode = msgspec.json.Decoder(IdOf).decode
-    for line in journal_lines(store, shard.index):
+    for line in journal_lines(store, store.attempts(shard.index)):
         try:
             if UNANSWERED in line:
                 continue

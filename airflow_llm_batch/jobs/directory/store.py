@@ -21,19 +21,27 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
-from airflow_llm_batch.jobs.directory.attempts import Attempts, ShardState, states
-from airflow_llm_batch.models import Job, Progress
+from airflow_llm_batch.jobs.directory.attempts import Attempts, Listing, ShardState
+from airflow_llm_batch.models import Fact, Job, Progress
 from airflow_llm_batch.results import Failure, Manifest
-from airflow_llm_batch.storage import create_exclusive, fresh, open_blocks, read_small, storage_path, write_whole
+from airflow_llm_batch.storage import (
+    create_exclusive,
+    find_files,
+    open_blocks,
+    read_small,
+    remove_all,
+    storage_path,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=Fact)
 VERSION = 1
 
 
@@ -47,6 +55,9 @@ class JobStore:
         self.uri = uri.rstrip("/")
         self.address = JobAddress.parse(self.uri)
         self.root = storage_path(self.uri)
+        #: what was read, or written, of facts that never change; what is not there yet is not kept
+        self.facts: dict[str, Fact] = {}
+        self._plan: tuple[str, Job] | None = None
         #: prefix of every custom_id: bound to the directory, so the same rows get the same ids again
         self.job_id = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
 
@@ -63,28 +74,51 @@ class JobStore:
         return self.shard(index, f"rows-{token}.jsonl")
 
     def attempts(self, index: int) -> Attempts:
+        """A shard's tries as they are whenever they are asked for."""
         return Attempts(self, index)
 
+    def listing(self) -> Listing:
+        """The files of all shards as of now, from one listing of the directory."""
+        return Listing(self, find_files(self.path("shards")))
+
     def states(self, job: Job) -> dict[int, ShardState]:
-        """Every shard's state, from one listing of the directory."""
-        return states(job, fresh(self.root).fs.find(self.path("shards").path))
+        """Every shard's state as of now."""
+        return self.listing().states(job)
 
     def load_job(self) -> Job | None:
-        """The plan, None before planning has finished.
+        """The plan as of now, None before planning has finished.
 
         :raises ConfigurationError: for one that a newer version of this package has made.
         """
-        job = self.read(self.path("job.json"), Job)
-        if job is not None and job.version > VERSION:
+        data = read_small(self.path("job.json"))
+        digest = hashlib.sha256(data or b"").hexdigest()
+        if self._plan is not None and digest == self._plan[0]:
+            return self._plan[1]
+        # Planned anew: what was known was of another plan.
+        self.forget()
+        if data is None:
+            return None
+        job = self.parse(self.path("job.json"), data, Job)
+        if job.version > VERSION:
             raise ConfigurationError(
                 f"The job at {self.uri} was planned by a newer airflow-provider-llm-batch (job.json version "
                 f"{job.version}, this one reads {VERSION}). Install the same version everywhere; its batches are left "
                 "as they are."
             )
+        self._plan = digest, job
         return job
 
     def job(self) -> Job:
-        """The plan.
+        """The plan, read once.
+
+        :raises ConfigurationError: when there is none here.
+        """
+        if self._plan is not None:
+            return self._plan[1]
+        return self.job_now()
+
+    def job_now(self) -> Job:
+        """The plan as of now: one that was cut too large, and of which nothing has run, is planned anew.
 
         :raises ConfigurationError: when there is none here.
         """
@@ -120,7 +154,13 @@ class JobStore:
 
     def remove(self) -> None:
         """Take the whole directory away, further rounds included."""
-        self.root.fs.rm(self.root.path, recursive=True)
+        self.forget()
+        remove_all(self.root)
+
+    def forget(self) -> None:
+        """Let go of what is known: memory, or facts of a plan that is not there any more."""
+        self.facts.clear()
+        self._plan = None
 
     def failed(self) -> ObjectStoragePath:
         """Every landed row that did not succeed, a ``Failure`` a line."""
@@ -162,8 +202,11 @@ class JobStore:
 
     def read(self, path: ObjectStoragePath, model: type[M]) -> M | None:
         data = read_small(path)
-        if data is None:
-            return None
+        return None if data is None else self.parse(path, data, model)
+
+    @staticmethod
+    def parse(path: ObjectStoragePath, data: bytes, model: type[M]) -> M:
+        """:raises ConfigurationError: for what is no such fact."""
         try:
             return model.model_validate_json(data)
         except ValidationError as error:

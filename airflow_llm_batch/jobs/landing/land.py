@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.data.destinations import FileDestination, exists
+from airflow_llm_batch.data.destinations import FileDestination
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.claims import Claim
+from airflow_llm_batch.jobs.landing.ownership import short_hash, take_place
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
 from airflow_llm_batch.metrics import count_landing
+from airflow_llm_batch.storage import exists, removed, storage_path
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.directory.attempts import Listing
     from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.jobs.options import Target
     from airflow_llm_batch.models import Batch, Job
@@ -33,6 +35,7 @@ def land(
 
     :param only: the rows that this job has to account for, None for all of its own.
     :raises ResultsUnusable: when the vendor's files are gone and something else is wanted than was landed.
+        Likewise when another job's files lie there under this one's names.
     :raises Busy: when another try is landing it there.
     """
     if hook.provider.name != job.provider:
@@ -47,20 +50,17 @@ def land(
             return before
         if store.cleaned() == "all":
             return as_landed(store, target)
+        take_place(store, destination)
         landing = Landing(store, job, hook, target, log, only, claim)
-        manifest = landing.land(ended_batches(store, hook, job), before)
+        manifest = landing.land(ended_batches(landing.listing, hook, job), before)
         claim.check()
         store.save_manifest(manifest)
         if before is None:
             count_landing(job, landing.own)
         report(manifest, log)
         remove_superseded(store, job, destination, manifest, before, log)
-        delete_files(store, job, hook, manifest, log)
+        delete_files(landing.listing, job, hook, manifest, log)
         return manifest
-
-
-def short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def as_landed(store: JobStore, target: Target) -> Manifest:
@@ -77,7 +77,7 @@ def as_landed(store: JobStore, target: Target) -> Manifest:
     )
 
 
-def delete_files(store: JobStore, job: Job, hook: LLMBatchHook, manifest: Manifest, log: Logger) -> None:
+def delete_files(listing: Listing, job: Job, hook: LLMBatchHook, manifest: Manifest, log: Logger) -> None:
     """Delete the vendor's files of a landed job, as the connection's ``delete_files`` says, and never before every row
     was seen to be landed. A failure is told and harms nothing: files expire by themselves."""
     scope = hook.options.delete_files or hook.provider.deletes
@@ -85,16 +85,18 @@ def delete_files(store: JobStore, job: Job, hook: LLMBatchHook, manifest: Manife
         raise ConfigurationError(
             f"The connection's delete_files is {scope!r}; give 'none', 'inputs' or 'all'. Everything was landed."
         )
-    whole = manifest.rounds[-1].rows == job.rows and all(map(exists, manifest.files))
-    called = history.lane(store, job) == "online"
-    if scope == "none" or job.adopted or called or not whole or store.cleaned() in (scope, "all"):
+    store = listing.store
+    if scope == "none" or job.adopted or manifest.rounds[-1].rows != job.rows or store.cleaned() in (scope, "all"):
+        return
+    if history.lane(listing, job) == "online" or not all(exists(storage_path(file)) for file in manifest.files):
         return
     deleted = 0
     try:
         for shard in job.shards:
-            batch = store.attempts(shard.index).ended()
+            batch = listing.attempts(shard.index).ended()
             if batch is not None and batch.id:
                 deleted += hook.run(hook.provider.delete(batch, scope))
+                deleted += sum(map(removed, hook.provider.objects(batch, scope)))
         store.save_cleaned(scope)
     except Exception as error:
         log.warning("The vendor's files could not all be deleted: %s", error)
@@ -135,22 +137,23 @@ def report(manifest: Manifest, log: Logger) -> None:
         log.warning("Lines that were not landed: %s; unreadable ones are kept in %s.", dropped, manifest.aside)
 
 
-def ended_batches(store: JobStore, hook: LLMBatchHook, job: Job) -> dict[int, Batch]:
+def ended_batches(listing: Listing, hook: LLMBatchHook, job: Job) -> dict[int, Batch]:
     """Every shard's batch as it ended.
 
     :raises ConfigurationError: when one was never submitted or still runs.
     """
     batches = {}
     for shard in job.shards:
-        batch = store.attempts(shard.index).ended()
+        attempts = listing.attempts(shard.index)
+        batch = attempts.ended()
         if batch is None:
-            created = store.attempts(shard.index).created()
+            created = attempts.created()
             if created is None:
                 raise ConfigurationError(
-                    f"Shard {shard.index} of {store.uri} was never submitted; clear the submitting task."
+                    f"Shard {shard.index} of {listing.store.uri} was never submitted; clear the submitting task."
                 )
             batch = ended(hook.get_batch(created.batch_id))
-            store.attempts(shard.index).save_ended(batch)
+            attempts.save_ended(batch)
         batches[shard.index] = batch
     return batches
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterator
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.data.destinations import Unpublished, Writer
     from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.directory.attempts import Listing
     from airflow_llm_batch.jobs.directory.claims import Claim
     from airflow_llm_batch.jobs.options import Target
 
@@ -101,7 +102,8 @@ class Landing:
             if earlier is not None:
                 carried = earlier.carry(self.layout)
             for shard in self.job.shards:
-                batches[shard.index] = confirm(self.store, self.hook, self.job, shard, batches[shard.index])
+                seen = self.listing.attempts(shard.index)
+                batches[shard.index] = confirm(self.store, self.hook, self.job, shard, batches[shard.index], seen)
                 self.land_shard(shard, batches[shard.index], progress)
             self.own, counts = self.tally.copy(), self.tally.counts
             if earlier is not None:
@@ -227,7 +229,11 @@ class Landing:
 
     def sources(self, shard: Shard, batch: Batch) -> Iterator[AnswerSource]:
         """Where the shard's answers come from, those first that count where there are two."""
-        yield AnswerSource("calls", journal_lines(self.store, shard.index), partial(self.prices.cost, called=True))
+        yield AnswerSource(
+            "calls",
+            journal_lines(self.store, self.listing.attempts(shard.index)),
+            partial(self.prices.cost, called=True),
+        )
         if not is_call(batch.id):
             yield AnswerSource("batch", batch_lines(self.hook, batch), self.batched)
 
@@ -263,7 +269,12 @@ class Landing:
     @property
     def called_all(self) -> bool:
         """Whether no part of the job was sent as a batch."""
-        return history.lane(self.store, self.job) == "online"
+        return history.lane(self.listing, self.job) == "online"
+
+    @cached_property
+    def listing(self) -> Listing:
+        """What the job directory had when the landing began: everything has ended then."""
+        return self.store.listing()
 
     def land_row(self, entry: Entry, result: Result, shard: Shard, records: Writer, price: Price) -> None:
         """Fill in what the vendor could not know of a row, write it, and add it to the sums.

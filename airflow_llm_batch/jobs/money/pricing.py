@@ -78,17 +78,20 @@ class Negotiated(BaseModel):
     batch_factor: Decimal | None = None
     factor: Decimal | None = None
 
-    def rates(self, usual: Decimal | None) -> Rates:
-        """:param usual: the vendor's batch factor."""
+    def rates(self, usual: Decimal | None, stacks: bool = True) -> Rates:
+        """:param usual: the vendor's batch factor; ``stacks``: it holds for a cached rate too."""
         factor = self.batch_factor if self.batch_factor is not None else usual if usual is not None else Decimal(1)
 
         def million(*rates: Decimal | None) -> Listed:
             sync = next((rate for rate in rates if rate is not None), self.input or Decimal(0)) * PICO
             return round(sync * factor), round(sync)
 
+        cached = million(self.cached)
+        if not stacks and self.cached is not None:
+            cached = cached[1], cached[1]
         written = million(self.cache_write)
         hour = million(self.cache_write_1h, self.cache_write)
-        return Rates(million(self.input), million(self.cached), written, hour, million(self.output))
+        return Rates(million(self.input), cached, written, hour, million(self.output))
 
 
 def negotiated(given: Any) -> dict[str, Negotiated]:
@@ -123,6 +126,7 @@ class Prices:
     :param agreed: prices that replace the table's.
     :param declared: the factor holds for every model, whatever the table says.
     :param model_of: the table's name of a model that a customer has given another.
+    :param stacks: whether the discounts of a batch and of a cache stack for a model.
     """
 
     def __init__(
@@ -133,8 +137,9 @@ class Prices:
         *,
         declared: bool = False,
         model_of: Callable[[str], str] = str,
+        stacks: Callable[[str], bool] = lambda model: True,
     ) -> None:
-        self.provider, self.declared, self.model_of = provider, declared, model_of
+        self.provider, self.declared, self.model_of, self.stacks = provider, declared, model_of, stacks
         self.factor = Decimal(factor) if factor else None
         self.agreed = dict(agreed or {})
         self.models: dict[tuple[str, str], PriceOf] = {}
@@ -146,7 +151,9 @@ class Prices:
         declared = options.batch_factor
         factor = provider.batch_discount if declared is None else str(declared)
         agreed = negotiated(options.prices)
-        return cls(provider.price_id, factor, agreed, declared=declared is not None, model_of=provider.model_of)
+        of = cls(provider.price_id, factor, agreed, declared=declared is not None)
+        of.model_of, of.stacks = provider.model_of, provider.discounts_stack
+        return of
 
     def cost(self, result: Result, model: str, called: bool = False) -> Cost | None:
         """What a row cost; zero only for a row the vendor reports no usage for and did not answer.
@@ -173,9 +180,9 @@ class Prices:
     def _find(self, name: str, model: str, tier: str) -> PriceOf:
         """:param name: the model that answered, ``model`` the one that was asked."""
         agreed = self.agreed.get(name) or self.agreed.get(model) or self.agreed.get("*")
-        listed = self._price_of(name, tier) or self._price_of(model, tier)
+        listed = self._price_of(self.model_of(name), tier) or self._price_of(self.model_of(model), tier)
         if agreed is not None and agreed.factor is None:
-            return with_tools(linear(agreed.rates(self.factor)), listed)
+            return with_tools(linear(agreed.rates(self.factor, self.stacks(model))), listed)
         if listed is None:
             return lambda result: None
         return listed if agreed is None else scaled(listed, agreed.factor or Decimal(0))
@@ -193,7 +200,7 @@ class Prices:
         if tier and not any(when.get("service_tier") == tier for when in variants):
             return None
         has_batch_price = any(when.get("processing") == "batch" for when in variants) and not self.declared
-        sync_context = {"service_tier": tier} if tier else {}
+        sync_context, stacks = {"service_tier": tier} if tier else {}, self.stacks(model)
 
         def calculate(result: Result) -> Listed:
             used = usage(result)
@@ -205,6 +212,8 @@ class Prices:
                 batch = calc_price(used, model, provider_id=self.provider, price_context=context).total_price
             else:
                 batch = sync * self.factor
+            if not stacks and used.cache_read_tokens:
+                batch += self._lost_discount(used, model, has_batch_price)
             return round(batch * PICO), round(sync * PICO)
 
         def probe(read: int = 0, cached: int = 0, written: int = 0, hour: int = 0, output: int = 0) -> Listed:
@@ -221,6 +230,19 @@ class Prices:
         usual = calculate if tiered else linear(rates)
         priced = {name for name, rate in AUDIO.items() if getattr(price, rate, None) is not None}
         return with_searches(with_odd_tokens(usual, calculate, priced), round(searches * PICO))
+
+    def _lost_discount(self, used: Any, model: str, has_batch_price: bool) -> Decimal:
+        """What a batch's cached tokens cost more than its discount would have them cost: as much as outside of it."""
+        from genai_prices import Usage, calc_price
+
+        # All of the prompt, since its length decides on the tier.
+        whole = Usage(input_tokens=used.input_tokens, cache_read_tokens=used.input_tokens)
+        sync = calc_price(whole, model, provider_id=self.provider).total_price
+        context = {"processing": "batch"}
+        batch = sync * (self.factor or 1)
+        if has_batch_price:
+            batch = calc_price(whole, model, provider_id=self.provider, price_context=context).total_price
+        return Decimal((sync - batch) * used.cache_read_tokens / used.input_tokens)
 
 
 def usage(result: Result) -> Any:

@@ -32,6 +32,7 @@ STORED = {
     "previous_response_id": "an earlier conversation",
     "conversation": "an earlier conversation",
     "prompt": "a prompt",
+    "cachedContent": "a prompt",
 }
 DIGITS = b"0123456789"
 
@@ -81,7 +82,8 @@ def token_cap(request: Request, provider: Provider) -> int | None:
         if isinstance(cap, int):
             prompts = body.get("prompt")
             several = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
-            return cap * (body["n"] if isinstance(body.get("n"), int) else 1) * several
+            answers = body.get("n", member_at(body, ("generationConfig", "candidateCount")))
+            return cap * (answers if isinstance(answers, int) else 1) * several
     return None
 
 
@@ -118,10 +120,8 @@ def cache_of(body: Mapping[str, Any]) -> str:
         if isinstance(part, list):
             queue += part
         elif isinstance(part, dict):
-            if wish := members(part.get("cache_control")):
+            if wish := members(part.get("cache_control") or part.get("cachePoint")):
                 found = "1h" if wish.get("ttl") == "1h" else "5m"
-            if "cachePoint" in part:
-                found = found or "5m"
             if isinstance(part.get("content"), list):
                 queue.append(part["content"])
     return found

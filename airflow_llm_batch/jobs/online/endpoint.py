@@ -38,6 +38,8 @@ STORM = 6
 MOST_FORBIDDEN = 3
 #: seconds between two tries of a call, doubled with each, at most a minute
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+#: the code of an answer that cannot be read
+UNREAD = "unreadable_answer"
 #: what no vendor answers: there was no answer
 NO_ANSWER = 599
 
@@ -245,9 +247,8 @@ def is_fatal(status: int, error: tuple[str, str], good: int, forbidden: int) -> 
 
 def unusable(error: Exception) -> bytes:
     """The error of an answer that was not read to its end."""
-    code = "answer_too_large" if isinstance(error, TooLarge) else "unreadable_answer"
     message = f"The answer was not read: {error}. It may be billed, and was not asked for again."
-    return msgspec.json.encode({"error": {"type": code, "code": code, "message": message}})
+    return msgspec.json.encode({"error": {"type": UNREAD, "code": UNREAD, "message": message}})
 
 
 def backoff(tries: int) -> float:
@@ -264,6 +265,6 @@ def one_line(body: bytes, status: int) -> bytes:
     if formatted.startswith(b"{"):
         return formatted
     said = body[:500].decode("utf-8", "replace")
-    code = "unreadable_answer" if 200 <= status < 300 else f"http_{status}"
+    code = UNREAD if 200 <= status < 300 else f"http_{status}"
     error = {"type": code, "message": f"The answer is not a JSON object: {said!r}"}
     return msgspec.json.encode({"error": error, "answer": msgspec.Raw(formatted) if formatted else said})

@@ -29,8 +29,9 @@ def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
     left = RowSet()
     prefix = f"{job.id}-"
     number = msgspec.json.Decoder(RowNumber).decode
+    listing = store.listing()
     for shard in job.shards:
-        batch = store.attempts(shard.index).ended()
+        batch = listing.attempts(shard.index).ended()
         if batch is None or batch.outcome == "completed":
             continue
         worked, finished = RowSet(), 0

@@ -59,6 +59,9 @@ def take_up(store: JobStore, hook: LLMBatchHook, rows: Rows, waves: Waves, on_ch
         log.warning("The input has changed since %s was planned; starting anew at %s.", store.uri, following.uri)
         return Taken(following, None, history.rounds(store))
     if is_cut_too_large(store, job, waves.max_enqueued_tokens):
+        if store.manifest() is not None:
+            # Rows that were landed as never sent: a job beside it takes their place.
+            return Taken(JobStore(store.address.next_generation.uri), None, history.rounds(store))
         log.info("Job %s was cut too large for the vendor's queue, and nothing of it ran: cutting it anew.", job.id)
         store.remove()
         return Taken(store, None, [])
@@ -113,9 +116,12 @@ def is_cut_too_large(store: JobStore, job: Job, limit: int | None) -> bool:
     if limit is None or all(shard.tokens <= limit or shard.rows == 1 for shard in job.shards):
         return False
 
+    listing = store.listing()
+
     def is_unsent(index: int) -> bool:
-        number = store.attempts(index).last()
-        void = store.attempts(index).void(number) if number else None
+        attempts = listing.attempts(index)
+        number = attempts.last()
+        void = attempts.void(number) if number else None
         return not number or (void is not None and void.reason in ("no room", "rejected", "given up"))
 
     return all(is_unsent(shard.index) for shard in job.shards)

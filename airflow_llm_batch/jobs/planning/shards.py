@@ -11,11 +11,12 @@ from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from airflow_llm_batch.blocks import CHUNK
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.jobs.money.tokens import EMBEDDINGS, Kind
 from airflow_llm_batch.jobs.planning.encoding import Line
 from airflow_llm_batch.models import Estimate, Limits, Shard
-from airflow_llm_batch.storage import CHUNK, WholeFile
+from airflow_llm_batch.storage import WholeFile
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore

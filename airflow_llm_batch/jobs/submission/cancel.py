@@ -21,12 +21,14 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
     if job.provider != hook.provider.name:
         log.warning("The unwanted job ran at %s; its batches are left as they are.", job.provider)
         return
+    listing = store.listing()
     for shard in job.shards:
-        created = store.attempts(shard.index).created()
-        if store.attempts(shard.index).ended() is not None or (created and is_call(created.batch_id)):
+        attempts = listing.attempts(shard.index)
+        created = attempts.created()
+        if attempts.ended() is not None or (created and is_call(created.batch_id)):
             continue
         if not hook.provider.is_marked and (created is None or created.provisional):
-            if store.attempts(shard.index).last():
+            if attempts.last():
                 log.warning(
                     "Shard %d of the unwanted job may run at the vendor as %s; it is not cancelled, for it may be "
                     "somebody else's.", shard.index, created.batch_id if created else "a batch we have no answer of",

@@ -25,6 +25,7 @@ from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.directory.attempts import Attempts
     from airflow_llm_batch.jobs.directory.store import JobStore
 
 log = logging.getLogger(__name__)
@@ -133,10 +134,12 @@ class Doubt:
 
     def candidates(self, intent: Intent) -> list[Batch]:
         """Batches that may be this shard's, without those that are known to be another's."""
-        others = (self.store.attempts(shard.index) for shard in self.job.shards if shard.index != self.index)
+        listing = self.store.listing()
+        others = (listing.attempts(shard.index) for shard in self.job.shards if shard.index != self.index)
         taken = {created.batch_id for other in others if (created := other.created())}
         # An earlier try's batch, which failed for want of room, carries the same marks and is not this try's.
-        taken |= self.attempts.strangers() | self.attempts.batches().keys()
+        own = listing.attempts(self.index)
+        taken |= own.strangers() | own.batches().keys()
         # By either clock: a gateway's date need not be that of the times in its listing. Too much is found rather than
         # too little, for what is not found is paid again.
         moments = [intent.at, self._by_vendor(intent)]
@@ -226,13 +229,14 @@ def release(store: JobStore, index: int, batch_id: str) -> None:
     attempts.save_void(attempts.last(), Void(reason="stranger", at=datetime.now(UTC), strangers=sorted(known)))
 
 
-def confirm(store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard, batch: Batch) -> Batch:
+def confirm(store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard, batch: Batch, seen: Attempts) -> Batch:
     """The shard's ended batch for certain: one that was found by time and size has to show the shard's own ids.
 
+    :param seen: the shard's tries as they were listed.
     :raises SubmissionUnconfirmed: when it is a stranger's and no other batch fits.
     """
     attempts, ours = store.attempts(shard.index), Doubt(store, hook, job, shard).is_ours
-    created = attempts.created()
+    created = seen.created()
     while created is not None and created.provisional and shows_ids(hook, batch, ours) is False:
         log.warning("Batch %s, taken for shard %d, is a stranger's; letting it go.", batch.id, shard.index)
         release(store, shard.index, batch.id)

@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.jobs.submission.doubt import Doubt
-from airflow_llm_batch.storage import fresh
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
@@ -19,18 +18,12 @@ log = logging.getLogger(__name__)
 def look_for_orphans(store: JobStore, hook: LLMBatchHook, job: Job) -> list[Batch]:
     """Search once more, now that time has passed, where a create was given up; what is there is told, and cancelled
     when it is certainly ours and still runs."""
-    folder = store.path("shards")
-    try:
-        names = fresh(folder).fs.find(folder.path)
-    except FileNotFoundError:
-        return []
-    voided = {int(name.rsplit("/", 3)[1]) for name in names if name.endswith("/void.json")}
+    listing = store.listing()
     found = []
-    for shard in (shard for shard in job.shards if shard.index in voided):
-        attempts = store.attempts(shard.index)
-        for number in range(1, attempts.last() + 1):
-            void = attempts.void(number)
-            if void is None or void.reason != "never created":
+    for shard in job.shards:
+        attempts = listing.attempts(shard.index)
+        for number, void in sorted(attempts.voids().items()):
+            if void.reason != "never created":
                 continue
             for batch in Doubt(store, hook, job, shard).candidates(attempts.intent(number)):
                 found.append(batch)

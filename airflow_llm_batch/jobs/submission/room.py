@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from airflow_llm_batch.models import Job, Shard
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.directory.attempts import Listing
     from airflow_llm_batch.providers.options import Options
 
 #: a number of tokens: ``90,000``, or ``30K`` as Azure writes it
@@ -79,9 +79,9 @@ class Refusal:
     times: int = 1
 
     @classmethod
-    def latest(cls, store: JobStore, indices: Iterable[int]) -> Refusal | None:
+    def latest(cls, listing: Listing, indices: Iterable[int]) -> Refusal | None:
         """When the vendor last had no room for one of these planned shards."""
-        refusals = [store.attempts(index).refusals() for index in indices]
+        refusals = [listing.attempts(index).refusals() for index in indices]
         newest = max((voids[0] for voids in refusals if voids), key=lambda void: void.at, default=None)
         return None if newest is None else cls(newest.at.timestamp(), newest.running, max(map(len, refusals)))
 

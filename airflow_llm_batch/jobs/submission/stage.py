@@ -9,18 +9,20 @@ from airflow_llm_batch.storage import storage_path, whole_file
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.directory.attempts import Attempts
     from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.jobs.submission.summed import Summed
     from airflow_llm_batch.models import Shard
 
 
-def stage(store: JobStore, hook: LLMBatchHook, shard: Shard, content: Summed) -> str | None:
+def stage(store: JobStore, hook: LLMBatchHook, shard: Shard, content: Summed, seen: Attempts) -> str | None:
     """The reference that a create names, recorded before it is used; None where the requests travel inside it.
 
+    :param seen: the shard's tries when the wave began.
     :raises ConfigurationError: when the shard's file is not what was planned, or there is no place for it.
     """
-    attempts = store.attempts(shard.index)
-    if ref := attempts.uploaded():
+    # An upload that was made since is made once more, which costs nothing.
+    if ref := seen.uploaded():
         return ref
     name, own = f"{shard.key}.jsonl", str(store.requests(shard.index, shard.token))
     place = hook.provider.place(name, own)
@@ -41,5 +43,5 @@ def stage(store: JobStore, hook: LLMBatchHook, shard: Shard, content: Summed) ->
         )
     ref = ref or place
     if ref is not None:
-        attempts.save_uploaded(ref)
+        store.attempts(shard.index).save_uploaded(ref)
     return ref

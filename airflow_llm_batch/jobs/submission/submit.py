@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
@@ -22,20 +22,20 @@ from airflow_llm_batch.exceptions import (
     SubmissionUnconfirmed,
     VendorUnavailable,
 )
-from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
+from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT, Attempts
 from airflow_llm_batch.jobs.directory.owner import this_process
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission.doubt import Doubt, in_flight, record
 from airflow_llm_batch.jobs.submission.room import Refusal, Room, never_fits
 from airflow_llm_batch.jobs.submission.stage import stage
-from airflow_llm_batch.jobs.submission.summed import Summed
+from airflow_llm_batch.jobs.submission.summed import Summed, planned_payload
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard, Void
 from airflow_llm_batch.providers.troubles import UNCLEAR, is_empty_account, is_full
 from airflow_llm_batch.step_log import StepLog
-from airflow_llm_batch.transport import stored_payload
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
+    from airflow_llm_batch.jobs.directory.attempts import Listing
 
 log = logging.getLogger(__name__)
 #: a shard's create is claimed at most this often in one run of the task
@@ -57,7 +57,8 @@ def submit(
     :raises RequestRejected: when the vendor refuses a shard, after all others; it is tried anew by the next run of
         the task.
     """
-    states = store.states(job)
+    listing = store.listing()
+    states = listing.states(job)
     wave = Wave(store, hook, job, on_doubt, stop)
     wave.running = list(states.values()).count("running")
     # What an earlier try left in doubt is settled before anything new can be mistaken for it.
@@ -66,9 +67,10 @@ def submit(
             states[shard.index] = "planned" if wave.settle(shard) is None else "running"
     running = [shard for shard in job.shards if states[shard.index] == "running"]
     planned = [shard for shard in job.shards if states[shard.index] == "planned"]
-    room = Room.of(job, Refusal.latest(store, (shard.index for shard in planned)), hook.options)
-    wave.create(room.wave(planned, running, time.time()))
-    created = [store.attempts(shard.index).created() for shard in job.shards]
+    room = Room.of(job, Refusal.latest(listing, (shard.index for shard in planned)), hook.options)
+    wave.create(room.wave(planned, running, time.time()), listing)
+    listing = store.listing()
+    created = [listing.attempts(shard.index).created() for shard in job.shards]
     if waiting := created.count(None):
         log.info(
             "%d of %d shards wait for room in the vendor's queue; BatchSensor creates them when others have ended.",
@@ -96,8 +98,11 @@ class Wave:
         """Nothing more is created."""
         return self.full or self.stop.is_set()
 
-    def create(self, shards: Sequence[Shard]) -> None:
-        """Create ``shards``; one that fails leaves the others alone."""
+    def create(self, shards: Sequence[Shard], listing: Listing) -> None:
+        """Create ``shards``; one that fails leaves the others alone.
+
+        :param listing: where they were seen to be planned.
+        """
         if not shards:
             return
         self.hook.transport  # noqa: B018  (Airflow is asked for the connection here, and not in a thread)
@@ -110,7 +115,8 @@ class Wave:
         try:
             for shard in shards:
                 submission = Submission(self, shard)
-                outcomes.append((shard, pool.submit(submission.once if marked else submission.run)))
+                once = partial(submission.once, listing.attempts(shard.index))
+                outcomes.append((shard, pool.submit(once if marked else submission.run)))
             for _, outcome in outcomes:
                 outcome.exception()
                 progress.add(1)
@@ -148,39 +154,47 @@ class Submission:
 
     @cached_property
     def content(self) -> Summed:
-        stored = stored_payload(self.store.requests(self.index, self.shard.token))
-        return Summed(stored, f"shard {self.index + 1}")
+        planned = planned_payload(self.store.requests(self.index, self.shard.token), self.shard.bytes)
+        return Summed(planned, f"shard {self.index + 1}")
 
     def run(self) -> Created | None:
         """The shard's batch: recorded already, found at the vendor, or created now; None when there is no room."""
         for _ in range(MOST_CLAIMS):
-            number = self.attempts.last()
-            if number and (created := self.attempts.created()):
+            seen = self.attempts.now()
+            number = seen.last()
+            if created := seen.created():
                 return created
-            if self._is_closed or (self.wave.over and not self.attempts.is_creating()):
+            if is_closed(seen) or (self.wave.over and not seen.is_creating()):
                 return None
             if number and not self._is_void(number):
                 if batch := self.doubt.settle(number):
                     return self._record(number, batch, adopted=True)
                 self._void(number, "never created")
-            if created := self._create(number + 1):
+            if created := self._create(number + 1, seen):
                 return created
         raise SubmissionUnconfirmed(
             f"Shard {self.index} could not be created: {MOST_CLAIMS} creates in a row got no answer and left no batch "
             "at the vendor. Nothing was billed as far as the vendor tells; retry later."
         )
 
-    def once(self) -> Created | None:
+    def once(self, seen: Attempts) -> Created | None:
         """One create of a planned shard, with others of the wave beside it. None where it made no batch, or where that
-        is not certain: then ``run`` settles it when the others are through."""
-        number = self.attempts.last()
-        if self.wave.over or self._is_closed or (number and not self._is_void(number)):
-            return None
-        return self._create(number + 1)
+        is not certain: then ``run`` settles it when the others are through.
 
-    def _create(self, number: int) -> Created | None:
-        """Claim a try and create; None when somebody else holds the claim, or when nothing came of it."""
-        ref = stage(self.store, self.hook, self.shard, self.content)
+        :param seen: the shard's tries when the wave began. What has happened since shows in the claim of the next try,
+            which is exclusive: whoever has created or closed the shard meanwhile has claimed that one.
+        """
+        number = seen.last()
+        if self.wave.over or is_closed(seen) or (number and not self._is_void(number)):
+            return None
+        return self._create(number + 1, seen)
+
+    def _create(self, number: int, seen: Attempts) -> Created | None:
+        """Claim a try and create; None when somebody else holds the claim, or when nothing came of it.
+
+        :param seen: the tries before it.
+        """
+        ref = stage(self.store, self.hook, self.shard, self.content, seen)
         now = datetime.now(UTC)
         intent = Intent(at=now, input_ref=ref, owner=this_process(), vendor_at=self.hook.vendor_time(now))
         with in_flight(self.doubt.claim(number)):
@@ -232,12 +246,6 @@ class Submission:
         if (why := never_fits(self.shard, str(error))) is not None:
             raise ConfigurationError(why)
 
-    @property
-    def _is_closed(self) -> bool:
-        """Whether the shard was given up unsent, at the deadline or because somebody has cancelled the job."""
-        ended = self.attempts.ended()
-        return ended is not None and ended.status == NEVER_SENT.status
-
     def _is_void(self, number: int) -> bool:
         """Whether a try is known to have made nothing.
 
@@ -263,30 +271,7 @@ class Submission:
         return created
 
 
-def adopt(store: JobStore, hook: LLMBatchHook, job: Job, batch_ids: dict[int, str]) -> None:
-    """Take batches that a user names for shards; each is read first, and its results must show that they are ours.
-
-    :raises ConfigurationError: for a shard that does not exist, or that has another batch already.
-    """
-    for index, batch_id in batch_ids.items():
-        if index not in range(len(job.shards)):
-            raise ConfigurationError(f"batch_ids names shard {index}; the job has {len(job.shards)}. Nothing was sent.")
-        attempts = store.attempts(index)
-        created = attempts.created()
-        if created is not None and created.batch_id != batch_id:
-            raise ConfigurationError(
-                f"batch_ids gives {batch_id} for shard {index}, which is batch {created.batch_id} already. "
-                "Nothing was sent."
-            )
-        if created is None:
-            batch = hook.get_batch(batch_id)
-            if not attempts.own(batch.id):
-                raise ConfigurationError(
-                    f"batch_ids gives {batch_id} for shard {index}, which is another shard's batch. Nothing was sent."
-                )
-            number = attempts.last()
-            if not number or attempts.void(number) is not None:
-                number += 1
-            taken = Created(batch_id=batch.id, at=datetime.now(UTC), adopted=True, provisional=True)
-            attempts.begin(Intent(at=datetime.now(UTC), owner=this_process()), number)
-            attempts.save_created(taken, number)
+def is_closed(attempts: Attempts) -> bool:
+    """Whether a shard was given up unsent, at the deadline or because somebody has cancelled the job."""
+    ended = attempts.ended()
+    return ended is not None and ended.status == NEVER_SENT.status

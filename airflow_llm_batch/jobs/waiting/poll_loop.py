@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected
 from airflow_llm_batch.jobs.waiting.decisions import interval
+from airflow_llm_batch.jobs.waiting.mail import Mail, takes_events
 from airflow_llm_batch.jobs.waiting.wait import unreadable
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ SHORTEST = 0.01
 AGAIN, MOST_FAILURES = 10.0, 30
 #: seconds until a listing is asked for again that failed where single reads did not
 LISTS_AGAIN = 900.0
+
+#: for so many seconds after an event has woken somebody, looks without one are so much rarer
+TRUSTED, RARER = 6 * 3600.0, 3
+#: for so many seconds after its own event a wait looks so often: what was told may not show yet
+AHEAD, SOON = 120.0, 5.0
 
 log = logging.getLogger(__name__)
 WATCHES: dict[tuple[asyncio.AbstractEventLoop, str], Watch] = {}
@@ -72,15 +78,17 @@ class Turn:
     """One wait's place in the loop.
 
     :ivar due: epoch seconds of its next look.
+    :ivar told_at: epoch seconds at which an event of one of its batches was seen.
     :ivar busy: it is writing down what was read; nothing more is told to it meanwhile.
     """
 
-    __slots__ = ("began", "busy", "due", "error", "job", "least", "most", "wake")
+    __slots__ = ("began", "busy", "due", "error", "job", "least", "most", "told_at", "wake")
 
     def __init__(self, job: JobWait, least: float, most: float) -> None:
         self.job, self.least, self.most = job, max(float(least), SHORTEST), float(most)
         self.busy = False
         self.began = self.due = time.time()
+        self.told_at = 0.0
         self.wake = asyncio.Event()
         self.error: Exception | None = None
 
@@ -98,6 +106,8 @@ class Watch:
 
     hook: LLMBatchHook
     error: Exception | None = None
+    #: epoch seconds at which an event last woke somebody
+    told_at = 0.0
 
     def __init__(self, conn_id: str, connect: Callable[[str], LLMBatchHook]) -> None:
         self.conn_id, self.connect = conn_id, connect
@@ -180,6 +190,22 @@ class Watch:
 
     async def look_on(self) -> None:
         """Look again and again; returns when the key is refused that was good before, to look it up once more."""
+        mail = asyncio.create_task(Mail(self.conn_id).deliver(self.wake)) if takes_events(self.hook) else None
+        try:
+            await self._look_on()
+        finally:
+            if mail is not None:
+                mail.cancel()
+
+    def wake(self, batches: set[str]) -> None:
+        """Something has happened to these batches: whoever waits for one looks now."""
+        for turn in self.turns:
+            if not batches.isdisjoint(turn.job.wait.pending.values()):
+                turn.due, turn.told_at = 0.0, time.time()
+                self.told_at = turn.told_at
+                self.arrived.set()
+
+    async def _look_on(self) -> None:
         proven = False
         while True:
             await self.gather()
@@ -197,7 +223,14 @@ class Watch:
 
     def pace(self, now: float) -> float:
         """Seconds between two looks: what the most eager wait wants; for ever while nobody waits."""
-        return min((turn.interval(now) for turn in self.turns), default=3600.0)
+        return min((self.interval(turn, now) for turn in self.turns), default=3600.0)
+
+    def interval(self, turn: Turn, now: float) -> float:
+        """Seconds between two looks of a wait: rarer while the vendor's events are seen to arrive, and often after one
+        that was ahead of what a look can see."""
+        if now - turn.told_at < AHEAD:
+            return min(turn.interval(now), SOON)
+        return turn.interval(now) * (RARER if now - self.told_at < TRUSTED else 1)
 
     async def gather(self) -> None:
         """Let those arrive that come at the same time."""
@@ -257,7 +290,7 @@ class Watch:
         now = time.time()
         for number, turn in enumerate(due, 1):
             job = turn.job
-            turn.due = now + turn.interval(now)
+            turn.due = now + self.interval(turn, now)
             try:
                 pending = list(job.wait.pending.items())
                 news = [job.note(index, readings[id_]) for index, id_ in pending if id_ in readings]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.models import Batch
+    from airflow_llm_batch.models import Batch, Created
 
 
 class JobWait:
@@ -44,6 +44,8 @@ class JobWait:
         self.hook, self.store, self.log = hook, store, log
         self.rows: int | None = None
         self.last_line = ""
+        #: shard -> the try whose batch is waited for
+        self.tries: dict[int, int] = {}
         #: batches whose cancellation was asked for
         self.cancelled = 0
         #: and those that may be somebody else's
@@ -63,24 +65,26 @@ class JobWait:
 
         :raises WaitEnded: when nothing was ever submitted.
         """
-        job = store.job()
+        job = store.job_now()
         self.rows = job.rows
         deadline = None if self.allowed is None else job.created_at.timestamp() + self.allowed
         wait = Wait({}, deadline, on_deadline)
-        states = store.states(job)
+        listing = store.listing()
+        states = listing.states(job)
         # Only what a decision needs is kept of a shard; thousands of waits may share a process.
         wait.shards = {shard.index: Shard(index=shard.index, endpoint="", tokens=shard.tokens) for shard in job.shards}
         for index, state in states.items():
-            if state in ("ended", "planned") and (batch := store.attempts(index).ended()):
+            attempts = listing.attempts(index)
+            if state in ("ended", "planned") and (batch := attempts.ended()):
                 wait.seen[index] = batch
-            elif state != "planned" and (created := store.attempts(index).created()):
+            elif state != "planned" and (created := attempts.created()):
                 wait.pending[index] = created.batch_id
+                self.tries[index] = attempts.last()
             elif state != "creating":
-                # Planned, or put back by another wait since the directory was listed.
                 wait.planned.add(index)
         # A wave of this wait that was killed half-way; settling it is part of creating.
         wait.doubtful = "creating" in states.values()
-        refusal = Refusal.latest(store, wait.planned)
+        refusal = Refusal.latest(listing, wait.planned)
         if wait.planned and len(wait.planned) == len(states) and refusal is None:
             raise WaitEnded(f"Nothing of the job at {store.uri} was submitted; clear the submitting task first.")
         # Of a job that is all with the vendor too: what was created may turn out to have found no room.
@@ -166,7 +170,7 @@ class JobWait:
             self.log.warning("Batch %s found no room and shard %d waits for it: %s", reading.id, index, reasons)
             self.too_large = self.too_large or never_fits(self.wait.shards[index], reasons)
             return
-        self._keep(lambda store: store.attempts(index).save_ended(reading))
+        self._keep(lambda store: store.attempts(index).save_ended(reading, self.tries.get(index)))
         self.log.info("Batch %s ended: %s%s", reading.id, reading.outcome, f" ({reasons})" if reasons else "")
 
     def _put_back(self, store: JobStore, index: int, batch_id: str) -> None:
@@ -181,8 +185,7 @@ class JobWait:
             if number == store.attempts(index).last():
                 store.attempts(index).save_void(number, Void(reason="no room", at=now, running=len(wait.pending)))
             elif created := store.attempts(index).created():
-                wait.planned.discard(index)
-                wait.pending[index] = created.batch_id
+                self._follow(index, created)
                 return
         except Exception as error:
             self.log.warning("Could not write to %s: %s: %s", store.uri, type(error).__name__, error)
@@ -191,6 +194,12 @@ class JobWait:
             return
         times = wait.room.refusal.times if wait.room.refusal else 1
         wait.room.refusal = Refusal(now.timestamp(), len(wait.pending), times)
+
+    def _follow(self, index: int, created: Created) -> None:
+        """Another process has created a shard that was planned here."""
+        self.wait.pending[index] = created.batch_id
+        self.wait.planned.discard(index)
+        self.tries.pop(index, None)
 
     def _give_up(self) -> None:
         """Shards that never found room are closed unsent: their rows will be landed as cancelled."""
@@ -205,8 +214,7 @@ class JobWait:
                 self.wait.seen[index] = NEVER_SENT
                 self.wait.planned.discard(index)
             elif created := self.store.attempts(index).created():
-                self.wait.pending[index] = created.batch_id
-                self.wait.planned.discard(index)
+                self._follow(index, created)
 
     @property
     def was_never_sent(self) -> bool:
@@ -241,8 +249,9 @@ class JobWait:
         :return: whether the vendor took every one.
         """
         taken = True
+        listing = self.store.listing() if self.store is not None else None
         for index, batch_id in list(self.wait.pending.items()):
-            created = self.store.attempts(index).created() if self.store is not None else None
+            created = listing.attempts(index).created() if listing is not None else None
             if created is not None and created.provisional:
                 self.log.warning("Batch %s is not cancelled: whether it is ours shows when it has ended.", batch_id)
                 self.uncertain += 1

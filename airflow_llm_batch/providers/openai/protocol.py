@@ -5,7 +5,7 @@ Source: wire facts of OpenAI's OpenAPI document and SDK (files, batches); limits
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -16,9 +16,9 @@ from pydantic import Field
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
-from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider, Requests
+from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, readable
-from airflow_llm_batch.providers.bodies import Call, Payload, encode_multipart, repeatable, streamed
+from airflow_llm_batch.providers.bodies import Call, Payload, Source, encode_multipart, repeatable, streamed
 from airflow_llm_batch.providers.coerce import members, text_of, whole, word
 from airflow_llm_batch.providers.images import openai_tokens
 from airflow_llm_batch.providers.openai.chat import (
@@ -243,10 +243,10 @@ class OpenAI(Provider):
             return (yield from self.get(batch_id))
         return self.parse(self.expect(response, f"the cancellation of batch {batch_id}"))
 
-    def results(self, batch: Batch) -> Requests:
+    def results(self, batch: Batch) -> Sequence[Source]:
         return [self.download(file_id) for file_id in batch.files]
 
-    def inputs(self, batch: Batch) -> Requests:
+    def inputs(self, batch: Batch) -> Sequence[Source]:
         return [self.download(batch.input_ref)] if batch.input_ref else []
 
     def download(self, file_id: str) -> httpx.Request:

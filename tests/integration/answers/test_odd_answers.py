@@ -48,6 +48,17 @@ def message_line(content=None, stop="end_turn", custom_id="a", **message):
     return {"custom_id": custom_id, "result": {"type": "succeeded", "message": {**told, **message}}}
 
 
+def candidate_line(parts, finish="STOP", **candidate):
+    usage = {
+        "promptTokenCount": 10,
+        "candidatesTokenCount": 5,
+        "thoughtsTokenCount": 2,
+        "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 3}],
+    }
+    told = {"content": {"parts": parts, "role": "model"}, "finishReason": finish, **candidate}
+    return {"response": {"candidates": [told], "usageMetadata": usage, "modelVersion": "gemini-3.8-flash"}}
+
+
 def read(line):
     provider = OURS["result" in line]
     return provider.read(json.dumps(line).encode())
@@ -96,6 +107,23 @@ WHOLE = {
         message_line([], "refusal", stop_details={"category": "cyber", "explanation": "no"}),
         {"custom_id": "a", "result": {"type": "errored", "error": {"type": "error", "error": {"type": "x"}}}},
         {"custom_id": "a", "result": {"type": "expired"}},
+    ],
+    "gemini": [
+        candidate_line([{"text": '{"label": "x", "n": 1}'}]),
+        candidate_line([{"text": "hm", "thought": True}, {"functionCall": {"name": "f", "args": {"x": 1}}}]),
+        candidate_line(
+            [{"text": "a"}, {"inlineData": {"mimeType": "image/png", "data": "AA"}}],
+            citationMetadata={"citationSources": [{"uri": "u"}]},
+            groundingMetadata={"webSearchQueries": ["q"], "groundingChunks": [{"web": {"uri": "u"}}]},
+            logprobsResult={
+                "chosenCandidates": [{"token": "a", "logProbability": -1}],
+                "topCandidates": [{"candidates": [{"token": "a", "logProbability": -1}]}],
+            },
+        ),
+        candidate_line([], "SAFETY", safetyRatings=[{"category": "HARM_CATEGORY_HARASSMENT", "blocked": True}]),
+        {"response": {"promptFeedback": {"blockReason": "OTHER"}, "usageMetadata": {"promptTokenCount": 3}}},
+        {"response": {"embedding": {"values": [0.5, 1]}, "tokenCount": "2"}},
+        {"error": {"code": 8, "message": "no", "status": "RESOURCE_EXHAUSTED", "details": [{"reason": "x"}]}},
     ],
 }  # fmt: skip
 
@@ -399,7 +427,7 @@ def test_the_whole_answer_is_kept_by_choice(hook, provider, store, tmp_path, for
     _, records = land(store, hook, job, tmp_path / "out", format_, None, True)
     if format_ == "parquet":
         records = [{**row, "raw": json.loads(row["raw"])} for row in pq.read_table(tmp_path / "out").to_pylist()]
-    assert [row["raw"]["custom_id"] for row in records] == [row["custom_id"] for row in records]
+    assert [hook.provider.id_of(row["raw"]) for row in records] == [row["custom_id"] for row in records]
     _, plain = land(store, hook, job, tmp_path / "plain")
     assert [row["raw"] for row in plain] == [None, None]
 

@@ -29,6 +29,7 @@ from airflow_llm_batch.jobs.planning.encoding import passthrough_map
 from airflow_llm_batch.jobs.planning.keys import HELD, UniqueKeys
 from airflow_llm_batch.jobs.planning.shards import write_shards
 from airflow_llm_batch.jobs.submission import submit as submission
+from airflow_llm_batch.jobs.submission.named import adopt
 from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.models import Intent, Job
 from airflow_llm_batch.results import Result
@@ -205,7 +206,7 @@ def test_two_candidates_are_not_guessed_between(connect, store, tmp_path):
             submit(store, hook, what)
         assert all(batch_id in str(caught.value) for batch_id in emulator.vendor.batches)
         job, mine = store.job(), list(emulator.vendor.batches)[1]
-        submission.adopt(store, hook, job, {0: mine})
+        adopt(store, hook, job, {0: mine})
         assert submission.submit(store, hook, job) == [mine]
         assert land(store, hook, job, tmp_path / "out")[0].counts["succeeded"] == 5
         assert len(emulator.vendor.batches) == 2
@@ -224,7 +225,7 @@ def test_a_strangers_batch_is_let_go_and_the_search_resumes(connect, store, tmp_
         with pytest.raises(SubmissionUnconfirmed):
             submit(store, hook, what)
         job, (other, mine) = store.job(), list(emulator.vendor.batches)
-        submission.adopt(store, hook, job, {0: other})
+        adopt(store, hook, job, {0: other})
         while any(batch.view(time.time()).ended_at is None for batch in emulator.vendor.batches.values()):
             time.sleep(0.05)
         manifest, rows = land(store, hook, job, tmp_path / "out")
@@ -239,7 +240,7 @@ def test_when_only_a_stranger_fits_nothing_is_sent_without_a_word(emulator, conn
     hook = LLMBatchHook(connect(emulator.url, "anthropic"))
     _, (other,) = submit(JobStore(f"{store.uri}-other"), hook, spec(texts(5), chat("anthropic")))
     _, job = plan(store, hook, spec(texts(5), chat("anthropic")))
-    submission.adopt(store, hook, job, {0: other})
+    adopt(store, hook, job, {0: other})
     with pytest.raises(SubmissionUnconfirmed, match=f"{other}.*Nothing was sent again"):
         land(store, hook, job, tmp_path / "out")
     with pytest.raises(SubmissionUnconfirmed, match="on_doubt='resubmit'"):
@@ -300,7 +301,7 @@ def test_a_changed_shard_file_is_not_sent(hook, provider, store):
     """Bytes that differ from the plan's stop the upload."""
     _, job = plan(store, hook, spec(texts(3), chat(provider)))
     store.requests(0, job.shards[0].token).write_bytes(b"{}\n")
-    with pytest.raises(ConfigurationError, match="CRC-32"):
+    with pytest.raises(ConfigurationError, match="is not what was planned"):
         submission.submit(store, hook, job)
 
 
@@ -327,6 +328,9 @@ FAULTS = {
 def test_every_row_is_accounted_for(hook, provider, store, emulator, tmp_path, fault):
     """Whatever comes back, each row lands once, with a status that explains it."""
     faults, statuses = FAULTS[fault]
+    if (provider, fault) == ("gemini", "expiry"):
+        # As documented: a batch that expires gives back nothing of what it did.
+        statuses = {"expired"}
     emulator.faults(**faults)
     job, _ = submit(store, hook, spec(texts(60), chat(provider), "id"))
     manifest, rows = land(store, hook, job, tmp_path / "out")
@@ -403,7 +407,7 @@ def test_a_wait_survives_what_is_transient_and_ends_at_its_deadline(provider, co
         with pytest.raises(WaitEnded, match="left in place"):
             JobWait(hook, store, log, deadline=0).look()
         emulator.vendor.settings.api_key = "another"
-        with pytest.raises(Exception, match="401"):
+        with pytest.raises(Exception, match=r"401|API key not valid"):
             watch.look()
         emulator.vendor.settings.api_key = None
         watch.cancel()

@@ -11,7 +11,7 @@ import time
 import httpx
 import pytest
 from support import read_jsonl
-from support.jobs import chat, land, plan, spec, submit, texts
+from support.jobs import chat, creates, land, plan, spec, submit, texts
 from support.waits import QUICKLY, event_of
 
 from airflow_llm_batch.emulator import Emulator
@@ -19,8 +19,8 @@ from airflow_llm_batch.exceptions import LLMBatchError, SubmissionUnconfirmed, V
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission import submit as submission
+from airflow_llm_batch.jobs.submission.named import adopt
 from airflow_llm_batch.jobs.waiting.wait import JobWait
-from airflow_llm_batch.models import Void
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.sensors import BatchSensor
 from airflow_llm_batch.triggers import BatchTrigger
@@ -94,21 +94,28 @@ def test_a_wait_gives_up_only_what_nobody_has_created(connect, store):
         assert [batch.cancelled_at is not None for batch in took(emulator)] == [False, True]
 
 
-def test_a_shard_put_back_while_a_wait_opens_is_waited_for(connect, store, monkeypatch):
-    """void.json appears between the listing of the directory and the reading of the batch's id."""
-    with Emulator(duration=30) as emulator:
-        hook, job = a_job(emulator, connect, store, 2)
-        submission.submit(store, hook, job)
-        states = JobStore.states
+def test_a_shard_put_back_while_a_wait_opens_is_waited_for(connect, store):
+    """A wait has the directory as it was listed; what another one has put back since shows with the next look."""
+    with Emulator(duration=0.1) as emulator:
+        hook, job = a_job(emulator, connect, store)
+        emulator.faults(enqueued_tokens=0)
+        [full] = submission.submit(store, hook, job)
+        wait_until_failed(emulator)
+        listing = JobStore.listing
 
-        def then_put_back(self, job):
-            found = states(self, job)
-            self.attempts(0).save_void(1, Void(reason="no room", at=job.created_at, running=1))
+        def then_put_back(self):
+            found = listing(self)
+            opening.undo()
+            JobWait(hook, JobStore(store.uri), log).look()
             return found
 
-        monkeypatch.setattr(JobStore, "states", then_put_back)
-        wait = JobWait(hook, store, log)
-        assert (wait.wait.planned, list(wait.wait.pending)) == ({0}, [1])
+        with pytest.MonkeyPatch.context() as opening:
+            opening.setattr(JobStore, "listing", then_put_back)
+            wait = JobWait(hook, store, log)
+        assert (wait.wait.planned, wait.wait.pending) == (set(), {0: full})
+        wait.look()
+        assert (wait.wait.planned, wait.wait.pending) == ({0}, {})
+        assert store.states(job) == {0: "planned"}
 
 
 @pytest.mark.parametrize("status", [408, 409, 425])
@@ -120,7 +127,7 @@ def test_a_timeout_a_gateway_reports_is_no_refusal(connect, provider, store, mon
 
         def spoil(self, request, **options):
             response = send(self, request, **options)
-            if request.method == "POST" and request.url.path.endswith("batches") and not spoilt:
+            if f"{request.method} {request.url.path}" == creates(provider) and not spoilt:
                 spoilt.append(request)
                 return httpx.Response(status, json={"error": {"message": "upstream"}}, request=request)
             return response
@@ -162,11 +169,11 @@ def test_a_stranger_that_was_let_go_is_not_landed_by_the_next_try(emulator, conn
     hook = LLMBatchHook(connect(emulator.url, "anthropic"))
     _, (other,) = submit(JobStore(f"{store.uri}-other"), hook, spec(texts(5), chat("anthropic")))
     _, job = plan(store, hook, spec(texts(5), chat("anthropic")))
-    submission.adopt(store, hook, job, {0: other})
+    adopt(store, hook, job, {0: other})
     with pytest.raises(SubmissionUnconfirmed):
         land(store, hook, job, tmp_path / "out")
     with pytest.raises(LLMBatchError, match="never submitted"):
-        ended_batches(store, hook, job)
+        ended_batches(store.listing(), hook, job)
 
 
 def test_cancelling_many_batches_is_not_disturbed_by_the_loop(connect, store):

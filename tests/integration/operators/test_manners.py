@@ -26,10 +26,10 @@ from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
 from airflow_llm_batch.jobs.submission.room import never_fits
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
+from airflow_llm_batch.outages import is_outage
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.sensors import BatchSensor
-from airflow_llm_batch.storage import is_outage
 
 #: every class, and whether another try of the task may help
 RETRY_HELPS = {

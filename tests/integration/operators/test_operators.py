@@ -239,7 +239,7 @@ def test_the_hook_works_by_itself(emulator, provider, connect, tmp_path):
     assert hook.cancel_batch(first).outcome == "completed"
     size = hook.download(first, tmp_path / "raw.jsonl")
     assert size == (tmp_path / "raw.jsonl").stat().st_size
-    assert {line["custom_id"] for line in read_jsonl(tmp_path / "raw.jsonl")} == {"a", "b"}
+    assert {hook.provider.id_of(line) for line in read_jsonl(tmp_path / "raw.jsonl")} == {"a", "b"}
     with pytest.raises(ConfigurationError, match="either"):
         hook.create_batch()
     if provider == "anthropic":

@@ -1,0 +1,104 @@
+"""What each vendor's demo needs beside the emulator: a model, a connection, and a store for those that read one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+BUCKET = "llm-batch-demo"
+
+
+class Vendor(NamedTuple):
+    """:param extra: of the connection, beside the provider's name.
+    :param needs: a package that it cannot do without, and how that is installed; None for none.
+    :param store: whether it wants an S3 server.
+    """
+
+    model: str
+    extra: dict[str, Any] = {}  # noqa: RUF012
+    needs: tuple[str, str] | None = None
+    store: bool = False
+
+
+AMAZON = ("moto.server", "pip install 'airflow-provider-llm-batch[s3]' 'moto[s3,server]'")
+GOOGLE = ("airflow.providers.google", "pip install 'airflow-provider-llm-batch[gcs]'")
+VENDORS: dict[str, Vendor] = {
+    "openai": Vendor("gpt-5-mini"),
+    "azure": Vendor("batch-mini", {"deployments": {"batch-mini": "gpt-5-mini"}}),
+    "anthropic": Vendor("claude-haiku-4-5"),
+    "gemini": Vendor("gemini-2.5-flash"),
+    "vertex": Vendor(
+        "gemini-2.5-flash",
+        {"project": "demo", "location": "us-central1", "gcp_conn_id": "demo_google", "storage": f"gs://{BUCKET}/stage"},
+        GOOGLE,
+    ),
+    "bedrock": Vendor(
+        "anthropic.claude-haiku-4-5-20251001-v1:0",
+        {
+            "region": "us-east-1", "aws_conn_id": "demo_aws", "storage": f"s3://{BUCKET}/stage",
+            "role_arn": "arn:aws:iam::123456789012:role/llm-batch", "small_batches": "online",
+        },
+        AMAZON,
+        store=True,
+    ),
+}  # fmt: skip
+
+
+def check(name: str) -> None:
+    """:raises SystemExit: where a package is missing; says how to get it."""
+    needs = VENDORS[name].needs
+    if needs is not None and not is_there(needs[0]):
+        sys.exit(f"The demo of {name} needs {needs[0]}: {needs[1]}")
+
+
+def is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+def connections(name: str, url: str, store: str | None) -> dict[str, str]:
+    """The Airflow connections of a demo, as the environment has them.
+
+    :param url: the emulator's; ``store`` the S3 server's.
+    """
+    # Batches of 500 show several shards at work; real limits are far higher and need no setting.
+    extra = {"provider": name, **VENDORS[name].extra, "limits": {"requests": 500}}
+    made: dict[str, dict[str, Any]] = {
+        "llm_batch_default": {"conn_type": "llmbatch", "host": url, "password": "emulator-key", "extra": extra}
+    }
+    if name == "vertex":
+        del made["llm_batch_default"]["password"]
+        known = {"is_anonymous": True, "project": "demo", "gcs.endpoint": url}
+        made["demo_google"] = {"conn_type": "google_cloud_platform", "extra": known}
+    if name == "bedrock":
+        del made["llm_batch_default"]["password"]
+        known = {"region_name": "us-east-1", "endpoint_url": store}
+        made["demo_aws"] = {"conn_type": "aws", "login": "demo", "password": "demo", "extra": known}
+    found = {f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(connection) for conn_id, connection in made.items()}
+    if name == "vertex":
+        # gcsfs asks Google itself otherwise what kind of bucket it has.
+        found["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+    return found
+
+
+def start_store(start: Callable[..., Any], port: int, log: Path, environment: dict[str, str]) -> str:
+    """An S3 server with one bucket; its address.
+
+    :param start: of a process that ends with the demo.
+    """
+    import httpx
+
+    from airflow_llm_batch.demo_processes import wait_for_port
+
+    with log.open("wb") as output:
+        process = start([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], environment, output)
+    wait_for_port(port, process, log)
+    url = f"http://127.0.0.1:{port}"
+    httpx.put(f"{url}/{BUCKET}", timeout=30).raise_for_status()
+    return url

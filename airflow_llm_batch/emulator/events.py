@@ -1,0 +1,97 @@
+"""Events that a vendor pushes when a batch has ended, signed as its documentation says.
+
+Source: standardwebhooks.com (symmetric signatures), OpenAI's webhook guide (``batch.*`` events), Gemini's (the same
+headers; the batch's name as ``data.id``).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
+
+log = logging.getLogger(__name__)
+#: tries of an event that gets no 2xx, and seconds before each
+PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0)
+WORDS = {"completed": "completed", "failed": "failed", "expired": "expired", "cancelled": "cancelled"}
+
+
+def signed(secret: str, body: bytes, name: str, at: float) -> dict[str, str]:
+    """Headers of an event.
+
+    :param secret: ``whsec_`` and the key in base64.
+    """
+    key = base64.b64decode(secret.removeprefix("whsec_") + "==")
+    to_sign = f"{name}.{int(at)}.".encode() + body
+    signature = base64.b64encode(hmac.new(key, to_sign, hashlib.sha256).digest()).decode()
+    return {
+        "content-type": "application/json",
+        "webhook-id": name,
+        "webhook-timestamp": str(int(at)),
+        "webhook-signature": f"v1,{signature}",
+    }
+
+
+def event_of(batch: EmulatedBatch, phase: str, at: float) -> dict[str, Any]:
+    """The body that tells of a batch's end."""
+    if batch.dialect == "gemini":
+        kind = {"completed": "succeeded"}.get(phase, phase)
+        return {"type": f"batch.{kind}", "version": "v1", "timestamp": int(at), "data": {"id": f"batches/{batch.id}"}}
+    return {
+        "id": f"evt_{uuid.uuid4().hex}",
+        "object": "event",
+        "created_at": int(at),
+        "type": f"batch.{WORDS[phase]}",
+        "data": {"id": batch.id},
+    }
+
+
+class Sender(threading.Thread):
+    """Tells of each batch that has ended, once or as the faults say."""
+
+    def __init__(self, vendor: Vendor) -> None:
+        super().__init__(name="llm-batch-emulator-events", daemon=True)
+        self.vendor = vendor
+        self.told: set[str] = set()
+
+    def run(self) -> None:
+        while not self.vendor.over.wait(0.05):
+            now = time.time()
+            for batch in list(self.vendor.batches.values()):
+                view = batch.view(now)
+                if view.ended_at is not None and batch.id not in self.told:
+                    self.told.add(batch.id)
+                    self.tell(batch, view.phase)
+
+    def tell(self, batch: EmulatedBatch, phase: str) -> None:
+        faults = self.vendor.settings.faults
+        if faults.lost_events > 0:
+            faults.lost_events -= 1
+            return
+        at = time.time()
+        body = json.dumps(event_of(batch, phase, at)).encode()
+        headers = signed(self.vendor.settings.webhook_secret, body, f"wh_{uuid.uuid4().hex}", at)
+        for _ in range(1 + faults.repeated_events):
+            self.deliver(body, headers)
+
+    def deliver(self, body: bytes, headers: dict[str, str]) -> None:
+        url = self.vendor.settings.webhook_url or ""
+        for pause in PAUSES:
+            if self.vendor.over.wait(pause):
+                return
+            try:
+                if httpx.post(url, content=body, headers=headers, timeout=10).is_success:
+                    return
+            except httpx.HTTPError as error:
+                log.info("An event found nobody: %s", error)

@@ -1,0 +1,63 @@
+"""Events that vendors have pushed, as those who wait get to know of them: one listing every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from airflow_llm_batch.jobs.directory.address import default_storage
+from airflow_llm_batch.webhooks import Event, Mailbox
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.hooks import LLMBatchHook
+
+#: seconds between two listings
+EVERY = 3.0
+
+log = logging.getLogger(__name__)
+
+
+class Mail:
+    """The events of one connection since somebody began to wait.
+
+    :ivar seen: names of those that were read.
+    """
+
+    def __init__(self, conn_id: str, every: float = EVERY) -> None:
+        self.conn_id, self.every = conn_id, every
+        self.box: Mailbox | None = None
+        self.seen: set[str] = set()
+
+    def look(self) -> list[Event]:
+        """What has come since the last look; nothing the first time, for a wait begins with a look of its own."""
+        first = self.box is None
+        self.box = self.box or Mailbox(default_storage(), self.conn_id)
+        names = self.box.names(datetime.now(UTC))
+        new = names - self.seen
+        self.seen = names
+        return [] if first else list(self.box.events(new))
+
+    async def deliver(self, wake: Callable[[set[str]], object]) -> None:
+        """Look again and again, for ever.
+
+        :param wake: told the ids of batches that events have come of.
+        """
+        while True:
+            try:
+                if batches := named(await asyncio.to_thread(self.look)):
+                    wake(batches)
+            except Exception as error:
+                # Events are hints: without them a wait looks by itself.
+                log.warning("Events of %s could not be read: %s: %s", self.conn_id, type(error).__name__, error)
+            await asyncio.sleep(self.every)
+
+
+def named(events: Iterable[Event]) -> set[str]:
+    return {event.batch for event in events if event.batch}
+
+
+def takes_events(hook: LLMBatchHook) -> bool:
+    return bool(hook.options.webhook_secret)

@@ -1,0 +1,1 @@
+"""Amazon Bedrock: model invocation jobs, InvokeModel and Converse; and its OpenAI-compatible batches."""

@@ -1,0 +1,93 @@
+"""Signing Bedrock's requests: AWS's Signature Version 4 with an Airflow connection's credentials.
+
+Source: AWS's reference on signing; done by botocore, with what Airflow's amazon provider makes of the connection
+(keys, profile, role, web identity), refreshed where it expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import httpx
+
+from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.providers.auth import Credentials
+
+SERVICE = "bedrock"
+#: headers that are signed besides the host and those that botocore adds
+SIGNED = ("content-type",)
+EXTRA = "pip install 'airflow-provider-llm-batch[s3]'"
+
+
+def domain(region: str) -> str:
+    """Of AWS's addresses in a region."""
+    return "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+
+
+class Signed(Credentials):
+    """Signs each request to one of some origins.
+
+    :param origins: base URLs of Bedrock and its runtime.
+    :param conn_id: an Airflow connection of type ``aws``.
+    :param region: of the signature.
+    """
+
+    requires_request_body = True
+
+    def __init__(self, origins: Iterable[str], conn_id: str, region: str) -> None:
+        super().__init__(origins)
+        self.conn_id, self.region = conn_id, region
+        self.lock = Lock()
+        self.known: tuple[str, ...] = ()
+
+    @cached_property
+    def source(self) -> Any:
+        """botocore's credentials, which refresh themselves.
+
+        :raises ConfigurationError: without Airflow's amazon provider, or without credentials.
+        """
+        try:
+            from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+        except ImportError:
+            raise ConfigurationError(f"Bedrock needs Airflow's amazon provider: {EXTRA}. Nothing was sent.") from None
+        hook = AwsBaseHook(aws_conn_id=self.conn_id, region_name=self.region, client_type=SERVICE)
+        found = hook.get_session(region_name=self.region).get_credentials()
+        if found is None:
+            raise ConfigurationError(
+                f"The aws connection {self.conn_id!r} gives no credentials. Name one in the extra's aws_conn_id, or "
+                "give a Bedrock API key as the password. Nothing was sent."
+            )
+        return found
+
+    def frozen(self) -> Any:
+        """The credentials of this moment."""
+        with self.lock:
+            held = self.source.get_frozen_credentials()
+            self.known = tuple(dict.fromkeys(filter(None, (*self.known[-4:], held.secret_key, held.token))))
+        return held
+
+    def sign(self, request: httpx.Request) -> Mapping[str, str]:
+        """The headers to add. May ask AWS for new credentials."""
+        credentials = self.frozen()
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+
+        kept = {name: request.headers[name] for name in SIGNED if name in request.headers}
+        # Each name and value of the query is encoded AWS's way, which is not httpx's.
+        signed = AWSRequest(
+            request.method,
+            str(request.url.copy_with(query=None)),
+            headers=kept,
+            params=request.url.params.multi_items(),
+            data=request.read() or None,
+        )
+        SigV4Auth(credentials, SERVICE, self.region).add_auth(signed)
+        return {name.lower(): value for name, value in signed.headers.items() if name.lower() not in kept}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be told, once it is known."""
+        return self.known

@@ -1,0 +1,1 @@
+"""Gemini's protocol and its words, which Vertex AI speaks too."""

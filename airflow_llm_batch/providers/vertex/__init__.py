@@ -1,0 +1,1 @@
+"""Vertex AI: batch prediction with Gemini and Claude, from Cloud Storage into it."""

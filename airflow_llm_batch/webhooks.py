@@ -1,0 +1,152 @@
+"""What vendors push: proved by its signature, kept once, found by whoever waits.
+
+{storage}/_events/{connection}/{day}/{event}.json     created by exactly one writer before the vendor is answered
+
+The event is a hint and nothing more: whoever is woken by it looks at the batch itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.models import Fact
+from airflow_llm_batch.providers.batches import moment
+from airflow_llm_batch.providers.coerce import members, word
+from airflow_llm_batch.providers.json_lines import parse_line
+from airflow_llm_batch.storage import create_exclusive, fresh, read_small, storage_path
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+FOLDER = "_events"
+#: seconds by which an event may be older, or newer, than now
+TOLERANCE = 300.0
+#: the header of a signature that a shared secret makes of the body alone
+SHARED = "x-hub-signature-256"
+#: where an event may name its batch
+NAMED = (("data", "id"), ("data", "batch_id"), ("batch_id",), ("data", "object", "id"), ("id",))
+
+
+class NotAuthentic(Exception):
+    """A request that the connection's secret has not signed, or not lately."""
+
+
+class Event(Fact):
+    """:param batch: the vendor's id of the batch that it tells of."""
+
+    id: str
+    kind: str
+    batch: str
+    at: datetime
+
+
+def verified(secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> Event:
+    """The event that a request carries.
+
+    Signed as standardwebhooks.com says (OpenAI, Azure OpenAI, Gemini), or by ``x-hub-signature-256``, which anything
+    with a shared secret can make; the body has to tell its time then.
+
+    :param headers: names in lower case.
+    :raises NotAuthentic: for a wrong or missing signature, and for an old one.
+    """
+    if "webhook-signature" in headers:
+        try:
+            Webhook(secret).verify(body, dict(headers), json_parse=False)
+        except (WebhookVerificationError, ValueError, TypeError, ArithmeticError):
+            raise NotAuthentic from None
+        told, name = read(body), headers["webhook-id"]
+    elif SHARED in headers:
+        made = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(f"sha256={made}".encode(), headers[SHARED].strip().lower().encode()):
+            raise NotAuthentic
+        told = read(body)
+        at = moment(told.get("created_at") or told.get("timestamp"))
+        if at is None or abs((now - at).total_seconds()) > TOLERANCE:
+            raise NotAuthentic
+        name = word(told.get("id")) or hashlib.sha256(body).hexdigest()
+    else:
+        raise NotAuthentic
+    return Event(id=name, kind=word(told.get("type")) or word(told.get("status")) or "", batch=batch_of(told), at=now)
+
+
+def read(body: bytes) -> dict[str, Any]:
+    try:
+        return parse_line(body)
+    except (ValueError, RecursionError):
+        return {}
+
+
+def batch_of(told: Mapping[str, Any]) -> str:
+    """The batch that a body names, "" for none."""
+    for path in NAMED:
+        found: Any = told
+        for name in path:
+            found = members(found).get(name)
+        if isinstance(found, str) and found:
+            return found
+    return ""
+
+
+class Mailbox:
+    """The events of one connection.
+
+    :param storage: URI of the storage that the API server and the triggerers share.
+    """
+
+    def __init__(self, storage: str, conn_id: str) -> None:
+        folder = re.sub(r"[^A-Za-z0-9_.-]", "_", conn_id)
+        mark = hashlib.sha256(conn_id.encode()).hexdigest()[:8]
+        self.root: ObjectStoragePath = storage_path(storage.rstrip("/")) / FOLDER / f"{folder}-{mark}"
+
+    def day(self, at: datetime) -> ObjectStoragePath:
+        return self.root / at.astimezone(UTC).strftime("%Y%m%d")
+
+    def keep(self, event: Event) -> bool:
+        """Keep an event; False when it was kept before, yesterday too.
+
+        :raises Exception: when the store fails.
+        """
+        name = f"{hashlib.sha256(event.id.encode()).hexdigest()[:32]}.json"
+        if read_small(self.day(event.at - timedelta(days=1)) / name) is not None:
+            return False
+        return create_exclusive(self.day(event.at) / name, event.dump())
+
+    def names(self, now: datetime) -> set[str]:
+        """The files of the events of today, and around midnight of the day before: one listing each."""
+        found: set[str] = set()
+        for folder in {str(self.day(now)): self.day(now), str(day := self.day(now - timedelta(hours=1))): day}.values():
+            try:
+                found.update(str(name) for name in fresh(folder).fs.ls(folder.path, detail=False))
+            except FileNotFoundError:
+                continue
+        return {name for name in found if name.endswith(".json")}
+
+    def events(self, names: set[str]) -> Iterator[Event]:
+        """What some of these files hold; one that cannot be read is nobody's."""
+        for name in sorted(names):
+            day, file = name.rstrip("/").rsplit("/", 2)[-2:]
+            data = read_small(self.root / day / file)
+            try:
+                yield Event.model_validate_json(data or b"")
+            except ValidationError:
+                continue
+
+
+def secret_of(options: Any, conn_id: str) -> str:
+    """The connection's secret.
+
+    :raises ConfigurationError: where it has none.
+    """
+    secret = options.webhook_secret
+    if not secret:
+        raise ConfigurationError(f"Connection {conn_id!r} has no webhook_secret in its extra.")
+    return str(secret)

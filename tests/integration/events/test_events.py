@@ -1,0 +1,196 @@
+"""Events that vendors push: proved, kept once, and a wait that they wake."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import openai
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+from support.jobs import chat, spec, submit, texts
+
+from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.emulator.events import event_of, signed
+from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.plugin import hooks
+from airflow_llm_batch.triggers import BatchTrigger
+from airflow_llm_batch.webhooks import Mailbox, NotAuthentic, verified
+
+SECRET = "whsec_" + base64.b64encode(b"a shared secret of tests").decode()
+BODY = json.dumps({"id": "evt_1", "type": "batch.completed", "created_at": 1, "data": {"id": "batch_1"}}).encode()
+
+
+def now():
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return f"file://{tmp_path}/storage"
+
+
+@pytest.fixture
+def door(storage, connect):
+    """The route, on a connection that has a secret."""
+    connect("http://127.0.0.1:9", webhook_secret=SECRET)
+    connect("http://127.0.0.1:9", conn_id="llm_without")
+    return TestClient(hooks.make_hooks(storage))
+
+
+def push(door, body=BODY, conn_id="llm_test", secret=SECRET, at=None, name="wh_1", **headers):
+    made = signed(secret, body, name, time.time() if at is None else at)
+    return door.post(f"/hooks/{conn_id}", content=body, headers={**made, **headers})
+
+
+def test_the_emulator_signs_as_the_vendors_libraries_want():
+    """openai's own client and the standardwebhooks library take what the emulator sends."""
+    headers = signed(SECRET, BODY, "wh_1", time.time())
+    assert Webhook(SECRET).verify(BODY, headers)["data"]["id"] == "batch_1"
+    event = openai.OpenAI(api_key="k", webhook_secret=SECRET).webhooks.unwrap(BODY, headers)
+    assert (event.type, event.data.id) == ("batch.completed", "batch_1")
+
+
+def test_an_event_is_kept_once(door, storage):
+    """Repeats are answered, and nothing is kept of them."""
+    assert push(door).json() == {"kept": True}
+    assert [push(door).json(), push(door).json()] == [{"kept": False}] * 2
+    assert push(door, name="wh_2").json() == {"kept": True}
+    box = Mailbox(storage, "llm_test")
+    assert sorted((e.id, e.kind, e.batch) for e in box.events(box.names(now()))) == [
+        ("wh_1", "batch.completed", "batch_1"),
+        ("wh_2", "batch.completed", "batch_1"),
+    ]
+
+
+def forgeries():
+    yield "another secret", {"secret": "whsec_" + base64.b64encode(b"guessed").decode()}
+    yield "old", {"at": time.time() - 3600}
+    yield "from the future", {"at": time.time() + 3600}
+    yield "no connection", {"conn_id": "nobody"}
+    yield "a connection without a secret", {"conn_id": "llm_without"}
+    for name in ("webhook-id", "webhook-timestamp", "webhook-signature"):
+        for text in ("", "nonsense", "v1,", "v1,!!!", "v2,AAAA", "9" * 40):
+            yield f"{name} is {text!r}", {name: text}
+
+
+@pytest.mark.parametrize(("what", "change"), forgeries(), ids=lambda value: value if isinstance(value, str) else "")
+def test_forgeries_are_refused_alike(door, storage, what, change):
+    """401 and the same words each time: whether the connection exists is not told either."""
+    answer = push(door, **change)
+    assert (answer.status_code, answer.json()["detail"]) == (401, hooks.REFUSED)
+    assert not Mailbox(storage, "llm_test").names(now())
+
+
+@given(st.integers(0, len(BODY) - 1), st.integers(1, 255))
+def test_a_body_that_was_changed_is_refused(place, other):
+    """Whichever byte it is."""
+    headers = signed(SECRET, BODY, "wh_1", time.time())
+    changed = BODY[:place] + bytes([BODY[place] ^ other]) + BODY[place + 1 :]
+    with pytest.raises(NotAuthentic):
+        verified(SECRET, headers, changed, now())
+
+
+def test_anything_with_a_shared_secret_may_push():
+    """A signature of the body alone, which has to tell its time."""
+
+    def push(secret="s3cret", **body):
+        data = json.dumps(body).encode()
+        return verified("s3cret", {"x-hub-signature-256": "sha256=" + sign(secret, data)}, data, now())
+
+    def sign(secret, data):
+        return hmac.new(secret.encode(), data, hashlib.sha256).hexdigest()
+
+    event = push(id="e1", status="completed", batch_id="b1", timestamp=now().isoformat())
+    assert (event.id, event.kind, event.batch) == ("e1", "completed", "b1")
+    for odd in ({"batch_id": "b1"}, {"batch_id": "b1", "timestamp": (now() - timedelta(hours=1)).isoformat()}):
+        with pytest.raises(NotAuthentic):
+            push(**odd)
+    with pytest.raises(NotAuthentic):
+        push("other", batch_id="b1", timestamp=now().isoformat())
+
+
+def test_too_much_is_refused(door, storage):
+    """A body over 64 KB, and more events at once than a vendor has."""
+    assert push(door, b"x" * 65_537).status_code == 413
+    door = TestClient(hooks.make_hooks(storage, clock=lambda: 0.0))
+    codes = [push(door, name=f"n{n}", secret="whsec_AAAA").status_code for n in range(int(hooks.BURST) + 20)]
+    assert codes == [401] * int(hooks.BURST) + [429] * 20
+    # Another connection has a share of its own.
+    assert push(door, conn_id="llm_without").status_code == 401
+
+
+def test_a_store_that_is_down_has_the_event_sent_again(connect, tmp_path):
+    """503, and the same event is kept when it comes once more."""
+    connect("http://127.0.0.1:9", webhook_secret=SECRET)
+    (tmp_path / "storage").write_text("in the way")
+    door = TestClient(hooks.make_hooks(f"file://{tmp_path}/storage"))
+    assert push(door).status_code == 503
+    (tmp_path / "storage").unlink()
+    assert push(door).json() == {"kept": True}
+
+
+def test_nothing_of_a_body_is_logged(door, caplog):
+    """Neither of a good event nor of a bad one."""
+    caplog.set_level(logging.DEBUG)
+    body = json.dumps({"id": "e", "type": "batch.completed", "data": {"id": "b", "secret": "planted-in-body"}}).encode()
+    push(door, body)
+    push(door, body, secret="whsec_AAAA")
+    push(door, b"planted-in-body {")
+    assert "planted-in-body" not in caplog.text
+
+
+@pytest.fixture
+def served(storage):
+    """The route on a port of its own."""
+    server = uvicorn.Server(uvicorn.Config(hooks.make_hooks(storage), port=0, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    for _ in range(500):
+        if server.started:
+            break
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/hooks/llm_test"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.mark.parametrize("faults", [{}, {"repeated_events": 2}, {"lost_events": 1}], ids=["once", "repeated", "lost"])
+def test_an_event_wakes_what_waits(connect, store, served, storage, monkeypatch, faults):
+    """With looks five minutes apart the wait ends with the event; one that is lost is made up for by the next look."""
+    monkeypatch.setenv("AIRFLOW__LLM_BATCH__STORAGE", storage)
+    settings = {"duration": 3, "webhook_url": served, "webhook_secret": SECRET, "faults": faults}
+    with Emulator(**settings) as emulator:
+        conn_id = connect(emulator.url, webhook_secret=SECRET)
+        _, [batch_id] = submit(store, LLMBatchHook(conn_id), spec(texts(3), chat("openai")))
+        apart = 8 if "lost_events" in faults else 300
+        trigger = BatchTrigger(store.uri, conn_id, poll_interval=apart, max_poll_interval=apart)
+
+        async def fired():
+            return (await asyncio.wait_for(anext(trigger.run()), 60)).payload
+
+        assert asyncio.run(fired())["status"] == "ended"
+        looks = emulator.vendor.calls[f"GET /v1/batches/{batch_id}"]
+    # One when the wait began and one for the event, which may come a moment before the batch shows its end.
+    assert 2 <= looks <= 3
+    box = Mailbox(storage, "llm_test")
+    assert len(box.names(now())) == (0 if "lost_events" in faults else 1)
+
+
+def test_geminis_events_name_the_batch_as_its_listing_does():
+    """``batches/...`` in ``data.id``."""
+    from types import SimpleNamespace
+
+    told = event_of(SimpleNamespace(dialect="gemini", id="b1"), "completed", time.time())
+    body = json.dumps(told).encode()
+    event = verified(SECRET, signed(SECRET, body, "wh", time.time()), body, now())
+    assert (event.kind, event.batch) == ("batch.succeeded", "batches/b1")
