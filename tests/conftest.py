@@ -39,7 +39,7 @@ def emulator():
         yield running
 
 
-@pytest.fixture(params=["openai", "anthropic", "gemini"])
+@pytest.fixture(params=["openai", "azure", "anthropic", "gemini"])
 def provider(request):
     """Every test that asks for it runs once per vendor."""
     return request.param

@@ -27,6 +27,10 @@ DIALECTS = {
     "openai": Dialect(
         "POST /v1/batches", "GET /v1/batches", "GET /v1/batches/*", "GET /v1/files/*", 100, "max_completion_tokens"
     ),
+    "azure": Dialect(
+        "POST /openai/v1/batches", "GET /openai/v1/batches", "GET /openai/v1/batches/*", "GET /openai/v1/files/*", 100,
+        "max_completion_tokens", looks_before=1,
+    ),
     "anthropic": Dialect(
         "POST /v1/messages/batches", "GET /v1/messages/batches", "GET /v1/messages/batches/*",
         "GET /v1/messages/batches/*", 1000, "max_tokens", looks_before=1,

@@ -67,7 +67,7 @@ def make_batch(hook, provider, tmp_path):
         path.write_text("".join(json.dumps({"key": key, "request": asked}) + "\n" for key in "ab"))
         return hook.create_batch(hook.upload_file(str(path)), model=MODELS[provider]).id
     body = {"model": MODELS[provider], "messages": [{"role": "user", "content": "hi"}], DIALECTS[provider].cap: 9}
-    if provider == "openai":
+    if provider != "anthropic":
         lines = [{"custom_id": c, "method": "POST", "url": "/v1/chat/completions", "body": body} for c in "ab"]
         path.write_text("\n".join(map(json.dumps, lines)))
         return hook.create_batch(hook.upload_file(str(path)), metadata={"k": "v"}).id
