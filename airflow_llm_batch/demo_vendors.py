@@ -84,6 +84,9 @@ def connections(name: str, url: str, store: str | None) -> dict[str, str]:
     if name == "vertex":
         # gcsfs asks Google itself otherwise what kind of bucket it has.
         found["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+    if name == "bedrock":
+        # The emulator reads the bucket, too.
+        found |= {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo"}
     return found
 
 

@@ -10,21 +10,19 @@ from support import TESTS
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys):
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("column", ["bedrock", "openai azure", "anthropic gemini", "vertex rounds", "waves"])
+def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys, column):
     """SIGKILL before and after every file and request of every task, and every connection cut: the table is exact."""
-    command = [sys.executable, str(TESTS / "killing" / "harness.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1150)
-    table = [
-        line
-        for line in done.stdout.splitlines()
-        if line.startswith(("provider", "openai", "azure", "anthropic", "gemini", "waves", "rounds", "Wanted"))
-    ]
+    command = [sys.executable, str(TESTS / "killing" / "harness.py"), *column.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1450)
+    known = ("provider", "Wanted", *column.split())
+    table = [line for line in done.stdout.splitlines() if line.startswith(known)]
     summary = next(line for line in done.stdout.splitlines() if "points struck" in line)
     with capsys.disabled():
         print("\n" + "\n".join(table) + "\n" + summary)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert len(table) > 100
+    assert len(table) > 40
 
 
 @pytest.mark.slow
