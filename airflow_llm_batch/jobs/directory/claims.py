@@ -169,8 +169,7 @@ class Claim:
         now = time.monotonic()
         if self.lost or (now - self.checked < CHECKED and not self.local):
             return not self.lost
-        # What could not be kept alive for nearly as long as it lasts may be another's at any moment.
-        if now - self.beaten > self.lapse * (1 - 1 / (2 * BEATS)):
+        if self._is_stale:
             self.lost = True
             return False
         try:
@@ -178,7 +177,14 @@ class Claim:
             self.checked = now
         except Exception as error:
             log.warning("Could not look at the claim on %s: %s", self.store.uri, error)
+        # A store in trouble takes its time.
+        self.lost = self.lost or self._is_stale
         return not self.lost
+
+    @property
+    def _is_stale(self) -> bool:
+        """What could not be kept alive for nearly as long as it lasts may be another's at any moment."""
+        return time.monotonic() - self.beaten > self.lapse * (1 - 1 / (2 * BEATS))
 
     async def held(self) -> bool:
         """``holds`` for an event loop: an object store is asked off the loop, and rarely: ``refresh`` keeps it known.
