@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import email.utils
+import re
 from datetime import UTC, datetime
 
 import httpx
 from tenacity import RetryCallState, wait_random_exponential
 
+#: a duration as Google writes one: "30s", "1.5s"
+DELAY = re.compile(rb'"retryDelay"\s*:\s*"(\d+(?:\.\d+)?)s"')
 #: seconds
 LONGEST_PAUSE = 120.0
 
@@ -28,15 +31,27 @@ def pause(state: RetryCallState) -> float:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """The vendor's wish in seconds: ``retry-after-ms``, or ``retry-after`` as seconds or an HTTP date."""
+    """The vendor's wish in seconds: ``retry-after-ms``, ``retry-after`` as seconds or an HTTP date, or Google's
+    ``RetryInfo`` in the body."""
     try:
         if ms := response.headers.get("retry-after-ms"):
             return float(ms) / 1000
         wait = response.headers.get("retry-after")
         if not wait:
-            return None
+            return google_delay(response)
         if wait.replace(".", "", 1).isdigit():
             return float(wait)
         return (email.utils.parsedate_to_datetime(wait) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
         return None
+
+
+def google_delay(response: httpx.Response) -> float | None:
+    """Seconds that the details of a ``google.rpc.Status`` ask for, ``{"retryDelay": "30s"}``.
+
+    :raises ValueError: for a delay that is no duration.
+    """
+    if response.is_success or not response.is_closed or b"retryDelay" not in response.content:
+        return None
+    found = DELAY.search(response.content)
+    return float(found[1]) if found else None

@@ -161,6 +161,10 @@ def test_retry_after_is_read_in_every_form():
     assert told[:2] == [1.5, 7.0]
     assert 25 < told[2] <= 30
     assert told[3:] == [None, None]
+    kind = "type.googleapis.com/google.rpc.RetryInfo"
+    for delay, seconds in (("30s", 30.0), ("1.5s", 1.5), ("soon", None), (30, None)):
+        details = [{"@type": kind, "retryDelay": delay}]
+        assert retry_after(httpx.Response(429, json={"error": {"code": 429, "details": details}})) == seconds
 
 
 def test_streamed_requests_name_host_and_length():
