@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.bodies import split_lines
+from airflow_llm_batch.bounded import split_lines
 from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
 
 if TYPE_CHECKING:

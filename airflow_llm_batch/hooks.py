@@ -160,7 +160,7 @@ class LLMBatchHook(BaseHook):
         :param destination: URI, local path or ``ObjectStoragePath``; written whole or not at all.
         :return: bytes written.
         """
-        from airflow_llm_batch.bodies import split_lines
+        from airflow_llm_batch.bounded import split_lines
         from airflow_llm_batch.storage import storage_path, whole_file
 
         target, batch = storage_path(destination), self.get_batch(batch_id)

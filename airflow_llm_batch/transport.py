@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt
 
 from airflow_llm_batch import __version__
 from airflow_llm_batch.addresses import check_headers
-from airflow_llm_batch.bodies import TooLarge, aread, pieces, plain, read
+from airflow_llm_batch.bounded import TooLarge, aread, pieces, plain, read
 from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected, VendorUnavailable
 from airflow_llm_batch.models import Batch, Page
 from airflow_llm_batch.pauses import drop_response, pause

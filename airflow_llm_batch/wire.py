@@ -15,7 +15,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from airflow_llm_batch.bodies import Body, plain
+from airflow_llm_batch.bounded import Body, plain
 from airflow_llm_batch.transport import ssl_context
 
 #: that the server closed a connection which was kept open, as far as one can tell

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 
-from airflow_llm_batch.bodies import TooLarge
+from airflow_llm_batch.bounded import TooLarge
 from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
 from airflow_llm_batch.jobs.directory.journal import UNANSWERED
 from airflow_llm_batch.jobs.online.pace import Pace

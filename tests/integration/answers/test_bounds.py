@@ -15,9 +15,8 @@ from support import read_jsonl
 from support.endless import MB, bomb, endless, padded, peak
 from support.servers import GOOD
 
-from airflow_llm_batch import bodies
 from airflow_llm_batch import transport as transport_module
-from airflow_llm_batch.bodies import LARGEST, Unpacking, split_lines
+from airflow_llm_batch.bounded import LARGEST, Unpacking, split_lines
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.exceptions import RequestRejected, VendorUnavailable
 from airflow_llm_batch.hooks import LLMBatchHook
@@ -109,7 +108,7 @@ def test_an_answer_without_end_is_hung_up_on(vendor, hook, get):
 
 def test_an_answer_that_trickles_ends_too(vendor, hook, get, monkeypatch):
     """Seconds, not bytes: it counts as a connection that failed, and a reading is repeated."""
-    monkeypatch.setattr(bodies, "SLOWEST", 0.2)
+    monkeypatch.setattr(bounded, "SLOWEST", 0.2)
     vendor.chunks = vendor.trickle
     with pytest.raises(VendorUnavailable, match="still coming after 0 seconds"):
         get(hook)
@@ -226,6 +225,6 @@ def test_pieces_are_small_whatever_is_unpacked():
         for at in range(0, len(packed), step):
             sizes += [len(piece) for piece in unpacking.pieces(packed[at : at + step])]
         assert sum(sizes) + len(unpacking.rest()) == 50 * MB
-        assert max(sizes) <= bodies.PIECE
+        assert max(sizes) <= bounded.PIECE
     with pytest.raises(httpx.DecodingError):
         list(Unpacking("gzip").pieces(b"nonsense"))
