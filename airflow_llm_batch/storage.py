@@ -295,7 +295,7 @@ def below(uri: str, pattern: str) -> list[ObjectStoragePath]:
     """
     folder = fresh(storage_path(uri))
     try:
-        found = sorted(folder.fs.find(folder.path))
+        found = sorted(patiently(folder.fs.find, folder.path))
     except FileNotFoundError:
         return []
     start = folder.path.rstrip("/") + "/"
@@ -308,10 +308,9 @@ def removed(uri: str) -> int:
     path = storage_path(uri)
     if uri.endswith("/"):
         return sum(removed(str(file)) for file in below(uri, "*"))
-    try:
-        path.unlink()
-    except FileNotFoundError:
+    if not exists(path):
         return 0
+    remove(path)
     return 1
 
 

@@ -39,6 +39,8 @@ T = TypeVar("T")
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 #: bytes of an answer that takes too long to parse on an event loop
 LARGE = 2**15
+#: sets of tokens that are remembered besides those of now
+MOST_REDACTORS = 4
 
 # httpx tells of every call at INFO: a day's wait would fill the task log with them.
 if logging.getLogger("httpx").level == logging.NOTSET:
@@ -85,6 +87,7 @@ class Transport:
         #: what must not be told: the key, and headers that hold another
         self._secrets = (login.key, *secrets_in([options.query, options.form, options.headers, options.create]))
         self._redactors: dict[tuple[str, ...], Redactor] = {}
+        self.redactor  # noqa: B018  (what is logged from here on is looked through)
         self.options: dict[str, Any] = {
             "verify": ssl_context(),
             "auth": self.auth,
@@ -98,7 +101,9 @@ class Transport:
         """Knows the key, headers and parameters that hold another, and the tokens of now."""
         secrets = (*self._secrets, *self.auth.secrets)
         if secrets not in self._redactors:
-            self._redactors = {secrets: Redactor(secrets)}
+            # Those before it know tokens that an answer under way may quote.
+            kept = list(self._redactors.items())[-MOST_REDACTORS:]
+            self._redactors = {**dict(kept), secrets: Redactor(secrets)}
         return self._redactors[secrets]
 
     @cached_property

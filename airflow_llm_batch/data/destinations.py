@@ -8,6 +8,7 @@ from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_llm_batch.data.sinks import Parts, sink_class
+from airflow_llm_batch.outages import patiently
 from airflow_llm_batch.storage import check_writable, exists, fresh, remove, storage_path, sweep
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class FileDestination:
 
     def named(self, stem: str) -> list[str]:
         directory = fresh(self.directory)
-        found = directory.fs.glob(f"{glob.escape(directory.path.rstrip('/'))}/{stem}*")
+        found = patiently(directory.fs.glob, f"{glob.escape(directory.path.rstrip('/'))}/{stem}*")
         return [str(self.directory / path.rpartition("/")[2]) for path in sorted(found)]
 
     def remove(self, places: Sequence[str]) -> list[str]:

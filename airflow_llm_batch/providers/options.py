@@ -46,7 +46,7 @@ def texts(value: Any, info: ValidationInfo) -> dict[str, str]:
     given = value or {}
     if not isinstance(given, Mapping) or any(isinstance(item, dict | list | type(None)) for item in given.values()):
         raise ConfigurationError(
-            f"The connection's extra {info.field_name!r} is {given!r}; give an object of texts, for example "
+            f"The connection's extra {info.field_name!r} is no object of texts; give one, for example "
             f'"{info.field_name}": {{"x-litellm-model": "gpt-5-mini"}}. Nothing was sent.'
         )
     return {str(key): str(item) for key, item in given.items()}
@@ -57,7 +57,7 @@ def members(value: Any, info: ValidationInfo) -> dict[str, Any]:
     given = value or {}
     if not isinstance(given, Mapping):
         raise ConfigurationError(
-            f"The connection's extra {info.field_name!r} is {given!r}; give an object. Nothing was sent."
+            f"The connection's extra {info.field_name!r} is a {type(given).__name__}; give an object. Nothing was sent."
         )
     return dict(given)
 
@@ -150,9 +150,8 @@ class Options(BaseModel):
         try:
             return cls.model_validate(dict(extra))
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, e['loc']))} is {e.get('input')!r:.80}: {e['msg']}" for e in error.errors()
-            )
+            # What was given may hold a key.
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise ConfigurationError(f"The connection's extra is not usable: {problems}. Nothing was sent.") from None
 
     @property

@@ -80,9 +80,12 @@ def test_vision_sends_each_rows_picture(bag, provider, connect, tmp_path):
     assert told["fetch"]["counts"]["succeeded"] == 2
     rows = {row["key"]: row["text"] for row in landed(tmp_path)}
     assert "harbour" in rows["pier.jpg"]
-    if provider == "openai":
+    if provider in ("openai", "azure"):
         images = [line["body"]["messages"][-1]["content"][1]["image_url"]["url"][:22] for line in sent]
         assert images == ["data:image/png;base64,", "https://example.com/ph"]
+    elif provider == "gemini":
+        images = [list(line["request"]["contents"][-1]["parts"][1]) for line in sent]
+        assert images == [["inlineData"], ["fileData"]]
     else:
         images = [line["params"]["messages"][-1]["content"][1]["source"]["type"] for line in sent]
         assert images == ["base64", "url"]

@@ -15,6 +15,7 @@ from support import read_jsonl
 from support.endless import MB, bomb, endless, padded, peak
 from support.servers import GOOD
 
+from airflow_llm_batch import bounded
 from airflow_llm_batch import transport as transport_module
 from airflow_llm_batch.bounded import LARGEST, Unpacking, split_lines
 from airflow_llm_batch.data import ChatRequest
@@ -163,8 +164,8 @@ def test_streamed_lines_are_unpacked_in_constant_memory(vendor, hook):
     vendor.encoding, vendor.chunks = "gzip", lambda: (packed[at : at + 2**16] for at in range(0, len(packed), 2**16))
 
     def count():
-        with hook.stream(hook.provider.download("out")) as chunks:
-            return sum(1 for found in split_lines(chunks) if found)
+        bodies = hook.bodies(hook.provider.download("out"))
+        return sum(1 for chunks in bodies for found in split_lines(chunks) if found)
 
     lines, most = peak(count)
     assert lines == 300_000

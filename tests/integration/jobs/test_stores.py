@@ -149,7 +149,11 @@ def test_tasks_that_do_all_of_it_finish_too(connect, provider, kind):
         context = {"ti": SimpleNamespace(dag_id="dag", run_id="run", task_id="t", map_index=-1)}
         summary = as_one_task(lambda: operator(task_id="t", destination=f"{bucket.uri}/out", **asked), context)
         assert summary["counts"]["succeeded"] == 60
-        called = sum(n for call, n in emulator.vendor.calls.items() if call.endswith(("/completions", "v1/messages")))
+        called = sum(
+            n
+            for call, n in emulator.vendor.calls.items()
+            if call.endswith(("/completions", "v1/messages", ":generateContent"))
+        )
         assert called == (60 if kind == "online" else 0)
     files = [file.partition("@")[2] for file in summary["files"]]
     lines = [line for file in files for line in bucket.files[file][0].splitlines()]
