@@ -39,9 +39,9 @@ def emulator():
         yield running
 
 
-@pytest.fixture(params=["openai", "azure", "anthropic", "gemini"])
+@pytest.fixture(params=["openai", pytest.param("azure", marks=pytest.mark.slow), "anthropic", "gemini"])
 def provider(request):
-    """Every test that asks for it runs once per vendor."""
+    """Every test that asks for it runs once per vendor; Azure speaks OpenAI's protocol, and waits for the slow ones."""
     return request.param
 
 
