@@ -484,3 +484,17 @@ def test_estimates_see_bedrocks_words():
         == made.image_tokens(NOVA, None, "auto") + -(-len(line) // 4) - len(PNG) // 4
     )
     assert made.image_tokens(CLAUDE, (1, 1), "auto") == 1
+
+
+def test_messages_are_claudes_alone_and_hold_what_they_show():
+    """Another family would refuse every row; an image at an address is not fetched within a tool's result either."""
+    shown = {"type": "image", "source": {"type": "url", "url": "https://x/y.png"}}
+    turn = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [shown]}]}
+    profile = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc"
+    asked = {"max_tokens": 9, "messages": HI}
+    made = bedrock()
+    assert made.translate(Request("/v1/messages", {"model": profile, **asked})).endpoint == "invoke"
+    with pytest.raises(InputError, match=r"Anthropic's messages for us\.amazon\.nova"):
+        made.translate(Request("/v1/messages", {"model": NOVA, **asked}))
+    with pytest.raises(InputError, match="by address"):
+        made.translate(Request("/v1/messages", {"model": CLAUDE, "max_tokens": 9, "messages": [turn]}))
