@@ -26,7 +26,7 @@ FIELDS: dict[str, Any] = {'provider': {'label': 'Provider',
              'schema': {'type': ['string', 'null']}},
  'api_version': {'label': 'Api version',
                  'description': 'The dated API (/openai/...?api-version=2025-04-01-preview) instead of the v1 API, '
-                                'which has no version.',
+                                'which has no version, or preview.',
                  'schema': {'type': ['string', 'null']}},
  'azure_conn_id': {'label': 'Azure conn id',
                    'description': 'An Airflow connection of type azure that gives Entra tokens.',

@@ -487,3 +487,11 @@ def test_whatever_stands_in_a_batch_or_a_file(data):
         drive(suite.made.processed("f", 1), *([told] * 10))
     except (InputError, RequestRejected) as error:
         assert "nothing billed" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("version", ["preview", "v1"])
+def test_a_version_that_is_no_date_is_the_v1_apis(version):
+    """As Microsoft's guide of the v1 API asks for what is new in it."""
+    made = Azure(HOST, {"api_version": version})
+    assert str(made.url("batches")) == f"{HOST}/openai/v1/batches?api-version={version}"
+    assert made.line(made.translate(Request(CHAT, {"model": "d", "messages": []})), "c")["url"] == CHAT

@@ -237,6 +237,30 @@ def test_nova_in_its_own_words():
     assert translate(NOVA, [{"role": "user", "content": [PDF, "sum up"]}])[0] == "converse"
 
 
+@pytest.mark.parametrize("first", ["tools", "response_format"])
+def test_nova_is_not_asked_for_tools_and_a_schema_at_once(first):
+    """A schema is a tool that has to be called: the others would never be, or the schema not be kept."""
+    both = {"tools": [TOOL], "response_format": FORMAT, "tool_choice": "auto"}
+    asked = {first: both[first], **both}
+    with pytest.raises(InputError, match="tools beside an output schema"):
+        translate(NOVA, **asked)
+
+
+def test_documents_of_one_name_are_told_apart():
+    """Bedrock refuses a request with two of one name, whatever turns they are in; what was given stays as it is."""
+    unnamed = {"type": "file", "file": {"file_data": PDF["file"]["file_data"]}}
+    own = {"document": {"format": "txt", "name": "Document", "source": {"text": "x"}}}
+    messages = [
+        {"role": "user", "content": [unnamed, unnamed, "sum up"]},
+        {"role": "assistant", "content": "sum"},
+        {"role": "user", "content": [own, PDF, "and this"]},
+    ]
+    _, body = translate(JAMBA, messages)
+    found = [block["document"]["name"] for turn in body["messages"] for block in turn["content"] if "document" in block]
+    assert found == ["document", "document 2", "Document 3", "the report 1"]
+    assert own["document"]["name"] == "Document"
+
+
 def test_novas_schemas_have_no_definitions():
     """References are spelled out; one to itself is refused."""
     refers = {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "required": ["a"], "title": "T"}
@@ -460,3 +484,17 @@ def test_estimates_see_bedrocks_words():
         == made.image_tokens(NOVA, None, "auto") + -(-len(line) // 4) - len(PNG) // 4
     )
     assert made.image_tokens(CLAUDE, (1, 1), "auto") == 1
+
+
+def test_messages_are_claudes_alone_and_hold_what_they_show():
+    """Another family would refuse every row; an image at an address is not fetched within a tool's result either."""
+    shown = {"type": "image", "source": {"type": "url", "url": "https://x/y.png"}}
+    turn = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [shown]}]}
+    profile = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc"
+    asked = {"max_tokens": 9, "messages": HI}
+    made = bedrock()
+    assert made.translate(Request("/v1/messages", {"model": profile, **asked})).endpoint == "invoke"
+    with pytest.raises(InputError, match=r"Anthropic's messages for us\.amazon\.nova"):
+        made.translate(Request("/v1/messages", {"model": NOVA, **asked}))
+    with pytest.raises(InputError, match="by address"):
+        made.translate(Request("/v1/messages", {"model": CLAUDE, "max_tokens": 9, "messages": [turn]}))

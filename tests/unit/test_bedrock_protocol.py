@@ -65,7 +65,7 @@ class TestBedrock(ProviderContract):
         ("status", "outcome"),
         [
             ("Completed", "completed"),
-            ("PartiallyCompleted", "partial"),
+            ("PartiallyCompleted", "expired"),
             ("Failed", "failed"),
             ("Stopped", "cancelled"),
             ("Expired", "expired"),

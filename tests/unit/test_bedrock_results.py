@@ -205,6 +205,14 @@ def test_vectors():
     assert (read(by_type).embedding, read(by_type).input_tokens, read(by_type).output_tokens) == ([0.5], 3, 0)
     assert read({"embeddings": [[1.0]], "response_type": "embeddings_floats"}).embedding == [1.0]
     assert read({"embeddings": {"float": [[1.0], [2.0]]}}).embedding == [[1.0], [2.0]]
+    nova = {"embeddings": [{"embeddingType": "TEXT", "embedding": [0.5, 1.0], "truncatedCharLength": 9}]}
+    assert (read(nova).status, read(nova).embedding) == ("succeeded", [0.5, 1.0])
+    binary = read({"embeddingsByType": {"binary": [1, 0]}, "inputTextTokenCount": 3})
+    assert (binary.status, binary.output["embeddingsByType"], binary.input_tokens) == (
+        "succeeded",
+        {"binary": [1, 0]},
+        3,
+    )
     for bad in ({"embedding": [None]}, {"embeddings": {"int8": [[1]]}}, {"embeddings": []}, {"embedding": "x"}):
         assert (read(bad).status, read(bad).error_code) == ("invalid", "bad_vector")
 
@@ -302,3 +310,23 @@ def test_whatever_stands_in_an_answer_the_row_gets_a_result(output, error):
         value is not None for value in (result.text, result.tool_calls, result.embedding, result.output, result.choices)
     )
     msgspec.json.encode(result)
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "message"),
+    [
+        ({"embedding": None, "inputTextTokenCount": 0, "message": "The image is too large."}, "errored", "too large"),
+        ({"generation": None, "prompt_token_count": 3, "stop_reason": "stop"}, "invalid", "it is empty"),
+        ({"content": None, "type": "message"}, "invalid", "it is empty"),
+        ({"text": "half", "finish_reason": "MAX_TOKENS"}, "truncated", ""),
+        ({"text": "", "finish_reason": "ERROR_TOXIC"}, "refused", ""),
+        ({"completion": "half", "stop_reason": "max_tokens"}, "truncated", ""),
+        ({"completion": "all", "stop_reason": "stop_sequence"}, "succeeded", ""),
+        ({"images": ["AAAA"], "finish_reason": "some new word"}, "succeeded", ""),
+    ],
+)
+def test_an_answer_that_holds_none_is_no_success(output, status, message):
+    """Null where the answer should stand, and endings of shapes that are not read."""
+    result = read(output)
+    assert result.status == status
+    assert message in (result.error_message or "")

@@ -56,6 +56,8 @@ DAY = 86400
 FEWEST_DAYS, MOST_DAYS = 14, 30
 #: the first version whose calls know the new name of the token cap, whatever the model
 NEW_CAP = "2024-12-01"
+#: how a version begins that is a date
+DATED = re.compile(r"\d{4}-")
 
 
 class Named(msgspec.Struct):
@@ -74,7 +76,7 @@ class AzureOptions(FileOptions):
     api_version: Text = Field(
         None,
         description="The dated API (/openai/...?api-version=2025-04-01-preview) instead of the v1 API, which has no "
-        "version.",
+        "version, or preview.",
         json_schema_extra=FORM,
     )
     deployments: Texts = Field(
@@ -135,8 +137,8 @@ class Azure(OpenAI):
 
     @property
     def is_dated(self) -> bool:
-        """Whether the API with versions is asked, and not the v1 API."""
-        return self.options.api_version is not None
+        """Whether the API with versions is asked, and not the v1 API, whose api-version is v1 or preview."""
+        return DATED.match(self.options.api_version or "") is not None
 
     @property
     def is_own(self) -> bool:
@@ -195,8 +197,8 @@ class Azure(OpenAI):
     def cap_name(self, model: str) -> str:
         if self.options.token_cap:
             return self.options.token_cap
-        version = self.options.api_version
-        if version is None or REASONING.search(model):
+        version = self.options.api_version or ""
+        if not self.is_dated or REASONING.search(model):
             return CAP
         return CAP if not model and version >= NEW_CAP else OLD_CAP
 

@@ -155,3 +155,26 @@ def tool_result(message: Any, stored_media: bool) -> dict[str, Any]:
         refuse("a message of role tool without tool_call_id", "name the call it answers")
     said = content_blocks(message.get("content"), stored_media)
     return {"toolResult": {"toolUseId": message["tool_call_id"], "content": said or [{"text": "(empty)"}]}}
+
+
+def names_apart(messages: list[dict[str, Any]]) -> None:
+    """Give documents of one name different ones: Bedrock refuses a request with two alike."""
+    taken: set[str] = set()
+    for message in messages:
+        message["content"] = [named_apart(block, taken) for block in message["content"]]
+
+
+def named_apart(block: dict[str, Any], taken: set[str]) -> dict[str, Any]:
+    """:param taken: names so far, lower case."""
+    if result := members(block.get("toolResult")):
+        content = [named_apart(inner, taken) for inner in result.get("content") or ()]
+        return {"toolResult": {**result, "content": content}}
+    given = members(block.get("document"))
+    if not isinstance(name := given.get("name"), str):
+        return block
+    free, number = name, 1
+    while free.lower() in taken:
+        number += 1
+        free = f"{name[:190]} {number}"
+    taken.add(free.lower())
+    return block if free == name else {"document": {**given, "name": free}}

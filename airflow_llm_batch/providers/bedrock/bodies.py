@@ -90,7 +90,11 @@ def claude_body(model: str, params: Mapping[str, Any], betas: Any = None) -> Bod
     if params.get("stream"):
         refuse("stream in a batch", "remove it")
     for message in objects(params.get("messages")):
-        for part in objects(message.get("content")):
+        parts = objects(message.get("content"))
+        inner = [
+            part for result in parts if result.get("type") == "tool_result" for part in objects(result.get("content"))
+        ]
+        for part in [*parts, *inner]:
             if members(part.get("source")).get("type") in ("url", "file"):
                 refuse(
                     f"{part.get('type')!r} by address or id for {model}, which Bedrock does not fetch",

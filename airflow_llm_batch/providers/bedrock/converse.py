@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from airflow_llm_batch.providers.bedrock.blocks import cache_point, content_blocks, tool_result, tool_use
+from airflow_llm_batch.providers.bedrock.blocks import cache_point, content_blocks, names_apart, tool_result, tool_use
 from airflow_llm_batch.providers.bedrock.names import Family, refuse
 from airflow_llm_batch.providers.bedrock.schemas import fitted, for_nova
 from airflow_llm_batch.providers.coerce import members
@@ -52,6 +52,8 @@ class Converse:
         self.inference: Body = {}
         self.more: Body = {}
         self.tools: Body = {}
+        #: the tool whose arguments are the answer
+        self.answer: Body = {}
 
     def translate(self, body: Mapping[str, Any]) -> Body:
         """:raises InputError: names the parameter, role or content part that has no counterpart."""
@@ -71,6 +73,13 @@ class Converse:
                 f"{', '.join(self.inference)} beside reasoning_effort 'high' for {self.model}",
                 "remove it, or use medium",
             )
+        if self.answer and self.tools:
+            refuse(
+                f"tools beside an output schema for {self.model}, whose answer is a tool's call then",
+                "give one of the two",
+            )
+        self.tools = self.answer or self.tools
+        names_apart(self.body["messages"])
         if self.family == "nova":
             check_marks([self.system, self.body["messages"], self.tools])
         if self.system:
@@ -193,7 +202,7 @@ class Converse:
             "description": "Give the answer.",
             "inputSchema": {"json": schema},
         }
-        self.tools = {"tools": [{"toolSpec": spec}], "toolChoice": {"tool": {"name": ANSWER_TOOL}}}
+        self.answer = {"tools": [{"toolSpec": spec}], "toolChoice": {"tool": {"name": ANSWER_TOOL}}}
 
     def top_k(self, value: int | None) -> None:
         if value is None:

@@ -17,7 +17,8 @@ from airflow_llm_batch.providers.coerce import members, text_of, whole, word
 
 OUTCOMES: dict[str, Outcome] = {
     "Completed": "completed",
-    "PartiallyCompleted": "partial",
+    # It ran out of time: what it has not worked on is as in an expired batch, and not billed.
+    "PartiallyCompleted": "expired",
     "Failed": "failed",
     "Stopped": "cancelled",
     "Expired": "expired",

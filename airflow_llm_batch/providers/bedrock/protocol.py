@@ -112,6 +112,9 @@ class Bedrock(Provider):
         model, options = self.model_of(name), self.options
         family = names.family_of(model)
         if endpoint == MESSAGES:
+            # A profile's name need not tell its model.
+            if family not in ("anthropic", "other"):
+                names.refuse(f"Anthropic's messages for {model}", "choose Claude, or give a ChatRequest")
             made = INVOKE, claude_body(model, body, options.anthropic_beta)
         elif endpoint == EMBEDDINGS:
             made = INVOKE, embedding_body(family, model, body)

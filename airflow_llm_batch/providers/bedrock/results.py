@@ -24,7 +24,7 @@ from airflow_llm_batch.providers.coerce import (
     whole,
     word,
 )
-from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge, unreadable
+from airflow_llm_batch.providers.endings import UNKNOWN, Endings, as_choice, fail, judge, unreadable
 from airflow_llm_batch.providers.openai.results import error_in, read_answer, read_billing
 from airflow_llm_batch.providers.troubles import tells, trouble_of
 from airflow_llm_batch.results import Result
@@ -98,13 +98,33 @@ def read_output(output: dict[str, Any], result: Result) -> None:
             fail(result, trouble_of(error))
         elif "message" in output and len(output) <= 2:
             fail(result, trouble_of(output))
+        elif any(told in output for told, _ in READERS):
+            # An answer of a known family that is null: Titan tells the reason as a message.
+            read_nothing(output, result)
         else:
-            result.status, result.output = "succeeded", output
+            read_unknown(output, result)
     read_metrics(output, result)
     if output.get(GUARDRAIL) == INTERVENED:
         said = result.text
         result.status, result.error_code = "refused", "guardrail_intervened"
         result.error_message = said or "A guardrail stopped it."
+
+
+def read_nothing(output: Mapping[str, Any], result: Result) -> None:
+    if isinstance(said := output.get("message"), str) and said:
+        fail(result, trouble_of({"message": said}))
+    else:
+        unreadable(result, "it is empty")
+
+
+def read_unknown(output: dict[str, Any], result: Result) -> None:
+    """An answer of no known shape is whole, unless it tells that it was cut, filtered or given up."""
+    result.status, result.output = "succeeded", output
+    result.finish_reason = word(output.get("finish_reason") or output.get("stop_reason"))
+    if result.finish_reason:
+        judge(result, ENDINGS)
+        if result.error_code == UNKNOWN:
+            result.status, result.error_code, result.error_message = "succeeded", None, None
 
 
 def read_metrics(output: Mapping[str, Any], result: Result) -> None:
@@ -223,12 +243,23 @@ def read_vector(output: dict[str, Any], result: Result) -> None:
 
 
 def read_vectors(output: dict[str, Any], result: Result) -> None:
-    """Cohere's embeddings: a list of vectors, or one by type; a vector for each text."""
+    """Cohere's embeddings, a list of vectors, or one by type, a vector for each text; and Nova's."""
     given = output.get("embeddings")
     billed = members(members(output.get("meta")).get("billed_units"))
     result.input_tokens, result.output_tokens = whole(billed.get("input_tokens")), 0
     vectors = members(given).get("float") if isinstance(given, dict) else given
-    put_vectors(vectors if isinstance(vectors, list) else [None], output, result)
+    listed = vectors if isinstance(vectors, list) else [None]
+    # Nova tells beside each vector what it is of.
+    put_vectors([one.get("embedding") if isinstance(one, dict) else one for one in listed], output, result)
+
+
+def read_types(output: dict[str, Any], result: Result) -> None:
+    """Titan's embedding in types that were asked for."""
+    result.input_tokens, result.output_tokens = whole(output.get("inputTextTokenCount")), 0
+    if (vector := members(output["embeddingsByType"]).get("float")) is not None:
+        put_vectors([vector], output, result)
+    else:
+        result.status, result.output = "succeeded", output
 
 
 def put_vectors(given: list[Any], output: dict[str, Any], result: Result) -> None:
@@ -249,5 +280,6 @@ READERS = (
     ("results", read_titan),
     ("embeddings", read_vectors),
     ("embedding", read_vector),
+    ("embeddingsByType", read_types),
     ("content", read_claude),
 )
