@@ -286,7 +286,7 @@ class Gemini(Provider):
 def codes_of(response: httpx.Response) -> Sequence[str]:
     """Every code of an error body."""
     try:
-        return words_of(parse_line(response.content))[0]
+        return words_of(parse_line(response.content.strip().removeprefix(b"[").removesuffix(b"]")))[0]
     except (ValueError, RecursionError):
         return ()
 
