@@ -434,6 +434,7 @@ SYSTEM = {"role": "system", "content": "s"}
         ("without functions", {"tool_choice": "required"}),
         ("tool_choice 'odd'", {"tools": [TOOL], "tool_choice": "odd"}),
         ("response_format 'grammar'", {"response_format": {"type": "grammar"}}),
+        ("without a schema", {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
         ("generationConfig's 'odd'", {"generationConfig": {"odd": 1}}),
         (
             "beside functions for gemini-2.5",
