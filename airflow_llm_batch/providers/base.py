@@ -361,7 +361,8 @@ class Provider(ABC):
     def error_of(response: httpx.Response) -> tuple[str, str]:
         """``(code, message)`` of an error body in any of the usual shapes."""
         try:
-            words, message = words_of(parse_line(response.content))
+            # Google answers some calls with a list of one.
+            words, message = words_of(parse_line(response.content.strip().removeprefix(b"[").removesuffix(b"]")))
         except (ValueError, RecursionError):
             return "", response.text[:300]
         return next(iter(words), ""), message or ""

@@ -105,7 +105,9 @@ NUMBER = re.compile(r"(?:http[ _]?)?([45]\d\d)", re.IGNORECASE)
 UNKNOWN = "unknown_error"
 #: characters of an error message that are kept
 LONGEST = 1000
-PAYMENT_REQUIRED = 402
+PAYMENT_REQUIRED, UNAUTHORIZED = 402, 401
+#: what a key is told by that is wrong or has expired
+REFUSED_KEY = plainly("api_key_invalid api_key_expired")
 #: how deep an error's words are looked for
 DEEPEST = 5
 
@@ -143,6 +145,11 @@ def is_empty_account(code: str, message: str | None = None, status: int = 0) -> 
     # A code that names another trouble is believed: its message may quote the row, which may speak of money.
     money = status in BILLING_STATUS or is_vague(code) or is_passing_code(code)
     return bool(message and money and EMPTY_MESSAGE.search(unquoted(message)))
+
+
+def is_refused_key(status: int | None, code: str | None) -> bool:
+    """Whether a vendor does not accept the key: Gemini says so with HTTP 400."""
+    return status == UNAUTHORIZED or plain(code or "") in REFUSED_KEY
 
 
 def is_vague(code: str) -> bool:
@@ -239,5 +246,8 @@ def collect(error: Any, words: list[str], messages: list[str], depth: int) -> No
             if isinstance(value, str | int) and not isinstance(value, bool) and value not in ("", "error"):
                 spelled = word(value) or ""
                 words.append(GRPC.get(spelled, spelled))
+        if isinstance(delay := error.get("retryDelay"), str):
+            # Google's RetryInfo: the same sentence without it tells of an account that has no quota at all.
+            messages.append(f"Retry in {delay}.")
         for name in ("message", "msg", "error", "detail", "details", "errors", "error_message"):
             collect(error.get(name), words, messages, depth + 1)

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, RefusedForGood, VendorUnavailable
+from airflow_llm_batch.jobs.online.endpoint import is_fatal
+from airflow_llm_batch.jobs.waiting.poll_loop import is_refusal
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.providers.auth import Login
 from airflow_llm_batch.providers.bodies import PAUSE, Paged, Payload
@@ -278,6 +280,23 @@ class TestGemini(ProviderContract):
         assert str(made.results(batch)[0].url) == "http://h/download/v1/files/r:download?a=b&alt=media"
         with pytest.raises(ConfigurationError, match="download"):
             Gemini("http://h", {"download": "odd"})
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"), [("API_KEY_INVALID", True), ("API_KEY_EXPIRED", True), ("FIELD_INVALID", False)]
+)
+def test_a_refused_key_is_told_from_a_bad_request(reason, told):
+    """Both come with 400 and INVALID_ARGUMENT; what waits looks the key up once more, and no further row is called."""
+    detail = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}
+    body = {"error": {"code": 400, "message": "no", "status": "INVALID_ARGUMENT", "details": [detail]}}
+    with pytest.raises(RefusedForGood) as caught:
+        drive(Gemini("http://h").get("b"), httpx.Response(400, json=body))
+    assert is_refusal(caught.value) is told
+    # Google answers some calls with a list of one.
+    for answer in (body, [body]):
+        code = Gemini.error_of(httpx.Response(400, json=answer))
+        assert is_fatal(400, code, 5, 0) is told
+        assert code[1] == "no"
 
 
 ODD = st.recursive(

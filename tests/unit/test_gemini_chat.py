@@ -9,6 +9,8 @@ from google.genai import types
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.providers.gemini.chat import embed_params, generate_params
+from airflow_llm_batch.providers.gemini.protocol import Gemini
+from airflow_llm_batch.request import Request
 
 PIXEL = "data:image/png;base64,QUJD"
 USER = {"role": "user", "content": "hi"}
@@ -318,6 +320,24 @@ def test_tools_and_what_is_chosen_of_them(choice, strict, made):
         types.ToolConfig.model_validate(params["toolConfig"])
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/A", "$defs": {"A": OBJECT}},
+        {"type": "object", "additionalProperties": {"type": "string"}},
+        {"type": "object", "anyOf": [OBJECT]},
+    ],
+)
+def test_parameters_without_properties_of_their_own_are_kept(schema):
+    """Behind a reference, of any name, in a union; what has no room for an argument is left out."""
+    for parameters, declared in (
+        (schema, {"parametersJsonSchema": schema}),
+        ({"type": "object", "properties": {}}, {}),
+    ):
+        made = asked(tools=[{"type": "function", "function": {"name": "f", "parameters": parameters}}])
+        assert made["tools"] == [{"functionDeclarations": [{"name": "f", **declared}]}]
+
+
 def test_the_vendors_own_tools_stand_beside_functions():
     """googleSearch and its kin; web_search_options is a search."""
     own = [{"googleSearch": {}}, {"function_declarations": [{"name": "g"}]}, TOOL, {"codeExecution": {}}]
@@ -414,6 +434,7 @@ SYSTEM = {"role": "system", "content": "s"}
         ("without functions", {"tool_choice": "required"}),
         ("tool_choice 'odd'", {"tools": [TOOL], "tool_choice": "odd"}),
         ("response_format 'grammar'", {"response_format": {"type": "grammar"}}),
+        ("without a schema", {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
         ("generationConfig's 'odd'", {"generationConfig": {"odd": 1}}),
         (
             "beside functions for gemini-2.5",
@@ -447,3 +468,21 @@ def test_nothing_of_the_given_body_is_changed():
     before = json.dumps(body)
     generate_params(body)
     assert json.dumps(body) == before
+
+
+@pytest.mark.parametrize(
+    ("what", "body"),
+    [
+        ("labels", {"labels": {"a": "b"}}),
+        ("audioTimestamp", {"generationConfig": {"audio_timestamp": True}}),
+        ("enterpriseWebSearch", {"tools": [{"enterpriseWebSearch": {}}]}),
+    ],
+)
+def test_what_vertex_alone_has_is_refused(what, body):
+    """By name, in a neutral request and in one of Gemini's own."""
+    for request in (
+        Request("/v1/chat/completions", {"model": NEW, "messages": [USER], **body}),
+        Request("generateContent", {"model": NEW, "contents": [], **body}),
+    ):
+        with pytest.raises(InputError, match=rf"{what}.*Vertex AI.*Nothing was sent"):
+            Gemini().translate(request)

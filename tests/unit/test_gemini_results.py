@@ -28,6 +28,9 @@ PARTS = {
 }
 
 
+QUOTA = "You exceeded your current quota, please check your plan and billing details"
+
+
 def response(parts=None, finish="STOP", usage=None, **candidate):
     content = {"content": {"role": "model", "parts": PARTS["text"] if parts is None else parts}}
     told = {**content, "finishReason": finish, **candidate}
@@ -200,6 +203,9 @@ def test_searches_are_billed_by_prompt_on_older_models():
         ({"code": "13", "message": "oops"}, "errored", "internal"),
         ({"code": 1, "message": "stopped"}, "cancelled", "batch_cancelled"),
         ({"message": "blocked by content filter"}, "refused", "unknown_error"),
+        # The sentence alone is that of an account without a quota.
+        ({"code": 8, "message": f"{QUOTA}."}, "errored", "insufficient_quota"),
+        ({"code": 8, "message": f"{QUOTA}.", "details": [{"retryDelay": "30s"}]}, "errored", "resource_exhausted"),
         ({}, "errored", "unknown_error"),
         ("odd", "errored", "unknown_error"),
     ],

@@ -15,7 +15,8 @@ from airflow_llm_batch.exceptions import ConfigurationError, InputError, VendorU
 from airflow_llm_batch.jobs.money.pricing import PICO, Prices, negotiated
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.providers.auth import Login, Static
-from airflow_llm_batch.providers.bodies import Payload, Stored
+from airflow_llm_batch.providers.bodies import Payload
+from airflow_llm_batch.providers.gemini.protocol import Gemini
 from airflow_llm_batch.providers.vertex.protocol import Vertex
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
@@ -131,11 +132,33 @@ def test_results_lie_where_the_job_says():
     for state, more in (("SUCCEEDED", {**told, **given}), ("CANCELLED", given), ("FAILED", {}), ("RUNNING", given)):
         _, batch = drive(made.get("7"), {"name": "7", "state": f"JOB_STATE_{state}", **more})
         found.append(list(made.results(batch)))
-    pattern = "predictions*.jsonl"
-    first, second = (Stored(f"gs://gcp@b/out/{name}", pattern) for name in ("prediction-model-1", "x"))
-    assert found == [[first], [second], [], []]
-    assert all(fnmatchcase(name, pattern) for name in ("predictions.jsonl", "predictions_0001.jsonl"))
-    assert not fnmatchcase("requests.jsonl", pattern)
+    assert [[one.uri for one in sources] for sources in found] == [
+        ["gs://gcp@b/out/prediction-model-1"] * 2,
+        ["gs://gcp@b/out/x"] * 2,
+        [],
+        [],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("predictions.jsonl", 1),
+        ("predictions_0001.jsonl", 1),
+        # As users of large jobs have met them, with what lies beside them.
+        ("predictions.jsonl-00001-of-00002", 1),
+        ("predictions.jsonl.metadata", 0),
+        ("incremental_predictions.jsonl", 0),
+        ("requests.jsonl", 0),
+    ],
+)
+def test_every_result_file_is_read_once(name, times):
+    """Whatever a large job's parts are called."""
+    _, batch = drive(
+        vertex().get("7"),
+        {"name": "7", "state": "JOB_STATE_SUCCEEDED", "outputInfo": {"gcsOutputDirectory": "gs://b/out"}},
+    )
+    assert sum(fnmatchcase(name, source.pattern) for source in vertex().results(batch)) == times
 
 
 def test_inputs_are_the_one_object():
@@ -154,8 +177,25 @@ def test_why_a_job_failed_is_told():
         ({"code": 3, "message": "bad line"}, ("invalid_argument", "bad line"), False),
         ({"code": 8, "message": "Quota exceeded"}, ("resource_exhausted", "Quota exceeded"), True),
     ):
-        _, batch = drive(vertex().get("7"), {"name": "7", "state": "JOB_STATE_FAILED", "error": error})
+        # The service repeats where results were to go, results or none.
+        meant = {"outputConfig": {"gcsDestination": {"outputUriPrefix": "gs://b/out"}}}
+        job = {"name": "7", "state": "JOB_STATE_FAILED", "error": error, **meant}
+        _, batch = drive(vertex().get("7"), job)
         assert (batch.errors, batch.full) == ((told,), full)
+        for more in (
+            {"outputInfo": {"gcsOutputDirectory": "gs://b/out/p"}},
+            {"completionStats": {"successfulCount": "1"}},
+        ):
+            assert not drive(vertex().get("7"), {**job, **more})[1].full
+
+
+def test_labels_of_a_connections_own_leave_the_mark():
+    """A create that got no answer is found by it."""
+    made = vertex(create={"labels": {"team": "t"}, "encryptionSpec": {"kmsKeyName": "k"}})
+    shard = Shard(endpoint="generateContent", model="gemini-2.5-flash", key="job-0")
+    body = json.loads(next(made.create(shard, "gs://b/in.jsonl", None)).content)
+    assert body["labels"].keys() == {"team", "airflow_llm_batch"}
+    assert body["encryptionSpec"] == {"kmsKeyName": "k"}
 
 
 @pytest.mark.parametrize(
@@ -338,6 +378,14 @@ def test_discounts_of_cache_and_batch_do_not_stack(model, cached, sync):
     assert hit.paid - fresh.paid == pytest.approx(Decimal(cached) * PICO, abs=1)
     assert hit.sync - fresh.sync == pytest.approx(Decimal(sync) * PICO, abs=1)
     assert fresh.paid * 2 == pytest.approx(fresh.sync, abs=1)
+
+
+def test_cached_tokens_of_a_batch_cost_the_same_at_the_developer_api():
+    """2.5 Flash, 0.15 in and 1.25 out in a batch, and 0.03 cached as outside of it, by the guide."""
+    prices = Prices("google", "0.5", stacks=Gemini().discounts_stack)
+    used = Result(status="succeeded", input_tokens=10**6, cached_tokens=4 * 10**5, output_tokens=10**6)
+    cost = prices.cost(used, "gemini-2.5-flash")
+    assert cost.paid == Decimal("1.352") * PICO  # 0.6 * 0.15 + 0.4 * 0.03 + 1.25
 
 
 def test_cached_tokens_above_a_tier_cost_what_that_tier_says():

@@ -107,6 +107,7 @@ def test_a_vector(response):
         ("Internal error encountered.", "server_error", "errored", "Internal error"),
         ("INVALID_ARGUMENT", "INVALID_ARGUMENT", "errored", "INVALID_ARGUMENT"),
         ("RESOURCE_EXHAUSTED: Quota exceeded.", "RESOURCE_EXHAUSTED", "errored", "Quota"),
+        (f"Bad Request: [{json.dumps(REFUSED)}]", "INVALID_ARGUMENT", "errored", "does not support"),
         ("Bad Request: {cut off", "unknown_error", "errored", "cut off"),
         ({"code": 3, "message": "bad"}, "invalid_argument", "errored", "bad"),
         ({"code": 13, "message": "broken"}, "internal", "errored", "broken"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from airflow_llm_batch.data.destinations import FileDestination
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
@@ -96,12 +97,21 @@ def delete_files(listing: Listing, job: Job, hook: LLMBatchHook, manifest: Manif
             batch = listing.attempts(shard.index).ended()
             if batch is not None and batch.id:
                 deleted += hook.run(hook.provider.delete(batch, scope))
-                deleted += sum(map(removed, hook.provider.objects(batch, scope)))
+                objects = hook.provider.objects(batch, scope)
+                # The connection's storage may be a folder above: a repair takes its requests from the job directory.
+                deleted += sum(removed(uri) for uri in objects if not lies_in(uri, store.uri))
         store.save_cleaned(scope)
     except Exception as error:
         log.warning("The vendor's files could not all be deleted: %s", error)
     if deleted:
         log.info("Deleted %d of the vendor's files (%s); what was landed is whole.", deleted, scope)
+
+
+def lies_in(uri: str, folder: str) -> bool:
+    """Whether a stored object lies in a folder, whichever connection either is read with."""
+    one, other = urlsplit(uri), urlsplit(folder)
+    bucket = one.netloc.rpartition("@")[2] == other.netloc.rpartition("@")[2]
+    return bucket and one.path.startswith(f"{other.path.rstrip('/')}/")
 
 
 def land_once(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log: Logger) -> Manifest:

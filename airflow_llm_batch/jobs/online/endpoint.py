@@ -20,7 +20,7 @@ from airflow_llm_batch.jobs.directory.journal import UNANSWERED
 from airflow_llm_batch.jobs.online.pace import Pace
 from airflow_llm_batch.pauses import retry_after
 from airflow_llm_batch.providers.json_lines import UNREADABLE, bare
-from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, may_pass
+from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, is_refused_key, may_pass
 from airflow_llm_batch.wire import Wire
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def is_fatal(status: int, error: tuple[str, str], good: int, forbidden: int) -> 
     """
     empty = status == httpx.codes.PAYMENT_REQUIRED or (400 <= status < 500 and is_empty_account(*error, status))
     never = forbidden >= MOST_FORBIDDEN and not good and not is_passing_code(error[0])
-    return status == httpx.codes.UNAUTHORIZED or empty or never
+    return is_refused_key(status, error[0]) or empty or never
 
 
 def unusable(error: Exception) -> bytes:

@@ -18,6 +18,7 @@ from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected
 from airflow_llm_batch.jobs.waiting.decisions import interval
 from airflow_llm_batch.jobs.waiting.mail import Mail, takes_events
 from airflow_llm_batch.jobs.waiting.wait import unreadable
+from airflow_llm_batch.providers.troubles import is_refused_key
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
@@ -41,6 +42,7 @@ GATHERING = 0.5
 SHORTEST = 0.01
 #: seconds to wait after something unforeseen, and how often in a row
 AGAIN, MOST_FAILURES = 10.0, 30
+FORBIDDEN = 403
 #: seconds until a listing is asked for again that failed where single reads did not
 LISTS_AGAIN = 900.0
 
@@ -199,8 +201,10 @@ class Watch:
 
     def wake(self, batches: set[str]) -> None:
         """Something has happened to these batches: whoever waits for one looks now."""
+        # Gemini's ids are the last part of a name, batches/..., and its events may tell either.
+        told = batches | {batch.rpartition("/")[2] for batch in batches}
         for turn in self.turns:
-            if not batches.isdisjoint(turn.job.wait.pending.values()):
+            if not told.isdisjoint(turn.job.wait.pending.values()):
                 turn.due, turn.told_at = 0.0, time.time()
                 self.told_at = turn.told_at
                 self.arrived.set()
@@ -212,7 +216,8 @@ class Watch:
             now = time.time()
             # Whoever is due soon is served now: one look for all instead of one for each.
             soon = now + self.pace(now) / 2
-            due = [turn for turn in self.turns if turn.due <= soon and not turn.busy]
+            # A look that is further off than any pause was set by a clock that has been put back since.
+            due = [t for t in self.turns if not t.busy and (t.due <= soon or t.due > now + t.most * RARER)]
             readings = await self.read({batch_id for turn in due for batch_id in turn.job.wait.pending.values()})
             if proven and any(map(is_refusal, readings.values())):
                 return
@@ -305,4 +310,6 @@ class Watch:
 
 def is_refusal(reading: Batch | LLMBatchError) -> bool:
     """Whether the vendor does not accept the key, which may have been replaced meanwhile."""
-    return isinstance(reading, RequestRejected) and reading.status in (401, 403)
+    if not isinstance(reading, RequestRejected):
+        return False
+    return reading.status == FORBIDDEN or is_refused_key(reading.status, reading.code)

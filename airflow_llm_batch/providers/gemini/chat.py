@@ -222,9 +222,10 @@ def response_format(value: Any, params: dict[str, Any], config: dict[str, Any], 
     kind = asked.get("type", "text")
     if kind == "json_schema":
         schema = members(asked.get("json_schema")).get("schema")
+        if not isinstance(schema, dict):
+            refuse("response_format 'json_schema' without a schema", "give one, or json_object")
         put(config, "responseMimeType", "application/json")
-        if isinstance(schema, dict):
-            put(config, "responseJsonSchema", fitted(schema, "an output schema"))
+        put(config, "responseJsonSchema", fitted(schema, "an output schema"))
     elif kind == "json_object":
         put(config, "responseMimeType", "application/json")
     elif kind != "text":

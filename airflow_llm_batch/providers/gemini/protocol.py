@@ -24,10 +24,11 @@ from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.gemini.chat import embed_params, generate_params, model_name
 from airflow_llm_batch.providers.gemini.lines import id_of, read_frequent, read_line
 from airflow_llm_batch.providers.gemini.operations import inline_lines, parse_batch, short
-from airflow_llm_batch.providers.gemini.words import get
+from airflow_llm_batch.providers.gemini.words import check_vertex_words, get
 from airflow_llm_batch.providers.images import gemini_tokens
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.options import Options, Text
+from airflow_llm_batch.providers.troubles import is_refused_key, words_of
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
 
@@ -96,6 +97,10 @@ class Gemini(Provider):
         asked = {**self.options.query, **(query or {})}
         return url.copy_merge_params(asked) if asked else url
 
+    def discounts_stack(self, model: str) -> bool:
+        # The batch guide: cached tokens "are priced the same as for non-batch API traffic".
+        return False
+
     def model_parts(self, model: str) -> list[str]:
         """A model's name in an address: ``models/gemini-x``, ``tunedModels/x``."""
         return model.split("/") if "/" in model_name(model) else ["models", model_name(model)]
@@ -103,9 +108,10 @@ class Gemini(Provider):
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
         if request.endpoint == CHAT:
-            return Request(GENERATE, generate_params(request.body))
+            request = Request(GENERATE, generate_params(request.body))
         if request.endpoint == EMBEDDINGS:
             return Request(EMBED, embed_params(request.body))
+        check_vertex_words(request.body)
         return request
 
     def embeds(self, request: Request) -> bool:
@@ -198,6 +204,9 @@ class Gemini(Provider):
         code, message = Provider.error_of(response)
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS and is_create(response) and "limit: 0" not in message:
             return "batch_enqueued_token_limit", message
+        if response.status_code == httpx.codes.BAD_REQUEST:
+            # A key that is wrong or has expired is told by a reason among the details alone.
+            code = next((said for said in codes_of(response) if is_refused_key(None, said)), code)
         return code, message
 
     def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
@@ -272,6 +281,14 @@ class Gemini(Provider):
 
     def decode(self, line: dict[str, Any]) -> Result:
         return read_line(line)
+
+
+def codes_of(response: httpx.Response) -> Sequence[str]:
+    """Every code of an error body."""
+    try:
+        return words_of(parse_line(response.content.strip().removeprefix(b"[").removesuffix(b"]")))[0]
+    except (ValueError, RecursionError):
+        return ()
 
 
 def is_create(response: httpx.Response) -> bool:

@@ -28,6 +28,7 @@ TOOL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,127}")
 NO_SIGNATURE = "skip_thought_signature_validator"
 #: models that want a signature with the calls of a turn
 SIGNED = re.compile(r"gemini-([3-9]|\d\d)")
+UNIONS = ("anyOf", "oneOf", "allOf", "patternProperties")
 MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "any": "ANY", "validated": "VALIDATED"}
 
 
@@ -63,7 +64,7 @@ def declaration(function: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {"name": name}
     if function.get("description") is not None:
         made["description"] = function["description"]
-    if isinstance(parameters, dict) and parameters and (parameters.get("properties") or function.get("strict")):
+    if isinstance(parameters, dict) and parameters and (asks(parameters) or function.get("strict")):
         if not is_object(parameters):
             refuse(f"parameters of tool {name!r} that are no object", "give a schema of type object")
         made["parametersJsonSchema"] = (
@@ -72,6 +73,12 @@ def declaration(function: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(parameters, dict) and parameters and not is_object(parameters):
         refuse(f"parameters of tool {name!r} that are no object", "give a schema of type object")
     return made
+
+
+def asks(parameters: Mapping[str, Any]) -> bool:
+    """Whether a schema has room for arguments: the vendor refuses an object without properties. They may stand behind
+    a reference or in a union, and a map has none by name."""
+    return any(parameters.get(name) for name in ("properties", "additionalProperties", "$ref", *UNIONS))
 
 
 def choice(value: Any, strict: bool) -> dict[str, Any] | None:

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.providers.coerce import members
+from airflow_llm_batch.providers.coerce import members, objects
 
 HUMP = re.compile(r"(?<=[a-z0-9])([A-Z])")
+#: members of a request, of its ``generationConfig`` and of a tool that Vertex AI alone knows (google-genai's models)
+VERTEX = ("labels", "modelArmorConfig")
+VERTEX_CONFIG = ("routingConfig", "modelSelectionConfig", "audioTimestamp")
+VERTEX_TOOLS = ("retrieval", "enterpriseWebSearch", "parallelAiSearch")
 BAR = re.compile(r"_+([a-z0-9])")
 
 
@@ -39,3 +43,15 @@ def get(value: Any, name: str) -> Any:
 def camel_members(value: Mapping[str, Any]) -> dict[str, Any]:
     """An object with the names of its own members in camelCase; what they hold stays as it is."""
     return {camel(name): inner for name, inner in value.items()}
+
+
+def check_vertex_words(body: Mapping[str, Any]) -> None:
+    """Refuse what Vertex AI alone has: the Developer API knows no such members, and fails the row.
+
+    :raises InputError: names it.
+    """
+    held = [*((body, name) for name in VERTEX), *((get(body, "generationConfig"), name) for name in VERTEX_CONFIG)]
+    held += [(tool, name) for tool in objects(body.get("tools")) for name in VERTEX_TOOLS]
+    for where, name in held:
+        if get(where, name) is not None:
+            refuse(f"{name!r}, which is Vertex AI's", "remove it, or use a connection of the provider vertex")

@@ -52,7 +52,7 @@ def parse_job(raw: dict[str, Any]) -> Batch:
         files=directories(raw) if outcome else (),
         errors=errors,
         metadata={str(key): text_of(value) or "" for key, value in members(raw.get("labels")).items()},
-        full=outcome == "failed" and not directories(raw) and any(is_exhausted(*error) for error in errors),
+        full=outcome == "failed" and not wrote(raw, succeeded) and any(is_exhausted(*error) for error in errors),
         known=state in OUTCOMES or state in RUNNING,
     )
 
@@ -74,6 +74,11 @@ def directories(raw: dict[str, Any]) -> tuple[str, ...]:
     own = identifier(members(raw.get("outputInfo")).get("gcsOutputDirectory"))
     given = identifier(members(members(raw.get("outputConfig")).get("gcsDestination")).get("outputUriPrefix"))
     return tuple(uri for uri in (own or given,) if uri and uri.startswith("gs://"))
+
+
+def wrote(raw: dict[str, Any], succeeded: int | None) -> bool:
+    """Whether a job has results: it tells its own directory then. Where it was to write says nothing."""
+    return bool(succeeded) or identifier(members(raw.get("outputInfo")).get("gcsOutputDirectory")) is not None
 
 
 def errors_in(raw: dict[str, Any]) -> tuple[tuple[str, str], ...]:

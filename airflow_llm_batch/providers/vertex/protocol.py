@@ -23,6 +23,7 @@ from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import readable
 from airflow_llm_batch.providers.bodies import Call, Payload, Source, Stored, repeatable
+from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.images import anthropic_tokens, gemini_tokens
 from airflow_llm_batch.providers.options import FORM, Options, Text, Texts
 from airflow_llm_batch.providers.vertex import names, requests
@@ -32,7 +33,8 @@ from airflow_llm_batch.providers.vertex.results import read_line, row_of
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
 
-PATTERN = "predictions*.jsonl"
+#: result files: ``predictions.jsonl``, ``predictions_0001.jsonl``, and ``predictions.jsonl-00000-of-00002``
+PATTERNS = ("predictions*.jsonl", "predictions*.jsonl-*-of-*")
 VERSIONED = re.compile(r"/v1(beta1)?$")
 #: characters of a job's name for people
 LONGEST_NAME = 128
@@ -192,9 +194,10 @@ class Vertex(Provider):
             "model": names.model_of(shard.model).resource,
             "inputConfig": {"instancesFormat": "jsonl", "gcsSource": {"uris": [names.bare(ref)]}},
             "outputConfig": {"predictionsFormat": "jsonl", "gcsDestination": {"outputUriPrefix": output}},
-            "labels": labels,
             **self.options.create,
         }
+        # Whatever the connection adds: by its mark a create that got no answer is found.
+        body["labels"] = {**members(self.options.create.get("labels")), **labels}
         response = yield httpx.Request("POST", self.jobs(), json=body)
         return parse_job(self.expect(response, "the creation of a batch prediction job"))
 
@@ -251,7 +254,8 @@ class Vertex(Provider):
         return [names.reached(uri, self.reader) for uri in mine if uri.startswith(f"{own}/")]
 
     def results(self, batch: Batch) -> Sequence[Source]:
-        return [Stored(names.reached(uri.rstrip("/"), self.reader), PATTERN) for uri in batch.files]
+        folders = [names.reached(uri.rstrip("/"), self.reader) for uri in batch.files]
+        return [Stored(folder, pattern) for folder in folders for pattern in PATTERNS]
 
     def inputs(self, batch: Batch) -> Sequence[Source]:
         directory, _, name = (batch.input_ref or "").rpartition("/")

@@ -16,6 +16,7 @@ from airflow_llm_batch.providers.anthropic.chat import fitted_params, message_pa
 from airflow_llm_batch.providers.anthropic.models import check_params
 from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.gemini.chat import embed_params, generate_params
+from airflow_llm_batch.providers.gemini.words import get
 from airflow_llm_batch.providers.vertex.names import EMBEDDING, KEYED, LABEL, model_of
 from airflow_llm_batch.request import Request
 
@@ -29,6 +30,7 @@ ANTHROPIC_VERSION = "vertex-2023-10-16"
 LIKE = "2023-06-01"
 #: a member of a request that the Developer API alone knows
 ELSEWHERE = ("store", "serviceTier")
+TOOLS_ELSEWHERE = ("fileSearch", "mcpServers")
 FILES_API = "https://generativelanguage.googleapis.com/"
 #: an embedding's options, as its line spells them
 OPTIONS = {"outputDimensionality": "output_dimensionality", "taskType": "task_type", "title": "title"}
@@ -74,8 +76,9 @@ def check_generate(body: Mapping[str, Any]) -> None:
             file = members(members(part).get("fileData")).get("fileUri")
             if isinstance(file, str) and file.startswith(FILES_API):
                 refuse(f"the file {file!r}, which is the Gemini Developer API's", "put it into gs://")
-    if any("fileSearch" in members(tool) for tool in body.get("tools") or ()):
-        refuse("the tool fileSearch, which is of the Gemini Developer API", "use retrieval or googleSearch")
+    for tool in body.get("tools") or ():
+        if held := [name for name in TOOLS_ELSEWHERE if get(tool, name) is not None]:
+            refuse(f"the tool {held[0]}, which is of the Gemini Developer API", "use retrieval or googleSearch")
 
 
 def message(request: Request, direct: bool) -> dict[str, Any]:

@@ -88,8 +88,10 @@ def failed(error: Any, status: int, result: Result) -> None:
         words, brace, rest = error.partition("{")
         inner = None
         if brace:
+            # A list of one, too.
+            text = brace + (rest.rstrip().removesuffix("]") if words.endswith("[") else rest)
             with suppress(ValueError, RecursionError):
-                inner = msgspec.json.decode(brace + rest)
+                inner = msgspec.json.decode(text)
         if isinstance(inner, dict):
             error = inner
         elif brace:

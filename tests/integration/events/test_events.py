@@ -22,9 +22,10 @@ from support.jobs import chat, spec, submit, texts
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.emulator.events import event_of, signed
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs.waiting.mail import Mail
 from airflow_llm_batch.plugin import hooks
 from airflow_llm_batch.triggers import BatchTrigger
-from airflow_llm_batch.webhooks import Mailbox, NotAuthentic, verified
+from airflow_llm_batch.webhooks import Event, Mailbox, NotAuthentic, verified
 
 SECRET = "whsec_" + base64.b64encode(b"a shared secret of tests").decode()
 BODY = json.dumps({"id": "evt_1", "type": "batch.completed", "created_at": 1, "data": {"id": "batch_1"}}).encode()
@@ -184,6 +185,21 @@ def test_an_event_wakes_what_waits(connect, store, served, storage, monkeypatch,
     assert 2 <= looks <= 3
     box = Mailbox(storage, "llm_test")
     assert len(box.names(now())) == (0 if "lost_events" in faults else 1)
+
+
+def test_events_that_the_store_withholds_are_read_later(storage, monkeypatch):
+    """A look that fails half-way loses nothing, and the first one that succeeds is the first."""
+    monkeypatch.setenv("AIRFLOW__LLM_BATCH__STORAGE", storage)
+    box, mail = Mailbox(storage, "llm_test"), Mail("llm_test")
+    box.keep(Event(id="e0", kind="", batch="b0", at=now()))
+    for name, until in (("names", None), ("events", "b1")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Mailbox, name, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                mail.look()
+        found = [event.batch for event in mail.look()]
+        assert found == ([until] if until else [])
+        box.keep(Event(id="e1", kind="", batch="b1", at=now()))
 
 
 def test_geminis_events_name_the_batch_as_its_listing_does():

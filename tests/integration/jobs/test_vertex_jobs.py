@@ -96,6 +96,15 @@ def test_a_job_directory_in_cloud_storage_is_read_where_it_lies(emulator, vertex
     assert {row["key"]: row["text"] for row in rows} == {f"k{n}": f"text {n}" for n in range(3)}
 
 
+def test_a_job_directory_below_the_connections_storage_keeps_its_requests(emulator, vertex, context, tmp_path):
+    """One prefix for both: what a repair reads is no copy to be deleted."""
+    conn_id, gcp = vertex(emulator, storage="gs://jobs/dir", delete_files="all")
+    storage = f"gs://{gcp}@jobs/dir"
+    summary, _ = run(context, conn_id, tmp_path, rows=texts(3), key="id", request=chat(), storage=storage)
+    assert summary["counts"]["succeeded"] == 3
+    assert len(below(storage, "requests*.jsonl")) == 1
+
+
 def test_without_a_place_nothing_is_sent(emulator, vertex, context, tmp_path):
     """A local job directory and no storage: the error says what to set."""
     conn_id, _ = vertex(emulator, storage=None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from support.dialects import DIALECTS
@@ -14,6 +16,7 @@ from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import VendorUnavailable
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.waiting import poll_loop as watch_module
+from airflow_llm_batch.jobs.waiting.decisions import Next
 from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.sensors import BatchSensor
 from airflow_llm_batch.triggers import BatchTrigger
@@ -132,6 +135,54 @@ def test_the_pace_is_the_most_eager_waits(monkeypatch):
     assert watch.pace(old.began + 4000) == 200
     watch.turns = {old, new}
     assert watch.pace(new.began) == 5
+
+
+@pytest.mark.parametrize(("ahead", "looks"), [(100, 0), (86_400, 1)], ids=["as planned", "put back"])
+def test_a_clock_that_is_put_back_stops_no_look(monkeypatch, ahead, looks):
+    """A look that is due further away than any pause is due now."""
+
+    class Enough(Exception):
+        pass
+
+    async def look():
+        watch = watch_module.Watch("c", connect=None)
+        watch.task.cancel()
+        job = SimpleNamespace(wait=SimpleNamespace(pending={0: "b1"}, decide=lambda now: Next("wait")), note=None)
+        turn = watch_module.Turn(job, 10, 300)
+        turn.due = time.time() + ahead
+        watch.turns.add(turn)
+        asked = []
+
+        async def read(wanted):
+            asked.append(wanted)
+            return {}
+
+        async def hand_out(due, readings):
+            raise Enough
+
+        monkeypatch.setattr(watch, "read", read)
+        monkeypatch.setattr(watch, "hand_out", hand_out)
+        with pytest.raises(Enough):
+            await watch._look_on()
+        return asked
+
+    assert len(asyncio.run(look())[0]) == looks
+
+
+@pytest.mark.parametrize("told", ["b1", "batches/b1"])
+def test_an_event_finds_whom_it_is_for(told):
+    """By the id, or by the name that ends in it."""
+
+    async def woken():
+        watch = watch_module.Watch("c", connect=None)
+        watch.task.cancel()
+        for batch_id in ("b1", "b2", "batches/b1/x"):
+            turn = watch_module.Turn(SimpleNamespace(wait=SimpleNamespace(pending={0: batch_id})), 10, 300)
+            watch.turns.add(turn)
+        watch.wake({told})
+        return [turn.job.wait.pending[0] for turn in watch.turns if turn.due == 0]
+
+    assert asyncio.run(woken()) == ["b1"]
 
 
 def test_the_log_line_of_a_wait_is_written_in_its_own_context(connect, emulator, tmp_path):
