@@ -514,14 +514,13 @@ def test_a_soak_of_faults_pays_every_job_once(emulator, connect, tmp_path, monke
 @pytest.mark.parametrize("hours", [-1, -0.18, 0.19, 1])
 def test_a_lost_create_is_found_whatever_the_clocks_say(provider, connect, store, emulator, monkeypatch, hours):
     """The vendor's clock, its dates and its batches' times alike, is off: the batch is found, and paid once."""
-    from airflow_llm_batch.emulator import batches
-
     real = time.time
     shifted = SimpleNamespace(
         **{n: getattr(time, n) for n in ("sleep", "monotonic")}, time=lambda: real() + 3600 * hours
     )
-    for module in (batches, *(sys.modules[f"airflow_llm_batch.emulator.{n}"] for n in ("openai", "anthropic"))):
-        monkeypatch.setattr(module, "time", shifted)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("airflow_llm_batch.emulator.") and getattr(module, "time", None) is time:
+            monkeypatch.setattr(module, "time", shifted)
     hook = LLMBatchHook(connect(emulator.url, provider))
     monkeypatch.setattr(hook.transport, "heard", lambda answer: dated(hook, 3600 * hours))
     emulator.faults(http=[{"on": creates(provider), "cut": "after"}])
