@@ -126,6 +126,7 @@ WHOLE = {
         {"error": {"code": 8, "message": "no", "status": "RESOURCE_EXHAUSTED", "details": [{"reason": "x"}]}},
     ],
 }  # fmt: skip
+WHOLE["azure"] = WHOLE["openai"]
 
 
 def places(value, path=()):
