@@ -184,7 +184,7 @@ def test_openlineage_facets_name_sources_and_row_counts(bag, connect, tmp_path):
 @pytest.mark.parametrize("name", ["small_work", "fastest_model", "compare_models"])
 def test_the_online_lane_answers_without_a_batch(bag, provider, connect, tmp_path, name):
     """Called, raced, compared: one record per row, or per row and model, each with its own question's answer."""
-    other = "anthropic" if provider == "openai" else "openai"
+    other = "openai" if provider == "anthropic" else "anthropic"
     with Emulator(duration=60) as emulator:
         conf = {
             "model": MODELS[provider],
