@@ -293,14 +293,10 @@ def below(uri: str, pattern: str) -> list[ObjectStoragePath]:
 
     :param pattern: of the name, as ``fnmatch`` reads it.
     """
-    folder = fresh(storage_path(uri))
-    try:
-        found = sorted(patiently(folder.fs.find, folder.path))
-    except FileNotFoundError:
-        return []
+    folder = storage_path(uri)
     start = folder.path.rstrip("/") + "/"
-    names = (name.removeprefix(start) for name in found if name.startswith(start) or start == "/")
-    return [folder / name for name in names if fnmatchcase(name.rsplit("/", 1)[-1], pattern)]
+    names = sorted(path.removeprefix(start) for path in find_files(folder))
+    return [folder / name for name in names if fnmatchcase(name.rpartition("/")[2], pattern)]
 
 
 def removed(uri: str) -> int:

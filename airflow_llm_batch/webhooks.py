@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.models import Fact
 from airflow_llm_batch.providers.batches import moment
 from airflow_llm_batch.providers.coerce import members, word
 from airflow_llm_batch.providers.json_lines import parse_line
-from airflow_llm_batch.storage import create_exclusive, fresh, read_small, storage_path
+from airflow_llm_batch.storage import below, create_exclusive, fresh, read_small, remove, storage_path
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 FOLDER = "_events"
+#: a day as its folder is called
+DAY = "%Y%m%d"
 #: seconds by which an event may be older, or newer, than now
 TOLERANCE = 300.0
 #: the header of a signature that a shared secret makes of the body alone
@@ -108,7 +109,7 @@ class Mailbox:
         self.root: ObjectStoragePath = storage_path(storage.rstrip("/")) / FOLDER / f"{folder}-{mark}"
 
     def day(self, at: datetime) -> ObjectStoragePath:
-        return self.root / at.astimezone(UTC).strftime("%Y%m%d")
+        return self.root / at.astimezone(UTC).strftime(DAY)
 
     def keep(self, event: Event) -> bool:
         """Keep an event; False when it was kept before, yesterday too.
@@ -123,7 +124,8 @@ class Mailbox:
     def names(self, now: datetime) -> set[str]:
         """The files of the events of today, and around midnight of the day before: one listing each."""
         found: set[str] = set()
-        for folder in {str(self.day(now)): self.day(now), str(day := self.day(now - timedelta(hours=1))): day}.values():
+        for day in sorted({at.astimezone(UTC).strftime(DAY) for at in (now - timedelta(hours=1), now)}):
+            folder = self.root / day
             try:
                 found.update(str(name) for name in fresh(folder).fs.ls(folder.path, detail=False))
             except FileNotFoundError:
@@ -141,12 +143,10 @@ class Mailbox:
                 continue
 
 
-def secret_of(options: Any, conn_id: str) -> str:
-    """The connection's secret.
-
-    :raises ConfigurationError: where it has none.
-    """
-    secret = options.webhook_secret
-    if not secret:
-        raise ConfigurationError(f"Connection {conn_id!r} has no webhook_secret in its extra.")
-    return str(secret)
+def forget_events(storage: str, before: datetime) -> int:
+    """Remove the events of days before a moment, and how many there were; those that a repeat is known by are kept."""
+    limit = min(before, datetime.now(UTC) - timedelta(days=2)).astimezone(UTC).strftime(DAY)
+    old = [file for file in below(f"{storage.rstrip('/')}/{FOLDER}", "*.json") if file.parent.name < limit]
+    for file in old:
+        remove(file)
+    return len(old)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
-from airflow_llm_batch.jobs.directory.address import JobAddress
+from airflow_llm_batch.jobs.directory.address import JobAddress, default_storage
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -22,7 +22,8 @@ class CleanupJobsOperator(BaseOperator):
 
     A job that was not landed is kept however old it is: what the vendor has finished of it is paid for and may still be
     fetched. So is one whose failed rows a job that is kept has asked again. What one task instance has made, further
-    rounds and replaced jobs, goes together or stays. A task that is cleared afterwards starts anew, and pays again.
+    rounds and replaced jobs, goes together or stays. A task that is cleared afterwards starts anew, and pays again; where
+    its results still lie at its destination, it refuses before that. Pushed events go with the jobs, after two days.
 
     :param older_than: age since something last happened to a job: its planning, its landing, a further round.
     :param unlanded: remove jobs that were not landed too.
@@ -57,6 +58,7 @@ class CleanupJobsOperator(BaseOperator):
         from airflow_llm_batch.jobs.directory.listing import find_jobs
         from airflow_llm_batch.jobs.directory.store import JobStore
         from airflow_llm_batch.operators.waiting import seconds
+        from airflow_llm_batch.webhooks import forget_events
 
         age = seconds(self.older_than)
         if age is None or age < 0:
@@ -74,6 +76,8 @@ class CleanupJobsOperator(BaseOperator):
         removed = [uri for uri in removed if uri not in needed]
         for uri in () if self.only_tell else removed:
             JobStore(uri).remove()
+        if not self.only_tell and self.of_dag is None:
+            forget_events(self.storage or default_storage(), before)
         kept = sum(len(task.stores) for task in tasks.values()) - len(removed) - len(waiting)
         what = "Would remove" if self.only_tell else "Removed"
         self.log.info("%s %d job directories; kept %d that are younger.", what, len(removed), kept)

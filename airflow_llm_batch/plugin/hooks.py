@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory.address import default_storage
 from airflow_llm_batch.metrics import count_event
-from airflow_llm_batch.webhooks import Mailbox, NotAuthentic, secret_of, verified
+from airflow_llm_batch.webhooks import Mailbox, NotAuthentic, verified
 
 log = logging.getLogger(__name__)
 PATH = "/hooks/"
@@ -65,7 +65,9 @@ def make_hooks(storage: str | None = None, clock: Callable[[], float] = time.mon
 
     def keep(conn_id: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
         try:
-            secret = secret_of(LLMBatchHook(conn_id).options, conn_id)
+            secret = LLMBatchHook(conn_id).options.webhook_secret
+            if not secret:
+                raise NotAuthentic
             event = verified(secret, headers, body, datetime.now(UTC))
         except NotAuthentic:
             raise HTTPException(401, REFUSED) from None

@@ -26,8 +26,8 @@ class Mail:
     :ivar seen: names of those that were read, None before the first look.
     """
 
-    def __init__(self, conn_id: str, every: float = EVERY) -> None:
-        self.conn_id, self.every = conn_id, every
+    def __init__(self, conn_id: str) -> None:
+        self.conn_id = conn_id
         self.box: Mailbox | None = None
         self.seen: set[str] | None = None
 
@@ -45,14 +45,18 @@ class Mail:
 
         :param wake: told the ids of batches that events have come of.
         """
+        is_down = False
         while True:
             try:
                 if batches := named(await asyncio.to_thread(self.look)):
                     wake(batches)
+                is_down = False
             except Exception as error:
-                # Events are hints: without them a wait looks by itself.
-                log.warning("Events of %s could not be read: %s: %s", self.conn_id, type(error).__name__, error)
-            await asyncio.sleep(self.every)
+                # Events are hints: without them a wait looks by itself. Told once, for this is asked every few seconds.
+                tell = log.debug if is_down else log.warning
+                tell("Events of %s could not be read: %s: %s", self.conn_id, type(error).__name__, error)
+                is_down = True
+            await asyncio.sleep(EVERY)
 
 
 def named(events: Iterable[Event]) -> set[str]:

@@ -23,7 +23,9 @@ from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.emulator.events import event_of, signed
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.waiting.mail import Mail
+from airflow_llm_batch.operators import CleanupJobsOperator
 from airflow_llm_batch.plugin import hooks
+from airflow_llm_batch.storage import below
 from airflow_llm_batch.triggers import BatchTrigger
 from airflow_llm_batch.webhooks import Event, Mailbox, NotAuthentic, verified
 
@@ -71,6 +73,24 @@ def test_an_event_is_kept_once(door, storage):
         ("wh_1", "batch.completed", "batch_1"),
         ("wh_2", "batch.completed", "batch_1"),
     ]
+
+
+def test_old_events_go_with_old_jobs(storage):
+    """Cleaning up removes days that nobody looks at; what a repeat is known by stays, whatever the age asked for."""
+    box = Mailbox(storage, "llm_test")
+    for days in (0, 1, 3, 40):
+        assert box.keep(Event(id=f"e{days}", kind="k", batch="b", at=now() - timedelta(days=days)))
+
+    def left():
+        return sorted(file.parent.name for file in below(f"{storage}/_events", "*.json"))
+
+    days = {n: (now() - timedelta(days=n)).strftime("%Y%m%d") for n in (0, 1, 3, 40)}
+    CleanupJobsOperator(task_id="c", storage=storage, older_than=timedelta(days=30), dry_run=True).execute({})
+    assert len(left()) == 4
+    CleanupJobsOperator(task_id="c", storage=storage, older_than=timedelta(days=30)).execute({})
+    assert left() == sorted(days[n] for n in (0, 1, 3))
+    CleanupJobsOperator(task_id="c", storage=storage, older_than=0).execute({})
+    assert left() == sorted(days[n] for n in (0, 1))
 
 
 def forgeries():

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import socket
-import subprocess
-import sys
 import threading
-import time
 
-import httpx
 import pytest
 from support import MODELS
+from support.s3 import s3_server
 
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.data.sources import read_rows
@@ -26,23 +22,8 @@ pytest.importorskip("moto")
 
 @pytest.fixture(scope="module")
 def server():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                httpx.get(url)
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
+    with s3_server() as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @pytest.fixture
