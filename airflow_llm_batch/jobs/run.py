@@ -15,7 +15,7 @@ from airflow_llm_batch.jobs.looks import Looks
 from airflow_llm_batch.jobs.money.budget import check_budget, estimated_cost
 from airflow_llm_batch.jobs.options import Deadline, Origin, Recovery, Target, Waves
 from airflow_llm_batch.jobs.planning.plan import take_up, write_plan
-from airflow_llm_batch.jobs.planning.shards import fingerprint_of, too_small
+from airflow_llm_batch.jobs.planning.shards import all_too_small, fingerprint_of, too_small
 from airflow_llm_batch.jobs.rounds.repair import Repair
 from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
@@ -135,7 +135,9 @@ class JobRun:
         from airflow_llm_batch.jobs.online.endpoint import Calls
 
         why = too_small(self.job.shards, self.hook.provider)
-        if why and self.hook.options.small_batches != "online":
+        if why and (
+            self.hook.options.small_batches != "online" or not all_too_small(self.job.shards, self.hook.provider)
+        ):
             raise InputError(why)
         self.log.info("The job's %s rows are too few for a batch: they are called one by one.", f"{self.job.rows:,}")
         call([self], Calls(), None)

@@ -22,8 +22,9 @@ class CleanupJobsOperator(BaseOperator):
 
     A job that was not landed is kept however old it is: what the vendor has finished of it is paid for and may still be
     fetched. So is one whose failed rows a job that is kept has asked again. What one task instance has made, further
-    rounds and replaced jobs, goes together or stays. A task that is cleared afterwards starts anew, and pays again; where
-    its results still lie at its destination, it refuses before that. Pushed events go with the jobs, after two days.
+    rounds and replaced jobs, goes together or stays. A task that is cleared afterwards starts anew, and pays again;
+    where its results still lie at its destination, it refuses before that. Events that vendors have pushed go likewise,
+    those of the last two days excepted.
 
     :param older_than: age since something last happened to a job: its planning, its landing, a further round.
     :param unlanded: remove jobs that were not landed too.

@@ -9,6 +9,7 @@ from airflow_llm_batch.jobs.money.tokens import count_tokens, kind_of
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.request import Request
+from airflow_llm_batch.results import Result
 
 OPENAI, ANTHROPIC = OpenAI("http://h"), Anthropic("http://h")
 #: dollars for a million tokens
@@ -159,3 +160,13 @@ def test_a_prompt_that_the_vendor_keeps_cannot_be_estimated(more, named):
 def test_digits_are_three_to_a_token(text, tokens):
     """OpenAI's encodings split numbers so (tiktoken, cl100k_base and o200k_base)."""
     assert count_tokens(text.encode()) == tokens
+
+
+def test_a_name_is_looked_up_once():
+    """A deployment may be called like another model: it has the price of what is behind it, and not of one further."""
+    deployments = {"cheap": "gpt-4o-mini", "gpt-4o-mini": "gpt-4o"}
+    used = Result(status="succeeded", input_tokens=1000, cached_tokens=0, output_tokens=10)
+    named = Prices("openai", "0.5", model_of=lambda name: deployments.get(name, name))
+    for name, model in deployments.items():
+        assert named.cost(used, name) == Prices("openai", "0.5").cost(used, model)
+    assert named.cost(used, "cheap") != named.cost(used, "gpt-4o-mini")

@@ -151,9 +151,10 @@ class Prices:
         declared = options.batch_factor
         factor = provider.batch_discount if declared is None else str(declared)
         agreed = negotiated(options.prices)
-        of = cls(provider.price_id, factor, agreed, declared=declared is not None)
-        of.model_of, of.stacks = provider.model_of, provider.discounts_stack
-        return of
+        return cls(
+            provider.price_id, factor, agreed,
+            declared=declared is not None, model_of=provider.model_of, stacks=provider.discounts_stack,
+        )  # fmt: skip
 
     def cost(self, result: Result, model: str, called: bool = False) -> Cost | None:
         """What a row cost; zero only for a row the vendor reports no usage for and did not answer.
@@ -191,7 +192,6 @@ class Prices:
         """The list price of a model; None for one that the table does not have, or not in this tier."""
         from genai_prices import Usage, calc_price
 
-        model = self.model_of(model)
         try:
             price = calc_price(Usage(input_tokens=1), model, provider_id=self.provider).model_price
             variants = variants_of(self.provider, model)

@@ -232,11 +232,19 @@ def too_small(shards: Sequence[Shard], provider: Provider) -> str | None:
     rows, least = min((shard.rows for shard in shards), default=0), provider.limits.minimum
     if rows >= least:
         return None
+    why = f"A batch of this job has {rows:,} rows, and {provider.title} takes none of fewer than {least:,}."
+    if not all_too_small(shards, provider):
+        return f"{why} Others of its batches are large enough: give these rows a task of their own. Nothing was sent."
     return (
-        f"A batch of this job has {rows:,} rows, and {provider.title} takes none of fewer than {least:,}. Add rows; or "
+        f"{why} Add rows; or "
         'have so few called one by one, at the price of synchronous calls, with "small_batches": "online" in the '
         'connection\'s extra. If your quota says otherwise, set "limits": {"minimum": ...} there. Nothing was sent.'
     )
+
+
+def all_too_small(shards: Sequence[Shard], provider: Provider) -> bool:
+    """Whether none of them can be sent: only then may they be called instead, which costs more for each row."""
+    return all(shard.rows < provider.limits.minimum for shard in shards)
 
 
 def remove_files(store: JobStore, shards: list[Shard]) -> None:

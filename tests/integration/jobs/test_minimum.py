@@ -45,6 +45,24 @@ def test_a_job_that_is_too_small_is_refused_before_anything_is_sent(emulator, co
     assert emulator.vendor.stats()["calls"] == {}
 
 
+def test_a_large_batch_is_not_called_for_the_sake_of_a_small_one(emulator, connect, context, tmp_path):
+    """Two models' rows in one input, seven of the second: refused, with the choice to call so few as well."""
+    conn_id = connect(emulator.url, limits={"minimum": 100}, small_batches="online")
+    lines = [
+        {
+            "custom_id": f"{model}-{n}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5},
+        }
+        for model, count in (("gpt-5-mini", 150), ("gpt-4o-mini", 7))
+        for n in range(count)
+    ]
+    with pytest.raises(InputError, match=r"7 rows.*task of their own.*Nothing was sent"):
+        run(context, conn_id, tmp_path, rows=lines)
+    assert emulator.vendor.stats()["calls"] == {}
+
+
 def test_by_choice_so_few_rows_are_called(emulator, connect, context, tmp_path, provider):
     """The three explicit tasks and the one that does all: landed once, and no batch is made."""
     conn_id = connect(emulator.url, provider, limits={"minimum": 100}, small_batches="online")
