@@ -277,13 +277,15 @@ def test_a_connection_that_cannot_be_looked_up_for_a_moment_ends_nothing(connect
     def sometimes(self):
         asked.append(self)
         if len(asked) == 2:
+            # However many calls were refused until then: the key is good again from here on.
+            emulator.faults()
             raise ConnectionError("the API server restarts")
         return session(self)
 
     with Emulator(duration=1.5) as emulator:
         hook = LLMBatchHook(connect(emulator.url, retries=0))
         stores = jobs_of(hook, "openai", tmp_path, 4)
-        emulator.faults(http=[{"on": "GET /v1/batches*", "status": 401, "skip": 2, "times": 3}])
+        emulator.faults(http=[{"on": "GET /v1/batches*", "status": 401, "skip": 2, "times": 1000}])
         monkeypatch.setattr(LLMBatchHook, "session", sometimes)
         events = asyncio.run(events_of(stores))
         assert [event["status"] for event in events] == ["ended"] * 4
