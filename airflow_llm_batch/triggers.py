@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 
 from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.hooks import LLMBatchHook
 
 if TYPE_CHECKING:
+    from airflow.sdk import Asset
+
     from airflow_llm_batch.jobs.waiting.wait import JobWait
 
 
@@ -80,23 +82,11 @@ class BatchTrigger(BaseTrigger):
                 await asyncio.to_thread((await self._open(hook)).kill)
 
     async def _open(self, hook: LLMBatchHook) -> JobWait:
-        from airflow_llm_batch.jobs.directory.store import JobStore
-        from airflow_llm_batch.jobs.waiting.wait import JobWait
+        from airflow_llm_batch.jobs.waiting.wait import wait_of
 
         def open_wait() -> JobWait:
-            store = JobStore(self.job) if self.job else None
-            wait = JobWait(
-                hook,
-                store,
-                self.log,
-                batch_id=self.batch_id,
-                deadline=self.deadline,
-                on_deadline=self.on_deadline,
-            )
+            wait = wait_of(hook, self.job, self.batch_id, self.log, self.deadline, self.on_deadline)
             wait.wait.not_before = self.not_before
-            if store is not None:
-                # Thousands of waits share the process: what a wait needs of its job it has.
-                store.forget()
             return wait
 
         # Object storage is synchronous and looks its connection up by itself: never on the event loop. It has moments
@@ -112,3 +102,53 @@ class BatchTrigger(BaseTrigger):
                 self.log.warning("Could not read %s, trying again: %s: %s", self.job, type(error).__name__, error)
                 await asyncio.sleep(2.0**attempt)
         raise AssertionError("unreachable")
+
+
+class BatchCompletionTrigger(BaseEventTrigger):
+    """Fires for each job that names an asset as its ``completion``, when the job has ended; for an ``AssetWatcher``.
+
+    The event is the job handle. Every awaited job of a connection shares the connection's poll loop, which the vendor's
+    events wake where it takes them. A job is told at least once, also when the triggerer is killed.
+
+    :param conn_id: the ``llmbatch`` connection.
+    :param completion: name of the asset, as ``SubmitBatchOperator(completion=...)`` has it.
+    :param poll_interval: seconds between looks at a job at first; they grow to ``max_poll_interval``.
+    :param storage: object storage URI, ``[llm_batch] storage`` by default.
+    """
+
+    def __init__(
+        self,
+        conn_id: str,
+        completion: str,
+        poll_interval: float = 30.0,
+        max_poll_interval: float = 300.0,
+        storage: str | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.conn_id, self.completion, self.storage = conn_id, completion, storage
+        self.poll_interval, self.max_poll_interval = poll_interval, max_poll_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        names = ("conn_id", "completion", "poll_interval", "max_poll_interval", "storage")
+        return "airflow_llm_batch.triggers.BatchCompletionTrigger", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        from airflow_llm_batch.jobs.waiting.endings import Endings
+
+        endings = Endings(self.conn_id, self.completion, self.poll_interval, self.max_poll_interval, self.storage)
+        try:
+            async for handle in endings.handles(LLMBatchHook, self.log):
+                yield TriggerEvent(handle)  # type: ignore[no-untyped-call]
+        finally:
+            endings.close()
+
+
+def completion_asset(name: str, conn_id: str, **kwargs: Any) -> Asset:
+    """An asset whose watcher tells it of the end of jobs that name it as their ``completion``.
+
+    :param kwargs: as ``BatchCompletionTrigger``.
+    """
+    from airflow.sdk import Asset, AssetWatcher
+
+    trigger = BatchCompletionTrigger(conn_id=conn_id, completion=name, **kwargs)
+    return Asset(name, watchers=[AssetWatcher(name=f"{name} of {conn_id}", trigger=trigger)])

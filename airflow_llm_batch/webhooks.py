@@ -33,6 +33,8 @@ DAY = "%Y%m%d"
 TOLERANCE = 300.0
 #: the header of a signature that a shared secret makes of the body alone
 SHARED = "x-hub-signature-256"
+#: the last words of kinds that tell of an end: OpenAI's, Azure's, Gemini's, and the usual words of gateways
+ENDS = frozenset({"completed", "failed", "expired", "cancelled", "canceled", "succeeded", "ended", "finalized"})
 #: where an event may name its batch
 NAMED = (("data", "id"), ("data", "batch_id"), ("batch_id",), ("data", "object", "id"), ("id",))
 
@@ -48,6 +50,16 @@ class Event(Fact):
     kind: str
     batch: str
     at: datetime
+
+    @property
+    def names(self) -> set[str]:
+        """What its batch may be called: Gemini's are named ``batches/...``, and are known by either."""
+        return {self.batch, self.batch.rpartition("/")[2]} - {""}
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it tells that its batch has ended."""
+        return bool(self.batch) and self.kind.rpartition(".")[2].lower() in ENDS
 
 
 def verified(secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> Event:
@@ -104,9 +116,7 @@ class Mailbox:
     """
 
     def __init__(self, storage: str, conn_id: str) -> None:
-        folder = re.sub(r"[^A-Za-z0-9_.-]", "_", conn_id)
-        mark = hashlib.sha256(conn_id.encode()).hexdigest()[:8]
-        self.root: ObjectStoragePath = storage_path(storage.rstrip("/")) / FOLDER / f"{folder}-{mark}"
+        self.root: ObjectStoragePath = storage_path(storage.rstrip("/")) / FOLDER / folder_of(conn_id)
 
     def day(self, at: datetime) -> ObjectStoragePath:
         return self.root / at.astimezone(UTC).strftime(DAY)
@@ -141,6 +151,11 @@ class Mailbox:
                 yield Event.model_validate_json(data or b"")
             except ValidationError:
                 continue
+
+
+def folder_of(conn_id: str) -> str:
+    """A connection as a folder: readable, and never equal for two of them."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', conn_id)}-{hashlib.sha256(conn_id.encode()).hexdigest()[:8]}"
 
 
 def forget_events(storage: str, before: datetime) -> int:

@@ -4,6 +4,7 @@ from airflow_llm_batch.jobs.options import Recovery
 from airflow_llm_batch.operators.cleanup import CleanupJobsOperator
 from airflow_llm_batch.operators.completion import CompletionOperator
 from airflow_llm_batch.operators.fetch import FetchResultsOperator
+from airflow_llm_batch.operators.handle import completed_jobs
 from airflow_llm_batch.operators.llm_batch import LLMBatchOperator
 from airflow_llm_batch.operators.submit import SubmitBatchOperator
 
@@ -14,4 +15,5 @@ __all__ = [
     "LLMBatchOperator",
     "Recovery",
     "SubmitBatchOperator",
+    "completed_jobs",
 ]

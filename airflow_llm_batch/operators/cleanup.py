@@ -56,6 +56,7 @@ class CleanupJobsOperator(BaseOperator):
 
     @plainly
     def execute(self, context: Context) -> dict[str, Any]:
+        from airflow_llm_batch.jobs.directory.awaited import forget_awaited
         from airflow_llm_batch.jobs.directory.listing import find_jobs
         from airflow_llm_batch.jobs.directory.store import JobStore
         from airflow_llm_batch.operators.waiting import seconds
@@ -79,6 +80,7 @@ class CleanupJobsOperator(BaseOperator):
             JobStore(uri).remove()
         if not self.only_tell and self.of_dag is None:
             forget_events(self.storage or default_storage(), before)
+            forget_awaited(self.storage or default_storage(), before)
         kept = sum(len(task.stores) for task in tasks.values()) - len(removed) - len(waiting)
         what = "Would remove" if self.only_tell else "Removed"
         self.log.info("%s %d job directories; kept %d that are younger.", what, len(removed), kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -39,14 +40,42 @@ class JobHandle:
         :param conn_id: overrides the job's connection.
         :raises ConfigurationError: for anything else, and for a URI where no job lies.
         """
+        if isinstance(given, str) and given.lstrip().startswith("{"):
+            given = written(given)
         if isinstance(given, str) and given:
             from airflow_llm_batch.jobs.directory.store import JobStore
 
             job = JobStore(given).job()
             return cls(given, conn_id or job.conn_id, job.provider, job.rows, len(job.shards))
+        if isinstance(given, Mapping) and isinstance(given.get("payload"), Mapping):
+            given = given["payload"]  # as Airflow wraps what an asset's watcher has seen
         if isinstance(given, Mapping) and "job" in given and "conn_id" in given:
             known = {name: given[name] for name in cls.__dataclass_fields__ if name in given}
             return cls(**{**known, "conn_id": conn_id or known["conn_id"]})
         raise ConfigurationError(
-            f"job is {given!r}; pass the output of a SubmitBatchOperator or BatchSensor task, or a job directory's URI."
+            f"job is {given!r}; pass the output of a SubmitBatchOperator or BatchSensor task, the extra of its "
+            "completion's asset event, or a job directory's URI."
         )
+
+
+def written(text: str) -> Any:
+    """What a template has made text of; the text where it is nothing else."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+
+
+def completed_jobs(events: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    """The handles of the jobs whose completion has triggered a run: one run may take several events.
+
+    :param events: the run's ``triggering_asset_events``.
+    :return: each job once, in the order in which they ended; for ``FetchResultsOperator.partial(...).expand(job=...)``.
+    """
+    handles: dict[str, dict[str, Any]] = {}
+    for event in sorted((e for of_asset in events.values() for e in of_asset), key=lambda event: event.timestamp):
+        extra = event.extra or {}
+        if "payload" in extra or "job" in extra:
+            handle = JobHandle.of(extra)
+            handles[handle.job or handle.batches[0]] = handle.to_xcom()
+    return list(handles.values())

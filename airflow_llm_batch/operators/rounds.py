@@ -13,16 +13,13 @@ from airflow_llm_batch.lineage import emit_asset_events
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.arguments import AsksRows, LandsResults
 from airflow_llm_batch.operators.models import asked_models, joined
-from airflow_llm_batch.operators.waiting import check_event, seconds
+from airflow_llm_batch.operators.waiting import check_event, seconds, trigger_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_llm_batch.jobs.run import JobRun
     from airflow_llm_batch.results import Manifest
-
-#: seconds between two looks of a deferred wait, at most
-LONGEST_PAUSE = 300.0
 
 
 class RunsRounds(AsksRows, LandsResults):
@@ -125,27 +122,12 @@ class RunsRounds(AsksRows, LandsResults):
             self._runs.append(run)
             deadline = Deadline(run.time_left(whole), self.on_deadline)
             if not run.look(deadline):
-                self._defer(run, deadline)
+                self.defer(trigger=trigger_of(run, deadline, self.poll_interval), method_name="execute_complete")
             manifest = run.land_once(self.target)
             following = run.next_round(manifest, also=self.also, max_rounds=int(self.max_rounds), deadline=whole)
             if following is None:
                 return run, manifest
             run = following
-
-    def _defer(self, run: JobRun, deadline: Deadline) -> None:
-        from airflow_llm_batch.triggers import BatchTrigger
-
-        trigger = BatchTrigger(
-            job=run.store.uri,
-            conn_id=run.hook.conn_id,
-            poll_interval=self.poll_interval,
-            max_poll_interval=LONGEST_PAUSE,
-            deadline=deadline.allowed,
-            on_deadline=deadline.action,
-            cancel_on_kill=True,
-            not_before=run.not_before,
-        )
-        self.defer(trigger=trigger, method_name="execute_complete")
 
     def finish(self, context: Context, landed: Sequence[tuple[JobRun, Manifest]]) -> dict[str, Any]:
         """Tell what was landed, and fail the task when too much of it failed."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs.options import Deadline
 from airflow_llm_batch.operators.arguments import AsksRows
 from airflow_llm_batch.operators.handle import JobHandle
+from airflow_llm_batch.operators.waiting import check_event, trigger_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_llm_batch.jobs.run import JobRun
 
 
 class SubmitBatchOperator(AsksRows):
@@ -40,6 +44,10 @@ class SubmitBatchOperator(AsksRows):
     :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.
     :param batch_id: a vendor's batch that exists already: waited for and fetched like any other, keyed by its
         ``custom_id``s; leave out ``rows`` then.
+    :param completion: an ``Asset``, or the name of one, that gets an event when the job has ended, so that a DAG which
+        is scheduled on it can fetch the results with no task waiting in between; the event's extra is the job handle.
+        A connection that takes the vendor's events tells it, or the asset's watcher (``completion_asset``). Where not
+        all shards have room at once, this task stays, deferred, until the last of them is created.
     :param recovery: what to do with changed input and with batches in doubt, see ``Recovery``.
     :param storage: object storage URI for job directories; ``[llm_batch] storage`` by default.
     :param conn_id: the ``llmbatch`` connection.
@@ -49,9 +57,10 @@ class SubmitBatchOperator(AsksRows):
     template_fields: Sequence[str] = (*AsksRows.template_fields, "batch_id")
     ui_color = "#d9e8f6"
 
-    def __init__(self, *, batch_id: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, batch_id: str | None = None, completion: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.batch_id = batch_id
+        self.completion = completion_of(completion)
 
     @plainly
     def execute(self, context: Context) -> Any:
@@ -61,24 +70,79 @@ class SubmitBatchOperator(AsksRows):
             raise ConfigurationError("Give either rows, or the batch_id of a batch that exists. Nothing was sent.")
         self._check_destinations(context)
         if self.batch_id is not None:
-            return self._take(str(self.batch_id)).to_xcom()
+            return self._take(context, str(self.batch_id)).to_xcom()
         run = self.run_of(context, self.conn_id)
         try:
             self.plan(run, rows, self.request)
             self.hold_to_budget(context, run)
-            return self.submit(run).to_xcom()
+            return self._go(context, run, self.submit(run))
         finally:
             run.hook.close()
 
-    def _take(self, batch_id: str) -> JobHandle:
+    @plainly
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        """There is room for shards that were left, or the job has ended without it."""
+        from airflow_llm_batch.jobs.directory import history
+
+        check_event(event)
+        run = self.run_of(context, self.conn_id)
+        run.store = history.newest(run.store)
+        try:
+            run.look(Deadline())
+            return self._go(context, run, self.submit(run))
+        finally:
+            run.hook.close()
+
+    def _go(self, context: Context, run: JobRun, handle: JobHandle) -> Any:
+        """Leave the job to the vendor; somebody else tells of its end. Defers while shards wait for room."""
+        if self.completion is not None and len(handle.batches) < len(run.job.shards) and not has_ended(run):
+            trigger = trigger_of(run, Deadline(), cancel_on_kill=run.recovery.cancel_on_kill)
+            self.defer(trigger=trigger, method_name="execute_complete")
+        self._await_end(context, run.hook, handle, ended=self.completion is not None and has_ended(run))
+        return handle.to_xcom()
+
+    def _await_end(self, context: Context, hook: LLMBatchHook, handle: JobHandle, *, ended: bool) -> None:
+        """Put the job on the list of those whose end is told, or tell it where it has ended already."""
+        from airflow_llm_batch.jobs.directory.address import default_storage
+        from airflow_llm_batch.jobs.directory.awaited import Awaited, AwaitedJobs
+
+        takes_events = bool(hook.options.webhook_secret)
+        whole = handle.shards is None or len(handle.batches) == handle.shards
+        if self.completion is None and not (takes_events and whole):
+            return
+        ti = context["ti"]
+        asset = self.completion
+        awaited = Awaited(
+            handle=handle.to_xcom(),
+            completion=asset.name if asset is not None else "",
+            uri=asset.uri if asset is not None else "",
+            place=f"{ti.dag_id}/{ti.task_id}",
+        )
+        jobs = AwaitedJobs(default_storage(), handle.conn_id)
+        if not ended and jobs.expect(awaited):
+            if asset is not None and not (takes_events or getattr(asset, "watchers", None)):
+                self.log.warning(
+                    "Unless another DAG watches asset %r, nobody tells that the job has ended: make the asset with "
+                    "completion_asset(...), or give connection %r a webhook_secret.", asset.name, handle.conn_id,
+                )  # fmt: skip
+            return
+        jobs.forget(awaited)
+        if asset is not None:
+            self.log.info("The job has ended already: asset %r is told with the success of this task.", asset.name)
+            self.outlets = [*self.outlets, asset]
+            context["outlet_events"][asset].extra.update(awaited.handle)
+
+    def _take(self, context: Context, batch_id: str) -> JobHandle:
         """A batch that was made elsewhere."""
         hook = LLMBatchHook(self.conn_id)
         try:
             batch = hook.get_batch(batch_id)
+            self.log.info("Batch %s is %s.", batch.id, batch.status)
+            handle = JobHandle(None, self.conn_id, hook.provider.name, batch.total, 1, [batch.id])
+            self._await_end(context, hook, handle, ended=batch.outcome is not None)
         finally:
             hook.close()
-        self.log.info("Batch %s is %s.", batch.id, batch.status)
-        return JobHandle(None, self.conn_id, hook.provider.name, batch.total, 1, [batch.id])
+        return handle
 
     def _check_destinations(self, context: Context) -> None:
         """Prove that what lies downstream can be written, before money is spent.
@@ -104,3 +168,23 @@ class SubmitBatchOperator(AsksRows):
             if not destination or not isinstance(destination, str):
                 raise ConfigurationError(f"The destination of task {task.task_id!r} is empty. Nothing was sent.")
             check_writable(storage_path(destination))
+
+
+def completion_of(given: Any) -> Any:
+    """The asset that is told of a job's end.
+
+    :param given: an ``Asset``, or the name of one.
+    :raises ConfigurationError: for anything else.
+    """
+    from airflow.sdk import Asset
+
+    if given is None or isinstance(given, Asset):
+        return given
+    if isinstance(given, str) and given:
+        return Asset(given)
+    raise ConfigurationError(f"completion is {given!r}; give an Asset, or the name of one. Nothing was sent.")
+
+
+def has_ended(run: JobRun) -> bool:
+    """Whether every shard of a job is known to have ended."""
+    return all(state == "ended" for state in run.store.states(run.job).values())

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.jobs.looks import Looks
     from airflow_llm_batch.jobs.options import Deadline
+    from airflow_llm_batch.jobs.run import JobRun
     from airflow_llm_batch.operators.handle import JobHandle
     from airflow_llm_batch.triggers import BatchTrigger
+
+#: seconds between two looks of a deferred wait, at most
+LONGEST_PAUSE = 300.0
 
 
 class Waiting:
@@ -70,6 +74,24 @@ class Waiting:
         self.looks.stop.set()
         if cancel:
             self.looks.kill()
+
+
+def trigger_of(
+    run: JobRun, deadline: Deadline, poll_interval: float = 15.0, *, cancel_on_kill: bool = True
+) -> BatchTrigger:
+    """What looks at one job while its task is deferred."""
+    from airflow_llm_batch.triggers import BatchTrigger
+
+    return BatchTrigger(
+        job=run.store.uri,
+        conn_id=run.hook.conn_id,
+        poll_interval=poll_interval,
+        max_poll_interval=LONGEST_PAUSE,
+        deadline=deadline.allowed,
+        on_deadline=deadline.action,
+        cancel_on_kill=cancel_on_kill,
+        not_before=run.not_before,
+    )
 
 
 def check_event(event: Mapping[str, Any]) -> None:

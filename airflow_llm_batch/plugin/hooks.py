@@ -15,8 +15,10 @@ from starlette.concurrency import run_in_threadpool
 
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory.address import default_storage
+from airflow_llm_batch.jobs.directory.awaited import AwaitedJobs
 from airflow_llm_batch.metrics import count_event
-from airflow_llm_batch.webhooks import Mailbox, NotAuthentic, verified
+from airflow_llm_batch.plugin.assets import make_asset_events
+from airflow_llm_batch.webhooks import Event, Mailbox, NotAuthentic, verified
 
 log = logging.getLogger(__name__)
 PATH = "/hooks/"
@@ -58,6 +60,22 @@ async def whole(request: Request) -> bytes:
     return body
 
 
+def tell_of_end(jobs: AwaitedJobs, conn_id: str, event: Event) -> None:
+    """A batch has ended: when it was the last of a job that is awaited, whoever awaits it is told.
+
+    :raises Exception: when that is not possible now. The vendor sends the event again then.
+    """
+    awaited = jobs.end(event.names)
+    if awaited is None or not jobs.begin_telling(awaited):
+        return
+    try:
+        make_asset_events(awaited, conn_id)
+    except BaseException:
+        jobs.leave(awaited)
+        raise
+    jobs.forget(awaited)
+
+
 def make_hooks(storage: str | None = None, clock: Callable[[], float] = time.monotonic) -> FastAPI:
     """:param storage: another one than Airflow's own, for tests; likewise the ``clock``, in seconds."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -75,8 +93,11 @@ def make_hooks(storage: str | None = None, clock: Callable[[], float] = time.mon
             # A connection that does not exist is not told from one that exists.
             log.warning("An event for connection %r was refused: %s", conn_id[:100], type(error).__name__)
             raise HTTPException(401, REFUSED) from None
+        place = storage or default_storage()
         try:
-            new = Mailbox(storage or default_storage(), conn_id).keep(event)
+            new = Mailbox(place, conn_id).keep(event)
+            if event.is_end:
+                tell_of_end(AwaitedJobs(place, conn_id), conn_id, event)
         except Exception as error:
             log.warning("An event for connection %r could not be kept: %s", conn_id, type(error).__name__)
             raise HTTPException(503, "The event could not be kept; send it again.") from None

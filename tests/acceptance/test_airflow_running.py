@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ SAID = {
     "too_much_metadata": "at most 12",
 }
 OURS = "/airflow_llm_batch/"
+SIGNED = "whsec_" + base64.b64encode(b"a shared secret of tests").decode()
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
@@ -163,8 +165,9 @@ def sites():
 def airflow(sites, tmp_path_factory):
     home = tmp_path_factory.mktemp("airflow")
     clean = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
-    with Emulator(duration=15) as emulator:
-        port = demo.free_port()
+    port = demo.free_port()
+    hooks = f"http://127.0.0.1:{port}/llm-batches/hooks/pushed"
+    with Emulator(duration=15) as emulator, Emulator(duration=20, webhook_url=hooks, webhook_secret=SIGNED) as pushing:
         made = demo.airflow_environment(home) | demo.connections("openai", emulator.url, None)
         folder = home / "dags"
         for source in (ROOT / "dags_examples", TESTS / "dags"):
@@ -172,8 +175,14 @@ def airflow(sites, tmp_path_factory):
         made["AIRFLOW__CORE__DAGS_FOLDER"] = str(folder)
         environment = clean | made | demo.api_environment(port) | wrong_connections(emulator.url)
         environment["BOTH_PACKAGES_DATA"] = f"file://{home}/both"
+        environment["AIRFLOW_VAR_PUSHED_DATA"] = f"file://{home}"
+        extra = {"provider": "openai", "webhook_secret": SIGNED}
+        environment["AIRFLOW_CONN_PUSHED"] = json.dumps(
+            {"conn_type": "llmbatch", "host": f"{pushing.url}/v1", "password": "k", "extra": extra}
+        )
         (home / "bad.jsonl").write_text("{}\nnot json\n")
         running = Running(home, environment, emulator)
+        running.pushing = pushing
         subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"], env=environment, check=True, capture_output=True
         )
@@ -245,6 +254,60 @@ def test_mapped_partitions_are_jobs_of_their_own(airflow):
     assert {row["status"] for row in rows} == {"succeeded"}
     calls = Counter(airflow.emulator.vendor.calls) - before
     assert calls["GET /v1/batches"] > 0
+
+
+def until_landed(airflow, name, rows):
+    """Wait until so many rows lie there; the epoch seconds at which the last file was written."""
+    airflow.until(lambda: len(airflow.landed(name)) == rows, f"{rows} rows in {name}", 200)
+    return max(path.stat().st_mtime for path in (airflow.home / name).rglob("results-*.jsonl"))
+
+
+def test_a_pushed_event_lands_a_job_in_seconds(airflow, capsys):
+    """Looks are five minutes apart. A deferred wait goes on with the event, and a DAG that is scheduled on the asset
+    begins with it, with nothing waiting in between; each row lands once."""
+    pushing = airflow.pushing.vendor
+    for dag_id in ("pushed_fetch", "pushed_submit", "pushed_wait"):
+        airflow.api.http.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}).raise_for_status()
+    for dag_id, name in (("pushed_wait", "waited"), ("pushed_submit", "unwaited")):
+        known = set(pushing.batches)
+        airflow.api.trigger({}, dag_id)
+        landed = until_landed(airflow, name, 20)
+        [batch] = [batch for batch_id, batch in pushing.batches.items() if batch_id not in known]
+        ended = batch.view(time.time()).ended_at
+        looks = pushing.calls[f"GET /v1/batches/{batch.id}"]
+        with capsys.disabled():
+            print(f"\n{name}: landed {landed - ended:.1f} s after the vendor's end, {looks} looks, 300 s apart")
+        assert landed - batch.view(time.time()).ended_at < 300
+        assert sorted(row["row"] for row in airflow.landed(name)) == list(range(20))
+    runs = airflow.api.http.get("/api/v2/dags/pushed_fetch/dagRuns").json()["dag_runs"]
+    assert [run["run_type"] for run in runs] == ["asset_triggered"]
+    # Nothing waited: the submitting run was over before the vendor was.
+    runs = airflow.api.http.get("/api/v2/dags/pushed_submit/dagRuns").json()["dag_runs"]
+    assert [run["state"] for run in runs] == ["success"]
+
+
+def test_a_watched_asset_starts_the_fetching_dag(airflow):
+    """No webhook: the example's watcher, in the triggerer, sees the job end; the consumer lands it."""
+    airflow.emulator.vendor.settings.duration = 10
+    airflow.api.http.patch("/api/v2/dags/nothing_waits_fetch", json={"is_paused": False}).raise_for_status()
+    airflow.api.http.patch("/api/v2/dags/nothing_waits_submit", json={"is_paused": False}).raise_for_status()
+    run_id = airflow.api.trigger({"letters": 7}, "nothing_waits_submit")
+    ended = ("success", "failed")
+    airflow.until(lambda: airflow.api.state(run_id, "nothing_waits_submit") in ended, "the run to end", 120)
+
+    def runs():
+        return airflow.api.http.get("/api/v2/dags/nothing_waits_fetch/dagRuns").json()["dag_runs"]
+
+    airflow.until(lambda: [run["state"] for run in runs()] == ["success"], "the consumer", 200)
+    [run] = runs()
+    path = (
+        f"/api/v2/dags/nothing_waits_fetch/dagRuns/{run['dag_run_id']}/taskInstances/fetch/0/xcomEntries/return_value"
+    )
+    summary = airflow.api.http.get(path, params={"map_index": 0}).json()
+    if "value" not in summary:
+        path = path.replace("/fetch/0/", "/fetch/")
+        summary = airflow.api.http.get(path, params={"map_index": 0}).json()
+    assert "7 rows" in str(summary["value"]), summary
 
 
 def test_what_cannot_work_is_tried_once_and_what_may_pass_three_times(airflow, capsys):

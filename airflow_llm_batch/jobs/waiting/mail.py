@@ -60,7 +60,8 @@ class Mail:
 
 
 def named(events: Iterable[Event]) -> set[str]:
-    return {event.batch for event in events if event.batch}
+    """What the batches may be called that events tell of."""
+    return {name for event in events for name in event.names}
 
 
 def takes_events(hook: LLMBatchHook) -> bool:

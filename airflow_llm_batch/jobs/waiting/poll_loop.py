@@ -201,10 +201,8 @@ class Watch:
 
     def wake(self, batches: set[str]) -> None:
         """Something has happened to these batches: whoever waits for one looks now."""
-        # Gemini's ids are the last part of a name, batches/..., and its events may tell either.
-        told = batches | {batch.rpartition("/")[2] for batch in batches}
         for turn in self.turns:
-            if not told.isdisjoint(turn.job.wait.pending.values()):
+            if not batches.isdisjoint(turn.job.wait.pending.values()):
                 turn.due, turn.told_at = 0.0, time.time()
                 self.told_at = turn.told_at
                 self.arrived.set()

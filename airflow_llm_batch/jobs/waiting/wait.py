@@ -276,6 +276,26 @@ class JobWait:
             self.log.warning("Could not write to %s: %s: %s", self.store.uri, type(error).__name__, error)
 
 
+def wait_of(
+    hook: LLMBatchHook,
+    job: str | None,
+    batch_id: str | None,
+    log: Logger | logging.Logger,
+    deadline: float | None = None,
+    on_deadline: str = "leave",
+) -> JobWait:
+    """A wait as a triggerer has it, where thousands share the process.
+
+    :param job: URI of the job directory, None for a batch alone.
+    """
+    store = JobStore(job) if job else None
+    wait = JobWait(hook, store, log, batch_id=batch_id, deadline=deadline, on_deadline=on_deadline)
+    if store is not None:
+        # What a wait needs of its job it has.
+        store.forget()
+    return wait
+
+
 def unreadable(error: Exception) -> VendorUnavailable:
     """An answer of a shape nobody has met: perhaps the next one is better."""
     return VendorUnavailable(f"unreadable: {type(error).__name__}: {error}")
