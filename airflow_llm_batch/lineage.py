@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.models import Job
+    from airflow_llm_batch.results import Manifest
 
 #: files that an asset event or an OpenLineage event names one by one
 MOST_FILES = 200
@@ -37,6 +39,7 @@ def lineage_of(store: JobStore) -> Any:
             Dataset,
             OutputDataset,
             OutputStatisticsOutputDatasetFacet,
+            RunFacet,
         )
         from airflow.providers.openlineage.extractors import OperatorLineage
     except ImportError:
@@ -54,10 +57,29 @@ def lineage_of(store: JobStore) -> Any:
             )
         },
     )
+    facets = {"llm_batch": RunFacet().with_additional_properties(**usage_facet(job, manifest))}
     sources = (dataset_name(source) for source in job.sources[:MOST_FILES])
     return OperatorLineage(
-        inputs=[Dataset(namespace=namespace, name=name) for namespace, name in sources], outputs=[landed]
+        inputs=[Dataset(namespace=namespace, name=name) for namespace, name in sources],
+        outputs=[landed],
+        run_facets=facets,
     )
+
+
+def usage_facet(job: Job, manifest: Manifest) -> dict[str, Any]:
+    """What a job's run used, by the names of OpenTelemetry's GenAI conventions, and what it cost."""
+    return {
+        "provider": job.provider,
+        "models": list(manifest.models),
+        "rows": manifest.rows,
+        "counts": dict(manifest.counts),
+        "input_tokens": manifest.input_tokens,
+        "output_tokens": manifest.output_tokens,
+        "cost_usd": manifest.cost_usd,
+        "saving_usd": manifest.saving_usd,
+        "batches": list(manifest.batches[:MOST_FILES]),
+        "manifest": f"{manifest.job}/manifest.json",
+    }
 
 
 def dataset_name(uri: str) -> tuple[str, str]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue
 
+from airflow_llm_batch.alerts import SendsAlerts
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.jobs.options import DEADLINES, Deadline
 from airflow_llm_batch.links import LINKS
 from airflow_llm_batch.operators.handle import JobHandle
-from airflow_llm_batch.operators.waiting import Waiting, check_event, seconds
+from airflow_llm_batch.operators.waiting import Waiting, check_event, is_late, seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class BatchSensor(BaseSensorOperator):
+class BatchSensor(SendsAlerts, BaseSensorOperator):
     """Waits until every batch of a job has ended, whatever it ended as; results are for ``FetchResultsOperator``.
 
     Deferred by default: the wait takes no worker slot. Transient failures never end it. When watching ends early, at
@@ -37,6 +39,7 @@ class BatchSensor(BaseSensorOperator):
     :param max_poll_interval: seconds; a deferred wait looks every ``poke_interval`` seconds at first and less often
         the longer it lasts, down to this.
     :param cancel_on_kill: cancel what still runs when a user fails or clears the waiting task.
+    :param alerts: who is told when the job is late: ``Alerts(notify=[...])``.
     :return: the job handle it was given (XCom), for ``FetchResultsOperator``.
     """
 
@@ -76,6 +79,8 @@ class BatchSensor(BaseSensorOperator):
         self.cancel_on_kill = cancel_on_kill
         self.link_addresses: dict[str, str] = {}
         self._waiting: Waiting | None = None
+        #: what the task's earlier jobs tell, once they were read
+        self._late: tuple[float | None] | None = None
 
     @plainly
     def execute(self, context: Context) -> Any:
@@ -84,11 +89,16 @@ class BatchSensor(BaseSensorOperator):
     @plainly
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         check_event(event)
+        if is_late(event, self._handle().job):
+            self._tell_of_delay(context)
         return self._wait_on()
 
     def poke(self, context: Context) -> PokeReturnValue:
         waiting = self._wait()
         ended = waiting.advance()
+        late_at = None if ended else self._late_at()
+        if late_at is not None and time.time() >= late_at:
+            self._tell_of_delay(context)
         return PokeReturnValue(ended, waiting.to_xcom())
 
     def _wait_on(self) -> Any:
@@ -96,11 +106,27 @@ class BatchSensor(BaseSensorOperator):
         if waiting.advance():
             return waiting.to_xcom()
         self.defer(
-            trigger=waiting.trigger(self.poke_interval, self.max_poll_interval, self.cancel_on_kill),
+            trigger=waiting.trigger(self.poke_interval, self.max_poll_interval, self.cancel_on_kill, self._late_at()),
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout),
         )
         return None
+
+    def _late_at(self) -> float | None:
+        """Epoch seconds from which somebody wants to be told that the job is late."""
+        from airflow_llm_batch.jobs.directory.store import JobStore
+
+        job = self._handle().job
+        if self._late is None:
+            self._late = (self.alerts.late_after(JobStore(job)) if job and self.alerts.late else None,)
+        return self._late[0]
+
+    def _tell_of_delay(self, context: Context) -> None:
+        from airflow_llm_batch.jobs.directory.store import JobStore
+
+        self._late = (None,)
+        if job := self._handle().job:
+            self.alerts.tell_of_delay(context, self.log, JobStore(job))
 
     def on_kill(self) -> None:
         if self._waiting is not None:

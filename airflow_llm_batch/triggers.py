@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,8 @@ OPEN_TRIES = 6
 class BatchTrigger(BaseTrigger):
     """Fires once every batch of a job has ended, when shards have room that waited for it, or when watching is over.
 
-    The event is ``{"status": "ended" | "create" | "error", "message": str, "job": URI or None}``. Its arguments, which
-    Airflow stores in plain text, are identifiers only.
+    The event is ``{"status": "ended" | "create" | "late" | "error", "message": str, "job": URI or None}``. Its
+    arguments, which Airflow stores in plain text, are identifiers only.
 
     :param job: URI of the job directory; None to watch ``batch_id`` alone.
     :param conn_id: the ``llmbatch`` connection.
@@ -35,6 +36,7 @@ class BatchTrigger(BaseTrigger):
     :param on_deadline: ``leave`` what runs then and fail, or ``cancel`` it and take what it has finished.
     :param not_before: epoch seconds before which no shard is to be created.
     :param cancel_on_kill: cancel what still runs when a user fails or clears the waiting task.
+    :param late_at: epoch seconds at which it fires with ``late``, for the task to tell and to wait on; None for never.
     """
 
     def __init__(
@@ -48,29 +50,37 @@ class BatchTrigger(BaseTrigger):
         on_deadline: str = "leave",
         cancel_on_kill: bool = True,
         not_before: float = 0.0,
+        late_at: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job, self.conn_id, self.batch_id = job, conn_id, batch_id
         self.poll_interval, self.max_poll_interval = poll_interval, max_poll_interval
         self.deadline, self.on_deadline = deadline, on_deadline
         self.cancel_on_kill = cancel_on_kill
-        self.not_before = not_before
+        self.not_before, self.late_at = not_before, late_at
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = (
             "job", "conn_id", "batch_id", "poll_interval", "max_poll_interval", "deadline", "on_deadline",
-            "cancel_on_kill", "not_before",
+            "cancel_on_kill", "not_before", "late_at",
         )  # fmt: skip
         return "airflow_llm_batch.triggers.BatchTrigger", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         from airflow_llm_batch.jobs.waiting.poll_loop import watching
 
+        left = None if self.late_at is None else max(self.late_at - time.time(), 0.0)
+        until_late = asyncio.timeout(None)
         try:
             async with watching(self.conn_id, LLMBatchHook) as watch:
                 job = await self._open(watch.hook)
-                step = await watch.state(job, self.poll_interval, self.max_poll_interval)
+                async with (until_late := asyncio.timeout(left)):
+                    step = await watch.state(job, self.poll_interval, self.max_poll_interval)
             event: dict[str, Any] = {"status": step.action, "message": step.reason, "job": self.job}
+        except TimeoutError:
+            if not until_late.expired():
+                raise
+            event = {"status": "late", "message": "The job takes longer than usual.", "job": self.job}
         except LLMBatchError as error:
             event = {"status": "error", "message": str(error), "job": self.job, "retry": error.retry_helps}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]

@@ -6,8 +6,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException
 
+from airflow_llm_batch.alerts import SendsAlerts
 from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, NoRows
 from airflow_llm_batch.hooks import LLMBatchHook
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.run import JobRun
 
 
-class AsksRows(BaseOperator):
+class AsksRows(SendsAlerts):
     """What operators take that plan jobs; ``SubmitBatchOperator`` says what each argument means."""
 
     template_fields: Sequence[str] = (
@@ -164,7 +165,7 @@ class AsksRows(BaseOperator):
         return JobHandle(run.store.uri, run.hook.conn_id, job.provider, job.rows, len(job.shards), batches)
 
 
-class LandsResults(BaseOperator):
+class LandsResults(SendsAlerts):
     """What operators take that land results; ``FetchResultsOperator`` says what each argument means."""
 
     template_fields: Sequence[str] = ("destination", "format", "fail_on")

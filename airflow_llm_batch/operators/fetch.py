@@ -36,6 +36,7 @@ class FetchResultsOperator(LandsResults):
     :param fail_on: fails the task, after landing, when this many rows did not succeed: a share between 0 and 1 (half of
         them by default), ``"any"``, ``"all"``, or ``"none"`` to never fail for rows.
     :param keep_raw: the vendor's whole answer as a column ``raw``, for what the other columns leave out.
+    :param alerts: who is told of the landing, and when: ``Alerts(notify=[...])``.
     :param conn_id: the ``llmbatch`` connection; the job's own by default.
     :return: the manifest's summary (XCom): ``{"manifest": URI, "message": one line for people, "files": [URI], "rows",
         "counts": {status: n}, "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
@@ -66,6 +67,7 @@ class FetchResultsOperator(LandsResults):
         uri = run.store.manifest_uri
         summary = manifest.summary(uri)
         self.link_addresses = addresses(run.store.uri, hook.provider, manifest.batches, manifest.destination)
+        self.alerts.tell_of_landing(context, self.log, summary, run.job.max_cost)
         self.check_failures(summary, uri)
         emit_asset_events(self.outlets, context, summary)
         self._landed = run.store

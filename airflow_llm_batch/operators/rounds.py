@@ -13,7 +13,7 @@ from airflow_llm_batch.lineage import emit_asset_events
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.arguments import AsksRows, LandsResults
 from airflow_llm_batch.operators.models import asked_models, joined
-from airflow_llm_batch.operators.waiting import check_event, seconds, trigger_of
+from airflow_llm_batch.operators.waiting import check_event, is_late, seconds, trigger_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -106,6 +106,8 @@ class RunsRounds(AsksRows, LandsResults):
                 run = self.run_of(context, asked.conn_id, asked.name)
                 run.store = history.rounds(history.newest(run.store))[-1][0]
                 runs.append(run)
+                if is_late(event, run.store.uri):
+                    self.alerts.tell_of_delay(context, self.log, run.store)
             return self.bring_home(context, runs)
         finally:
             self.close()
@@ -122,7 +124,8 @@ class RunsRounds(AsksRows, LandsResults):
             self._runs.append(run)
             deadline = Deadline(run.time_left(whole), self.on_deadline)
             if not run.look(deadline):
-                self.defer(trigger=trigger_of(run, deadline, self.poll_interval), method_name="execute_complete")
+                trigger = trigger_of(run, deadline, self.poll_interval, late_at=self.alerts.late_after(run.store))
+                self.defer(trigger=trigger, method_name="execute_complete")
             manifest = run.land_once(self.target)
             following = run.next_round(manifest, also=self.also, max_rounds=int(self.max_rounds), deadline=whole)
             if following is None:
@@ -139,6 +142,7 @@ class RunsRounds(AsksRows, LandsResults):
         summary = manifest.summary(run.store.manifest_uri) if len(landed) == 1 else joined(manifests)
         self.link_addresses = addresses(run.store.uri, run.hook.provider, manifest.batches, manifest.destination)
         remove_others(run.store, summary["files"], FileDestination.of(self.target), self.log)
+        self.alerts.tell_of_landing(context, self.log, summary, run.max_cost)
         self.check_failures(summary, ", ".join(manifests))
         emit_asset_events(self.outlets, context, summary)
         self._landed = run.store

@@ -53,7 +53,9 @@ class Waiting:
             self.handle.batches = [batch.id for _, batch in sorted(seen.items()) if batch.id]
         return self.handle.to_xcom()
 
-    def trigger(self, poll_interval: float, max_poll_interval: float, cancel_on_kill: bool) -> BatchTrigger:
+    def trigger(
+        self, poll_interval: float, max_poll_interval: float, cancel_on_kill: bool, late_at: float | None = None
+    ) -> BatchTrigger:
         """What goes on looking while the task is deferred."""
         from airflow_llm_batch.triggers import BatchTrigger
 
@@ -67,6 +69,7 @@ class Waiting:
             on_deadline=self.deadline.action,
             cancel_on_kill=cancel_on_kill,
             not_before=self.looks.not_before,
+            late_at=late_at,
         )
 
     def kill(self, *, cancel: bool) -> None:
@@ -77,7 +80,12 @@ class Waiting:
 
 
 def trigger_of(
-    run: JobRun, deadline: Deadline, poll_interval: float = 15.0, *, cancel_on_kill: bool = True
+    run: JobRun,
+    deadline: Deadline,
+    poll_interval: float = 15.0,
+    *,
+    cancel_on_kill: bool = True,
+    late_at: float | None = None,
 ) -> BatchTrigger:
     """What looks at one job while its task is deferred."""
     from airflow_llm_batch.triggers import BatchTrigger
@@ -91,6 +99,7 @@ def trigger_of(
         on_deadline=deadline.action,
         cancel_on_kill=cancel_on_kill,
         not_before=run.not_before,
+        late_at=late_at,
     )
 
 
@@ -101,6 +110,11 @@ def check_event(event: Mapping[str, Any]) -> None:
     """
     if event["status"] == "error":
         raise (Interrupted if event.get("retry") else WaitEnded)(event["message"])
+
+
+def is_late(event: Mapping[str, Any], job: str | None) -> bool:
+    """Whether a trigger has fired since a job takes longer than it usually does; it is to be waited for on."""
+    return bool(event["status"] == "late" and event["job"] == job)
 
 
 def seconds(duration: timedelta | float | str | None) -> float | None:

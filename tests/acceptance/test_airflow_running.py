@@ -174,6 +174,8 @@ def airflow(sites, tmp_path_factory):
             shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         made["AIRFLOW__CORE__DAGS_FOLDER"] = str(folder)
         environment = clean | made | demo.api_environment(port) | wrong_connections(emulator.url)
+        # Assets start DAGs only where the scheduler schedules.
+        environment["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] = "True"
         environment["BOTH_PACKAGES_DATA"] = f"file://{home}/both"
         environment["AIRFLOW_VAR_PUSHED_DATA"] = f"file://{home}"
         extra = {"provider": "openai", "webhook_secret": SIGNED}

@@ -173,12 +173,19 @@ def test_openlineage_facets_name_sources_and_row_counts(bag, connect, tmp_path):
         _, told = run(bag, "nightly_review_labels", tmp_path, conn_id, reviews=30)
         operator = FetchResultsOperator(task_id="fetch", job=told["wait"], destination=f"file://{tmp_path}/again")
         assert DefaultExtractor(operator).extract_on_complete(None) is None
-        operator.execute({})
+        summary = operator.execute({})
     lineage = DefaultExtractor(operator).extract_on_complete(None)
     [source], [target] = lineage.inputs, lineage.outputs
     assert (source.namespace, source.name.rpartition("/")[2]) == ("file", "reviews.jsonl")
     assert (target.namespace, target.name) == ("file", f"{tmp_path}/again")
     assert target.outputFacets["outputStatistics"].rowCount == 30
+    from openlineage.client.serde import Serde
+
+    told = json.loads(Serde.to_json(lineage.run_facets["llm_batch"]))
+    assert told["provider"] == "openai"
+    assert {name: told[name] for name in ("rows", "input_tokens", "cost_usd")} == {
+        name: summary[name] for name in ("rows", "input_tokens", "cost_usd")
+    }
 
 
 @pytest.mark.parametrize("name", ["small_work", "fastest_model", "compare_models"])

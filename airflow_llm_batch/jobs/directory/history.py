@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from statistics import median
+
 from airflow_llm_batch.jobs.directory.address import JobAddress
 from airflow_llm_batch.jobs.directory.attempts import Listing
 from airflow_llm_batch.jobs.directory.store import JobStore
@@ -9,6 +12,9 @@ from airflow_llm_batch.models import Job
 from airflow_llm_batch.outages import patiently
 from airflow_llm_batch.results import Manifest
 from airflow_llm_batch.storage import fresh, storage_path
+
+#: earlier jobs of a task that tell how long one takes, and how many it takes to tell
+MOST_EARLIER, FEWEST_EARLIER = 20, 3
 
 
 def rounds(store: JobStore) -> list[tuple[JobStore, Job]]:
@@ -73,3 +79,30 @@ def lane(listing: Listing, job: Job) -> str | None:
         if number := attempts.last():
             return attempts.intent(number).lane
     return None
+
+
+def usual_seconds(store: JobStore) -> float | None:
+    """How long the same task's jobs have taken from planning until the last batch was seen to have ended: the median of
+    the newest; None where there are too few to tell."""
+    took = []
+    for earlier in earlier_jobs(store):
+        job, manifest, progress = earlier.load_job(), earlier.manifest(), earlier.progress()
+        if job is not None and manifest is not None:
+            ended_at = manifest.landed_at.timestamp() if progress is None else progress.at
+            took.append(ended_at - job.created_at.timestamp())
+    return median(took) if len(took) >= FEWEST_EARLIER else None
+
+
+def earlier_jobs(store: JobStore) -> list[JobStore]:
+    """The first rounds of the same task in other runs, newest runs first."""
+    address = store.address.first
+    dag = address.folder.rsplit("/", 2)[0]
+    place = replace(address, generation=1).place
+    folder = fresh(storage_path(dag))
+    try:
+        paths = patiently(folder.fs.ls, folder.path, detail=False)
+    except FileNotFoundError:
+        return []
+    runs = {path.rstrip("/").rpartition("/")[2] for path in paths} - {address.key.run_id}
+    newest_first = sorted(runs, key=lambda run: run.partition("__")[2] or run, reverse=True)[:MOST_EARLIER]
+    return [JobStore(f"{dag}/{run}/{address.key.task_id}/{place}") for run in newest_first]

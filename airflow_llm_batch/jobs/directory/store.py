@@ -136,6 +136,17 @@ class JobStore:
     def save_progress(self, progress: Progress) -> None:
         write_whole(self.path("progress.json"), progress.dump())
 
+    def progress(self) -> Progress | None:
+        """How far it was when it was last looked at."""
+        return self.read(self.path("progress.json"), Progress)
+
+    def save_late(self) -> bool:
+        """Note that somebody was told that the job is late; False when that was noted before."""
+        return create_exclusive(self.path("late.json"), msgspec.json.encode({"at": datetime.now(UTC)}))
+
+    def is_told_late(self) -> bool:
+        return read_small(self.path("late.json")) is not None
+
     def save_killed(self) -> None:
         """Note that the waiting task was failed or cleared, and its batches therefore cancelled."""
         write_whole(self.path("killed.json"), msgspec.json.encode({"at": datetime.now(UTC)}))

@@ -15,6 +15,7 @@ from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
 from airflow_llm_batch.metrics import count_landing
 from airflow_llm_batch.storage import exists, removed, storage_path
+from airflow_llm_batch.telemetry import trace_landing
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -58,6 +59,7 @@ def land(
         store.save_manifest(manifest)
         if before is None:
             count_landing(job, landing.own)
+            trace_landing(job, landing.own)
         report(manifest, log)
         remove_superseded(store, job, destination, manifest, before, log)
         delete_files(landing.listing, job, hook, manifest, log)

@@ -115,6 +115,15 @@ class Tally:
     def models(self) -> list[str]:
         return sorted({model for model, _ in self.sums if model})
 
+    def by_model(self) -> dict[str, dict[str, Sums]]:
+        """What each model used, by status, and over ``all``."""
+        found: dict[str, dict[str, Sums]] = {}
+        for (model, status), sums in self.sums.items():
+            of_model = found.setdefault(model, {"all": Sums()})
+            of_model["all"].add(sums)
+            of_model[status] = sums
+        return found
+
     def usage(self) -> list[Usage]:
         return [
             Usage(
