@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import jwt
 from pydantic import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -26,6 +27,8 @@ from airflow_llm_batch.storage import below, create_exclusive, fresh, read_small
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
+    from airflow_llm_batch.signing_keys import SigningKeys
+
 FOLDER = "_events"
 #: a day as its folder is called
 DAY = "%Y%m%d"
@@ -35,6 +38,8 @@ TOLERANCE = 300.0
 SHARED = "x-hub-signature-256"
 #: the last words of kinds that tell of an end: OpenAI's, Azure's, Gemini's, and the usual words of gateways
 ENDS = frozenset({"completed", "failed", "expired", "cancelled", "canceled", "succeeded", "ended", "finalized"})
+#: in a signature that is a JWT
+DOTS = 2
 #: where an event may name its batch
 NAMED = (("data", "id"), ("data", "batch_id"), ("batch_id",), ("data", "object", "id"), ("id",))
 
@@ -62,16 +67,26 @@ class Event(Fact):
         return bool(self.batch) and self.kind.rpartition(".")[2].lower() in ENDS
 
 
-def verified(secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> Event:
+def verified(
+    secret: str, headers: Mapping[str, str], body: bytes, now: datetime, keys: SigningKeys | None = None, url: str = ""
+) -> Event:
     """The event that a request carries.
 
-    Signed as standardwebhooks.com says (OpenAI, Azure OpenAI, Gemini), or by ``x-hub-signature-256``, which anything
-    with a shared secret can make; the body has to tell its time then.
+    Signed as standardwebhooks.com says (OpenAI, Azure OpenAI, Gemini), by the vendor's own key (Gemini, for a single
+    batch), or by ``x-hub-signature-256``, which anything with a shared secret can make; the body has to tell its time
+    then.
 
+    :param secret: "" for none.
     :param headers: names in lower case.
+    :param keys: the vendor's, None where it signs with the secret alone.
+    :param url: whom the vendor's own signature has to be for, where it says so.
     :raises NotAuthentic: for a wrong or missing signature, and for an old one.
     """
-    if "webhook-signature" in headers:
+    if keys is not None and headers.get("webhook-signature", "").count(".") == DOTS:
+        told, name = read(body), signed_by(keys, headers, url, now)
+    elif not secret:
+        raise NotAuthentic
+    elif "webhook-signature" in headers:
         try:
             Webhook(secret).verify(body, dict(headers), json_parse=False)
         except (WebhookVerificationError, ValueError, TypeError, ArithmeticError):
@@ -89,6 +104,24 @@ def verified(secret: str, headers: Mapping[str, str], body: bytes, now: datetime
     else:
         raise NotAuthentic
     return Event(id=name, kind=word(told.get("type")) or word(told.get("status")) or "", batch=batch_of(told), at=now)
+
+
+def signed_by(keys: SigningKeys, headers: Mapping[str, str], url: str, now: datetime) -> str:
+    """The name of an event that the vendor itself has signed for us, lately.
+
+    :raises NotAuthentic: for any other.
+    """
+    try:
+        claims = keys.claims(headers["webhook-signature"])
+    except jwt.PyJWTError:
+        raise NotAuthentic from None
+    at = moment(headers.get("webhook-timestamp"))
+    audience = claims.get("aud", url)
+    is_ours = url in (audience if isinstance(audience, list) else [audience])
+    name = headers.get("webhook-id")
+    if not is_ours or not name or at is None or abs((now - at).total_seconds()) > TOLERANCE:
+        raise NotAuthentic
+    return name
 
 
 def read(body: bytes) -> dict[str, Any]:

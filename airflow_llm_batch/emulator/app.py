@@ -23,7 +23,7 @@ from airflow_llm_batch.emulator import (
     vertex,
 )
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
-from airflow_llm_batch.emulator.events import Sender
+from airflow_llm_batch.emulator.events import Keys, Sender
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The app; ``app.state.vendor`` holds its files and batches."""
     app = FastAPI(title="LLM batch emulator", docs_url=None, redoc_url=None)
     app.state.vendor = Vendor(settings or Settings())
-    if app.state.vendor.settings.webhook_url:
-        Sender(app.state.vendor).start()
+    keys = Keys()
+    Sender(app.state.vendor, keys).start()
     app.state.store = gcs.Store(app.state.vendor.directory)
     for dialect in DIALECTS:
         app.include_router(dialect.router)
@@ -65,6 +65,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
         return refused(dialect_of(request.url.path).Refusal(400, problems), 400)
+
+    @app.get("/.well-known/jwks.json")
+    def public_keys() -> dict[str, Any]:
+        return keys.public()
 
     @app.get("/_emulator/stats")
     def stats() -> dict[str, Any]:

@@ -53,6 +53,7 @@ class EmulatedBatch:
     :param fates: one byte a row, 1 for a row that fails on the vendor's side.
     :param split: rows that fail are written into a file of their own.
     :param names: the member of a result line that names its row.
+    :param webhooks: who is told of this batch's end alone.
     """
 
     id: str
@@ -80,6 +81,7 @@ class EmulatedBatch:
     looks: int = 0
     split: bool = False
     names: str = "custom_id"
+    webhooks: tuple[str, ...] = ()
     #: tokens of all answers: in, out
     used: list[int] = field(default_factory=lambda: [0, 0])
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -1,7 +1,7 @@
 """Events that a vendor pushes when a batch has ended, signed as its documentation says.
 
 Source: standardwebhooks.com (symmetric signatures), OpenAI's webhook guide (``batch.*`` events), Gemini's (the same
-headers; the batch's name as ``data.id``).
+headers; the batch's name as ``data.id``; for a single batch a JWT in place of the signature).
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import logging
 import threading
 import time
 import uuid
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 if TYPE_CHECKING:
     from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
@@ -57,18 +60,47 @@ def event_of(batch: EmulatedBatch, phase: str, at: float) -> dict[str, Any]:
     }
 
 
+class Keys:
+    """The key pair with which Gemini's events of single batches are signed: RS256, its public half at
+    ``/.well-known/jwks.json``."""
+
+    def __init__(self) -> None:
+        self.name = uuid.uuid4().hex
+
+    @cached_property
+    def private(self) -> rsa.RSAPrivateKey:
+        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+    def signed(self, body: bytes, name: str, url: str, at: float) -> dict[str, str]:
+        """Headers of an event for one address."""
+        claims = {"iss": "generativelanguage.googleapis.com", "aud": url, "iat": int(at), "exp": int(at) + 300}
+        token = jwt.encode(claims, self.private, algorithm="RS256", headers={"kid": self.name})
+        return {
+            "content-type": "application/json",
+            "webhook-id": name,
+            "webhook-timestamp": str(int(at)),
+            "webhook-signature": token,
+        }
+
+    def public(self) -> dict[str, Any]:
+        key = jwt.algorithms.RSAAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
+        return {"keys": [{**key, "kid": self.name, "use": "sig", "alg": "RS256"}]}
+
+
 class Sender(threading.Thread):
     """Tells of each batch that has ended, once or as the faults say."""
 
-    def __init__(self, vendor: Vendor) -> None:
+    def __init__(self, vendor: Vendor, keys: Keys) -> None:
         super().__init__(name="llm-batch-emulator-events", daemon=True)
-        self.vendor = vendor
+        self.vendor, self.keys = vendor, keys
         self.told: set[str] = set()
 
     def run(self) -> None:
         while not self.vendor.over.wait(0.05):
             now = time.time()
             for batch in list(self.vendor.batches.values()):
+                if not (self.vendor.settings.webhook_url or batch.webhooks):
+                    continue
                 view = batch.view(now)
                 if view.ended_at is not None and batch.id not in self.told:
                     self.told.add(batch.id)
@@ -81,12 +113,15 @@ class Sender(threading.Thread):
             return
         at = time.time()
         body = json.dumps(event_of(batch, phase, at)).encode()
-        headers = signed(self.vendor.settings.webhook_secret, body, f"wh_{uuid.uuid4().hex}", at)
+        name = f"wh_{uuid.uuid4().hex}"
+        told = {url: self.keys.signed(body, name, url, at) for url in batch.webhooks}
+        if url := self.vendor.settings.webhook_url:
+            told[url] = signed(self.vendor.settings.webhook_secret, body, name, at)
         for _ in range(1 + faults.repeated_events):
-            self.deliver(body, headers)
+            for url, headers in told.items():
+                self.deliver(url, body, headers)
 
-    def deliver(self, body: bytes, headers: dict[str, str]) -> None:
-        url = self.vendor.settings.webhook_url or ""
+    def deliver(self, url: str, body: bytes, headers: dict[str, str]) -> None:
         for pause in PAUSES:
             if self.vendor.over.wait(pause):
                 return

@@ -121,6 +121,7 @@ async def create(name: str, verb: str, body: dict[str, Any], request: Request, v
         input_file_id=stored.id if stored else None,
         metadata={"displayName": str(wanted["displayName"])} if wanted.get("displayName") else None,
         names="key",
+        webhooks=tuple(map(str, members(wanted, "webhookConfig").get("uris") or ())),
     )
     await run_in_threadpool(keep, vendor, batch, stored.path if stored else None, inline or [])
     try:

@@ -106,7 +106,7 @@ class SubmitBatchOperator(AsksRows):
         from airflow_llm_batch.jobs.directory.address import default_storage
         from airflow_llm_batch.jobs.directory.awaited import Awaited, AwaitedJobs
 
-        takes_events = bool(hook.options.webhook_secret)
+        takes_events = hook.options.takes_events
         whole = handle.shards is None or len(handle.batches) == handle.shards
         if self.completion is None and not (takes_events and whole):
             return

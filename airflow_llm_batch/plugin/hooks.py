@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -18,6 +19,7 @@ from airflow_llm_batch.jobs.directory.address import default_storage
 from airflow_llm_batch.jobs.directory.awaited import AwaitedJobs
 from airflow_llm_batch.metrics import count_event
 from airflow_llm_batch.plugin.assets import make_asset_events
+from airflow_llm_batch.signing_keys import SigningKeys
 from airflow_llm_batch.webhooks import Event, Mailbox, NotAuthentic, verified
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,10 @@ async def whole(request: Request) -> bytes:
     return body
 
 
+#: one for each address, for as long as the API server runs
+keys_at = lru_cache(maxsize=64)(SigningKeys)
+
+
 def tell_of_end(jobs: AwaitedJobs, conn_id: str, event: Event) -> None:
     """A batch has ended: when it was the last of a job that is awaited, whoever awaits it is told.
 
@@ -83,10 +89,10 @@ def make_hooks(storage: str | None = None, clock: Callable[[], float] = time.mon
 
     def keep(conn_id: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
         try:
-            secret = LLMBatchHook(conn_id).options.webhook_secret
-            if not secret:
-                raise NotAuthentic
-            event = verified(secret, headers, body, datetime.now(UTC))
+            provider = LLMBatchHook(conn_id).provider
+            keys = keys_at(provider.signing_keys) if provider.signing_keys else None
+            secret, url = provider.options.webhook_secret or "", getattr(provider.options, "webhook_url", None) or ""
+            event = verified(secret, headers, body, datetime.now(UTC), keys, url)
         except NotAuthentic:
             raise HTTPException(401, REFUSED) from None
         except Exception as error:

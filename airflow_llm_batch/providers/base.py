@@ -125,6 +125,11 @@ class Provider(ABC):
         return base_url
 
     @property
+    def signing_keys(self) -> str:
+        """The address of the public keys with which the vendor signs events of single batches, "" where it does not."""
+        return ""
+
+    @property
     def is_marked(self) -> bool:
         """Whether a batch carries something of ours that proves whose it is."""
         return self.found_by != "time"

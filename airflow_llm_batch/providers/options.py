@@ -155,6 +155,11 @@ class Options(BaseModel):
             raise ConfigurationError(f"The connection's extra is not usable: {problems}. Nothing was sent.") from None
 
     @property
+    def takes_events(self) -> bool:
+        """Whether the vendor may tell of ends by itself."""
+        return bool(self.webhook_secret)
+
+    @property
     def unknown(self) -> list[str]:
         """What stands in the extra and means nothing here."""
         return sorted(self.model_extra or ())

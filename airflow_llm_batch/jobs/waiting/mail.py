@@ -65,4 +65,4 @@ def named(events: Iterable[Event]) -> set[str]:
 
 
 def takes_events(hook: LLMBatchHook) -> bool:
-    return bool(hook.options.webhook_secret)
+    return hook.options.takes_events

@@ -49,6 +49,15 @@ class GeminiOptions(Options):
         description='Where result files are read: "files" as the SDK does (/v1beta/files/...:download), "download" as '
         "the documentation's curl does (/download/v1beta/files/...).",
     )
+    webhook_url: Text = Field(
+        None,
+        description="Where Gemini tells of each batch's end, signed with Google's own keys: this connection's "
+        "/llm-batches/hooks/{connection}, as it is reached from outside. Needs no secret.",
+    )
+
+    @property
+    def takes_events(self) -> bool:
+        return bool(self.webhook_url) or super().takes_events
 
 
 class Sent(msgspec.Struct):
@@ -188,11 +197,16 @@ class Gemini(Provider):
             file = self.expect(response, f"a look at {name}")
         raise VendorUnavailable(f"{self.name} is still processing the input file {name}.")
 
+    @property
+    def signing_keys(self) -> str:
+        return f"{self.base_url}/.well-known/jwks.json" if self.options.webhook_url else ""
+
     def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
         if not shard.model:
             raise ConfigurationError("Gemini makes a batch for one model; name it. Nothing was sent.")
         named = {"displayName": shard.key} if shard.key else {}
-        batch = {**named, "inputConfig": {"fileName": ref}, **self.options.create}
+        told = {"webhookConfig": {"uris": [self.options.webhook_url]}} if self.options.webhook_url else {}
+        batch = {**named, "inputConfig": {"fileName": ref}, **told, **self.options.create}
         verb = f":{BATCHED[shard.endpoint]}"
         url = self.address_of(*self.model_parts(shard.model), verb=verb)
         response = yield httpx.Request("POST", url, json={"batch": batch})

@@ -9,7 +9,10 @@ import logging
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import httpx
+import jwt
 import openai
 import pytest
 import uvicorn
@@ -20,11 +23,12 @@ from standardwebhooks import Webhook
 from support.jobs import chat, spec, submit, texts
 
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.emulator.events import event_of, signed
+from airflow_llm_batch.emulator.events import Keys, event_of, signed
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.waiting.mail import Mail
 from airflow_llm_batch.operators import CleanupJobsOperator
 from airflow_llm_batch.plugin import hooks
+from airflow_llm_batch.signing_keys import SigningKeys
 from airflow_llm_batch.storage import below
 from airflow_llm_batch.triggers import BatchTrigger
 from airflow_llm_batch.webhooks import Event, Mailbox, NotAuthentic, verified
@@ -207,6 +211,59 @@ def test_an_event_wakes_what_waits(connect, store, served, storage, monkeypatch,
     assert len(box.names(now())) == (0 if "lost_events" in faults else 1)
 
 
+def test_gemini_tells_of_a_single_batch_by_its_own_key(connect, store, served, storage, monkeypatch):
+    """No secret: the batch is created with the route's address, the event is signed with a key of the vendor's, which
+    is fetched once; what another key has signed, or for somebody else, or long ago, is refused."""
+    monkeypatch.setenv("AIRFLOW__LLM_BATCH__STORAGE", storage)
+    with Emulator(duration=3) as emulator:
+        conn_id = connect(emulator.url, "gemini", webhook_url=served)
+        _, [batch_id] = submit(store, LLMBatchHook(conn_id), spec(texts(3), chat("gemini")))
+        trigger = BatchTrigger(store.uri, conn_id, poll_interval=300, max_poll_interval=300)
+
+        async def fired():
+            return (await asyncio.wait_for(anext(trigger.run()), 60)).payload
+
+        assert asyncio.run(fired())["status"] == "ended"
+        [event] = Mailbox(storage, conn_id).events(Mailbox(storage, conn_id).names(now()))
+        assert event.batch == f"batches/{batch_id}"
+        assert emulator.vendor.calls["GET /.well-known/jwks.json"] == 1
+        body = json.dumps(event_of(SimpleNamespace(dialect="gemini", id="b1"), "completed", time.time())).encode()
+        stranger, at = Keys(), time.time()
+        forged = {
+            "another's key": stranger.signed(body, "wh", served, at),
+            "no signature": {"webhook-id": "wh", "webhook-timestamp": str(int(at))},
+            "an HMAC without a secret": signed(SECRET, body, "wh", at),
+            "none": {**stranger.signed(body, "wh", served, at), "webhook-signature": unsigned()},
+        }
+        for what, headers in forged.items():
+            assert httpx.post(served, content=body, headers=headers).status_code == 401, what
+        assert emulator.vendor.calls["GET /.well-known/jwks.json"] == 1, "unknown keys are not fetched again and again"
+
+
+def unsigned():
+    return jwt.encode({"exp": time.time() + 300}, None, algorithm="none", headers={"kid": "x"})
+
+
+def test_a_signature_of_the_vendors_is_for_us_and_lately(connect, monkeypatch):
+    """For another address, expired, without an end, or with a time of another day: refused; PyJWT has made them."""
+    keys, url = Keys(), "https://airflow.example/llm-batches/hooks/gemini"
+
+    class Known(SigningKeys):
+        def key(self, name):
+            return jwt.PyJWKSet.from_dict(keys.public()).keys[0]
+
+    def attempt(timestamp=None, **claims):
+        at = time.time()
+        token = jwt.encode({"aud": url, "exp": at + 300, **claims}, keys.private, "RS256", headers={"kid": keys.name})
+        headers = {"webhook-id": "wh", "webhook-timestamp": str(int(timestamp or at)), "webhook-signature": token}
+        return verified("", headers, BODY, now(), Known(""), url).id
+
+    assert attempt() == attempt(aud=["https://else", url]) == "wh"
+    for wrong in ({"aud": "https://else"}, {"exp": time.time() - 60}, {"exp": None}, {"timestamp": time.time() - 3600}):
+        with pytest.raises(NotAuthentic):
+            attempt(**wrong)
+
+
 def test_events_that_the_store_withholds_are_read_later(storage, monkeypatch):
     """A look that fails half-way loses nothing, and the first one that succeeds is the first."""
     monkeypatch.setenv("AIRFLOW__LLM_BATCH__STORAGE", storage)
@@ -224,8 +281,6 @@ def test_events_that_the_store_withholds_are_read_later(storage, monkeypatch):
 
 def test_geminis_events_name_the_batch_as_its_listing_does():
     """``batches/...`` in ``data.id``."""
-    from types import SimpleNamespace
-
     told = event_of(SimpleNamespace(dialect="gemini", id="b1"), "completed", time.time())
     body = json.dumps(told).encode()
     event = verified(SECRET, signed(SECRET, body, "wh", time.time()), body, now())
