@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -17,9 +17,11 @@ from airflow_llm_batch.exceptions import VendorUnavailable
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.waiting import poll_loop as watch_module
 from airflow_llm_batch.jobs.waiting.decisions import Next
+from airflow_llm_batch.jobs.waiting.mail import named
 from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.sensors import BatchSensor
 from airflow_llm_batch.triggers import BatchTrigger
+from airflow_llm_batch.webhooks import Event
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +181,7 @@ def test_an_event_finds_whom_it_is_for(told):
         for batch_id in ("b1", "b2", "batches/b1/x"):
             turn = watch_module.Turn(SimpleNamespace(wait=SimpleNamespace(pending={0: batch_id})), 10, 300)
             watch.turns.add(turn)
-        watch.wake({told})
+        watch.wake(named([Event(id="e", kind="batch.completed", batch=told, at=datetime.now(UTC))]))
         return [turn.job.wait.pending[0] for turn in watch.turns if turn.due == 0]
 
     assert asyncio.run(woken()) == ["b1"]
