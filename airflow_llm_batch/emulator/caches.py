@@ -2,7 +2,7 @@
 
 Anthropic ("Prompt caching"): a mark ends a prefix of tools, system and messages, in that order; at most four of them,
 those of an hour before those of five minutes. A prefix that is long enough for the model is written; what was written
-is read by any later request with the same prefix and a mark at most 20 blocks behind it, and kept for as long again.
+is read by any later request with the same prefix and a mark at most 19 blocks behind it, and kept for as long again.
 
 OpenAI ("Prompt caching", and the SDK's words on ``prompt_cache_options``): up to GPT-5.5 any prompt of 1,024 tokens or
 more is cached by itself and read in steps of 128; ``prompt_cache_key`` is part of where it is looked for. From GPT-5.6
