@@ -168,6 +168,11 @@ class Estimate(BaseModel):
     :param unknown: what the prompts hold that cannot be estimated, "" for nothing.
     :param cost_usd: batch price of both, at most; None when it, the prompt or the output is not known; likewise
         ``sync_cost_usd`` outside of batches.
+    :param likely_usd: batch price of what is likely; None when it, the prompt or the output is not known; likewise
+        ``sync_likely_usd`` outside of batches.
+    :param likely_output_tokens: as rows that were answered let one expect, None while none was.
+    :param tried: rows that were answered and have corrected the estimate; ``ratio``, prompt tokens they had for one
+        that was expected of them.
     """
 
     requests: int
@@ -178,6 +183,11 @@ class Estimate(BaseModel):
     unknown: str = ""
     cost_usd: float | None = None
     sync_cost_usd: float | None = None
+    likely_usd: float | None = None
+    sync_likely_usd: float | None = None
+    likely_output_tokens: int | None = None
+    tried: int = 0
+    ratio: float = 1.0
 
 
 class Job(Fact):

@@ -11,9 +11,17 @@ from array import array
 from typing import Any, NamedTuple
 
 from airflow_llm_batch.emulator import judge
+from airflow_llm_batch.emulator.caches import problem_of
+from airflow_llm_batch.emulator.counting import (
+    AROUND,
+    BYTES_PER_TOKEN,
+    TOOLS,
+    claude_tokens,
+    openai_tokens,
+)
+from airflow_llm_batch.emulator.counting import chat_tokens as chat_tokens
+from airflow_llm_batch.emulator.counting import tokens as tokens
 from airflow_llm_batch.emulator.schemas import fill_schema
-
-BYTES_PER_TOKEN = 4
 
 
 class Bad(NamedTuple):
@@ -33,10 +41,6 @@ class Reply(NamedTuple):
     finish: str
     input_tokens: int
     output_tokens: int
-
-
-def tokens(text: str) -> int:
-    return max(1, -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN))
 
 
 def digest(text: str) -> str:
@@ -106,12 +110,15 @@ def chat(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
     prompt = text_of(messages[-1].get("content"))
     said = reply(
         prompt,
-        "\n".join([*(text_of(m.get("content")) for m in messages), *asked_for(wanted, body.get("tools"))]),
+        "",
         (wanted.get("json_schema") or {}).get("schema") if wanted.get("type") == "json_schema" else None,
         [] if answered else tools,
         body.get("max_completion_tokens") or body.get("max_tokens"),
         wanted.get("type") == "json_object",
     )
+    turns = [(str(m.get("role")), str(m.get("name") or ""), text_of(m.get("content"))) for m in messages]
+    schema = (wanted.get("json_schema") or {}).get("schema")
+    said = said._replace(input_tokens=chat_tokens(turns, body.get("tools"), schema, str(body["model"])))
     key = digest(json.dumps(body, sort_keys=True))
     choices = body.get("n") or 1
     message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None, "annotations": []}
@@ -177,7 +184,7 @@ def embeddings(body: dict[str, Any], created: int) -> dict[str, Any] | Bad:
         if body.get("encoding_format") == "base64":
             vector = base64.b64encode(array("f", vector).tobytes()).decode()
         data.append({"object": "embedding", "index": index, "embedding": vector})
-    used = sum(tokens(text) if isinstance(text, str) else len(text) for text in texts)
+    used = sum(openai_tokens(text, body["model"]) if isinstance(text, str) else len(text) for text in texts)
     usage = {"prompt_tokens": used, "total_tokens": used}
     return {"object": "list", "data": data, "model": body["model"], "usage": usage}
 
@@ -236,7 +243,7 @@ def message(params: dict[str, Any], tier: str = "standard") -> dict[str, Any] | 
     for name in ("model", "max_tokens", "messages"):
         if not params.get(name):
             return Bad(400, "invalid_request_error", f"{name}: Field required")
-    if problem := judge.message_problem(params):
+    if problem := judge.message_problem(params) or problem_of(params):
         return Bad(400, "invalid_request_error", problem)
     schema = ((params.get("output_config") or {}).get("format") or {}).get("schema")
     tools = [(t["name"], t["input_schema"]) for t in params.get("tools") or () if "input_schema" in t]
@@ -248,20 +255,23 @@ def message(params: dict[str, Any], tier: str = "standard") -> dict[str, Any] | 
     if (params.get("tool_choice") or {}).get("type") == "none" or answered:
         tools = []
     tools = named_first(tools, (params.get("tool_choice") or {}).get("name"))
+    read = "".join(
+        [
+            text_of(params.get("system")),
+            *(text_of(m.get("content")) for m in messages),
+            *asked_for(schema, params.get("tools")),
+        ]
+    )
     said = reply(
         text_of(messages[-1].get("content")),
-        "\n".join(
-            [
-                text_of(params.get("system")),
-                *(text_of(m.get("content")) for m in messages),
-                *asked_for(schema, params.get("tools")),
-            ]
-        ),
+        "",
         schema,
         tools,
         params["max_tokens"],
         False,
     )
+    asked = AROUND + claude_tokens(read, str(params["model"])) + (TOOLS if params.get("tools") else 0)
+    said = said._replace(input_tokens=asked)
     key = digest(json.dumps(params, sort_keys=True))
     content: list[dict[str, Any]] = [] if said.text is None else [{"type": "text", "text": said.text}]
     content += [{"type": "tool_use", "id": f"toolu_{key[:24]}", "name": n, "input": a} for n, a in said.calls]

@@ -69,6 +69,7 @@ async def messages(request: Request, vendor: Held) -> Response:
     said = answers.message(body)
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message)
+    said = vendor.caches.anthropic(body, said)
     if body.get("stream"):
         return StreamingResponse(streams.message(said), media_type="text/event-stream")
     return JSONResponse(said)
@@ -149,7 +150,7 @@ def cancel(batch_id: str, request: Request, vendor: Held) -> dict[str, Any]:
 @router.get("/batches/{batch_id}/results")
 def results(batch_id: str, vendor: Held) -> Response:
     batch = batch_of(vendor, batch_id)
-    vendor.settle(batch, answer_line)
+    vendor.settle(batch, partial(from_cache, vendor))
     if batch.output is None:
         raise Refusal(400, f"Batch {batch_id} is still in progress; its results are not available.")
     return FileResponse(batch.output.path, media_type="application/x-jsonl")
@@ -216,6 +217,14 @@ def answer_line(line: dict[str, Any], unfinished: str | None) -> tuple[bool, dic
     return not isinstance(said, answers.Bad), result_line(line["custom_id"], said)
 
 
+def from_cache(vendor: Vendor, line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str, Any]]:
+    """A result line whose usage knows what was cached."""
+    succeeded, result = answer_line(line, unfinished)
+    if succeeded:
+        result["result"]["message"] = vendor.caches.anthropic(line["params"], result["result"]["message"])
+    return succeeded, result
+
+
 def result_line(custom_id: str, said: Any) -> dict[str, Any]:
     if isinstance(said, answers.Bad):
         error = {"type": said.kind, "message": said.message}
@@ -225,7 +234,7 @@ def result_line(custom_id: str, said: Any) -> dict[str, Any]:
 
 
 def batch_object(request: Request, vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
-    vendor.settle(batch, answer_line)
+    vendor.settle(batch, partial(from_cache, vendor))
     view = batch.view(time.time())
     ended = view.ended_at is not None
     left = batch.total - view.done

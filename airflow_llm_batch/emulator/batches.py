@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.emulator.caches import Caches
 from airflow_llm_batch.emulator.settings import Settings
 
 #: turns one input line into ``(succeeded, result line)``; given what became of it when it was not worked on
@@ -153,6 +154,7 @@ class Vendor:
         self.over = threading.Event()
         #: Entra's tokens, and when each expires
         self.tokens: dict[str, float] = {}
+        self.caches = Caches()
 
     def close(self) -> None:
         self.over.set()

@@ -281,6 +281,7 @@ async def answered(vendor: Vendor, path: str, body: dict[str, Any]) -> Response:
     said = ANSWERS[path](body, int(time.time()))
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message, param=said.param)
+    said = vendor.caches.openai(body, said)
     if body.get("stream") and path.endswith("/chat/completions"):
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return StreamingResponse(streams.chat(said, usage), media_type="text/event-stream")
@@ -291,7 +292,7 @@ async def answered(vendor: Vendor, path: str, body: dict[str, Any]) -> Response:
 
 def batch_object(vendor: Vendor, batch: EmulatedBatch, answer: Answer = answer_line) -> dict[str, Any]:
     now = time.time()
-    vendor.settle(batch, answer)
+    vendor.settle(batch, partial(from_cache, vendor, answer))
     view = batch.view(now)
     status = PHASES.get(view.phase, view.phase)
     if view.phase == "running" and vendor.settings.faults.unknown_status:
@@ -328,6 +329,17 @@ def batch_object(vendor: Vendor, batch: EmulatedBatch, answer: Answer = answer_l
         "usage": usage_of(batch) if view.phase == "completed" else None,
         "metadata": batch.metadata,
     }
+
+
+def from_cache(
+    vendor: Vendor, answer: Answer, line: dict[str, Any], unfinished: str | None
+) -> tuple[bool, dict[str, Any]]:
+    """A result line whose usage knows what was cached."""
+    succeeded, result = answer(line, unfinished)
+    if succeeded:
+        response = result["response"]
+        result = {**result, "response": {**response, "body": vendor.caches.openai(line["body"], response["body"])}}
+    return succeeded, result
 
 
 def usage_of(batch: EmulatedBatch) -> dict[str, Any]:

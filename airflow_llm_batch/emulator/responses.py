@@ -24,18 +24,17 @@ def responses(body: dict[str, Any], created: int) -> dict[str, Any] | answers.Ba
     tools = answers.named_first(tools, answers.members_of(body.get("tool_choice")).get("name"))
     said = answers.reply(
         answers.text_of(messages[-1].get("content")),
-        "\n".join(
-            [
-                str(body.get("instructions") or ""),
-                *(answers.text_of(m.get("content")) for m in messages),
-                *answers.asked_for(wanted, body.get("tools")),
-            ]
-        ),
+        "",
         wanted.get("schema") if wanted.get("type") == "json_schema" else None,
         [] if answered else tools,
         body.get("max_output_tokens"),
         wanted.get("type") == "json_object",
     )
+    turns = [(str(m.get("role") or "user"), "", answers.text_of(m.get("content"))) for m in messages]
+    if body.get("instructions"):
+        turns.insert(0, ("system", "", str(body["instructions"])))
+    schema = wanted.get("schema")
+    said = said._replace(input_tokens=answers.chat_tokens(turns, body.get("tools"), schema, str(body["model"])))
     key = answers.digest(json.dumps(body, sort_keys=True))
     cut = said.finish == "length"
     return {

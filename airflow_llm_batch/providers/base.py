@@ -28,6 +28,7 @@ from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login
 from airflow_llm_batch.providers.bodies import Call, Payload, Source
 from airflow_llm_batch.providers.coerce import id_of
+from airflow_llm_batch.providers.counting import Counting, counting_of
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.options import Options
 from airflow_llm_batch.providers.troubles import PASSING_STATUS, UNCLEAR, is_empty_account, words_of
@@ -156,6 +157,10 @@ class Provider(ABC):
 
         :param size: width and height in pixels; None where they are not known: the most that an image may have.
         """
+
+    def counting(self, model: str) -> Counting:
+        """How a model's prompt tokens are counted: by the model's name, whoever serves it."""
+        return counting_of(self.model_of(model))
 
     def console(self, batch_id: str) -> str:
         """The vendor's page of a batch, empty for an address that is not the vendor's own."""

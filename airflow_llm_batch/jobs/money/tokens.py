@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.jobs.money.counting import Counter
 from airflow_llm_batch.jobs.money.media import MARKS, media
 from airflow_llm_batch.providers.coerce import members, objects
 
@@ -34,7 +36,6 @@ STORED = {
     "prompt": "a prompt",
     "cachedContent": "a prompt",
 }
-DIGITS = b"0123456789"
 
 
 class Kind(NamedTuple):
@@ -150,32 +151,37 @@ def stored_of(body: Mapping[str, Any]) -> str:
 
 
 def prompt_tokens(line: bytes, body: Mapping[str, Any], provider: Provider, model: str) -> int:
-    """Prompt tokens of a request, from its line: text by its length, images by the vendor's rule."""
+    """Prompt tokens of a request: what it says, counted or by its length, and pictures by the vendor's rule.
+
+    :param line: the body as it is sent.
+    """
     given = body.get("input", body.get("prompt"))
     if isinstance(given, list) and given and not isinstance(given[0], str | dict):
         return sum(len(item) if isinstance(item, list) else 1 for item in given)
+    counter = counter_of(provider, model)
+    counted = counter.body(body)
+    if counted.texts is None:
+        return max(math.ceil(counter.count(line.decode("utf-8", "replace"))), 1)
+    tokens = counted.rest + counter.count(*counted.texts)
+    return max(math.ceil(tokens) + media_tokens(line, body, provider, model), 1)
+
+
+def media_tokens(line: bytes, body: Mapping[str, Any], provider: Provider, model: str) -> int:
+    """Of everything that is no text."""
     if not any(mark in line for mark in MARKS):
-        return count_tokens(line)
-    parts = list(media(body, provider, model))
-    # What a picture holds is no text: its characters were counted as ASCII.
-    text = count_tokens(line) - sum(part.size for part in parts) // 4
-    return max(text, 1) + sum(part.tokens for part in parts)
+        return 0
+    return sum(part.tokens for part in media(body, provider, model))
 
 
 def sent_tokens(line: bytes, provider: Provider, shard: Shard) -> int:
     """The same of a line that was planned."""
-    if not any(mark in line for mark in MARKS):
-        return count_tokens(line)
     request = provider.request_of(msgspec.json.decode(line), shard)
     return prompt_tokens(line, request.body, provider, request.model)
 
 
-def count_tokens(line: bytes) -> int:
-    """Prompt tokens of a text: four ASCII characters a token, or three digits where it is made of them, one of any
-    other script."""
-    numbers = -(-(len(line) - len(line.translate(None, DIGITS))) // 3)
-    if line.isascii():
-        return max(-(-len(line) // 4), numbers)
-    characters = len(line.decode("utf-8", "replace"))
-    other = (len(line) - characters) // 2  # the others take two to four bytes each, mostly three
-    return max(-(-(characters - other) // 4), numbers) + other
+def counter_of(provider: Provider, model: str) -> Counter:
+    """What counts a model's tokens."""
+    return counter(provider.counting(model))
+
+
+counter = cache(Counter)

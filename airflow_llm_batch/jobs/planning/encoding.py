@@ -18,9 +18,10 @@ from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batc
 from airflow_llm_batch.data.sources import read_rows, sources_of
 from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
 from airflow_llm_batch.exceptions import InputError, NoRows
-from airflow_llm_batch.jobs.money.tokens import Kind, count_tokens, kind_of, prompt_tokens
+from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens
 from airflow_llm_batch.jobs.planning.braces import check_meaning, check_template, needs_columns
 from airflow_llm_batch.jobs.planning.keys import UniqueKeys
+from airflow_llm_batch.jobs.planning.lengths import RowTokens
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
@@ -274,8 +275,7 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
     order = [int(place) for place in pieces[1::2]]
     kind = kind_of(request, provider)
     prefix = f"{job_id}-".encode()
-    # Pictures and files are the same in every row.
-    more = prompt_tokens(line, request.body, provider, request.model) - count_tokens(line)
+    tokens = RowTokens(request, line, provider, mark)
     whole = None if provider.takes_empty_text else encode_whole(template, provider, job_id)
 
     def encode(number: int, row: Mapping[str, Any]) -> Encoded:
@@ -288,6 +288,6 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
         parts = pieces.copy()
         parts[1::2] = [encoded[place] for place in order]
         line = b"".join(parts)
-        return Encoded(line, kind, max(count_tokens(line) + more, 1))
+        return Encoded(line, kind, tokens.of(texts, line))
 
     return encode

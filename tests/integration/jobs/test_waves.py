@@ -161,7 +161,7 @@ def test_a_budget_of_our_own_is_never_refused(budget, connect, context, tmp_path
     with Emulator(duration=0.2) as emulator:
         run = Run(emulator, connect, context, tmp_path, **({budget: 3} if budget.endswith("shards") else {}))
         if budget.endswith("tokens"):
-            extra = {"limits": {"requests": ROWS}, "max_enqueued_tokens": 3 * 190}
+            extra = {"limits": {"requests": ROWS}, "max_enqueued_tokens": 3 * 40}
             connect(emulator.url, **extra)
         job = run.submit.execute(context)
         assert len(job["batches"]) == 3
@@ -174,7 +174,7 @@ def test_a_budget_of_our_own_is_never_refused(budget, connect, context, tmp_path
 def test_shards_are_cut_to_the_budget(connect, context, tmp_path):
     """A shard larger than what may be enqueued at once could never be sent."""
     with Emulator(duration=0.1) as emulator:
-        run = Run(emulator, connect, context, tmp_path, max_enqueued_tokens=100)
+        run = Run(emulator, connect, context, tmp_path, max_enqueued_tokens=30)
         job = run.submit.execute(context)
         assert job["shards"] > SHARDS
         assert len(job["batches"]) == 1

@@ -1,0 +1,90 @@
+"""What a job is likely to cost, beside what it may at most: corrected by rows of it that were answered already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from airflow_llm_batch.jobs.money.budget import priced
+from airflow_llm_batch.jobs.money.pricing import PICO, Prices
+from airflow_llm_batch.models import Estimate, Job
+from airflow_llm_batch.results import Result
+
+
+class Seen(NamedTuple):
+    """A row that was answered.
+
+    :param tokens: of its prompt, as they were estimated before (``tokens.sent_tokens`` of its line).
+    """
+
+    result: Result
+    tokens: int
+
+
+def corrected(
+    model: str, estimate: Estimate, seen: Sequence[Seen], prices: Prices, caches_by_itself: bool = False
+) -> Estimate:
+    """The estimate as it looks once some rows were answered: prompts as long as theirs were, beside what was expected,
+    and answers as long as theirs on average.
+
+    ``output_tokens`` stays the sum of the caps, and ``cost_usd`` the most it may cost, of prompts as they were found to
+    be where they are longer than was expected. ``likely_usd`` is what it costs if all rows are as those that were seen.
+
+    :param estimate: of the whole job, as planned.
+    :param seen: rows whose usage nobody has told are passed over; the estimate is returned as it is for none.
+    :param caches_by_itself: as ``budget.priced``.
+    """
+    told = [
+        (result.input_tokens, max(tokens, 1), result.output_tokens or 0)
+        for result, tokens in seen
+        if result.input_tokens
+    ]
+    if not told:
+        return estimate
+    ratio = sum(read for read, _, _ in told) / sum(expected for _, expected, _ in told)
+    answer = sum(wrote for _, _, wrote in told) / len(told)
+    found = estimate.model_copy(
+        update={
+            "input_tokens": round(estimate.input_tokens * ratio),
+            "largest": max(round(estimate.largest * ratio), max(read for read, _, _ in told)),
+            "likely_output_tokens": round(answer * estimate.requests),
+            "tried": len(told),
+            "ratio": ratio,
+        }
+    )
+    most = priced(model, found, prices, caches_by_itself)
+    kept = {name: larger(getattr(estimate, name), getattr(most, name)) for name in ("cost_usd", "sync_cost_usd")}
+    return likely(model, found.model_copy(update=kept), prices)
+
+
+def larger(one: float | None, other: float | None) -> float | None:
+    """The larger of two amounts, None where either is not known."""
+    return None if one is None or other is None else max(one, other)
+
+
+def likely(model: str, estimate: Estimate, prices: Prices) -> Estimate:
+    """The estimate with what it is likely to cost: answers as long as those that were seen, else as their caps."""
+    output = estimate.output_tokens if estimate.likely_output_tokens is None else estimate.likely_output_tokens
+    # What nobody can count before it is counted once some rows were read.
+    if output is None or not estimate.requests or (estimate.unknown and not estimate.tried):
+        return estimate
+    read = max(-(-estimate.input_tokens // estimate.requests), 1)
+    written = max(-(-output // estimate.requests), 1)
+    costs: dict[str, float] = {}
+    for name, called in (("likely_usd", False), ("sync_likely_usd", True)):
+        # A request at a time: its length decides on the rate where long prompts have another.
+        asked = prices.cost(Result(input_tokens=read, output_tokens=0), model, called)
+        whole = prices.cost(Result(input_tokens=read, output_tokens=written), model, called)
+        if asked is not None and whole is not None:
+            answers = (whole.paid - asked.paid) * output / written
+            costs[name] = (asked.paid * estimate.input_tokens / read + answers) / PICO
+    return estimate.model_copy(update=costs)
+
+
+def likely_cost(job: Job, *, online: bool = False) -> float | None:
+    """Dollars that a job is likely to cost, None where that is not known.
+
+    :param online: called row by row, and not in batches.
+    """
+    costs = [e.sync_likely_usd if online else e.likely_usd for e in job.estimate.values()]
+    return None if None in costs else sum(filter(None, costs))
