@@ -15,6 +15,7 @@ LLMBatchError
 │   ├── Interrupted                 we stopped half-way; what was done is kept, and the next try goes on
 │   ├── WaitEnded             (!)   we stopped watching; the batch was left in place or cancelled, as it says
 │   ├── ResultsUnusable       (!)   what came back cannot be landed, or too much of it failed
+│   ├── FirstRowsFailed       (!)   the rows that were tried first failed, and nothing else was sent
 │   └── Unwritable                  one row's answer does not fit the format
 └── VendorUnavailable               the vendor could not be reached or answered 5xx, for longer than we retry
 
@@ -105,6 +106,10 @@ class WaitEnded(SomethingBilled, AirflowFailException):
 
 class ResultsUnusable(SomethingBilled, AirflowFailException):
     """Results were harvested and they, or too many of them, cannot be used."""
+
+
+class FirstRowsFailed(SomethingBilled, AirflowFailException):
+    """The rows that were tried before the others failed: a few calls were billed at most, and no batch was made."""
 
 
 class Unwritable(SomethingBilled):

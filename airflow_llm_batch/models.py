@@ -142,6 +142,7 @@ class Shard(BaseModel):
     :param key: what marks the batch as ours where the vendor keeps metadata: job, index and content.
     :param tokens: of all its prompts, estimated.
     :param token: part of the names of its files; each attempt at planning has its own, so none can touch another's.
+    :param lane: ``online`` for the rows that are tried before all others, unless nobody answers them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -156,6 +157,12 @@ class Shard(BaseModel):
     crc32: int = 0
     token: str = ""
     metadata: dict[str, str] = {}
+    lane: str = "batch"
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether its rows are called before the others are sent."""
+        return self.lane == "online"
 
 
 class Estimate(BaseModel):
@@ -237,6 +244,11 @@ class Job(Fact):
     run_id: str | None = None
     task_id: str | None = None
     map_index: int = -1
+
+    @property
+    def batches(self) -> int:
+        """How many batches it is cut into; rows that are tried first are none, as long as somebody answers them."""
+        return sum(not shard.is_tried for shard in self.shards)
 
 
 class Intent(Fact):

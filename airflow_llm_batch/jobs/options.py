@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.providers.base import Provider
     from airflow_llm_batch.providers.options import Options
 
+#: rows that are tried first by default, and the rows of a job from which on they are
+AUTO_ROWS, AUTO_FROM = 3, 1000
+#: they are called, at twice the price: a sample is for more
+MOST_TRIED = 100
 #: what may happen at the deadline
 DEADLINES = ("leave", "cancel", "finish_online")
 
@@ -71,6 +76,49 @@ class Waves:
         return cls(
             **{name: at_least_one(name, given.get(name) or getattr(options, name)) for name in cls.__dataclass_fields__}
         )
+
+
+class First(NamedTuple):
+    """Rows that are to be tried before the others are sent.
+
+    :param rows: how many, 0 for none.
+    :param least: rows that a job has at least for it; or so many bytes of requests as are worth it.
+    """
+
+    rows: int = 0
+    least: int = 0
+
+
+NOT_TRIED = First()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Rows that are called before anything is uploaded.
+
+    :param rows: how many; ``auto`` for 3 of jobs of 1,000 rows and more (or of 8 MB of requests), where the vendor's
+        calls tell what its batches would answer.
+    :param fail_on: the share of them that stops the job when they did not succeed, None for never; when all of them are
+        refused for a reason that does not pass, it is stopped in any case.
+    """
+
+    rows: int | str = 0
+    fail_on: float | None = 0.5
+
+    def first(self, provider: Provider) -> First:
+        """:raises ConfigurationError: for what is no number of rows."""
+        if self.rows == "auto":
+            return First(AUTO_ROWS, AUTO_FROM) if provider.calls_tell else NOT_TRIED
+        try:
+            rows = int(self.rows or 0)
+        except (TypeError, ValueError):
+            rows = -1
+        if not 0 <= rows <= MOST_TRIED:
+            raise ConfigurationError(
+                f"check_first is {self.rows!r}; give 'auto', or a number of rows from 0 to {MOST_TRIED}. Nothing was "
+                "sent."
+            )
+        return First(rows, rows + 1)
 
 
 @dataclass(frozen=True)

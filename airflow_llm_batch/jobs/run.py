@@ -12,8 +12,9 @@ from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
 from airflow_llm_batch.jobs.looks import Looks
-from airflow_llm_batch.jobs.money.budget import check_budget, estimated_cost
-from airflow_llm_batch.jobs.options import Deadline, Origin, Recovery, Target, Waves
+from airflow_llm_batch.jobs.money.budget import check_again, check_budget, estimated_cost
+from airflow_llm_batch.jobs.options import NOT_TRIED, Deadline, Origin, Recovery, Target, Trial, Waves
+from airflow_llm_batch.jobs.planning.encoding import RowSpec
 from airflow_llm_batch.jobs.planning.plan import take_up, write_plan
 from airflow_llm_batch.jobs.planning.shards import all_too_small, fingerprint_of, too_small
 from airflow_llm_batch.jobs.rounds.repair import Repair
@@ -21,7 +22,7 @@ from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
 from airflow_llm_batch.jobs.submission.named import adopt
 from airflow_llm_batch.jobs.submission.submit import submit
-from airflow_llm_batch.models import call_id
+from airflow_llm_batch.models import call_id, is_call
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,10 +56,12 @@ class JobRun:
         recovery: Recovery | None = None,
         metadata: Mapping[str, str] | None = None,
         max_cost: float | None = None,
+        trial: Trial | None = None,
     ) -> None:
         self.hook, self.store, self.origin, self.log = hook, store, origin, log
         self.waves, self.recovery = waves or Waves(), recovery or Recovery()
-        self.metadata, self.max_cost = metadata, max_cost
+        self.metadata, self.max_cost, self.trial = metadata, max_cost, trial or Trial()
+        self._spent = 0.0
         self.stop = Event()
         self.submitting = False
         self._job: Job | None = None
@@ -97,12 +100,15 @@ class JobRun:
         self.recovery.check()
         rows.check(provider)
         facts = {**vars(self.origin), "max_cost": self.max_cost}
+        first = self.trial.first(provider) if isinstance(rows, RowSpec) else NOT_TRIED
         job = None
         while job is None:
             self.store, job, replaced = take_up(self.store, self.hook, rows, self.waves, self.recovery.on_change)
             for store, unwanted in replaced:
                 cancel_running(store, self.hook, unwanted)
-            job = job or write_plan(self.store, self.hook, rows, self.waves, metadata=metadata, facts=facts)
+            job = job or write_plan(
+                self.store, self.hook, rows, self.waves, metadata=metadata, facts=facts, first=first
+            )
         self._job = job
         return job
 
@@ -115,17 +121,37 @@ class JobRun:
         :raises BudgetExceeded: before anything was sent.
         """
         online = online or self.is_called
+        self._spent = spent
         if self.max_cost is not None and not self.is_begun:
             check_budget(self.job, self.max_cost, spent, online=online)
         return estimated_cost(self.job, online=online) or 0.0
 
     def submit(self) -> list[str]:
-        """Create the shards that have room; returns the ids of all batches that were created, in shard order."""
+        """Try the first rows, and create the shards that have room; the ids of all batches that were created, in shard
+        order.
+
+        :raises FirstRowsFailed: when rows that were tried first tell that the others would fail.
+        """
         self.submitting = True
         if self.is_called:
             return self._call()
+        self._try_first()
         adopt(self.store, self.hook, self.job, self.recovery.batches_of(self.store.address.round))
-        return submit(self.store, self.hook, self.job, self.recovery.on_doubt, self.stop)
+        created = submit(self.store, self.hook, self.job, self.recovery.on_doubt, self.stop)
+        return [batch_id for batch_id in created if not is_call(batch_id)]
+
+    def _try_first(self) -> None:
+        """Call the rows that are tried before all others, and ask for the budget anew by what they have shown."""
+        from airflow_llm_batch.jobs.online.trial import try_first
+
+        least = self.hook.provider.limits.minimum
+        tried_shards = [shard for shard in self.job.shards if shard.is_tried]
+        # So few rows are no batch of some vendors: they are called whatever is chosen by now.
+        if not tried_shards or self.is_begun or not (self.trial.rows or tried_shards[0].rows < least):
+            return
+        tried = try_first(self.store, self.hook, self.job, self.trial, self.stop)
+        if tried is not None and self.max_cost is not None:
+            check_again(tried, self.max_cost, self._spent)
 
     def _call(self) -> list[str]:
         """Call rows that are too few for a batch.
@@ -159,11 +185,19 @@ class JobRun:
 
         :param only: the rows that it has to account for, None for all of its own.
         """
+        self._finish_tried()
         return land(self.store, self.job, self.hook, target, self.log, only)
 
     def land_once(self, target: Target) -> Manifest:
         """What the job, or a later round of it, has landed already; else land it."""
+        self._finish_tried()
         return land_once(self.store, self.job, self.hook, target, self.log)
+
+    def _finish_tried(self) -> None:
+        if any(shard.is_tried for shard in self.job.shards):
+            from airflow_llm_batch.jobs.online.trial import finish_tried
+
+            finish_tried(self.store, self.hook, self.job, self.stop)
 
     def next_round(
         self, manifest: Manifest, *, also: Sequence[str], max_rounds: int, deadline: Deadline
@@ -208,7 +242,7 @@ class JobRun:
         """The same for another job of the task."""
         run = JobRun(
             self.hook, store, self.origin, self.log, waves=self.waves, recovery=self.recovery,
-            metadata=self.metadata, max_cost=self.max_cost,
+            metadata=self.metadata, max_cost=self.max_cost, trial=self.trial,
         )  # fmt: skip
         run.stop = self.stop
         return run

@@ -12,7 +12,7 @@ from airflow_llm_batch.alerts import SendsAlerts
 from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, NoRows
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.options import Origin, Recovery, Target, Waves
+from airflow_llm_batch.jobs.options import Origin, Recovery, Target, Trial, Waves
 from airflow_llm_batch.links import LINKS, addresses
 from airflow_llm_batch.numbers import number
 from airflow_llm_batch.operators.failing import check_failures, failing_share
@@ -32,7 +32,7 @@ class AsksRows(SendsAlerts):
 
     template_fields: Sequence[str] = (
         "rows", "request", "key", "passthrough", "metadata", "max_cost", "max_enqueued_tokens",
-        "max_running_shards", "recovery", "storage", "conn_id",
+        "max_running_shards", "check_first", "recovery", "storage", "conn_id",
     )  # fmt: skip
     operator_extra_links = LINKS
 
@@ -47,6 +47,7 @@ class AsksRows(SendsAlerts):
         max_cost: float | str | None = None,
         max_enqueued_tokens: int | str | None = None,
         max_running_shards: int | str | None = None,
+        check_first: int | str = "auto",
         dry_run: bool = False,
         on_empty: str = "fail",
         recovery: Recovery | None = None,
@@ -61,6 +62,7 @@ class AsksRows(SendsAlerts):
         self.key, self.passthrough, self.metadata = key, passthrough, metadata
         self.max_cost, self.only_plan = max_cost, dry_run
         self.max_enqueued_tokens, self.max_running_shards = max_enqueued_tokens, max_running_shards
+        self.check_first = check_first
         if on_empty not in ("fail", "skip"):
             raise ConfigurationError(f"on_empty is {on_empty!r}; give 'fail' or 'skip'.")
         self.on_empty, self.recovery, self.storage, self.conn_id = on_empty, recovery, storage, conn_id
@@ -116,9 +118,18 @@ class AsksRows(SendsAlerts):
             recovery=self.recovery,
             metadata=self.metadata,
             max_cost=None if self.max_cost is None else number("max_cost", self.max_cost),
+            trial=self.trial(context),
         )
         self._runs.append(run)
         return run
+
+    def trial(self, context: Context) -> Trial:
+        """The rows that are called before anything is uploaded."""
+        return Trial(0 if self.only_plan else self.check_first, self.accepted_failures(context))
+
+    def accepted_failures(self, context: Context) -> float | None:
+        """The share of failing rows that fails whoever lands them, None for never."""
+        return 0.5
 
     def plan(self, run: JobRun, rows: Any, request: RequestTemplate | None) -> None:
         """Plan a job; without rows the task fails or is skipped, as ``on_empty`` says.
@@ -153,7 +164,7 @@ class AsksRows(SendsAlerts):
             job = run.job
             estimate = {name: e.model_dump() for name, e in job.estimate.items()}
             context["ti"].xcom_push(key="estimate", value=estimate)
-            raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {len(job.shards)} batches. {describe(job)}")
+            raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {job.batches} batches. {describe(job)}")
         return cost
 
     def submit(self, run: JobRun) -> JobHandle:
@@ -162,7 +173,7 @@ class AsksRows(SendsAlerts):
         batches = run.submit()
         self.link_addresses = addresses(run.store.uri, run.hook.provider, batches)
         job = run.job
-        return JobHandle(run.store.uri, run.hook.conn_id, job.provider, job.rows, len(job.shards), batches)
+        return JobHandle(run.store.uri, run.hook.conn_id, job.provider, job.rows, job.batches, batches)
 
 
 class LandsResults(SendsAlerts):

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
+from airflow_llm_batch.jobs.options import Trial
 from airflow_llm_batch.operators.rounds import RunsRounds
 from airflow_llm_batch.operators.waiting import seconds
 
@@ -64,6 +65,10 @@ class CompletionOperator(RunsRounds):
         self.concurrency, self.call_timeout = concurrency, call_timeout
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
         super().__init__(**kwargs)
+
+    def trial(self, context: Context) -> Trial:
+        # Whoever calls every row need not try any first.
+        return Trial() if self.lane == "online" else super().trial(context)
 
     def check_arguments(self) -> None:
         super().check_arguments()

@@ -46,7 +46,7 @@ class JobHandle:
             from airflow_llm_batch.jobs.directory.store import JobStore
 
             job = JobStore(given).job()
-            return cls(given, conn_id or job.conn_id, job.provider, job.rows, len(job.shards))
+            return cls(given, conn_id or job.conn_id, job.provider, job.rows, job.batches)
         if isinstance(given, Mapping) and isinstance(given.get("payload"), Mapping):
             given = given["payload"]  # as Airflow wraps what an asset's watcher has seen
         if isinstance(given, Mapping) and "job" in given and "conn_id" in given:

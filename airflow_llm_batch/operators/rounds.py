@@ -12,6 +12,7 @@ from airflow_llm_batch.jobs.options import DEADLINES, Deadline, at_least_one
 from airflow_llm_batch.lineage import emit_asset_events
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.arguments import AsksRows, LandsResults
+from airflow_llm_batch.operators.failing import failing_share
 from airflow_llm_batch.operators.models import asked_models, joined
 from airflow_llm_batch.operators.waiting import check_event, is_late, seconds, trigger_of
 
@@ -60,6 +61,9 @@ class RunsRounds(AsksRows, LandsResults):
             if "{" not in str(value := getattr(self, name)):
                 check(value)
         FailedRows(None, self.also)
+
+    def accepted_failures(self, context: Context) -> float | None:
+        return failing_share(self.fail_on)
 
     def planned_runs(self, context: Context) -> list[JobRun]:
         """A planned job for each model that is asked."""

@@ -9,6 +9,7 @@ from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.options import Deadline
 from airflow_llm_batch.operators.arguments import AsksRows
+from airflow_llm_batch.operators.failing import failing_share
 from airflow_llm_batch.operators.handle import JobHandle
 from airflow_llm_batch.operators.waiting import check_event, trigger_of
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_llm_batch.jobs.run import JobRun
+    from airflow_llm_batch.operators.fetch import FetchResultsOperator
 
 
 class SubmitBatchOperator(AsksRows):
@@ -40,6 +42,10 @@ class SubmitBatchOperator(AsksRows):
         shards are cut no larger, and the ``BatchSensor`` creates the next when others have ended. The connection's
         extra of that name by default. Without one the vendor's own limit shows when it refuses a batch.
     :param max_running_shards: likewise in batches.
+    :param check_first: rows that are called one by one before anything is uploaded: 3 of jobs of 1,000 rows or more by
+        default (``"auto"``), a number, or 0. What fails all of them for good is told at once, and nothing is sent; so
+        is a share of refused, invalid or truncated answers that the fetching task would not accept. What they used
+        corrects the estimate; their answers are landed with the others.
     :param on_empty: ``fail`` or ``skip`` the task, and with it what depends on it, when there are no rows or no files.
     :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.
     :param batch_id: a vendor's batch that exists already: waited for and fetched like any other, keyed by its
@@ -95,7 +101,7 @@ class SubmitBatchOperator(AsksRows):
 
     def _go(self, context: Context, run: JobRun, handle: JobHandle) -> Any:
         """Leave the job to the vendor; somebody else tells of its end. Defers while shards wait for room."""
-        if self.completion is not None and len(handle.batches) < len(run.job.shards) and not has_ended(run):
+        if self.completion is not None and len(handle.batches) < run.job.batches and not has_ended(run):
             trigger = trigger_of(run, Deadline(), cancel_on_kill=run.recovery.cancel_on_kill)
             self.defer(trigger=trigger, method_name="execute_complete")
         self._await_end(context, run.hook, handle, ended=self.completion is not None and has_ended(run))
@@ -107,7 +113,7 @@ class SubmitBatchOperator(AsksRows):
         from airflow_llm_batch.jobs.directory.awaited import Awaited, AwaitedJobs
 
         takes_events = hook.options.takes_events
-        whole = handle.shards is None or len(handle.batches) == handle.shards
+        whole = handle.shards is None or len(handle.batches) >= handle.shards
         if self.completion is None and not (takes_events and whole):
             return
         ti = context["ti"]
@@ -144,18 +150,26 @@ class SubmitBatchOperator(AsksRows):
             hook.close()
         return handle
 
+    def accepted_failures(self, context: Context) -> float | None:
+        """As the tasks have it that fetch the results; half of the rows where these cannot be seen from here."""
+        shares = [share_of(task, context) for task in self._fetching()]
+        known = [share for share in shares if share is not None]
+        return min(known) if known else (None if shares else 0.5)
+
+    def _fetching(self) -> list[FetchResultsOperator]:
+        from airflow_llm_batch.operators.fetch import FetchResultsOperator
+
+        return [task for task in self.get_flat_relatives(upstream=False) if isinstance(task, FetchResultsOperator)]
+
     def _check_destinations(self, context: Context) -> None:
         """Prove that what lies downstream can be written, before money is spent.
 
         :raises ConfigurationError: names the destination, or the package that its format needs.
         """
         from airflow_llm_batch.data.sinks import sink_class
-        from airflow_llm_batch.operators.fetch import FetchResultsOperator
         from airflow_llm_batch.storage import check_writable, storage_path
 
-        for task in self.get_flat_relatives(upstream=False):
-            if not isinstance(task, FetchResultsOperator):
-                continue
+        for task in self._fetching():
             if "{" not in str(task.format):
                 sink_class(task.format)
             if "xcom" in str(task.destination):
@@ -168,6 +182,17 @@ class SubmitBatchOperator(AsksRows):
             if not destination or not isinstance(destination, str):
                 raise ConfigurationError(f"The destination of task {task.task_id!r} is empty. Nothing was sent.")
             check_writable(storage_path(destination))
+
+
+def share_of(task: FetchResultsOperator, context: Context) -> float | None:
+    """The share of failing rows that a task does not accept, as far as it is known by now; None for any."""
+    given = task.fail_on
+    if "{" in str(given):
+        try:
+            given = task.render_template(given, context)
+        except Exception:
+            return 0.5
+    return failing_share(given)
 
 
 def completion_of(given: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_llm_batch.exceptions import ConfigurationError, Interrupted, WaitEnded
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.links import addresses
+from airflow_llm_batch.models import is_call
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -49,8 +50,10 @@ class Waiting:
         seen = self.looks.wait.wait.seen
         if self.handle.job is None and seen:
             self.handle.rows = next(iter(seen.values())).total or self.handle.rows
-        if self.handle.job is not None and len(seen) == self.handle.shards:
-            self.handle.batches = [batch.id for _, batch in sorted(seen.items()) if batch.id]
+        known = [batch.id for _, batch in sorted(seen.items()) if batch.id]
+        batches = [batch_id for batch_id in known if not is_call(batch_id)] or known
+        if self.handle.job is not None and len(batches) >= (self.handle.shards or 0):
+            self.handle.batches = batches
         return self.handle.to_xcom()
 
     def trigger(

@@ -83,6 +83,8 @@ class Provider(ABC):
     found_by: ClassVar[str] = "metadata"
     #: creating a shard's batch twice makes one batch
     is_idempotent: ClassVar[bool] = False
+    #: whether a call of a request tells what a batch would answer to it: it goes to the same model, by the same rights
+    calls_tell: ClassVar[bool] = True
     #: where a request's body has its token cap
     caps: ClassVar[tuple[tuple[str, ...], ...]] = (("max_completion_tokens",), ("max_output_tokens",), ("max_tokens",))
     #: pages of a listing that are searched for a lost create at most

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.models import Batch, Created, Intent, Void
+from airflow_llm_batch.models import Batch, Created, Intent, Void, is_call
 from airflow_llm_batch.storage import create_exclusive, find_files, modified_at, read_small, remove, write_whole
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ NEVER_SENT = Batch(
 FILE = re.compile(r".*/shards/(\d{5})/(.+)")
 FACT = re.compile(r"try-(\d+)/(intent|created|void|ended)\.json")
 UPLOADED = "uploaded.json"
+ANSWERS = "answers-"
 
 
 class Attempts:
@@ -145,6 +147,24 @@ class Attempts:
             write_whole(self.path(number, "ended"), batch.dump())
             self._note(number, "ended", batch)
 
+    def keep_answers(self, lines: Sequence[bytes]) -> None:
+        """Put these lines in the place of all that calls have answered so far."""
+        old = [name for name in self.names() if name.startswith(ANSWERS)]
+        # First what is kept: a line that is there twice is the same answer.
+        if lines:
+            write_whole(self.store.shard(self.index, answers_name()), b"\n".join([*lines, b""]))
+        for name in old:
+            remove(self.store.shard(self.index, name))
+
+    def forget_calls(self) -> None:
+        """Take away what was called of a shard, as if it had never been begun; nothing of one that is a batch."""
+        created = self.created()
+        if created is None or not is_call(created.batch_id):
+            return
+        self.keep_answers([])
+        for fact in ("ended", "created", "intent"):
+            remove(self.path(self.last(), fact))
+
     def batches(self) -> dict[str, int]:
         """Every batch that was ever taken for the shard's, void or not, and its try."""
         numbers = sorted(number for number, facts in self.tries().items() if "created" in facts)
@@ -213,6 +233,18 @@ def states(job: Job, paths: Iterable[str]) -> dict[int, ShardState]:
     """Every shard's state, from the names of the files in its job's directory."""
     files = names_by_shard(paths)
     return {shard.index: state_of(tries_of(files.get(shard.index, ()))) for shard in job.shards}
+
+
+def answers_name(number: int = 0, token: str = "") -> str:
+    """A file of answers: in the order of their names they are in that of their tries.
+
+    :param token: of one writer, a new one by default.
+    """
+    return f"{ANSWERS}{token or answers_token()}-{number:05d}.jsonl"
+
+
+def answers_token() -> str:
+    return f"{time.time_ns() // 10**6:013d}-{uuid.uuid4().hex[:8]}"
 
 
 def names_by_shard(paths: Iterable[str]) -> dict[int, set[str]]:

@@ -67,16 +67,16 @@ def siblings(store: JobStore) -> list[JobStore]:
 
 
 def is_begun(store: JobStore, job: Job) -> bool:
-    """Whether a create of any shard was ever claimed."""
+    """Whether a create of any shard was ever claimed; rows that were tried first begin nothing."""
     listing = store.listing()
-    return any(listing.attempts(shard.index).last() for shard in job.shards)
+    return any(listing.attempts(shard.index).last() for shard in job.shards if not shard.is_tried)
 
 
 def lane(listing: Listing, job: Job) -> str | None:
     """How a job was begun: its rows ``online``, or as a ``batch``; None when it was not."""
     for shard in job.shards:
         attempts = listing.attempts(shard.index)
-        if number := attempts.last():
+        if not shard.is_tried and (number := attempts.last()):
             return attempts.intent(number).lane
     return None
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from airflow_llm_batch.jobs.directory.attempts import ANSWERS, answers_name, answers_token
 from airflow_llm_batch.storage import is_local, make_parent, open_fact, write_whole
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ class Journal:
 
     def __init__(self, store: JobStore, index: int) -> None:
         self.store, self.index = store, index
-        # In the order of their names the files are in that of their tries.
-        self.token = f"{time.time_ns() // 10**6:013d}-{uuid.uuid4().hex[:8]}"
+        self.token = answers_token()
         self.number = self.size = 0
         self.file: int | None = None
         self.lines = bytearray()
@@ -47,7 +46,7 @@ class Journal:
             self.file = os.open(path.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def path(self) -> ObjectStoragePath:
-        return self.store.shard(self.index, f"answers-{self.token}-{self.number:05d}.jsonl")
+        return self.store.shard(self.index, answers_name(self.number, self.token))
 
     def add(self, line: bytes) -> None:
         """Keep an answer."""
@@ -111,6 +110,6 @@ def journal_lines(store: JobStore, attempts: Attempts) -> Iterator[bytes]:
     """
     index = attempts.index
     for name in sorted(attempts.names(), reverse=True):
-        if name.startswith("answers-") and name.endswith(".jsonl"):
+        if name.startswith(ANSWERS) and name.endswith(".jsonl"):
             with open_fact(store.shard(index, name)) as lines:
                 yield from (line.rstrip(b"\n") for line in lines if not line.isspace())

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
 from airflow_llm_batch.jobs.directory.attempts import Attempts, Listing, ShardState
+from airflow_llm_batch.jobs.directory.tried import Tried
 from airflow_llm_batch.models import Fact, Job, Progress
 from airflow_llm_batch.results import Failure, Manifest
 from airflow_llm_batch.storage import (
@@ -146,6 +147,13 @@ class JobStore:
 
     def is_told_late(self) -> bool:
         return read_small(self.path("late.json")) is not None
+
+    def save_tried(self, tried: Tried) -> None:
+        write_whole(self.path("tried.json"), tried.dump())
+
+    def tried(self) -> Tried | None:
+        """What trying some rows first has shown, None where that was not done."""
+        return self.read(self.path("tried.json"), Tried)
 
     def save_killed(self) -> None:
         """Note that the waiting task was failed or cleared, and its batches therefore cancelled."""

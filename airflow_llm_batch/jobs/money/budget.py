@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from airflow_llm_batch.exceptions import BudgetExceeded
+from airflow_llm_batch.jobs.directory.tried import Tried
 from airflow_llm_batch.jobs.money.pricing import PICO, Prices
 from airflow_llm_batch.models import Estimate, Job
 from airflow_llm_batch.results import Result, usd
@@ -34,6 +38,35 @@ def priced(model: str, estimate: Estimate, prices: Prices, caches_by_itself: boo
             prompts = max(known) * estimate.input_tokens / largest
             costs[name] = (prompts + (answered - known[0]) * estimate.requests) / PICO
     return estimate.model_copy(update=costs)
+
+
+def together(batched: Mapping[str, Estimate], called: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """A job's estimate by model, of rows that are sent in batches and of those that are called first: these cost what
+    a call costs."""
+    found = dict(batched)
+    for model, more in called.items():
+        use = found.get(model)
+        if use is None:
+            found[model] = more.model_copy(update={"cost_usd": more.sync_cost_usd})
+            continue
+        found[model] = use.model_copy(
+            update={
+                "requests": use.requests + more.requests,
+                "input_tokens": use.input_tokens + more.input_tokens,
+                "output_tokens": added(use.output_tokens, more.output_tokens),
+                "largest": max(use.largest, more.largest),
+                "cache": use.cache or more.cache,
+                "unknown": use.unknown or more.unknown,
+                "cost_usd": added(use.cost_usd, more.sync_cost_usd),
+                "sync_cost_usd": added(use.sync_cost_usd, more.sync_cost_usd),
+            }
+        )
+    return found
+
+
+def added(one: Any, other: Any) -> Any:
+    """A sum, None where either is not known."""
+    return None if one is None or other is None else one + other
 
 
 def estimated_cost(job: Job, *, online: bool = False) -> float | None:
@@ -75,6 +108,23 @@ def check_budget(job: Job, max_cost: float, spent: float = 0.0, *, online: bool 
         raise BudgetExceeded(
             f"The job is estimated at {usd(total)}{earlier}, above max_cost={usd(max_cost)}. Raise max_cost, lower "
             f"max_tokens or send fewer rows. Nothing was sent. {describe(job)}"
+        )
+
+
+def check_again(tried: Tried, max_cost: float, spent: float) -> None:
+    """Refuse a job that may cost more than ``max_cost`` dollars, now that some of its rows were tried.
+
+    :param spent: dollars that earlier rounds have cost, or other models may.
+    :raises BudgetExceeded: nothing but these rows was sent.
+    """
+    costs = [estimate.cost_usd for estimate in tried.estimate.values()]
+    total = spent + sum(filter(None, costs))
+    if None not in costs and total > max_cost:
+        ratio = max(estimate.ratio for estimate in tried.estimate.values())
+        raise BudgetExceeded(
+            f"The first {len(tried.rows)} rows had {ratio:.2f} times the prompt tokens that were estimated: the job "
+            f"may cost {usd(total)}, above max_cost={usd(max_cost)}. Raise max_cost, lower max_tokens or send fewer "
+            "rows. Nothing but these rows was sent; their answers are kept."
         )
 
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.jobs.money.budget import describe, priced
+from airflow_llm_batch.jobs.money.budget import describe, priced, together
 from airflow_llm_batch.jobs.money.pricing import Prices
-from airflow_llm_batch.jobs.planning.shards import Rows, fingerprint_of, remove_files, write_shards
-from airflow_llm_batch.models import Job
+from airflow_llm_batch.jobs.options import NOT_TRIED, First
+from airflow_llm_batch.jobs.planning.cutter import remove_files
+from airflow_llm_batch.jobs.planning.shards import Rows, fingerprint_of, write_shards
+from airflow_llm_batch.models import Estimate, Job
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -77,29 +79,37 @@ def write_plan(
     *,
     metadata: Mapping[str, str],
     facts: Mapping[str, Any],
+    first: First = NOT_TRIED,
 ) -> Job | None:
     """Write the shards, and then the plan.
 
     :param metadata: kept by the vendor with each batch.
     :param facts: further fields of the job: of its task instance, and ``max_cost``.
+    :param first: the rows that are to be tried before the others are sent.
     :return: None when another attempt has published its plan first; that one is what gets sent.
     """
     provider = hook.provider
     prices = Prices.of(hook)
     progress = StepLog(log, "rows encoded")
     limits = provider.limits.model_copy(update={"tokens": waves.max_enqueued_tokens})
-    shards, fingerprint, use, kinds, several = write_shards(rows, provider, store, metadata, limits, progress.add)
+    written = write_shards(rows, provider, store, metadata, limits, progress.add, first)
+    shards, kinds = written.shards, written.kinds
+
+    def at_most(use: dict[str, Estimate]) -> dict[str, Estimate]:
+        return {model: priced(model, estimate, prices, provider.caches_by_itself) for model, estimate in use.items()}
+
+    estimate = together(at_most(written.use), at_most(written.tried))
     job = Job(
         id=store.job_id,
-        fingerprint=fingerprint,
+        fingerprint=written.fingerprint,
         provider=provider.name,
         conn_id=hook.conn_id,
         created_at=datetime.now(UTC),
         console_url=provider.console_url if provider.console("") else "",
         rows=sum(shard.rows for shard in shards),
         shards=tuple(shards),
-        estimate={model: priced(model, estimate, prices, provider.caches_by_itself) for model, estimate in use.items()},
-        **{"several_vectors": several, **rows.facts(kinds)},
+        estimate=estimate,
+        **{"several_vectors": written.several_vectors, **rows.facts(kinds)},
         **asdict(waves),
         **facts,
     )

@@ -108,6 +108,8 @@ class Azure(OpenAI):
     title = "Azure OpenAI"
     Options: ClassVar[type[AzureOptions]] = AzureOptions
     options: AzureOptions  # type: ignore[assignment]  # OpenAI's own are not its own
+    # A deployment of the batch kind answers no calls.
+    calls_tell = False
     default_base_url = ""
     default_limits: ClassVar[Limits] = Limits(requests=100_000, bytes=200_000_000)
     endpoints = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/embeddings"})

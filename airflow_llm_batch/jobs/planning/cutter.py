@@ -1,0 +1,179 @@
+"""Lines to the files of shards, cut where the next line would be one too many."""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING
+
+from airflow_llm_batch.blocks import CHUNK
+from airflow_llm_batch.jobs.money.tokens import EMBEDDINGS
+from airflow_llm_batch.jobs.planning.encoding import Line
+from airflow_llm_batch.models import Limits, Shard
+from airflow_llm_batch.storage import WholeFile
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.jobs.directory.store import JobStore
+
+Group = tuple[str, str]
+
+
+class ShardFile:
+    """A shard while lines are added to it. Its last lines, as many as a batch has at least, are held back: the shard
+    after it may come out too small, and then gets them."""
+
+    def __init__(
+        self, store: JobStore, index: int, group: Group, limits: Limits, token: str, lane: str = "batch"
+    ) -> None:
+        self.index, self.group, self.limits, self.token, self.lane = index, group, limits, token, lane
+        self.embeddings = group[0] == EMBEDDINGS
+        self.files = WholeFile(store.requests(index, token)), WholeFile(store.rows(index, token))
+        self.requests, self.entries = bytearray(), bytearray()
+        self.held: deque[Line] = deque()
+        self.rows = self.inputs = self.tokens = self.size = self.crc32 = 0
+
+    def add(self, line: Line) -> bool:
+        """Take a line; False when it is one too many. The first always fits."""
+        rows, size = self.rows + 1, self.size + len(line.request)
+        tokens, inputs = self.tokens + line.tokens, self.inputs + line.kind.inputs
+        limits = self.limits
+        if self.rows and (
+            rows > limits.requests
+            or size > limits.bytes
+            or (limits.tokens is not None and tokens > limits.tokens)
+            or (self.embeddings and limits.embedding_inputs is not None and inputs > limits.embedding_inputs)
+        ):
+            return False
+        self.rows, self.size, self.tokens, self.inputs = rows, size, tokens, inputs
+        if limits.minimum:
+            self.held.append(line)
+            if len(self.held) <= limits.minimum:
+                return True
+            line = self.held.popleft()
+        self._write(line)
+        return True
+
+    def _write(self, line: Line) -> None:
+        self.requests += line.request
+        self.entries += line.entry
+        if len(self.requests) >= CHUNK or len(self.entries) >= CHUNK:
+            self.flush()
+
+    def give_to(self, other: ShardFile) -> None:
+        """Make one that is too small large enough, as far as this one can spare lines and they fit."""
+        lines = [*other.held]
+        while other.rows < self.limits.minimum < self.rows and self.held:
+            line = self.held[-1]
+            if not other.add(line):
+                break
+            other.held.pop()
+            self.held.pop()
+            self.rows, self.size = self.rows - 1, self.size - len(line.request)
+            self.tokens, self.inputs = self.tokens - line.tokens, self.inputs - line.kind.inputs
+            lines.insert(0, line)
+        other.held = deque(lines)
+
+    def flush(self) -> None:
+        self.crc32 = zlib.crc32(self.requests, self.crc32)
+        for file, lines in zip(self.files, (self.requests, self.entries), strict=True):
+            file.write(lines)
+            lines.clear()
+
+    def finish(self, job_id: str, metadata: Mapping[str, str]) -> Shard:
+        while self.held:
+            self._write(self.held.popleft())
+        self.flush()
+        for file in self.files:
+            file.commit()
+        return Shard(
+            index=self.index,
+            key=f"{job_id}-{self.index}-{self.crc32:08x}",
+            token=self.token,
+            endpoint=self.group[0],
+            model=self.group[1],
+            rows=self.rows,
+            bytes=self.size,
+            tokens=self.tokens,
+            crc32=self.crc32,
+            metadata=dict(metadata),
+            lane=self.lane,
+        )
+
+    def discard(self) -> None:
+        for file in self.files:
+            file.discard()
+
+
+class Cutter:
+    """A job's shards while its lines come in.
+
+    :param limits: of one shard.
+    :param metadata: what the vendor is to keep with every batch.
+    :ivar full: shards that are full, each as long as the one after it may come out too small.
+    """
+
+    def __init__(self, store: JobStore, limits: Limits, metadata: Mapping[str, str]) -> None:
+        self.store, self.limits, self.metadata = store, limits, metadata
+        # Rows that are called are no batch, and never too few for one.
+        self.called = limits.model_copy(update={"minimum": 0})
+        self.token = uuid.uuid4().hex[:8]
+        self.indices = count()
+        self.finished: list[Shard] = []
+        self.tried: dict[Group, ShardFile] = {}
+        self.opened: dict[Group, ShardFile] = {}
+        self.full: dict[Group, ShardFile] = {}
+
+    def add(self, line: Line) -> None:
+        """Put a line into the open shard of its kind, or the next one."""
+        group = line.kind.group
+        file = self.opened.get(group)
+        if file is not None and file.add(line):
+            return
+        if before := self.full.pop(group, None):
+            self._finish(before)
+        if file is not None and self.limits.minimum:
+            self.full[group] = file
+        elif file is not None:
+            self._finish(self.opened.pop(group))
+        file = self.opened[group] = ShardFile(self.store, next(self.indices), group, self.limits, self.token)
+        file.add(line)
+
+    def add_tried(self, line: Line) -> None:
+        """Put a line into the shard that is tried before all others."""
+        group = line.kind.group
+        file = self.tried.get(group)
+        if file is None or not file.add(line):
+            if file is not None:
+                self._finish(self.tried.pop(group))
+            file = ShardFile(self.store, next(self.indices), group, self.called, self.token, "online")
+            self.tried[group] = file
+            file.add(line)
+
+    def _finish(self, file: ShardFile) -> None:
+        self.finished.append(file.finish(self.store.job_id, self.metadata))
+
+    def finish(self) -> list[Shard]:
+        """All shards, in order."""
+        for group, before in self.full.items():
+            before.give_to(self.opened[group])
+        for files in (self.tried, self.full, self.opened):
+            while files:
+                self._finish(files.pop(next(iter(files))))
+        return sorted(self.finished, key=lambda shard: shard.index)
+
+    def discard(self) -> None:
+        for file in (*self.tried.values(), *self.full.values(), *self.opened.values()):
+            file.discard()
+        remove_files(self.store, self.finished)
+
+
+def remove_files(store: JobStore, shards: list[Shard]) -> None:
+    """Take away the files of a plan that was not published."""
+    for shard in shards:
+        for path in (store.requests(shard.index, shard.token), store.rows(shard.index, shard.token)):
+            with suppress(OSError):
+                path.unlink()
