@@ -17,8 +17,10 @@ def priced(model: str, estimate: Estimate, prices: Prices, caches_by_itself: boo
         return estimate
     largest = max(estimate.largest, 1)
     answer = -(-estimate.output_tokens // max(estimate.requests, 1))
-    written = largest if estimate.cache or caches_by_itself else 0
-    hour = largest if estimate.cache == "1h" else 0
+    # Nothing but the static part is marked, where that is known.
+    kept = min(estimate.static, largest) or largest
+    written = kept if estimate.cache or caches_by_itself else 0
+    hour = kept if estimate.cache == "1h" else 0
     costs: dict[str, float] = {}
     for name, called in (("cost_usd", False), ("sync_cost_usd", True)):
 
@@ -85,7 +87,10 @@ def describe(job: Job) -> str:
         out = "an unknown number" if e.output_tokens is None else f"at most {e.output_tokens:,}"
         cost = "cost unknown" if e.cost_usd is None else usd(e.cost_usd)
         beside = f" beside {e.unknown}" if e.unknown else ""
-        tokens = f"about {e.input_tokens:,} tokens in{beside}, {out} out"
+        found = f" ({e.basis})" if e.basis else ""
+        tokens = f"about {e.input_tokens:,} tokens in{beside}{found}, {out} out"
+        if e.static and e.likely_usd is not None:
+            cost += f", or {usd(e.likely_usd)} if the {e.static:,} tokens that all share are read from the cache"
         estimates.append(f"{model}: {e.requests:,} requests, {tokens}, {cost}")
     return "Estimate by model: " + "; ".join(estimates) + "."
 

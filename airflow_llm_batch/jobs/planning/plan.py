@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,14 +12,18 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.budget import describe, priced
+from airflow_llm_batch.jobs.money.likely import likely
 from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.tokens import counter_of
+from airflow_llm_batch.jobs.planning.caching import caching
 from airflow_llm_batch.jobs.planning.shards import Rows, fingerprint_of, remove_files, write_shards
-from airflow_llm_batch.models import Job
+from airflow_llm_batch.models import Estimate, Job, Shard
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.options import Waves
+    from airflow_llm_batch.providers.base import Provider
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +102,10 @@ def write_plan(
         console_url=provider.console_url if provider.console("") else "",
         rows=sum(shard.rows for shard in shards),
         shards=tuple(shards),
-        estimate={model: priced(model, estimate, prices, provider.caches_by_itself) for model, estimate in use.items()},
+        estimate={
+            model: estimated(model, estimate, shards, prices, provider)
+            for model, estimate in caching(rows.request, provider, use).items()
+        },
         **{"several_vectors": several, **rows.facts(kinds)},
         **asdict(waves),
         **facts,
@@ -109,6 +116,18 @@ def write_plan(
     log.info("Job %s: %s rows in %d shard(s) at %s", job.id, f"{job.rows:,}", len(shards), store.uri)
     log.info("%s", describe(job))
     return job
+
+
+def estimated(model: str, use: Estimate, shards: Sequence[Shard], prices: Prices, provider: Provider) -> Estimate:
+    """What a model's requests use, with its prices."""
+    kept = min(use.static, use.input_tokens // max(use.requests, 1))
+    facts = {
+        "basis": counter_of(provider, model).basis,
+        "static": kept,
+        "shards": sum(shard.model in ("", model) for shard in shards),
+    }
+    found = use.model_copy(update=facts)
+    return likely(model, priced(model, found, prices, provider.caches_by_itself), prices)
 
 
 def is_cut_too_large(store: JobStore, job: Job, limit: int | None) -> bool:
