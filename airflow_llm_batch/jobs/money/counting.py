@@ -52,7 +52,7 @@ class Length(NamedTuple):
     other: int = 0
 
     def __add__(self, more: Any) -> Length:
-        return Length(*(one + another for one, another in zip(self, more, strict=True)))
+        return Length(self[0] + more[0], self[1] + more[1], self[2] + more[2], self[3] + more[3])
 
 
 class Counted(NamedTuple):
@@ -88,9 +88,9 @@ class Counter:
 
     def tokens(self, length: Length) -> float:
         """By the length of a text and the kind of it: prose, code and numbers, scripts without an alphabet."""
-        further = MORE * max(length.signs - USUAL * length.latin, 0)
-        scripts = (length.wide + length.other / 2) * self.counting.wide
-        return (length.latin + further) / self.counting.characters + scripts
+        latin, signs, wide, other = length
+        further = max(signs - USUAL * latin, 0)
+        return (latin + MORE * further) / self.counting.characters + (wide + other / 2) * self.counting.wide
 
     def body(self, body: Mapping[str, Any]) -> Counted:
         """:param body: translated."""

@@ -282,7 +282,9 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
     kind = kind_of(request, provider, static_tokens(rendered, provider))
     prefix = f"{job_id}-".encode()
     tokens = RowTokens(request, line, provider, mark)
-    whole = None if provider.takes_empty_text else encode_whole(template, provider, job_id)
+    # A text that is split for a cache's mark may leave nothing behind it.
+    split = rendered.cache is not None
+    whole = encode_whole(template, provider, job_id) if split or not provider.takes_empty_text else None
 
     def encode(number: int, row: Mapping[str, Any]) -> Encoded:
         values = [row[column] for column in columns]
