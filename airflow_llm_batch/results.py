@@ -124,6 +124,8 @@ class Usage(BaseModel):
     cost_usd: float | None
     batch_cost_usd: float | None = None
     sync_cost_usd: float | None
+    cache_write_tokens: int = 0
+    cache_saving_usd: float | None = None
 
 
 class LandedRound(BaseModel):
@@ -143,6 +145,9 @@ class LandedRound(BaseModel):
     saving_usd: float | None = None
     estimated_cost_usd: float | None
     usage: list[Usage] = Field(default_factory=list)
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_saving_usd: float | None = None
 
 
 class Manifest(Fact):
@@ -161,6 +166,12 @@ class Manifest(Fact):
         outside of batches, ``saving_usd`` the difference, and ``batch_cost_usd`` its price in batches alone.
     :param estimated_cost_usd: of all rounds, at most.
     :param usage: by model and status.
+    :param cache_write_tokens: of ``input_tokens`` those that were written to the vendor's caches.
+    :param cached_share: of the input that was read from caches, 0 to 1.
+    :param cache_saving_usd: what ``cost_usd`` is below the price of the same tokens uncached; less than 0 where writing
+        cost more than reading has saved.
+    :param estimated_input_tokens: of this round's rows whose usage was told, and ``input_error_percent``, how far that
+        was from what was billed for them; None where nothing was estimated. ``estimate_basis`` is how.
     """
 
     job: str
@@ -187,12 +198,19 @@ class Manifest(Fact):
     provider: str
     models: list[str]
     landed_at: datetime
+    cache_write_tokens: int = 0
+    cached_share: float | None = None
+    cache_saving_usd: float | None = None
+    estimated_input_tokens: int | None = None
+    input_error_percent: float | None = None
+    estimate_basis: str = ""
 
     def summary(self, uri: str) -> dict[str, Any]:
         """The manifest as it travels in XCom; ``uri`` is where the whole of it lies."""
         keys = (
             "files", "rows", "counts", "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
-            "estimated_cost_usd", "provider", "models", "batches",
+            "estimated_cost_usd", "provider", "models", "batches", "cached_share", "cache_saving_usd",
+            "input_error_percent",
         )  # fmt: skip
         fields = self.model_dump(mode="json", include=set(keys))
         return {"manifest": uri, "message": self.message, **fields, "rounds": len(self.rounds)}
@@ -214,6 +232,11 @@ class Manifest(Fact):
         rounds = f" in {len(self.rounds)} rounds" if len(self.rounds) > 1 else ""
         cost = "cost unknown" if self.cost_usd is None else usd(self.cost_usd)
         saved = f" ({usd(self.saving_usd)} less than outside of batches)" if self.saving_usd else ""
+        if self.cached_share:
+            saved += f"; {self.cached_share:.0%} of the input read from caches"
+        if self.cache_saving_usd:
+            worth = usd(abs(self.cache_saving_usd))
+            saved += f"; caches saved {worth}" if self.cache_saving_usd > 0 else f"; caches cost {worth} more"
         reasons = "; ".join(f"{r.rows:,} x {r.code or r.status}: {r.message or 'no message'}" for r in self.reasons)
         message = f"{self.rows:,} rows landed{rounds}: {counts}; {cost}{saved}."
         return f"{message} {reasons}" if reasons else message

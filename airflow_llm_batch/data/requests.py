@@ -10,10 +10,13 @@ from copy import copy
 from dataclasses import dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.request import Request
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.data.static import Static
 
 CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 CHAT, EMBEDDINGS, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/messages"
@@ -31,11 +34,13 @@ class RequestTemplate:
 
     :ivar on_null: what a column that is null becomes in a prompt, ``empty`` or ``fail``.
     :ivar known: what its braces mean by the rows' columns (``data.templates.meanings``).
+    :ivar called: its requests are called one by one, and not sent in a batch.
     """
 
     template_fields: ClassVar[tuple[str, ...]] = ()
     on_null: str = "empty"
     known: Mapping[str, str] = MappingProxyType({})
+    called: bool = False
 
     def compile(self) -> Render:
         """A function from a row to its request.
@@ -68,6 +73,16 @@ class RequestTemplate:
             met.known = known
             return met
         return self
+
+    def for_calls(self) -> RequestTemplate:
+        """This template as it is meant for calls one by one."""
+        made = copy(self)
+        made.called = True
+        return made
+
+    def static(self) -> Static | None:
+        """What of its requests is the same in every row, where that is to be cached."""
+        return None
 
     def depends_on_columns(self) -> bool:
         """Whether it takes the rows' own columns to tell what is a placeholder."""
@@ -114,6 +129,13 @@ class ChatRequest(RequestTemplate):
         the Responses API.
     :param on_null: what a column that is null becomes in a prompt: ``"empty"``, nothing, which the log tells once; or
         ``"fail"``, the row is refused before anything is sent.
+    :param cache: True has the vendor keep what is the same in every row, so that it is read, at a fraction of its
+        price, and not billed anew with each of them: tools, schema, system prompt, and all up to the first column.
+        Anthropic keeps it for an hour in batches and for five minutes in calls, unless ``"5m"`` or ``"1h"`` is given;
+        OpenAI is sent a key for it and, from GPT-5.6 on, where it ends; ``"24h"`` keeps it for a day where an OpenAI
+        model can be asked to. Where a vendor caches by itself (Gemini, other servers) or not at all in this lane
+        (Bedrock's batches) nothing is sent. Nothing of a prompt is moved: what stands behind the first column is read
+        anew with every row, which the log warns of where it is much.
     """
 
     model: str = ""
@@ -125,6 +147,7 @@ class ChatRequest(RequestTemplate):
     params: dict[str, Any] = field(default_factory=dict)
     api: str | None = None
     on_null: str = "empty"
+    cache: bool | str | None = None
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "system", "user", "messages", "max_tokens", "params")
 
@@ -168,10 +191,17 @@ class ChatRequest(RequestTemplate):
             rest.append(turns[-1].get("content"))
         return None if columns_of(rest, self.known) else sorted(columns_of(texts, self.known))
 
+    def static(self) -> Static | None:
+        from airflow_llm_batch.data.static import static_of
+
+        return static_of(self.turns(), self.params, self.cache, self.called, self.known) if self.cache else None
+
     def compile(self) -> Render:
+        from airflow_llm_batch.data.static import check_cache
         from airflow_llm_batch.data.templates import compile_template
 
         check_model(self.model)
+        check_cache(self.cache, self.turns(), self.params)
         body: dict[str, Any] = {"model": self.model, "messages": None}
         if self.max_tokens is not None:
             body["max_completion_tokens"] = whole_number("max_tokens", self.max_tokens)
@@ -180,6 +210,8 @@ class ChatRequest(RequestTemplate):
             named = {"name": str(schema.get("title") or "output"), "schema": asked_schema(self.output)}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         self.check_clash(body)
+        static = self.static()
+        cache = static.cache if static is not None else None
         compile_known = partial(compile_template, known=self.known)
         contents = [text_or_parts(turn, compile_known) for turn in self.turns()]
         fill_rest = compile_known({"model": self.model, **self.params})
@@ -187,7 +219,7 @@ class ChatRequest(RequestTemplate):
         def render(row: Mapping[str, Any]) -> Request:
             filled = {**body, **fill_rest(row)}
             filled["messages"] = [fill(row) for fill in contents]
-            return Request(CHAT, filled, self.api)
+            return Request(CHAT, filled, self.api, cache)
 
         return render
 

@@ -18,6 +18,7 @@ from airflow_llm_batch.emulator.counting import (
     TOOLS,
     claude_tokens,
     openai_tokens,
+    words,
 )
 from airflow_llm_batch.emulator.counting import chat_tokens as chat_tokens
 from airflow_llm_batch.emulator.counting import tokens as tokens
@@ -69,7 +70,7 @@ def named_first(tools: list[tuple[str, Any]], name: str | None) -> list[tuple[st
 
 def asked_for(*parts: Any) -> list[str]:
     """Schemas and tools, which vendors count as prompt."""
-    return [json.dumps(part) for part in parts if part]
+    return [json.dumps(part, separators=(",", ":")) for part in parts if part]
 
 
 def reply(
@@ -259,7 +260,8 @@ def message(params: dict[str, Any], tier: str = "standard") -> dict[str, Any] | 
         [
             text_of(params.get("system")),
             *(text_of(m.get("content")) for m in messages),
-            *asked_for(schema, params.get("tools")),
+            *asked_for(schema),
+            words(params.get("tools") or []),
         ]
     )
     said = reply(

@@ -15,7 +15,9 @@ from airflow_llm_batch.operators.waiting import seconds
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_llm_batch.data.requests import RequestTemplate
     from airflow_llm_batch.jobs.online.endpoint import Calls
+    from airflow_llm_batch.jobs.planning.shards import Rows
     from airflow_llm_batch.jobs.run import JobRun
     from airflow_llm_batch.results import Manifest
 
@@ -100,6 +102,11 @@ class CompletionOperator(RunsRounds):
             return self.finish(context, self._call(runs))
         finally:
             self.close()
+
+    def _rows(self, rows: Any, request: RequestTemplate | None) -> Rows:
+        if request is not None and self.lane == "online":
+            request = request.for_calls()
+        return super()._rows(rows, request)
 
     def _choose(self, runs: Sequence[JobRun]) -> tuple[str, str]:
         """The lane, and why."""

@@ -164,6 +164,18 @@ class Provider(ABC):
         """How a model's prompt tokens are counted: by the model's name, whoever serves it."""
         return counting_of(self.model_of(model))
 
+    def cached(self, request: Request) -> Request:
+        """A neutral conversation with what makes the vendor cache its static part (``request.cache``); as it is where
+        the vendor does so by itself, or not at all."""
+        return request
+
+    def least_cached(self, model: str, called: bool) -> int | None:
+        """The fewest tokens of a prompt's beginning that are cached, None where none are.
+
+        :param called: outside of batches.
+        """
+        return None
+
     def console(self, batch_id: str) -> str:
         """The vendor's page of a batch, empty for an address that is not the vendor's own."""
         return self.console_url.format(id=quote(batch_id, safe="")) if self.is_own else ""

@@ -30,7 +30,23 @@ def run(bag, name, tmp_path, conn_id, *, state="success", **conf):
     dag = bag.dags[name]
     run = dag.test(logical_date=timezone.utcnow(), run_conf={"conn_id": conn_id, "data": f"file://{tmp_path}", **conf})
     assert str(run.state) == state
-    return run, {ti.task_id: ti.xcom_pull(task_ids=ti.task_id) for ti in run.get_task_instances()}
+    told = {ti.task_id: ti.xcom_pull(task_ids=ti.task_id) for ti in run.get_task_instances()}
+    for summary in told.values():
+        check_estimate(name, summary)
+    return run, told
+
+
+def check_estimate(name, summary):
+    """What was estimated lies within five percent of what was billed; the emulator sees no more of a picture than that
+    there is one."""
+    error = summary.get("input_error_percent") if isinstance(summary, dict) else None
+    if error is not None and name != "vision":
+        assert abs(error) <= 5, (name, summary["message"])
+        SEEN.add(name)
+
+
+#: examples whose estimates were looked at
+SEEN = set()
 
 
 def landed(tmp_path):

@@ -205,11 +205,13 @@ def test_embeddings_and_raw_bodies():
         "/v1/embeddings",
         {"model": "e", "input": "x!", "dimensions": 8},
         None,
+        None,
     )
     raw = RawRequest({"model": "m", "input": "{q}", "top_logprobs": "{n}"}, "/v1/responses").compile()
     assert raw({"q": "hi", "n": 2}) == (
         "/v1/responses",
         {"model": "m", "input": "hi", "top_logprobs": 2},
+        None,
         None,
     )
 
@@ -221,9 +223,10 @@ def test_existing_batch_lines_are_requests():
         "/v1/embeddings",
         {"x": 1},
         None,
+        None,
     )
     assert render({"custom_id": "a", "url": "/chat/completions", "body": {}}).endpoint == "/v1/chat/completions"
-    assert render({"custom_id": "a", "params": {"m": 1}}) == ("/v1/messages", {"m": 1}, None)
+    assert render({"custom_id": "a", "params": {"m": 1}}) == ("/v1/messages", {"m": 1}, None, None)
     with pytest.raises(InputError, match="request=ChatRequest"):
         render({"text": "hi"})
     with pytest.raises(InputError, match="GET"):

@@ -10,6 +10,7 @@ from airflow_llm_batch.data.destinations import FileDestination
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.claims import Claim
+from airflow_llm_batch.jobs.landing.figures import report_figures
 from airflow_llm_batch.jobs.landing.ownership import short_hash, take_place
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
@@ -144,6 +145,7 @@ def report(manifest: Manifest, log: Logger) -> None:
         "%s input and %s output tokens. In %s",
         f"{manifest.input_tokens:,}", f"{manifest.output_tokens:,}", manifest.destination,
     )  # fmt: skip
+    report_figures(manifest, log)
     dropped = {reason: n for reason, n in manifest.dropped.items() if n}
     if dropped:
         log.warning("Lines that were not landed: %s; unreadable ones are kept in %s.", dropped, manifest.aside)

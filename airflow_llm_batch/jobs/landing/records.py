@@ -22,6 +22,7 @@ from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.again import DELIVERY, Again, NotDelivered, not_delivered
 from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
 from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
+from airflow_llm_batch.jobs.landing.figures import cache_figures, input_figures, landed_round, without_cache
 from airflow_llm_batch.jobs.landing.raw import as_written, without_answer
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
 from airflow_llm_batch.jobs.landing.side import SideFile
@@ -30,7 +31,7 @@ from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
 from airflow_llm_batch.jobs.submission.doubt import confirm
 from airflow_llm_batch.models import Batch, Job, Shard, is_call
-from airflow_llm_batch.results import ROW_STATUSES, Failure, LandedRound, Manifest, Result
+from airflow_llm_batch.results import ROW_STATUSES, Failure, Manifest, Result
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -152,19 +153,7 @@ class Landing:
     ) -> Manifest:
         """What was landed, all rounds together."""
         own, total, estimated = self.own, self.tally.total, estimated_cost(self.job, online=self.called_all)
-        this = LandedRound(
-            round=self.job.round,
-            job=self.store.uri,
-            rows=own.requests,
-            succeeded=own.counts["succeeded"],
-            input_tokens=own.total.input_tokens,
-            output_tokens=own.total.output_tokens,
-            cost_usd=own.total.cost_usd,
-            sync_cost_usd=own.total.sync_cost_usd,
-            saving_usd=own.total.saving_usd,
-            estimated_cost_usd=estimated,
-            usage=own.usage(),
-        )
+        this = landed_round(self.job.round, self.store.uri, own, estimated)
         rounds = [*(earlier.rounds if earlier else ()), this]
         estimates = [done.estimated_cost_usd for done in rounds]
         return Manifest(
@@ -191,6 +180,9 @@ class Landing:
             provider=self.job.provider,
             models=self.tally.models,
             landed_at=datetime.now(UTC),
+            cached_share=total.cached_tokens / total.input_tokens if total.input_tokens else None,
+            **cache_figures(total),
+            **input_figures(self.job, own),
         )
 
     def land_shard(self, shard: Shard, batch: Batch, progress: StepLog) -> None:
@@ -303,7 +295,7 @@ class Landing:
                 records.write(result, entry.columns)
             except Unwritable as error:
                 records.write(without_answer(result, str(error), line), entry.columns)
-        self.tally.add(result, cost)
+        self.tally.add(result, cost, without_cache(result, model, price, cost))
         if result.status != "succeeded":
             code = result.error_code or (result.finish_reason if result.status == "truncated" else None)
             message = result.error_message and result.error_message[:LONGEST]

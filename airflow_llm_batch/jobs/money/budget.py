@@ -21,8 +21,10 @@ def priced(model: str, estimate: Estimate, prices: Prices, caches_by_itself: boo
         return estimate
     largest = max(estimate.largest, 1)
     answer = -(-estimate.output_tokens // max(estimate.requests, 1))
-    written = largest if estimate.cache or caches_by_itself else 0
-    hour = largest if estimate.cache == "1h" else 0
+    # Nothing but the static part is marked, where that is known.
+    kept = min(estimate.static, largest) or largest
+    written = kept if estimate.cache or caches_by_itself else 0
+    hour = kept if estimate.cache == "1h" else 0
     costs: dict[str, float] = {}
     for name, called in (("cost_usd", False), ("sync_cost_usd", True)):
 
@@ -47,7 +49,7 @@ def together(batched: Mapping[str, Estimate], called: Mapping[str, Estimate]) ->
     for model, more in called.items():
         use = found.get(model)
         if use is None:
-            found[model] = more.model_copy(update={"cost_usd": more.sync_cost_usd})
+            found[model] = more.model_copy(update={"cost_usd": more.sync_cost_usd, "likely_usd": more.sync_likely_usd})
             continue
         found[model] = use.model_copy(
             update={
@@ -59,6 +61,8 @@ def together(batched: Mapping[str, Estimate], called: Mapping[str, Estimate]) ->
                 "unknown": use.unknown or more.unknown,
                 "cost_usd": added(use.cost_usd, more.sync_cost_usd),
                 "sync_cost_usd": added(use.sync_cost_usd, more.sync_cost_usd),
+                "likely_usd": added(use.likely_usd, more.sync_likely_usd),
+                "sync_likely_usd": added(use.sync_likely_usd, more.sync_likely_usd),
             }
         )
     return found
@@ -135,7 +139,10 @@ def describe(job: Job) -> str:
         out = "an unknown number" if e.output_tokens is None else f"at most {e.output_tokens:,}"
         cost = "cost unknown" if e.cost_usd is None else usd(e.cost_usd)
         beside = f" beside {e.unknown}" if e.unknown else ""
-        tokens = f"about {e.input_tokens:,} tokens in{beside}, {out} out"
+        found = f" ({e.basis})" if e.basis else ""
+        tokens = f"about {e.input_tokens:,} tokens in{beside}{found}, {out} out"
+        if e.static and e.likely_usd is not None:
+            cost += f", or {usd(e.likely_usd)} if the {e.static:,} tokens that all share are read from the cache"
         estimates.append(f"{model}: {e.requests:,} requests, {tokens}, {cost}")
     return "Estimate by model: " + "; ".join(estimates) + "."
 

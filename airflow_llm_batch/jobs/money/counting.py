@@ -52,7 +52,7 @@ class Length(NamedTuple):
     other: int = 0
 
     def __add__(self, more: Any) -> Length:
-        return Length(*(one + another for one, another in zip(self, more, strict=True)))
+        return Length(self[0] + more[0], self[1] + more[1], self[2] + more[2], self[3] + more[3])
 
 
 class Counted(NamedTuple):
@@ -88,9 +88,9 @@ class Counter:
 
     def tokens(self, length: Length) -> float:
         """By the length of a text and the kind of it: prose, code and numbers, scripts without an alphabet."""
-        further = MORE * max(length.signs - USUAL * length.latin, 0)
-        scripts = (length.wide + length.other / 2) * self.counting.wide
-        return (length.latin + further) / self.counting.characters + scripts
+        latin, signs, wide, other = length
+        further = max(signs - USUAL * latin, 0)
+        return (latin + MORE * further) / self.counting.characters + (wide + other / 2) * self.counting.wide
 
     def body(self, body: Mapping[str, Any]) -> Counted:
         """:param body: translated."""
@@ -103,11 +103,21 @@ class Counter:
             rest += sum(self.count(str(turn["name"])) + 1 for turn in objects(turns) if turn.get("name"))
         tools = body.get("tools") or members(body.get("toolConfig")).get("tools")
         if tools:
-            rest += counting.tools + (self.functions(tools) if counting.vocabulary else self.count(words(tools)))
-        rest += sum(
-            self.count(as_json(schema) if counting.vocabulary else words(schema)) for schema in schemas_of(body)
-        )
+            rest += counting.tools + self.tools(tools)
+        rest += sum(map(self.json, schemas_of(body)))
         return Counted(texts, round(rest))
+
+    def tools(self, tools: Any) -> float:
+        """Functions, as the vendor is known to write them into the prompt."""
+        if self.counting.vocabulary:
+            return self.functions(tools)
+        # The example of Anthropic's guide comes to what its tool says, without the signs around that.
+        return self.count(words(tools)) if self.counting.tools else self.json(tools)
+
+    def json(self, value: Any) -> float:
+        """What is read as JSON: its signs are no more than letters, since they are always the same."""
+        written = as_json(value)
+        return self.exact.count(written) if self.exact is not None else len(written) / self.counting.characters
 
     def functions(self, tools: Any) -> float:
         """Functions by OpenAI's rule, which the vendor has published; anything else as JSON."""
@@ -116,7 +126,7 @@ class Counter:
         for tool in objects(tools):
             function = members(tool.get("function")) or tool
             if not isinstance(function.get("name"), str):
-                count += self.count(as_json(tool))
+                count += self.json(tool)
                 continue
             count += around + self.count(f"{function['name']}:{plain(function.get('description'))}")
             properties = members(members(function.get("parameters")).get("properties"))
@@ -127,7 +137,7 @@ class Counter:
                 if isinstance(held.get("enum"), list):
                     count += ENUM + sum(ITEM + self.count(str(item)) for item in held["enum"])
                 if inner := {key: held[key] for key in ("properties", "items", "anyOf") if key in held}:
-                    count += self.count(as_json(inner))
+                    count += self.json(inner)
         return count
 
 

@@ -50,6 +50,7 @@ def corrected(
             "likely_output_tokens": round(answer * estimate.requests),
             "tried": len(told),
             "ratio": ratio,
+            "static": round(estimate.static * ratio),
         }
     )
     most = priced(model, found, prices, caches_by_itself)
@@ -70,15 +71,31 @@ def likely(model: str, estimate: Estimate, prices: Prices) -> Estimate:
         return estimate
     read = max(-(-estimate.input_tokens // estimate.requests), 1)
     written = max(-(-output // estimate.requests), 1)
+    # A request at a time: its length decides on the rate where long prompts have another.
+    bare, whole = Result(input_tokens=read, output_tokens=0), Result(input_tokens=read, output_tokens=written)
+    first, after = cached(estimate, read)
+    begun = min(max(estimate.shards, 1), estimate.requests)
     costs: dict[str, float] = {}
     for name, called in (("likely_usd", False), ("sync_likely_usd", True)):
-        # A request at a time: its length decides on the rate where long prompts have another.
-        asked = prices.cost(Result(input_tokens=read, output_tokens=0), model, called)
-        whole = prices.cost(Result(input_tokens=read, output_tokens=written), model, called)
-        if asked is not None and whole is not None:
-            answers = (whole.paid - asked.paid) * output / written
-            costs[name] = (asked.paid * estimate.input_tokens / read + answers) / PICO
+        found = [prices.cost(used, model, called) for used in (bare, whole, first, after)]
+        known = [cost.paid for cost in found if cost is not None]
+        if len(known) == len(found):
+            asked = (begun * known[2] + (estimate.requests - begun) * known[3]) / estimate.requests
+            answers = (known[1] - known[0]) * output / written
+            costs[name] = (asked * estimate.input_tokens / read + answers) / PICO
     return estimate.model_copy(update=costs)
+
+
+def cached(estimate: Estimate, read: int) -> tuple[Result, Result]:
+    """The prompt of the first request with a static part, which writes it, and of all others, which read it.
+
+    :param read: tokens of a prompt.
+    """
+    kept = min(estimate.static, read)
+    first, after = Result(input_tokens=read, output_tokens=0), Result(input_tokens=read, output_tokens=0)
+    first.cache_write_tokens, after.cached_tokens = kept, kept
+    first.cache_write_1h_tokens = kept if estimate.cache == "1h" else 0
+    return first, after
 
 
 def likely_cost(job: Job, *, online: bool = False) -> float | None:

@@ -16,7 +16,8 @@ MOST_REASONS = 100
 class Sums:
     """What the requests of one model and status used; money in picodollars.
 
-    :param unpriced: requests whose cost is not known.
+    :param unpriced: requests whose cost is not known; ``told``, requests whose usage is.
+    :param uncached: what the same tokens cost where nothing is cached.
     """
 
     requests: int = 0
@@ -27,6 +28,9 @@ class Sums:
     batch_cost: int = 0
     sync_cost: int = 0
     unpriced: int = 0
+    told: int = 0
+    cache_write_tokens: int = 0
+    uncached: int = 0
 
     def add(self, other: Sums) -> None:
         for name in self.__slots__:
@@ -48,6 +52,10 @@ class Sums:
     def saving_usd(self) -> float | None:
         return None if self.unpriced else dollars(self.sync_cost - self.cost)
 
+    @property
+    def cache_saving_usd(self) -> float | None:
+        return None if self.unpriced else dollars(self.uncached - self.cost)
+
 
 @dataclass
 class Tally:
@@ -56,7 +64,8 @@ class Tally:
     sums: dict[tuple[str, str], Sums] = field(default_factory=dict)
     reasons: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
 
-    def add(self, result: Result, cost: Cost | None) -> None:
+    def add(self, result: Result, cost: Cost | None, uncached: Cost | None) -> None:
+        """:param uncached: what the same tokens cost where nothing is cached."""
         kind = (result.model or "", result.status)
         sums = self.sums.get(kind)
         if sums is None:
@@ -65,12 +74,15 @@ class Tally:
         sums.input_tokens += result.input_tokens or 0
         sums.cached_tokens += result.cached_tokens or 0
         sums.output_tokens += result.output_tokens or 0
-        if cost is None:
+        sums.cache_write_tokens += result.cache_write_tokens or 0
+        sums.told += result.input_tokens is not None
+        if cost is None or uncached is None:
             sums.unpriced += 1
         else:
             sums.cost += cost.paid
             sums.batch_cost += cost.batched
             sums.sync_cost += cost.sync
+            sums.uncached += uncached.paid
 
     def add_reason(self, failed: Failure) -> None:
         message = failed.error_message[:200] if failed.error_message else None
@@ -82,10 +94,12 @@ class Tally:
         """What an earlier round used."""
         for line in manifest.usage:
             known = line.cost_usd is not None and line.sync_cost_usd is not None
+            cost = picodollars(line.cost_usd)
             used = Sums(
                 line.requests, line.input_tokens, line.cached_tokens, line.output_tokens,
-                picodollars(line.cost_usd), picodollars(line.batch_cost_usd), picodollars(line.sync_cost_usd),
+                cost, picodollars(line.batch_cost_usd), picodollars(line.sync_cost_usd),
                 0 if known else line.requests,
+                cache_write_tokens=line.cache_write_tokens, uncached=cost + picodollars(line.cache_saving_usd),
             )  # fmt: skip
             self.sums.setdefault((line.model, line.status), Sums()).add(used)
 
@@ -136,6 +150,8 @@ class Tally:
                 cost_usd=sums.cost_usd,
                 batch_cost_usd=sums.batch_cost_usd,
                 sync_cost_usd=sums.sync_cost_usd,
+                cache_write_tokens=sums.cache_write_tokens,
+                cache_saving_usd=sums.cache_saving_usd,
             )
             for (model, status), sums in sorted(self.sums.items())
         ]

@@ -14,6 +14,7 @@ import msgspec
 
 from airflow_llm_batch.jobs.money.counting import Counter
 from airflow_llm_batch.jobs.money.media import MARKS, media
+from airflow_llm_batch.providers.caching import head_of
 from airflow_llm_batch.providers.coerce import members, objects
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Kind(NamedTuple):
     :param cap: the most tokens the answer may have, None for any number.
     :param cache: how long the prompt may be cached at the customer's wish: ``""``, ``5m`` or ``1h``.
     :param unknown: what keeps its tokens from being estimated, "" for nothing.
+    :param static: tokens of the part that is to be cached and the same in every row, 0 for none.
     """
 
     group: tuple[str, str]
@@ -54,16 +56,30 @@ class Kind(NamedTuple):
     cap: int | None
     cache: str = ""
     unknown: str = ""
+    static: int = 0
 
 
-def kind_of(request: Request, provider: Provider) -> Kind:
-    """:param request: translated."""
+def kind_of(request: Request, provider: Provider, static: int = 0) -> Kind:
+    """:param request: translated; ``static`` as ``static_tokens``."""
     body = request.body
     unknown = next((part.unknown for part in media(body, provider, request.model) if part.unknown), "")
     return Kind(
         provider.group(request), request.model, count_inputs(request), token_cap(request, provider),
-        cache_of(body), unknown or tools_of(body) or stored_of(body),
+        cache_of(body), unknown or tools_of(body) or stored_of(body), static,
     )  # fmt: skip
+
+
+def static_tokens(asked: Request, provider: Provider) -> int:
+    """Tokens of the part of a neutral conversation that is the same in every row, where that is to be cached."""
+    if asked.cache is None:
+        return 0
+    messages, parts, head = head_of(asked.body, asked.cache)
+    begun = [*parts, *([head] if head.strip() else [])]
+    body = {**asked.body, "messages": [*messages, *([{"role": "user", "content": begun}] if begun else [])]}
+    counter = counter_of(provider, asked.model)
+    counted = counter.body(body)
+    pictures = sum(part.tokens for part in media(body, provider, asked.model))
+    return round(counted.rest + counter.count(*(counted.texts or ()))) + pictures
 
 
 def count_inputs(request: Request) -> int:

@@ -18,7 +18,7 @@ from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batc
 from airflow_llm_batch.data.sources import read_rows, sources_of
 from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
 from airflow_llm_batch.exceptions import InputError, NoRows
-from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens
+from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens, static_tokens
 from airflow_llm_batch.jobs.planning.braces import check_meaning, check_template, needs_columns
 from airflow_llm_batch.jobs.planning.keys import UniqueKeys
 from airflow_llm_batch.jobs.planning.lengths import RowTokens
@@ -245,11 +245,17 @@ class Nulls:
 def encode_whole(template: RequestTemplate, provider: Provider, job_id: str) -> Encode:
     """Renders, translates and encodes each row's request."""
     render = template.compile()
+    static: int | None = None
 
     def encode(number: int, row: Mapping[str, Any]) -> Encoded:
-        request = provider.translate(render(row))
+        nonlocal static
+        asked = render(row)
+        request = provider.translate(provider.cached(asked))
         line = to_json(provider.line(request, f"{job_id}-{number}")) + b"\n"
-        return Encoded(line, kind_of(request, provider), prompt_tokens(line, request.body, provider, request.model))
+        if static is None:
+            static = static_tokens(asked, provider)
+        tokens = prompt_tokens(line, request.body, provider, request.model)
+        return Encoded(line, kind_of(request, provider, static), tokens)
 
     return encode
 
@@ -266,17 +272,19 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
     mark = uuid.uuid4().hex
     rendered = template.compile()({column: f"{mark}{place:04}" for place, column in enumerate(columns)})
     try:
-        request = provider.translate(rendered)
+        request = provider.translate(provider.cached(rendered))
     except InputError:
         # What is refused of the fixed part is told by the first row's place; or the rows' texts mend it.
         return None
     line = to_json(provider.line(request, f"{mark}{len(columns):04}")) + b"\n"
     pieces = re.split(mark.encode() + rb"(\d{4})", line)
     order = [int(place) for place in pieces[1::2]]
-    kind = kind_of(request, provider)
+    kind = kind_of(request, provider, static_tokens(rendered, provider))
     prefix = f"{job_id}-".encode()
     tokens = RowTokens(request, line, provider, mark)
-    whole = None if provider.takes_empty_text else encode_whole(template, provider, job_id)
+    # A text that is split for a cache's mark may leave nothing behind it.
+    split = rendered.cache is not None
+    whole = encode_whole(template, provider, job_id) if split or not provider.takes_empty_text else None
 
     def encode(number: int, row: Mapping[str, Any]) -> Encoded:
         values = [row[column] for column in columns]

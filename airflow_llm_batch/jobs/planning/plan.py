@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,16 +12,20 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.budget import describe, priced, together
+from airflow_llm_batch.jobs.money.likely import likely
 from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.tokens import counter_of
 from airflow_llm_batch.jobs.options import NOT_TRIED, First
+from airflow_llm_batch.jobs.planning.caching import caching
 from airflow_llm_batch.jobs.planning.cutter import remove_files
 from airflow_llm_batch.jobs.planning.shards import Rows, fingerprint_of, write_shards
-from airflow_llm_batch.models import Estimate, Job
+from airflow_llm_batch.models import Estimate, Job, Shard
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.options import Waves
+    from airflow_llm_batch.providers.base import Provider
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +99,13 @@ def write_plan(
     written = write_shards(rows, provider, store, metadata, limits, progress.add, first)
     shards, kinds = written.shards, written.kinds
 
-    def at_most(use: dict[str, Estimate]) -> dict[str, Estimate]:
-        return {model: priced(model, estimate, prices, provider.caches_by_itself) for model, estimate in use.items()}
+    looked = caching(rows.request, provider, together(written.use, written.tried))
 
-    estimate = together(at_most(written.use), at_most(written.tried))
+    def with_prices(use: dict[str, Estimate]) -> dict[str, Estimate]:
+        kept = {model: use[model].model_copy(update={"static": looked[model].static}) for model in use}
+        return {model: estimated(model, estimate, shards, prices, provider) for model, estimate in kept.items()}
+
+    estimate = together(with_prices(written.use), with_prices(written.tried))
     job = Job(
         id=store.job_id,
         fingerprint=written.fingerprint,
@@ -119,6 +126,18 @@ def write_plan(
     log.info("Job %s: %s rows in %d shard(s) at %s", job.id, f"{job.rows:,}", len(shards), store.uri)
     log.info("%s", describe(job))
     return job
+
+
+def estimated(model: str, use: Estimate, shards: Sequence[Shard], prices: Prices, provider: Provider) -> Estimate:
+    """What a model's requests use, with its prices."""
+    kept = min(use.static, use.input_tokens // max(use.requests, 1))
+    facts = {
+        "basis": counter_of(provider, model).basis,
+        "static": kept,
+        "shards": sum(shard.model in ("", model) for shard in shards),
+    }
+    found = use.model_copy(update=facts)
+    return likely(model, priced(model, found, prices, provider.caches_by_itself), prices)
 
 
 def is_cut_too_large(store: JobStore, job: Job, limit: int | None) -> bool:

@@ -15,6 +15,7 @@ from airflow_llm_batch.jobs.planning.encoding import Line
 from airflow_llm_batch.models import Estimate, Limits, Shard
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.data.requests import RequestTemplate
     from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.providers.base import Provider
 
@@ -24,6 +25,10 @@ class Rows(Protocol):
 
     @property
     def passthrough(self) -> Mapping[str, str]: ...
+
+    @property
+    def request(self) -> RequestTemplate | None:
+        """What they are asked, None for requests that are there already."""
 
     @property
     def identity(self) -> str:
@@ -84,6 +89,7 @@ class Use:
             use.largest = max(use.largest, largest)
             use.cache = max(use.cache, kind.cache, key=("", "5m", "1h").index)
             use.unknown = use.unknown or kind.unknown
+            use.static = max(use.static, kind.static)
             capped = use.output_tokens is not None and kind.cap is not None
             use.output_tokens = use.output_tokens + requests * kind.cap if capped else None  # type: ignore[operator]
         return models

@@ -74,6 +74,10 @@ class Repair(NamedTuple):
         return {}
 
     @property
+    def request(self) -> None:
+        """Lines that were sent are sent once more."""
+
+    @property
     def identity(self) -> str:
         return f" repairs {self.store.uri} {self.job.fingerprint}"
 

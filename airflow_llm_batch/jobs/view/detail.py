@@ -85,6 +85,12 @@ class JobDetail(JobView):
     destination: str | None = None
     files: list[str] = Field(default_factory=list)
     sync_cost_usd: float | None = None
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_saving_usd: float | None = None
+    input_error_percent: float | None = None
+    estimate_basis: str = ""
 
 
 def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> JobDetail:
@@ -123,6 +129,12 @@ def landed(manifest: Manifest, own: list[LandedRound]) -> dict[str, Any]:
         "destination": manifest.destination,
         "files": manifest.files,
         "sync_cost_usd": total(done.sync_cost_usd for done in own),
+        "input_tokens": sum(done.input_tokens for done in own),
+        "cached_tokens": sum(done.cached_tokens for done in own),
+        "cache_write_tokens": sum(done.cache_write_tokens for done in own),
+        "cache_saving_usd": total(done.cache_saving_usd for done in own),
+        "input_error_percent": manifest.input_error_percent,
+        "estimate_basis": manifest.estimate_basis,
     }
 
 

@@ -46,8 +46,25 @@ function facts(job) {
     fact("Rounds", job.rounds > 1 ? number(job.rounds) : null, `${number(job.requests)} requests`),
     fact("Cost", cost(job), job.landed_at && estimate !== null ? `estimated at most ${dollars(estimate)}` : job.landed_at ? "" : "estimate, at most"),
     fact("Outside of batches", job.sync_cost_usd === null ? null : dollars(job.sync_cost_usd), job.saving_usd ? `${dollars(job.saving_usd)} saved` : ""),
-    fact("Tokens", job.tokens ? short(job.tokens) : null),
+    fact("Tokens", job.tokens ? short(job.tokens) : null, inputError(job)),
+    fact("Read from caches", job.cached_tokens || job.cache_write_tokens ? share(job.cached_tokens, job.input_tokens) : null, caches(job)),
     fact("Rows from", job.sources.length ? job.sources.slice(0, 3).join(", ") : null, job.sources.length > 3 ? `and ${job.sources.length - 3} more` : ""));
+}
+
+function inputError(job) {
+  if (job.input_error_percent === null) return "";
+  const sign = job.input_error_percent > 0 ? "+" : "";
+  return `input estimated at ${sign}${job.input_error_percent.toFixed(1)} %, ${job.estimate_basis}`;
+}
+
+function share(part, whole) {
+  return `${whole ? Math.round(100 * part / whole) : 0} % of the input`;
+}
+
+function caches(job) {
+  const saved = job.cache_saving_usd;
+  const worth = saved === null ? "" : saved < 0 ? `, ${dollars(-saved)} paid for nothing` : `, ${dollars(saved)} saved`;
+  return `${short(job.cache_write_tokens)} tokens written${worth}`;
 }
 
 function statuses(job) {

@@ -22,6 +22,7 @@ from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_or
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider, Requests
 from airflow_llm_batch.providers.batches import batch_id, identifier, moment, readable
 from airflow_llm_batch.providers.bodies import Call, Payload, repeatable, streamed
+from airflow_llm_batch.providers.caching import CLAUDE, claudes_mark, least, marked
 from airflow_llm_batch.providers.coerce import members, whole, word
 from airflow_llm_batch.providers.images import anthropic_tokens
 from airflow_llm_batch.providers.options import FORM, Options, Text
@@ -94,6 +95,15 @@ class Anthropic(Provider):
             raise InputError("Anthropic cannot stream inside a batch; remove stream. Nothing was sent.")
         check_params(params, self.version, self.is_direct)
         return Request("/v1/messages", fitted_params(params))
+
+    def cached(self, request: Request) -> Request:
+        if request.cache is None:
+            return request
+        mark = claudes_mark(request.cache)
+        return request._replace(body=marked(request.body, request.cache, "cache_control", mark))
+
+    def least_cached(self, model: str, called: bool) -> int | None:
+        return least(model, CLAUDE)
 
     @property
     def version(self) -> str:

@@ -196,6 +196,13 @@ class Azure(OpenAI):
         made = super().translate(request._replace(endpoint=endpoint, body={**request.body, "model": known}))
         return made._replace(body={**made.body, "model": deployment})
 
+    def cached(self, request: Request) -> Request:
+        # Versions with a date may be older than the key.
+        return request if self.is_dated else super().cached(request)
+
+    def model_behind(self, name: str) -> str:
+        return self.options.deployments.get(name, "")
+
     def cap_name(self, model: str) -> str:
         if self.options.token_cap:
             return self.options.token_cap

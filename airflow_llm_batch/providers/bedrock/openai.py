@@ -45,6 +45,12 @@ class BedrockOpenAI(OpenAI):
     console_url = ""
     caches_by_itself = False
 
+    def cached(self, request: Request) -> Request:
+        return request
+
+    def least_cached(self, model: str, called: bool) -> int | None:
+        return None
+
     @property
     def region(self) -> str:
         return self.options.known_region or "us-east-1"

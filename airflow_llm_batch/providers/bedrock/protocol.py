@@ -27,6 +27,7 @@ from airflow_llm_batch.providers.bedrock.embeddings import embedding_body
 from airflow_llm_batch.providers.bedrock.options import BedrockOptions
 from airflow_llm_batch.providers.bedrock.results import read_line, record_id
 from airflow_llm_batch.providers.bodies import Call, Payload, Source, Stored, repeatable
+from airflow_llm_batch.providers.caching import CLAUDE, NOVA, claudes_mark, least, marked
 from airflow_llm_batch.providers.coerce import text_of, word
 from airflow_llm_batch.providers.images import anthropic_tokens
 from airflow_llm_batch.providers.troubles import words_of
@@ -99,6 +100,21 @@ class Bedrock(Provider):
         bare = self.model_of(model)
         claude = names.family_of(bare) == "anthropic"
         return anthropic_tokens(names.vendors_name(bare), size) if claude else LARGEST_IMAGE
+
+    def cached(self, request: Request) -> Request:
+        cache = request.cache
+        if cache is None or self.least_cached(request.model, cache.called) is None:
+            return request
+        mark = claudes_mark(cache)
+        if names.family_of(self.model_of(request.model)) == "nova":
+            # Nova keeps prompts for five minutes.
+            mark = {"type": "ephemeral"}
+        return request._replace(body=marked(request.body, cache, "cache_control", mark))
+
+    def least_cached(self, model: str, called: bool) -> int | None:
+        bare = self.model_of(model)
+        # The guide to prompt caching: not in batch inference.
+        return least(names.vendors_name(bare), (*CLAUDE, NOVA)) if called else None
 
     def model_of(self, name: str) -> str:
         return names.model_of(name, self.options.profiles)

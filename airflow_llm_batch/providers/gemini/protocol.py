@@ -20,6 +20,7 @@ from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_or
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import identifier, readable
 from airflow_llm_batch.providers.bodies import Call, Paged, Payload, Source, after, repeatable, streamed
+from airflow_llm_batch.providers.caching import GEMINI, least
 from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.gemini.chat import embed_params, generate_params, model_name
 from airflow_llm_batch.providers.gemini.lines import id_of, read_frequent, read_line
@@ -125,6 +126,9 @@ class Gemini(Provider):
 
     def embeds(self, request: Request) -> bool:
         return request.endpoint in (EMBED, EMBEDDINGS)
+
+    def least_cached(self, model: str, called: bool) -> int | None:
+        return least(model_name(model), GEMINI)
 
     def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:
         return gemini_tokens(model, size, detail)

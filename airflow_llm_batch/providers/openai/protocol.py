@@ -19,6 +19,8 @@ from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, readable
 from airflow_llm_batch.providers.bodies import Call, Payload, Source, encode_multipart, repeatable, streamed
+from airflow_llm_batch.providers.caching import OPENAI as LEAST_CACHED
+from airflow_llm_batch.providers.caching import OPENAIS, for_openai
 from airflow_llm_batch.providers.coerce import members, text_of, whole, word
 from airflow_llm_batch.providers.images import openai_tokens
 from airflow_llm_batch.providers.openai.chat import (
@@ -26,7 +28,7 @@ from airflow_llm_batch.providers.openai.chat import (
     OLD_CAP,
     chat_body,
 )
-from airflow_llm_batch.providers.openai.models import REASONING, check_api, needs_responses, refuse
+from airflow_llm_batch.providers.openai.models import REASONING, check_api, needs_responses, plain_name, refuse
 from airflow_llm_batch.providers.openai.responses import checked_response, responses_body
 from airflow_llm_batch.providers.openai.results import read_frequent, read_line
 from airflow_llm_batch.providers.options import FORM, Options, Text
@@ -127,6 +129,19 @@ class OpenAI(Provider):
 
     def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:
         return openai_tokens(model, size, detail)
+
+    def cached(self, request: Request) -> Request:
+        # Other servers cache by themselves, and may refuse what they do not know.
+        if request.cache is None or not self.is_direct:
+            return request
+        return for_openai(request, request.cache, plain_name(self.model_behind(request.model)))
+
+    def least_cached(self, model: str, called: bool) -> int | None:
+        return LEAST_CACHED if OPENAIS.match(plain_name(self.model_of(model))) else None
+
+    def model_behind(self, name: str) -> str:
+        """The model of a name, "" where that is not known."""
+        return name
 
     def line(self, request: Request, custom_id: str) -> dict[str, Any]:
         return {"custom_id": custom_id, "method": "POST", "url": request.endpoint, "body": request.body}

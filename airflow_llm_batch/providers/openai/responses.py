@@ -25,7 +25,16 @@ from airflow_llm_batch.providers.openai.models import fitted_to_model, refuse
 #: parameters that mean the same in both APIs
 SAME = frozenset(
     {"model", "temperature", "top_p", "user", "metadata", "store", "parallel_tool_calls", "service_tier"}
-    | {"prompt_cache_key", "prompt_cache_retention", "safety_identifier", "reasoning", "text", "include", "truncation"}
+    | {
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+        "safety_identifier",
+        "reasoning",
+        "text",
+        "include",
+        "truncation",
+    }
 )
 #: the fewest tokens that an answer may be capped at
 LEAST_CAP = 16
@@ -123,7 +132,8 @@ def input_part(part: Any, role: Any) -> Any:
     """A content part in the Responses API's words."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text":
-        return {"type": "output_text" if role == "assistant" else "input_text", "text": part.get("text")}
+        mark = {name: part[name] for name in ("prompt_cache_breakpoint",) if name in part}
+        return {"type": "output_text" if role == "assistant" else "input_text", "text": part.get("text"), **mark}
     if kind == "image_url":
         given = part["image_url"] if isinstance(part.get("image_url"), dict) else {"url": part.get("image_url")}
         detail = {"detail": given["detail"]} if given.get("detail") else {}

@@ -23,6 +23,7 @@ from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import readable
 from airflow_llm_batch.providers.bodies import Call, Payload, Source, Stored, repeatable
+from airflow_llm_batch.providers.caching import CLAUDE, GEMINI, claudes_mark, least, marked
 from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.images import anthropic_tokens, gemini_tokens
 from airflow_llm_batch.providers.options import FORM, Options, Text, Texts
@@ -137,6 +138,16 @@ class Vertex(Provider):
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
         return requests.translated(request, self.is_direct)
+
+    def cached(self, request: Request) -> Request:
+        cache = request.cache
+        # What is said of Claude's caches on Vertex AI is said of calls.
+        if cache is None or not cache.called or "claude" not in request.model:
+            return request
+        return request._replace(body=marked(request.body, cache, "cache_control", claudes_mark(cache)))
+
+    def least_cached(self, model: str, called: bool) -> int | None:
+        return least(self.model_of(model), (*(CLAUDE if called else ()), *GEMINI))
 
     def line(self, request: Request, custom_id: str) -> dict[str, Any]:
         return requests.line(request, custom_id, self.anthropic_version)
