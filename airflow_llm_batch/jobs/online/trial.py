@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 GIVEN_BACK = "not answered"
 #: calls at once
 AT_ONCE = 8
+#: seconds for a call, its repetitions included
+PATIENCE = 300.0
 #: characters of a request and of an answer that are kept, and that are logged
 KEPT, LOGGED = 20_000, 1_000
 
@@ -73,7 +75,7 @@ def try_first(store: JobStore, hook: LLMBatchHook, job: Job, trial: Trial, stop:
     if any(listing.attempts(shard.index).ended() is None for shard in called):
         log.info("Trying %d rows before anything is uploaded.", sum(shard.rows for shard in called))
         try:
-            Online(store, hook, of_shards(job, called), Calls(concurrency=AT_ONCE), stop=stop).run()
+            Online(store, hook, of_shards(job, called), Calls(concurrency=AT_ONCE, timeout=PATIENCE), stop=stop).run()
         except VendorUnavailable as error:
             log.warning("The rows that are tried first cannot all be called: %s", error)
         if stop.is_set():
@@ -231,7 +233,7 @@ def finish_tried(store: JobStore, hook: LLMBatchHook, job: Job, stop: Event) -> 
     ]
     if left:
         try:
-            Online(store, hook, of_shards(job, left), Calls(concurrency=AT_ONCE), stop=stop).run()
+            Online(store, hook, of_shards(job, left), Calls(concurrency=AT_ONCE, timeout=PATIENCE), stop=stop).run()
         except VendorUnavailable as error:
             log.warning("Rows that were to be tried first have no answer still: %s", error)
             for shard in left:
