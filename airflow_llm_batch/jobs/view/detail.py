@@ -16,6 +16,7 @@ from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
 from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.directory.tried import Tried
 from airflow_llm_batch.jobs.view.overview import FILES_AT_ONCE, JobView, RoundFiles, modified, total, view
 from airflow_llm_batch.models import Batch, Created, Estimate, Shard, ShardProgress, Void, is_call
 from airflow_llm_batch.results import Failure, Reason, Usage
@@ -37,6 +38,7 @@ class ShardView(BaseModel):
 
     :param state: ``planned``, ``creating``, ``running`` or ``ended``; ``status`` is the vendor's own word.
     :param tries: what became of the tries that made no batch: ``no room``, ``rejected``...
+    :param is_tried: its rows were called before the others were sent.
     :param ended_at: when it was seen to have ended.
     """
 
@@ -55,6 +57,7 @@ class ShardView(BaseModel):
     created_at: datetime | None = None
     ended_at: datetime | None = None
     tries: list[str] = []
+    is_tried: bool = False
     errors: list[str] = []
     console_url: str = ""
 
@@ -78,6 +81,7 @@ class JobDetail(JobView):
     request: dict[str, Any] | None
     estimate: dict[str, Estimate]
     timeline: list[ShardView]
+    tried: Tried | None = None
     counts: dict[str, int] | None = None
     usage: list[Usage] = Field(default_factory=list)
     reasons: list[Reason] = Field(default_factory=list)
@@ -116,6 +120,7 @@ def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> 
         request=first.request,
         estimate=first.estimate,
         timeline=[shard for found in rounds for shard in timeline(found)],
+        tried=read_now(rounds[0], "tried.json", Tried),
         **facts,
     )
 
@@ -211,11 +216,21 @@ def shard_view(found: RoundFiles, shard: Shard, state: str, seen: ShardProgress)
         created_at=created.at if created else None,
         ended_at=ended_at,
         tries=tried,
+        is_tried=shard.is_tried and created is not None and is_call(created.batch_id),
         errors=[f"{code}: {message}" for code, message in batch.errors] if batch else [],
         console_url=job.console_url.format(id=created.batch_id)
         if created and job.console_url and not is_call(created.batch_id)
         else "",
     )
+
+
+def read_now(found: RoundFiles, name: str, model: Any) -> Any:
+    """A small file of the job that may be written again, None when there is none, or when it cannot be read."""
+    if name not in found.files:
+        return None
+    with suppress(ValueError):
+        return model.model_validate_json(read_small(storage_path(f"{found.uri}/{name}")) or b"")
+    return None
 
 
 def read(found: RoundFiles, name: str, model: Any) -> Any:

@@ -23,6 +23,7 @@ export async function showJob(names) {
       job.note ? h("p", { class: "note", role: "status" }, job.note) : null,
       h("div", { class: "panel" }, progress(job), facts(job)),
       job.counts ? [h("h2", {}, "Rows"), statuses(job)] : null,
+      job.tried ? tried(job.tried) : null,
       h("h2", {}, "Batches"),
       job.timeline.length ? [h("div", { class: "panel" }, timeline(job.timeline.slice(0, 60), Boolean(job.landed_at))), batches(job)] : h("p", { class: "quiet" }, "Nothing was left to ask."),
       job.failures.length ? failures(job) : null,
@@ -81,11 +82,30 @@ function batches(job) {
     h("thead", {}, h("tr", {}, ["Batch", "Vendor's id", "State", "Rows", "Tokens, about", ""].map((name) => h("th", {}, name)))),
     h("tbody", {}, job.timeline.map((shard) => h("tr", {},
       h("td", { class: "small" }, shard.round > 1 ? `round ${shard.round}, ` : "", number(shard.index + 1)),
-      h("td", { class: "mono" }, shard.batch_id ? [shard.batch_id, " ", copy(shard.batch_id)] : h("span", { class: "quiet" }, "not created yet")),
+      h("td", { class: "mono" }, shard.is_tried ? h("span", { class: "quiet" }, "tried first, one by one") : shard.batch_id ? [shard.batch_id, " ", copy(shard.batch_id)] : h("span", { class: "quiet" }, "not created yet")),
       h("td", { class: "small" }, shard.outcome ?? shard.status ?? shard.state, tried(shard) ? h("div", { class: "quiet wrap" }, tried(shard)) : null),
       h("td", { class: "small" }, number(shard.rows), h("div", { class: "quiet" }, counted(shard))),
       h("td", { class: "small" }, short(shard.tokens)),
       h("td", { class: "small" }, shard.console_url ? link(shard.console_url, "Vendor's console") : null))))));
+}
+
+function tried(first) {
+  const likely = Object.entries(first.estimate).filter(([, estimate]) => estimate.tried).map(([model, estimate]) =>
+    `${model}: prompts of ${estimate.ratio.toFixed(2)} times the tokens that were estimated, likely ${dollars(estimate.likely_usd)}, at most ${dollars(estimate.cost_usd)}`);
+  return [
+    h("h2", {}, "Tried first"),
+    likely.length ? h("p", { class: "small quiet" }, likely.join("; ")) : null,
+    h("div", { class: "scroll" }, h("table", {},
+      h("thead", {}, h("tr", {}, ["Row", "Status", "Tokens", "Cost", "Sent and answered"].map((name) => h("th", {}, name)))),
+      h("tbody", {}, first.rows.map((row) => h("tr", {},
+        h("td", { class: "small" }, number(row.row)),
+        h("td", { class: "small" }, row.status),
+        h("td", { class: "small" }, row.input_tokens === null ? "" : `${number(row.input_tokens)} in, ${number(row.output_tokens ?? 0)} out`),
+        h("td", { class: "small" }, dollars(row.cost_usd)),
+        h("td", { class: "small wrap" },
+          h("details", {}, h("summary", {}, "Request as it was sent"), h("pre", {}, row.sent)),
+          row.status === "succeeded" ? row.answer : [row.error_code, row.error_message || row.answer].filter(Boolean).join(": "))))))),
+  ].filter(Boolean);
 }
 
 function failures(job) {
