@@ -161,6 +161,7 @@ class Manifest(Fact):
         outside of batches, ``saving_usd`` the difference, and ``batch_cost_usd`` its price in batches alone.
     :param estimated_cost_usd: of all rounds, at most.
     :param usage: by model and status.
+    :param lane: how the rows of the last round travelled: ``batch``, ``flex`` or ``online``.
     """
 
     job: str
@@ -187,12 +188,13 @@ class Manifest(Fact):
     provider: str
     models: list[str]
     landed_at: datetime
+    lane: str = "batch"
 
     def summary(self, uri: str) -> dict[str, Any]:
         """The manifest as it travels in XCom; ``uri`` is where the whole of it lies."""
         keys = (
             "files", "rows", "counts", "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
-            "estimated_cost_usd", "provider", "models", "batches",
+            "estimated_cost_usd", "provider", "models", "batches", "lane",
         )  # fmt: skip
         fields = self.model_dump(mode="json", include=set(keys))
         return {"manifest": uri, "message": self.message, **fields, "rounds": len(self.rounds)}

@@ -151,7 +151,7 @@ class Landing:
         earlier: Manifest | None,
     ) -> Manifest:
         """What was landed, all rounds together."""
-        own, total, estimated = self.own, self.tally.total, estimated_cost(self.job, online=self.called_all)
+        own, total, estimated = self.own, self.tally.total, estimated_cost(self.job, self.lane)
         this = LandedRound(
             round=self.job.round,
             job=self.store.uri,
@@ -191,6 +191,7 @@ class Landing:
             provider=self.job.provider,
             models=self.tally.models,
             landed_at=datetime.now(UTC),
+            lane=self.lane,
         )
 
     def land_shard(self, shard: Shard, batch: Batch, progress: StepLog) -> None:
@@ -266,10 +267,10 @@ class Landing:
         self.store.attempts(shard.index).save_ended(seen)
         return seen
 
-    @property
-    def called_all(self) -> bool:
-        """Whether no part of the job was sent as a batch."""
-        return history.lane(self.listing, self.job) == "online"
+    @cached_property
+    def lane(self) -> str:
+        """How the job's rows travelled."""
+        return history.lane(self.listing, self.job) or "batch"
 
     @cached_property
     def listing(self) -> Listing:
