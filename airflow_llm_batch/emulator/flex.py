@@ -65,7 +65,7 @@ def served(vendor: Vendor, dialect: str, model: str, asked: Any, standard: str) 
             raise Full(faults.status, faults.retry_after)
         counts["taken"] += 1
         tier = standard if falls(counts["taken"], faults.standard) else FLEX
-    elif isinstance(asked, str) and asked not in ("auto", "default", "standard", "unspecified"):
+    elif isinstance(asked, str) and asked and asked not in ("auto", "default", "standard", "unspecified"):
         tier = asked
     counts[tier] += 1
     return tier

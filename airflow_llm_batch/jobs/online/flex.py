@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,6 +28,8 @@ CALL_TAKES = 900.0
 #: seconds in which flex has had no room, and has answered nothing, after which the rest is called at the full price,
 #: where nobody has asked for flex
 PATIENCE = 300.0
+#: what a request calls the tier that it asks for
+TIER = re.compile(r"service_?tier", re.IGNORECASE)
 
 
 def check(provider: Provider, job: Job) -> None:
@@ -35,10 +39,11 @@ def check(provider: Provider, job: Job) -> None:
 
 
 def saves(hook: LLMBatchHook, job: Job) -> bool:
-    """Whether flex is known to take all of a job's calls, and to cost less."""
+    """Whether flex is known to take all of a job's calls and to cost less, and the request names no tier itself."""
     provider = hook.provider
     known = all(provider.takes_flex(shard.endpoint, shard.model) for shard in job.shards)
-    return known and provider.flex_discount is not None
+    chosen = TIER.search(json.dumps(job.request, default=str))
+    return known and provider.flex_discount is not None and chosen is None
 
 
 def at_less(hook: LLMBatchHook, job: Job, calls: Calls) -> Calls:

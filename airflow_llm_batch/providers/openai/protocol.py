@@ -195,11 +195,13 @@ class OpenAI(Provider):
         return Call(sent.custom_id, path, bytes(sent.body), headers)
 
     def takes_flex(self, endpoint: str, model: str) -> bool | None:
-        if endpoint not in (CHAT, RESPONSES):
+        if self.flex_price_factor is None or endpoint not in (CHAT, RESPONSES):
             return False
         return takes_flex(model) if self.is_direct else None
 
     def flex_call(self, call: Call) -> Call:
+        if self.flex_price_factor is None:
+            return super().flex_call(call)
         # Another body wants another key: the row may be called at the full price after all.
         headers = {**call.headers, "idempotency-key": f"{call.custom_id}-flex"}
         return call._replace(body=with_members(call.body, {"service_tier": "flex"}), headers=headers)

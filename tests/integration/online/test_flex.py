@@ -296,9 +296,20 @@ def test_a_gateway_is_not_assumed_to_have_flex(connect):
     assert hook.provider.takes_flex("/v1/embeddings", "text-embedding-3-small") is False
 
     class Job:
-        shards = ()
+        shards, request = (), None
 
     assert not flex.saves(hook, Job())
+
+
+def test_a_tier_that_a_request_names_is_left_to_it(emulator, connect, context, tmp_path):
+    """By itself the lane takes nothing from who wants another tier; who asks for flex gets it."""
+    request = ChatRequest("gpt-5-mini", user="{text}", max_tokens=50, params={"service_tier": "priority"})
+    conn_id = connect(emulator.url)
+    drive(operator(conn_id, tmp_path, request=request, lane="auto", rows=texts(5)), context)
+    assert (emulator.vendor.tiers["priority"], emulator.vendor.tiers["flex"]) == (5, 0)
+    context["ti"].run_id += "-b"
+    drive(operator(conn_id, tmp_path / "b", request=request, rows=texts(5)), context)
+    assert (emulator.vendor.tiers["priority"], emulator.vendor.tiers["flex"]) == (5, 5)
 
 
 def test_the_budget_knows_the_flex_price(emulator, connect, context, tmp_path):
