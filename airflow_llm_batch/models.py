@@ -11,6 +11,12 @@ from pydantic import BaseModel, ConfigDict
 Outcome = Literal["completed", "partial", "failed", "expired", "cancelled"]
 
 
+#: how rows travel to the vendor: in a batch, or called one by one, at the usual price or at flex
+Lane = Literal["batch", "flex", "online"]
+#: the lanes of which no batch is made
+CALLED = frozenset({"flex", "online"})
+
+
 class Fact(BaseModel):
     """What a job directory keeps as a file."""
 
@@ -99,11 +105,13 @@ class Progress(Fact):
 
     :param at: epoch seconds.
     :param planned: shards that wait for room.
+    :param lane: how its rows travel.
     """
 
     at: float
     shards: dict[int, ShardProgress] = {}
     planned: list[int] = []
+    lane: str = "batch"
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -176,7 +184,7 @@ class Estimate(BaseModel):
     :param cache: how long prompts may be cached at the customer's wish: ``""``, ``5m`` or ``1h``.
     :param unknown: what the prompts hold that cannot be estimated, "" for nothing.
     :param cost_usd: batch price of both, at most; None when it, the prompt or the output is not known; likewise
-        ``sync_cost_usd`` outside of batches.
+        ``sync_cost_usd`` outside of batches, and ``flex_cost_usd`` at flex, where the vendor says what that costs.
     :param likely_usd: batch price of what is likely, with the static part read wherever it may be; None when it, the
         prompt or the output is not known; likewise ``sync_likely_usd`` outside of batches.
     :param likely_output_tokens: as rows that were answered let one expect, None while none was.
@@ -192,6 +200,7 @@ class Estimate(BaseModel):
     unknown: str = ""
     cost_usd: float | None = None
     sync_cost_usd: float | None = None
+    flex_cost_usd: float | None = None
     likely_usd: float | None = None
     sync_likely_usd: float | None = None
     likely_output_tokens: int | None = None
@@ -200,6 +209,12 @@ class Estimate(BaseModel):
     basis: str = ""
     static: int = 0
     shards: int = 1
+
+    def cost(self, lane: str = "batch") -> float | None:
+        """Dollars in a lane, at most. Where a flex price is not known, no discount is assumed."""
+        if lane == "flex" and self.flex_cost_usd is not None:
+            return self.flex_cost_usd
+        return self.sync_cost_usd if lane in CALLED else self.cost_usd
 
 
 class Job(Fact):
@@ -260,7 +275,7 @@ class Intent(Fact):
     """Written before a create is sent: from here on the batch may exist.
 
     :param owner: the process that sends it, ``{"host", "pid", "started"}``.
-    :param lane: ``online`` when its rows are called one by one, and no batch is made.
+    :param lane: ``online`` or ``flex`` when its rows are called one by one, and no batch is made.
     :param token: of this claim alone: a claim whose answer was lost is known again by it.
     """
 

@@ -172,6 +172,7 @@ class Manifest(Fact):
         cost more than reading has saved.
     :param estimated_input_tokens: of this round's rows whose usage was told, and ``input_error_percent``, how far that
         was from what was billed for them; None where nothing was estimated. ``estimate_basis`` is how.
+    :param lane: how the rows of the last round travelled: ``batch``, ``flex`` or ``online``.
     """
 
     job: str
@@ -204,13 +205,14 @@ class Manifest(Fact):
     estimated_input_tokens: int | None = None
     input_error_percent: float | None = None
     estimate_basis: str = ""
+    lane: str = "batch"
 
     def summary(self, uri: str) -> dict[str, Any]:
         """The manifest as it travels in XCom; ``uri`` is where the whole of it lies."""
         keys = (
             "files", "rows", "counts", "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
             "estimated_cost_usd", "provider", "models", "batches", "cached_share", "cache_saving_usd",
-            "input_error_percent",
+            "input_error_percent", "lane",
         )  # fmt: skip
         fields = self.model_dump(mode="json", include=set(keys))
         return {"manifest": uri, "message": self.message, **fields, "rounds": len(self.rounds)}

@@ -32,8 +32,9 @@ class BatchSensor(SendsAlerts, BaseSensorOperator):
     :param conn_id: the ``llmbatch`` connection; the job's own by default.
     :param deadline: how long after submission watching ends; None for never.
     :param on_deadline: ``leave`` what runs then and fail, or ``cancel`` it, wait for the cancellation and succeed with
-        what was finished, or ``finish_online``: cancel it, and call the rows that were not finished one by one at the
-        synchronous price, so that the job is complete and each row paid once.
+        what was finished, or ``finish_online``: cancel it, and call the rows that were not finished one by one, so
+        that the job is complete and each row paid once: at flex where that saves, and at the synchronous price where it
+        does not, or has no room for five minutes (``max_cost`` is held to that price).
     :param poll_interval: seconds between looks at first; another name of ``poke_interval``.
     :param deferrable: False to look from a worker, as ``mode`` and ``poke_interval`` say.
     :param max_poll_interval: seconds; a deferred wait looks every ``poke_interval`` seconds at first and less often

@@ -1,6 +1,7 @@
 """Calls instead of batches: for what is small, urgent, compared between models, or due at a fixed hour.
 
-- ``online_small_work`` lets ``lane="auto"`` choose: these few rows are called one by one, thousands would be batched.
+- ``online_small_work`` lets ``lane="auto"`` choose: these few rows are called one by one, at flex where the
+  vendor has it for the model, and thousands would be batched.
 - ``online_fastest_model`` asks two models for every row and takes the first good answer.
 - ``online_compare_models`` asks several and lands a record per row and model, to look at side by side.
 - ``online_deadline_kept`` batches at half the price, and calls what is not finished in time.

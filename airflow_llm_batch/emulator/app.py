@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     def reset() -> None:
         """Forget every file, batch, call and fault."""
         vendor = app.state.vendor
-        for held in (vendor.files, vendor.batches, vendor.calls, vendor.failures, app.state.store):
+        for held in (vendor.files, vendor.batches, vendor.calls, vendor.tiers, vendor.failures, app.state.store):
             held.clear()
         vendor.settings.faults = Faults()
 

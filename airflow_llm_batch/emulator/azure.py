@@ -230,7 +230,7 @@ async def called(vendor: Vendor, request: Request, path: str, deployment: str | 
     body["model"] = deployment_of(vendor, name)
     if FILTERED in json.dumps(body):
         return JSONResponse(filtered(), 400)
-    answer = await openai.answered(vendor, path, body)
+    answer = await openai.answered(vendor, path, body, NAME)
     if isinstance(answer, JSONResponse):
         said = json.loads(bytes(answer.body))
         spell(said, name)

@@ -150,6 +150,8 @@ class Vendor:
         self.failures: Counter[bytes] = Counter()
         self.batches: dict[str, EmulatedBatch] = {}
         self.calls: Counter[str] = Counter()
+        #: calls that were served, by tier; and what became of those that asked for flex
+        self.tiers: Counter[str] = Counter()
         self.uploads: dict[str, Any] = {}
         self.over = threading.Event()
         #: Entra's tokens, and when each expires
@@ -266,6 +268,7 @@ class Vendor:
         views = {batch.id: batch.view(now) for batch in self.batches.values()}
         return {
             "calls": dict(self.calls),
+            "tiers": dict(self.tiers),
             "files": len(self.files),
             "batches": {
                 batch.id: {

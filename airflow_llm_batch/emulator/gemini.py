@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from airflow_llm_batch.emulator import answers, gemini_answers, gemini_files
+from airflow_llm_batch.emulator import answers, flex, gemini_answers, gemini_files
 from airflow_llm_batch.emulator.batches import EmulatedBatch, QueueFull, Vendor, View, read_lines
 from airflow_llm_batch.emulator.gemini_files import router as files_router
 from airflow_llm_batch.emulator.google_api import (
@@ -63,7 +63,7 @@ async def call(version: str, name: str, verb: str, request: Request, vendor: Hel
     if verb in VERBS:
         return JSONResponse(await create(name, verb, body, request, vendor))
     if verb == "generateContent":
-        return answered(gemini_answers.generate(name, body))
+        return tiered(vendor, name, body, gemini_answers.generate(name, body))
     if verb == "embedContent":
         return answered(gemini_answers.embed(name, body))
     if verb == "batchEmbedContents":
@@ -80,6 +80,24 @@ def answered(said: dict[str, Any] | answers.Bad) -> Response:
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message)
     return JSONResponse(said)
+
+
+def tiered(vendor: Vendor, name: str, body: dict[str, Any], said: dict[str, Any] | answers.Bad) -> Response:
+    """An answer that says at which tier it was served: in its usage, and in a header."""
+    response = answered(said)
+    try:
+        tier = flex.served(vendor, NAME, name, str(body.get("serviceTier") or "").lower(), "standard")
+    except flex.NotTaken:
+        # The guide lists the models, and does not say in which words others are refused.
+        raise Refusal(400, f"Service tier flex is not supported for models/{name}.") from None
+    except flex.Full as full:
+        refusal = Refusal(full.status or 503, "The model is overloaded. Please try again later.")
+        refusal.headers = full.headers
+        raise refusal from None
+    if isinstance(said, dict):
+        said["usageMetadata"] = {**said.get("usageMetadata", {}), "serviceTier": tier}
+        response = JSONResponse(said, headers={"x-gemini-service-tier": tier})
+    return response
 
 
 @router.get("/{version}/models")

@@ -33,6 +33,7 @@ class Refusal(Exception):
 
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
         self.status = status
+        self.headers: dict[str, str] = {}
         self.body = {"error": {"code": status, "message": message, "status": code or CODES.get(status, "UNKNOWN")}}
 
 

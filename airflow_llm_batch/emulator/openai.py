@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from airflow_llm_batch.emulator import answers, anthropic, streams, upstream
+from airflow_llm_batch.emulator import answers, anthropic, flex, streams, upstream
 from airflow_llm_batch.emulator.batches import Answer, EmulatedBatch, StoredFile, Vendor
 from airflow_llm_batch.emulator.openai_lines import ANSWERS, UNFINISHED, answer_line, validate
 
@@ -39,6 +39,7 @@ class Refusal(Exception):
 
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
         self.status, self.code = status, code
+        self.headers: dict[str, str] = {}
         kind = {401: "invalid_request_error", 404: "invalid_request_error"}.get(status, "invalid_request_error")
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -268,10 +269,11 @@ async def synchronous(request: Request, vendor: Held) -> Response:
     return await answered(vendor, request.url.path, await json_body(request))
 
 
-async def answered(vendor: Vendor, path: str, body: dict[str, Any]) -> Response:
+async def answered(vendor: Vendor, path: str, body: dict[str, Any], dialect: str = NAME) -> Response:
     """The answer to one call.
 
     :param path: one of ``ANSWERS``.
+    :param dialect: whose models they are.
     """
     if vendor.settings.upstream:
         if body.get("stream"):
@@ -282,12 +284,29 @@ async def answered(vendor: Vendor, path: str, body: dict[str, Any]) -> Response:
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message, param=said.param)
     said = vendor.caches.openai(body, said)
+    if path.endswith(("/chat/completions", "/responses")):
+        said["service_tier"] = tier_of(vendor, dialect, body)
     if body.get("stream") and path.endswith("/chat/completions"):
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return StreamingResponse(streams.chat(said, usage), media_type="text/event-stream")
     if body.get("stream") and path.endswith("/responses"):
         return StreamingResponse(streams.response(said), media_type="text/event-stream")
     return JSONResponse(said)
+
+
+def tier_of(vendor: Vendor, dialect: str, body: dict[str, Any]) -> str:
+    """The tier at which a call is served.
+
+    :raises Refusal: when there is no room for it, or the model does not take it.
+    """
+    try:
+        return flex.served(vendor, dialect, str(body.get("model")), body.get("service_tier"), "default")
+    except flex.NotTaken:
+        raise Refusal(400, "Invalid service_tier argument", param="service_tier") from None
+    except flex.Full as full:
+        refusal = Refusal(full.status or 429, "Resource unavailable.", "resource_unavailable")
+        refusal.headers = full.headers
+        raise refusal from None
 
 
 def batch_object(vendor: Vendor, batch: EmulatedBatch, answer: Answer = answer_line) -> dict[str, Any]:

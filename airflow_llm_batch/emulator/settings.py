@@ -31,6 +31,27 @@ class HttpFault(BaseModel):
     retry_after: str | None = None
 
 
+class FlexFaults(BaseModel):
+    """What becomes of calls that ask for flex.
+
+    :param full: that many are turned away for want of room before the first is served, and this ``share`` of all after
+        that.
+    :param status: that they are turned away with; OpenAI's 429 and Gemini's 503 by default.
+    :param retry_after: value of the header of that name then.
+    :param standard: this share of those that are served is served at the standard tier, and so its answers say.
+    :param models: the only ones that take flex; those that the vendor lists when None.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    full: int = 0
+    share: float = Field(default=0, ge=0, le=1)
+    status: int | None = None
+    retry_after: str | None = None
+    standard: float = Field(default=0, ge=0, le=1)
+    models: list[str] | None = None
+
+
 class Faults(BaseModel):
     """What goes wrong with rows and batches.
 
@@ -52,6 +73,7 @@ class Faults(BaseModel):
     :param repeated_events: every event is sent so many times more.
     :param capitals: Azure's batches are told as its first versions did: capitals, ISO times, null counts, no endpoint.
     :param processing: uploaded files are being processed for so many looks.
+    :param flex: what becomes of calls at flex.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -73,6 +95,7 @@ class Faults(BaseModel):
     repeated_events: int = 0
     capitals: bool = False
     processing: int = 0
+    flex: FlexFaults = FlexFaults()
     http: list[HttpFault] = []
 
 

@@ -97,17 +97,21 @@ class Looks:
             self.log.warning("Lost creates could not be looked for once more: %s: %s", type(error).__name__, error)
 
     def _finish_online(self, store: JobStore) -> None:
-        """The rows that the deadline has cut off are called one by one; none that a batch has finished."""
+        """The rows that the deadline has cut off are called one by one, at flex where that costs less; none that a
+        batch has finished."""
         from airflow_llm_batch.jobs.online.endpoint import Calls
         from airflow_llm_batch.jobs.online.finish import finish
+        from airflow_llm_batch.jobs.online.flex import at_less
 
-        self.log.info("The deadline has passed: calling what the batches have not finished.")
+        job = store.job()
+        calls = at_less(self.hook, job, Calls())
+        self.log.info("The deadline has passed: calling what the batches have not finished (%s).", calls.lane)
         try:
-            called = finish(store, self.hook, store.job(), Calls(), self.stop)
+            called = finish(store, self.hook, job, calls, self.stop)
         except BudgetExceeded as error:
             self.log.warning("%s They are landed as the batch has left them.", error)
             return
-        self.log.info("Called %s rows online; they are landed together with the others.", f"{called:,}")
+        self.log.info("Called %s rows; they are landed together with the others.", f"{called:,}")
 
     def kill(self) -> None:
         """The waiting task was failed or cleared: what runs is cancelled, as the directory has it then: a wave may have

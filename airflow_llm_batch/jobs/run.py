@@ -22,7 +22,7 @@ from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
 from airflow_llm_batch.jobs.submission.named import adopt
 from airflow_llm_batch.jobs.submission.submit import submit
-from airflow_llm_batch.models import call_id, is_call
+from airflow_llm_batch.models import CALLED, call_id, is_call
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ class JobRun:
         """Whether rows that were to be a batch are called: too few for one, by the connection's choice."""
         if too_small(self.job.shards, self.hook.provider) is None:
             return False
-        return history.lane(self.store.listing(), self.job) in ("online", None)
+        return history.lane(self.store.listing(), self.job) in (None, *CALLED)
 
     @property
     def is_begun(self) -> bool:
@@ -112,19 +112,21 @@ class JobRun:
         self._job = job
         return job
 
-    def hold_to(self, spent: float = 0.0, *, online: bool = False) -> float:
+    def hold_to(self, spent: float = 0.0, lane: str = "batch") -> float:
         """Refuse what may cost too much; what was begun is not asked again.
 
         :param spent: dollars that earlier rounds have cost, or other models may.
-        :param online: called row by row, and not in batches.
+        :param lane: how its rows are to travel. Rows that are too few for a batch are held to the price of synchronous
+            calls, though they may be called at flex.
         :return: what the job may cost at most, 0 where that is not known.
         :raises BudgetExceeded: before anything was sent.
         """
-        online = online or self.is_called
+        if lane == "batch" and self.is_called:
+            lane = "online"
         self._spent = spent
         if self.max_cost is not None and not self.is_begun:
-            check_budget(self.job, self.max_cost, spent, online=online)
-        return estimated_cost(self.job, online=online) or 0.0
+            check_budget(self.job, self.max_cost, spent, lane)
+        return estimated_cost(self.job, lane) or 0.0
 
     def submit(self) -> list[str]:
         """Try the first rows, and create the shards that have room; the ids of all batches that were created, in shard
@@ -159,14 +161,21 @@ class JobRun:
         :raises InputError: unless the connection says so.
         """
         from airflow_llm_batch.jobs.online.endpoint import Calls
+        from airflow_llm_batch.jobs.online.flex import at_less
 
         why = too_small(self.job.shards, self.hook.provider)
         if why and (
             self.hook.options.small_batches != "online" or not all_too_small(self.job.shards, self.hook.provider)
         ):
             raise InputError(why)
-        self.log.info("The job's %s rows are too few for a batch: they are called one by one.", f"{self.job.rows:,}")
-        call([self], Calls(), None)
+        begun = history.lane(self.store.listing(), self.job)
+        calls = Calls() if begun == "online" else at_less(self.hook, self.job, Calls())
+        self.log.info(
+            "The job's %s rows are too few for a batch: they are called one by one (%s).",
+            f"{self.job.rows:,}",
+            calls.lane,
+        )
+        call([self], calls, None)
         return [call_id(self.job.id, shard.index) for shard in self.job.shards]
 
     def look(self, deadline: Deadline) -> bool:

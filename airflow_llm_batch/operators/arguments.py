@@ -152,19 +152,19 @@ class AsksRows(SendsAlerts):
             return Repair.of(rows)
         return RowSpec(rows, request, self.key or None, passthrough_map(self.passthrough))
 
-    def hold_to_budget(self, context: Context, run: JobRun, spent: float = 0.0, *, online: bool = False) -> float:
+    def hold_to_budget(self, context: Context, run: JobRun, spent: float = 0.0, lane: str = "batch") -> float:
         """Refuse what may cost too much, and stop where only an estimate is wanted.
 
         :return: what the job may cost at most, 0 where that is not known.
         """
         from airflow_llm_batch.jobs.money.budget import describe
 
-        cost = run.hold_to(spent, online=online)
+        cost = run.hold_to(spent, lane)
         if self.only_plan:
             job = run.job
             estimate = {name: e.model_dump() for name, e in job.estimate.items()}
             context["ti"].xcom_push(key="estimate", value=estimate)
-            raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {job.batches} batches. {describe(job)}")
+            raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {job.batches} batches. {describe(job, lane)}")
         return cost
 
     def submit(self, run: JobRun) -> JobHandle:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.run import JobRun
     from airflow_llm_batch.results import Manifest
 
+STRATEGIES, LANES = ("all", "fastest"), ("online", "flex", "batch", "auto")
 #: seconds below which no vendor promises to finish a batch
 BATCHES_TAKE = 24 * 3600.0
 
@@ -36,12 +37,14 @@ class CompletionOperator(RunsRounds):
     :param models: ask several models, each by name or as ``(name, connection id)``; ``strategy`` says for what.
     :param strategy: ``all`` lands one record per row and model; ``fastest`` one per row, the first good answer of any
         model, whose other calls are given up at once.
-    :param lane: ``online``; ``batch``, as ``LLMBatchOperator``; or ``auto``: online below ``batch_from`` rows, for a
-        deadline that no batch keeps, and where the connection's extra says ``"batch": false``.
+    :param lane: ``online``; ``flex``: calls that take minutes and cost less (OpenAI, Gemini, Azure), answered or asked
+        again until the deadline; ``batch``, as ``LLMBatchOperator``; or ``auto``: called below ``batch_from`` rows, for
+        a deadline that no batch keeps, and where the connection's extra says ``"batch": false``, and then at flex where
+        the vendor lists the model for it and the deadline leaves a quarter of an hour for every ``concurrency`` rows.
     :param concurrency: calls at once, per model.
     :param requests_per_minute: at most, per model; likewise ``tokens_per_minute`` of prompts as we estimate them. Fewer
         when the vendor answers 429.
-    :param call_timeout: seconds for one call, its repetitions included.
+    :param call_timeout: seconds for one call, its repetitions included; 600 by default, and 900 at flex.
     :param deadline: how long after the task's first start calls are made; rows without an answer land as ``expired``.
     """
 
@@ -59,7 +62,7 @@ class CompletionOperator(RunsRounds):
         concurrency: int | str = 32,
         requests_per_minute: float | str | None = None,
         tokens_per_minute: float | str | None = None,
-        call_timeout: timedelta | float | str = 600.0,
+        call_timeout: timedelta | float | str | None = None,
         batch_from: int | str = 200,
         **kwargs: Any,
     ) -> None:
@@ -74,14 +77,14 @@ class CompletionOperator(RunsRounds):
 
     def check_arguments(self) -> None:
         super().check_arguments()
-        for name, known in (("strategy", ("all", "fastest")), ("lane", ("online", "batch", "auto"))):
+        for name, known in (("strategy", STRATEGIES), ("lane", LANES)):
             if "{" not in (value := str(getattr(self, name))) and value not in known:
                 raise ConfigurationError(f"{name} is {value!r}; give one of {', '.join(known)}. Nothing was sent.")
-        if self.also and self.lane == "online":
+        if self.also and self.lane in ("online", "flex"):
             raise ConfigurationError("also asks rows again in rounds, which are the batch lane's. Nothing was sent.")
-        if self.strategy == "fastest" and self.lane == "batch":
+        if self.strategy == "fastest" and self.lane in ("batch", "flex"):
             raise ConfigurationError(
-                "strategy='fastest' needs lane='online': a batch is never the fastest. Nothing was sent."
+                f"strategy='fastest' needs lane='online': lane={self.lane!r} is never the fastest. Nothing was sent."
             )
         for name in ("concurrency", "requests_per_minute", "tokens_per_minute", "call_timeout", "batch_from"):
             value = getattr(self, name)
@@ -98,8 +101,8 @@ class CompletionOperator(RunsRounds):
                 return self.send(context, runs)
             spent = 0.0
             for run in runs:
-                spent += self.hold_to_budget(context, run, spent, online=True)
-            return self.finish(context, self._call(runs))
+                spent += self.hold_to_budget(context, run, spent, lane)
+            return self.finish(context, self._call(runs, lane))
         finally:
             self.close()
 
@@ -111,14 +114,26 @@ class CompletionOperator(RunsRounds):
     def _choose(self, runs: Sequence[JobRun]) -> tuple[str, str]:
         """The lane, and why."""
         from airflow_llm_batch.jobs.directory import history
+        from airflow_llm_batch.jobs.online import flex
 
         for run in runs:
             if begun := history.lane(run.store.listing(), run.job):
                 return begun, "the job was begun in it"
         if self.lane != "auto":
+            for run in runs if self.lane == "flex" else ():
+                flex.check(run.hook.provider, run.job)
             return self.lane, "it was asked for"
         if self.strategy == "fastest" and self.models:
             return "online", "the fastest answer is wanted"
+        lane, why = self._by_size(runs)
+        if lane == "online" and self.strategy != "fastest" and all(flex.saves(run.hook, run.job) for run in runs):
+            if flex.leaves_time(runs[0].job.rows, int(self.concurrency), seconds(self.deadline)):
+                return "flex", f"{why}, and flex costs less"
+            why += "; too short for flex"
+        return lane, why
+
+    def _by_size(self, runs: Sequence[JobRun]) -> tuple[str, str]:
+        """``batch`` or ``online``, and why."""
         rows, least, allowed = runs[0].job.rows, int(self.batch_from), seconds(self.deadline)
         for run in runs:
             if run.hook.options.batch is False:
@@ -130,24 +145,30 @@ class CompletionOperator(RunsRounds):
             return "online", f"a deadline of {allowed / 3600:.1f} h, and vendors promise batches within 24"
         return "batch", f"{rows:,} rows, {least:,} or more"
 
-    def _call(self, runs: Sequence[JobRun]) -> list[tuple[JobRun, Manifest]]:
+    def _call(self, runs: Sequence[JobRun], lane: str) -> list[tuple[JobRun, Manifest]]:
         """Call what was not answered yet, and land it."""
+        from airflow_llm_batch.jobs.online import flex
         from airflow_llm_batch.jobs.run import call
 
         began = runs[0].job.created_at.timestamp()
         allowed = seconds(self.deadline)
         deadline = None if allowed is None else max(began + allowed, time.time())
-        accountable = call(runs, self._calls(), deadline, fastest=self.strategy == "fastest")
+        calls = self._calls(lane)
+        if lane == "flex" and self.lane == "auto" and flex.affords_more(runs):
+            # Nobody has asked for flex: it has to serve, or not to be in the way.
+            calls.fallback = flex.PATIENCE
+        accountable = call(runs, calls, deadline, fastest=self.strategy == "fastest")
         return [(run, run.land(self.target, only)) for run, only in zip(runs, accountable, strict=True)]
 
-    def _calls(self) -> Calls:
+    def _calls(self, lane: str) -> Calls:
         from airflow_llm_batch.jobs.online.endpoint import Calls
 
         return Calls(
             concurrency=int(self.concurrency),
             requests_per_minute=float(self.requests_per_minute) if self.requests_per_minute else None,
             tokens_per_minute=float(self.tokens_per_minute) if self.tokens_per_minute else None,
-            timeout=seconds(self.call_timeout) or 600.0,
+            timeout=seconds(self.call_timeout) or 0.0,
+            lane=lane,
         )
 
 

@@ -40,7 +40,7 @@ class FetchResultsOperator(LandsResults):
     :param conn_id: the ``llmbatch`` connection; the job's own by default.
     :return: the manifest's summary (XCom): ``{"manifest": URI, "message": one line for people, "files": [URI], "rows",
         "counts": {status: n}, "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
-        "estimated_cost_usd": numbers or None, "provider", "models", "batches": [ids], "rounds"}``.
+        "estimated_cost_usd": numbers or None, "provider", "models", "batches": [ids], "lane", "rounds"}``.
     """
 
     template_fields: Sequence[str] = ("job", *LandsResults.template_fields, "conn_id")

@@ -31,7 +31,14 @@ from airflow_llm_batch.providers.coerce import id_of
 from airflow_llm_batch.providers.counting import Counting, counting_of
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.options import Options
-from airflow_llm_batch.providers.troubles import PASSING_STATUS, UNCLEAR, is_empty_account, words_of
+from airflow_llm_batch.providers.troubles import (
+    PASSING_STATUS,
+    REFUSES_FLEX,
+    UNCLEAR,
+    is_empty_account,
+    unquoted,
+    words_of,
+)
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
 
@@ -97,6 +104,8 @@ class Provider(ABC):
     console_url: ClassVar[str] = ""
     #: what a batch costs relative to synchronous calls, where the price table has no batch price of its own
     batch_price_factor: ClassVar[str | None] = None
+    #: what a flex call costs relative to other calls, None where the vendor has no calls that are slower and cheaper
+    flex_price_factor: ClassVar[str | None] = None
     #: whether any prompt may be written to a cache without being asked to
     caches_by_itself: ClassVar[bool] = False
 
@@ -152,6 +161,11 @@ class Provider(ABC):
         """``batch_price_factor`` where the vendor itself is asked, or its emulator on this machine; None elsewhere: a
         gateway may hand a discount on or keep it."""
         return self.batch_price_factor if self.is_direct else None
+
+    @property
+    def flex_discount(self) -> str | None:
+        """``flex_price_factor`` where the vendor itself is asked, as ``batch_discount``."""
+        return self.flex_price_factor if self.is_direct else None
 
     @abstractmethod
     def image_tokens(self, model: str, size: tuple[int, int] | None, detail: str) -> int:
@@ -279,6 +293,44 @@ class Provider(ABC):
 
         :param body: JSON, in one line.
         """
+
+    def takes_flex(self, endpoint: str, model: str) -> bool | None:
+        """Whether the vendor documents that it takes calls of a model at flex, or that it does not; None where neither
+        is known.
+
+        :param endpoint: as a shard has it; likewise ``model``, which may be a deployment.
+        """
+        return None if self.flex_price_factor else False
+
+    def check_flex(self, endpoint: str, model: str) -> None:
+        """:raises ConfigurationError: where calls cannot be made at flex; names what can be done instead."""
+        if self.flex_price_factor is None:
+            raise ConfigurationError(
+                f"{self.title} has no flex tier that costs less; give lane='batch', 'online' or 'auto'. Nothing was "
+                "sent."
+            )
+        if self.takes_flex(endpoint, model) is False:
+            raise ConfigurationError(
+                f"{self.title} takes no calls of {model or 'these requests'} ({endpoint}) at flex; choose a model that "
+                "it lists for flex, or give lane='batch' or 'online'. Nothing was sent."
+            )
+
+    def flex_call(self, call: Call) -> Call:
+        """A call as one at flex.
+
+        :raises ConfigurationError: where there is no flex.
+        """
+        raise ConfigurationError(f"{self.title} has no flex tier. Nothing was sent.")
+
+    def has_no_room(self, response: httpx.Response) -> bool:
+        """Whether a flex call was turned away because there is no room at flex now: nothing was billed, and it is
+        asked again for as long as there is time."""
+        return False
+
+    def refuses_flex(self, response: httpx.Response) -> bool:
+        """Whether a call was refused because of its tier, which no waiting mends."""
+        said = unquoted(self.error_of(response)[1])
+        return response.status_code == httpx.codes.BAD_REQUEST and REFUSES_FLEX.search(said) is not None
 
     def delete(self, batch: Batch, scope: str) -> Flow[int]:
         """Delete a landed batch's files at the vendor, its input or all; returns how many were there.

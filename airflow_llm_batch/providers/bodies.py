@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import httpx
+import msgspec
 
 #: request extension: True lets the driver send the request again after any transport failure or 5xx
 REPEATABLE = "llm_batch.repeatable"
@@ -43,6 +44,16 @@ class Payload(httpx.SyncByteStream, httpx.AsyncByteStream):
             yield tail
 
         return Payload(chunks, len(head) + self.size + len(tail))
+
+
+def with_members(body: bytes, members: Mapping[str, str], instead_of: Iterable[str] = ()) -> bytes:
+    """A JSON object with further members; the values of the others stay as they are written.
+
+    :param instead_of: other spellings of their names, which are left out.
+    """
+    held = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    kept = {name: value for name, value in held.items() if name not in set(instead_of)}
+    return msgspec.json.encode({**kept, **members})
 
 
 class Call(NamedTuple):

@@ -18,8 +18,8 @@ from airflow_llm_batch.providers.registry import PROVIDERS, provider_class
 PACKAGE = Path(__file__).resolve().parent.parent
 FORM, README = PACKAGE / "connection_form.py", PACKAGE.parent / "README.md"
 HEAD = (
-    "`provider`", "vendor", "requests, MB a batch", "at least", "price", "endpoints", "schemas", "tools", "images",
-    "a lost create is found by", "results kept", "credentials",
+    "`provider`", "vendor", "requests, MB a batch", "at least", "price", "flex price", "endpoints", "schemas", "tools",
+    "images", "a lost create is found by", "results kept", "credentials",
 )  # fmt: skip
 
 
@@ -34,6 +34,7 @@ def row(vendor: type[Provider]) -> list[str]:
     return [
         f"`{vendor.name}`", vendor.title, f"{limits.requests:,}, {size(limits.bytes)}", f"{limits.minimum or 1:,}",
         f"{float(factor):.0%}" if factor else "as the server says",
+        f"{float(vendor.flex_price_factor):.0%}" if vendor.flex_price_factor else "no",
         ", ".join(f"`{endpoint}`" for endpoint in sorted(vendor.endpoints)),
         facts.schemas, facts.tools, facts.images,
         "time and size, then its rows" if vendor.found_by == "time" else vendor.found_by, facts.kept, facts.credentials,

@@ -131,12 +131,12 @@ class Options(BaseModel):
         "/llm-batches/hooks/{connection}; a waiting task looks at once then.",
     )
     batch: bool | None = Field(
-        None, description='false for a server without a batch API: CompletionOperator(lane="auto") calls it online.'
+        None, description='false for a server without a batch API: CompletionOperator(lane="auto") calls it.'
     )
     small_batches: Literal["refuse", "online"] | None = Field(
         None,
         description='What becomes of a job with fewer rows than the vendor\'s smallest batch: "refuse" it (the '
-        'default), or call its rows "online" at the price of synchronous calls.',
+        'default), or call its rows "online", at the price of synchronous calls at most: at flex where that saves.',
     )
     max_enqueued_tokens: Count = Field(None, description="Prompt tokens of a job in the vendor's queue at once.")
     max_running_shards: Count = Field(None, description="Batches of a job in the vendor's queue at once.")

@@ -93,6 +93,11 @@ PASSING_MESSAGE = re.compile(
     r"|disconnect/reset",
     re.IGNORECASE,
 )
+#: how OpenAI and Azure say that flex has no room now, in code or message
+NO_ROOM = re.compile(r"resource.?unavailable", re.IGNORECASE)
+#: how they refuse the tier itself: of a model, or of a project ("Invalid service_tier argument: The requested service
+#: tier is not allowed for this project", "Flex is not available for this model")
+REFUSES_FLEX = re.compile(r"service.?tier|\bflex\b", re.IGNORECASE)
 #: codes that say nothing of the moment, whatever their message holds
 FINAL = re.compile(
     r"invalid|not_?found|authentication|permission|access_?denied|validation|unsupported|content_(filter|policy)"

@@ -107,6 +107,25 @@ class ProviderContract:
             result = self.made.read(answer)
             assert (result.custom_id, result.status) == ("abcd1234-7", "errored")
 
+    def test_flex_is_there_or_is_refused(self) -> None:
+        """A flex call is the same call that asks for another tier; a vendor without one refuses it with a remedy."""
+        request = self.made.translate(self.asked)
+        endpoint, model = self.made.group(request)
+        line = msgspec.json.encode(self.made.line(request, "abcd1234-7"))
+        call = self.made.call(line, Shard(endpoint=endpoint, model=model or "model-1"))
+        if self.made.flex_price_factor is None:
+            with pytest.raises(ConfigurationError, match="lane="):
+                self.made.check_flex(endpoint, model)
+            with pytest.raises(ConfigurationError, match="Nothing was sent"):
+                self.made.flex_call(call)
+            return
+        assert 0 < float(self.made.flex_price_factor) < 1
+        at_flex = self.made.flex_call(call)
+        assert (at_flex.custom_id, at_flex.path) == (call.custom_id, call.path)
+        assert (at_flex.body, at_flex.headers) != (call.body, call.headers)
+        sent = json.loads(at_flex.body)
+        assert all(sent[name] == value for name, value in json.loads(call.body).items())
+
     def test_a_batch_is_read(self) -> None:
         """get() knows running from ended."""
         requests, batch = drive(self.made.get("id/with=odd&chars"), self.raw("b", self.running))

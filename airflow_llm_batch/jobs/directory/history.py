@@ -73,7 +73,7 @@ def is_begun(store: JobStore, job: Job) -> bool:
 
 
 def lane(listing: Listing, job: Job) -> str | None:
-    """How a job was begun: its rows ``online``, or as a ``batch``; None when it was not."""
+    """How a job was begun: its rows ``online`` or at ``flex``, or as a ``batch``; None when it was not."""
     for shard in job.shards:
         attempts = listing.attempts(shard.index)
         if not shard.is_tried and (number := attempts.last()):

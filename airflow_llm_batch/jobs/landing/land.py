@@ -15,6 +15,7 @@ from airflow_llm_batch.jobs.landing.ownership import short_hash, take_place
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
 from airflow_llm_batch.metrics import count_landing
+from airflow_llm_batch.models import CALLED
 from airflow_llm_batch.storage import exists, removed, storage_path
 from airflow_llm_batch.telemetry import trace_landing
 
@@ -92,7 +93,7 @@ def delete_files(listing: Listing, job: Job, hook: LLMBatchHook, manifest: Manif
     store = listing.store
     if scope == "none" or job.adopted or manifest.rounds[-1].rows != job.rows or store.cleaned() in (scope, "all"):
         return
-    if history.lane(listing, job) == "online" or not all(exists(storage_path(file)) for file in manifest.files):
+    if history.lane(listing, job) in CALLED or not all(exists(storage_path(file)) for file in manifest.files):
         return
     deleted = 0
     try:

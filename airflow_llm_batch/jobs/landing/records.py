@@ -152,7 +152,7 @@ class Landing:
         earlier: Manifest | None,
     ) -> Manifest:
         """What was landed, all rounds together."""
-        own, total, estimated = self.own, self.tally.total, estimated_cost(self.job, online=self.called_all)
+        own, total, estimated = self.own, self.tally.total, estimated_cost(self.job, self.lane)
         this = landed_round(self.job.round, self.store.uri, own, estimated)
         rounds = [*(earlier.rounds if earlier else ()), this]
         estimates = [done.estimated_cost_usd for done in rounds]
@@ -183,6 +183,7 @@ class Landing:
             cached_share=total.cached_tokens / total.input_tokens if total.input_tokens else None,
             **cache_figures(total),
             **input_figures(self.job, own),
+            lane=self.lane,
         )
 
     def land_shard(self, shard: Shard, batch: Batch, progress: StepLog) -> None:
@@ -258,10 +259,10 @@ class Landing:
         self.store.attempts(shard.index).save_ended(seen)
         return seen
 
-    @property
-    def called_all(self) -> bool:
-        """Whether no part of the job was sent as a batch."""
-        return history.lane(self.listing, self.job) == "online"
+    @cached_property
+    def lane(self) -> str:
+        """How the job's rows travelled."""
+        return history.lane(self.listing, self.job) or "batch"
 
     @cached_property
     def listing(self) -> Listing:

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow_llm_batch.exceptions import BudgetExceeded
 from airflow_llm_batch.jobs.directory.tried import Tried
-from airflow_llm_batch.jobs.money.pricing import PICO, Prices
+from airflow_llm_batch.jobs.money.pricing import FLEX, PICO, Prices
 from airflow_llm_batch.models import Estimate, Job
 from airflow_llm_batch.results import Result, usd
 
@@ -26,10 +26,13 @@ def priced(model: str, estimate: Estimate, prices: Prices, caches_by_itself: boo
     written = kept if estimate.cache or caches_by_itself else 0
     hour = kept if estimate.cache == "1h" else 0
     costs: dict[str, float] = {}
-    for name, called in (("cost_usd", False), ("sync_cost_usd", True)):
+    lanes = [("cost_usd", False, ""), ("sync_cost_usd", True, "")]
+    if prices.flex is not None:
+        lanes.append(("flex_cost_usd", True, FLEX))
+    for name, called, tier in lanes:
 
-        def price(output: int, written: int, hour: int, called: bool = called) -> int | None:
-            used = Result(input_tokens=largest, output_tokens=output)
+        def price(output: int, written: int, hour: int, called: bool = called, tier: str = tier) -> int | None:
+            used = Result(input_tokens=largest, output_tokens=output, service_tier=tier or None)
             used.cache_write_tokens, used.cache_write_1h_tokens = written, hour
             cost = prices.cost(used, model, called)
             return cost.paid if cost else None
@@ -60,6 +63,7 @@ def together(batched: Mapping[str, Estimate], called: Mapping[str, Estimate]) ->
                 "cache": use.cache or more.cache,
                 "unknown": use.unknown or more.unknown,
                 "cost_usd": added(use.cost_usd, more.sync_cost_usd),
+                "flex_cost_usd": added(use.flex_cost_usd, more.flex_cost_usd),
                 "sync_cost_usd": added(use.sync_cost_usd, more.sync_cost_usd),
                 "likely_usd": added(use.likely_usd, more.sync_likely_usd),
                 "sync_likely_usd": added(use.sync_likely_usd, more.sync_likely_usd),
@@ -73,23 +77,20 @@ def added(one: Any, other: Any) -> Any:
     return None if one is None or other is None else one + other
 
 
-def estimated_cost(job: Job, *, online: bool = False) -> float | None:
-    """Dollars that a job may cost at most, None where that is not known.
-
-    :param online: called row by row, and not in batches.
-    """
-    costs = [e.sync_cost_usd if online else e.cost_usd for e in job.estimate.values()]
+def estimated_cost(job: Job, lane: str = "batch") -> float | None:
+    """Dollars that a job may cost at most in a lane, None where that is not known."""
+    costs = [e.cost(lane) for e in job.estimate.values()]
     return None if None in costs else sum(filter(None, costs))
 
 
-def check_budget(job: Job, max_cost: float, spent: float = 0.0, *, online: bool = False) -> None:
+def check_budget(job: Job, max_cost: float, spent: float = 0.0, lane: str = "batch") -> None:
     """Refuse a job that may cost more than ``max_cost`` dollars.
 
     :param spent: dollars that earlier rounds have cost, or other models may.
-    :param online: called row by row, and not in batches.
+    :param lane: how its rows are to travel.
     :raises BudgetExceeded: with the estimate by model; also when it cannot be made.
     """
-    unknown = [m for m, e in job.estimate.items() if (e.sync_cost_usd if online else e.cost_usd) is None]
+    unknown = [m for m, e in job.estimate.items() if e.cost(lane) is None]
     if unknown:
         uncapped = [model for model in unknown if job.estimate[model].output_tokens is None]
         uncounted = [model for model in unknown if job.estimate[model].unknown]
@@ -104,14 +105,14 @@ def check_budget(job: Job, max_cost: float, spent: float = 0.0, *, online: bool 
             remedy = "Remove max_cost, or leave that out"
         raise BudgetExceeded(
             f"max_cost={usd(max_cost)} cannot be held for {', '.join(uncapped or uncounted or unknown)}: {why}. "
-            f"{remedy}. Nothing was sent. {describe(job)}"
+            f"{remedy}. Nothing was sent. {describe(job, lane)}"
         )
-    total = spent + (estimated_cost(job, online=online) or 0)
+    total = spent + (estimated_cost(job, lane) or 0)
     if total > max_cost:
         earlier = f" with the {usd(spent)} of earlier rounds and other models" if spent else ""
         raise BudgetExceeded(
             f"The job is estimated at {usd(total)}{earlier}, above max_cost={usd(max_cost)}. Raise max_cost, lower "
-            f"max_tokens or send fewer rows. Nothing was sent. {describe(job)}"
+            f"max_tokens or send fewer rows. Nothing was sent. {describe(job, lane)}"
         )
 
 
@@ -132,12 +133,14 @@ def check_again(tried: Tried, max_cost: float, spent: float) -> None:
         )
 
 
-def describe(job: Job) -> str:
-    """The estimate in words: ``gpt-5-mini: 1,200 requests, 31,668 tokens in, at most 240,000 out, $0.244000``."""
+def describe(job: Job, lane: str = "batch") -> str:
+    """The estimate in words, at a lane's price: ``gpt-5-mini: 1,200 requests, 31,668 tokens in, at most 240,000 out,
+    $0.244000``."""
     estimates = []
     for model, e in job.estimate.items():
         out = "an unknown number" if e.output_tokens is None else f"at most {e.output_tokens:,}"
-        cost = "cost unknown" if e.cost_usd is None else usd(e.cost_usd)
+        known = e.cost(lane)
+        cost = "cost unknown" if known is None else usd(known)
         beside = f" beside {e.unknown}" if e.unknown else ""
         found = f" ({e.basis})" if e.basis else ""
         tokens = f"about {e.input_tokens:,} tokens in{beside}{found}, {out} out"
@@ -149,7 +152,7 @@ def describe(job: Job) -> str:
 
 def hold_to_budget(job: Job, rows: int) -> None:
     """Refuse to call so many rows of a batched job when that may cost more than the job may."""
-    batched, called = estimated_cost(job), estimated_cost(job, online=True)
+    batched, called = estimated_cost(job), estimated_cost(job, "online")
     if job.max_cost is None or batched is None or called is None:
         return
     share = rows / job.rows

@@ -29,7 +29,8 @@ PriceOf = Callable[[Result], Listed | None]
 #: answers that were paid for, however little is told of it
 ANSWERED = frozenset({"succeeded", "truncated", "refused", "invalid", "missing"})
 #: the word for calls in another queue at another price; any other tier costs what the list says
-TIERS = frozenset({"flex", "priority", "fast", "scale"})
+FLEX = "flex"
+TIERS = frozenset({FLEX, "priority", "fast", "scale"})
 #: tools of the vendor's whose use costs nothing beside tokens
 FREE = frozenset({"web_fetch", "mcp", "computer", "local_shell", "shell", "apply_patch", "tool_search"})
 SEARCH = "web_search"
@@ -41,7 +42,7 @@ US, US_FACTOR = "us", Decimal("1.1")
 
 
 class Cost(NamedTuple):
-    """Picodollars: what was paid, what the same work costs in a batch, and outside of one."""
+    """Picodollars: what was paid, what the same work costs in a batch, and outside of one, not at flex."""
 
     paid: int
     batched: int
@@ -127,6 +128,8 @@ class Prices:
     :param declared: the factor holds for every model, whatever the table says.
     :param model_of: the table's name of a model that a customer has given another.
     :param stacks: whether the discounts of a batch and of a cache stack for a model.
+    :param flex: price of a flex call relative to other calls, for models whose flex price the table does not have; None
+        where the server is not known to have one.
     """
 
     def __init__(
@@ -138,9 +141,11 @@ class Prices:
         declared: bool = False,
         model_of: Callable[[str], str] = str,
         stacks: Callable[[str], bool] = lambda model: True,
+        flex: str | None = None,
     ) -> None:
         self.provider, self.declared, self.model_of, self.stacks = provider, declared, model_of, stacks
         self.factor = Decimal(factor) if factor else None
+        self.flex = Decimal(flex) if flex else None
         self.agreed = dict(agreed or {})
         self.models: dict[tuple[str, str], PriceOf] = {}
 
@@ -154,6 +159,7 @@ class Prices:
         return cls(
             provider.price_id, factor, agreed,
             declared=declared is not None, model_of=provider.model_of, stacks=provider.discounts_stack,
+            flex=provider.flex_discount,
         )  # fmt: skip
 
     def cost(self, result: Result, model: str, called: bool = False) -> Cost | None:
@@ -167,23 +173,36 @@ class Prices:
             return None if result.status in ANSWERED else NOTHING
         if not is_consistent(result):
             return None
-        name = result.model or model
         tier = result.service_tier if called and result.service_tier in TIERS else ""
-        price = self.models.get((name, tier))
-        if price is None:
-            price = self.models[name, tier] = self._find(name, model, tier)
-        listed = price(result)
+        # What flex saves is told beside the price of other calls; any other tier was chosen for what it is.
+        listed = self._listed(result, model, "" if tier == FLEX else tier)
         if listed is None or (listed[0] is None and not called):
             return None
         batched, sync = listed
-        return Cost(sync if called or batched is None else batched, sync if batched is None else batched, sync)
+        paid = sync if called or batched is None else batched
+        if tier == FLEX:
+            flex = self._listed(result, model, FLEX)
+            if flex is None:
+                return None
+            paid = flex[1]
+        return Cost(paid, sync if batched is None else batched, sync)
+
+    def _listed(self, result: Result, model: str, tier: str) -> Listed | None:
+        """What a row costs by the list, or by what was agreed on."""
+        name = result.model or model
+        price = self.models.get((name, tier))
+        if price is None:
+            price = self.models[name, tier] = self._find(name, model, tier)
+        return price(result)
 
     def _find(self, name: str, model: str, tier: str) -> PriceOf:
         """:param name: the model that answered, ``model`` the one that was asked."""
         agreed = self.agreed.get(name) or self.agreed.get(model) or self.agreed.get("*")
         listed = self._price_of(self.model_of(name), tier) or self._price_of(self.model_of(model), tier)
         if agreed is not None and agreed.factor is None:
-            return with_tools(linear(agreed.rates(self.factor, self.stacks(model))), listed)
+            tokens = linear(agreed.rates(self.factor, self.stacks(model)))
+            share = self.flex if tier == FLEX else None
+            return with_tools(tokens if share is None else scaled(tokens, share), listed)
         if listed is None:
             return lambda result: None
         return listed if agreed is None else scaled(listed, agreed.factor or Decimal(0))
@@ -197,14 +216,17 @@ class Prices:
             variants = variants_of(self.provider, model)
         except LookupError:
             return None
-        if tier and not any(when.get("service_tier") == tier for when in variants):
+        is_listed = any(when.get("service_tier") == tier for when in variants)
+        if tier and not is_listed and (tier != FLEX or self.flex is None):
             return None
+        share = self.flex if tier and not is_listed else None
         has_batch_price = any(when.get("processing") == "batch" for when in variants) and not self.declared
-        sync_context, stacks = {"service_tier": tier} if tier else {}, self.stacks(model)
+        sync_context, stacks = {"service_tier": tier} if is_listed else {}, self.stacks(model)
 
         def calculate(result: Result) -> Listed:
             used = usage(result)
             sync = calc_price(used, model, provider_id=self.provider, price_context=sync_context).total_price
+            sync *= share or 1
             if self.factor is None:
                 return None, round(sync * PICO)
             if has_batch_price:

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from airflow_llm_batch.bounded import TooLarge
 from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
 from airflow_llm_batch.jobs.directory.journal import UNANSWERED
+from airflow_llm_batch.jobs.online.flex import CALL_TAKES, Tier
 from airflow_llm_batch.jobs.online.pace import Pace
 from airflow_llm_batch.pauses import retry_after
 from airflow_llm_batch.providers.json_lines import UNREADABLE, bare
@@ -40,6 +41,8 @@ MOST_FORBIDDEN = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 #: the code of an answer that cannot be read
 UNREAD = "unreadable_answer"
+#: seconds for a call
+TIMEOUTS = {"online": 600.0, "flex": CALL_TAKES}
 #: what no vendor answers: there was no answer
 NO_ANSWER = 599
 
@@ -50,16 +53,39 @@ class Calls:
 
     :param concurrency: at once.
     :param requests_per_minute: None for any number; likewise ``tokens_per_minute``, the prompt as we estimate it.
-    :param timeout: seconds for one call, its repetitions and pauses included.
+    :param timeout: seconds for one call, its repetitions and pauses included; 0 for the lane's own.
     :param retries: how often a call is repeated after trouble that passes, as the connection says by default; refusals
         for the rate are not counted.
+    :param lane: ``online``, or ``flex``: slower, at a lower price, and turned away while there is no room.
+    :param fallback: seconds without room at flex after which the rest is called ``online``; None to wait for room.
     """
 
     concurrency: int = 32
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
-    timeout: float = 600.0
+    timeout: float = 0.0
     retries: int | None = None
+    lane: str = "online"
+    fallback: float | None = None
+
+    def __post_init__(self) -> None:
+        self.timeout = self.timeout or TIMEOUTS[self.lane]
+
+
+class Tried(NamedTuple):
+    """One try of a call: its answer as one line of JSON, None for none; the pause in seconds that was asked for; the
+    seconds that it took without the wait for its turn; and whether flex had no room for it, which is no try at all."""
+
+    status: int
+    body: bytes | None
+    pause: float | None
+    spent: float
+    turned_away: bool = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it was told to slow down."""
+        return self.status == httpx.codes.TOO_MANY_REQUESTS
 
 
 class Vendor:
@@ -76,6 +102,7 @@ class Vendor:
         self.headers = {**hook.transport.agent, **fixed}
         self.retries = hook.transport.retries if calls.retries is None else calls.retries
         self.pace = Pace(calls.concurrency, calls.requests_per_minute, calls.tokens_per_minute)
+        self.tier = Tier(self.provider, calls.lane, calls.fallback)
         self.idle: list[Wire] = []
         self.good = 0
         #: answers of 403 in a row
@@ -106,8 +133,11 @@ class Vendor:
         left, tries = self.calls.timeout, 0
         limited = Limited(self.calls.timeout)
         while tries <= self.retries and left > 0:
-            status, body, pause, spent = await self._try(call, tokens, left)
-            left -= spent
+            tried = await self._try(call, tokens, left)
+            if tried.turned_away:
+                continue
+            status, body = tried.status, tried.body
+            left -= tried.spent
             if body is None:
                 if left > 0:
                     trouble = self._unanswered(call, "connection_error", "The connection failed.")
@@ -116,12 +146,12 @@ class Vendor:
                 trouble = self.transport.clean_line(self.provider.answered(call.custom_id, status, body))
                 if not self._may_pass(status, body, trouble):
                     return trouble
-                if status == httpx.codes.TOO_MANY_REQUESTS and limited.is_hopeless(body, self.good):
+                if tried.is_limited and limited.is_hopeless(body, self.good):
                     return trouble
             # To be told to slow down is no failure, and the wait for one's turn is not the call's time.
-            tries += status != httpx.codes.TOO_MANY_REQUESTS
-            if tries <= self.retries and status != httpx.codes.TOO_MANY_REQUESTS:
-                pause = backoff(tries) if pause is None else pause
+            tries += not tried.is_limited
+            if tries <= self.retries and not tried.is_limited:
+                pause = backoff(tries) if tried.pause is None else tried.pause
                 await asyncio.sleep(min(pause, max(left, 0)))
                 left -= pause
         if UNANSWERED in trouble:
@@ -147,43 +177,61 @@ class Vendor:
         error = {"error": {"type": code, "code": code, "message": message, "unanswered": True}}
         return self.provider.answered(call.custom_id, NO_ANSWER, msgspec.json.encode(error))
 
-    async def _try(self, call: Call, tokens: int, seconds: float) -> tuple[int, bytes | None, float | None, float]:
-        """One try: the status, the body as one line of JSON or None without an answer, the pause that was asked for,
-        and the seconds that it took, without the wait for its turn."""
+    async def _try(self, call: Call, tokens: int, seconds: float) -> Tried:
         async with self.wire(tokens) as wire:
+            # While it waited for its turn, the tier may have become another.
+            at_flex, asked = self.tier.is_flex, self.tier.of(call)
             began = time.monotonic()
             try:
                 async with asyncio.timeout(seconds):
-                    response = await self._post(wire, call)
+                    response = await self._post(wire, asked)
             except (TooLarge, httpx.DecodingError) as error:
                 # It was answered, and so most likely billed: not asked once more.
-                return httpx.codes.OK, unusable(error), None, time.monotonic() - began
+                return Tried(httpx.codes.OK, unusable(error), None, time.monotonic() - began)
             except (httpx.RequestError, TimeoutError):
-                return 0, None, None, time.monotonic() - began
+                return Tried(0, None, None, time.monotonic() - began)
             spent = time.monotonic() - began
-        status = response.status_code
-        self.forbidden = self.forbidden + 1 if status == httpx.codes.FORBIDDEN else 0
-        if response.is_success:
-            self.good += 1
-            self.pace.went_well()
-        elif is_fatal(status, self.provider.error_of(response), self.good, self.forbidden):
-            raise self.transport.redacted(
-                RefusedForGood(
-                    f"{self.provider.name} at {self.origin} refuses the key, the permission or the quota (HTTP "
-                    f"{status}): {self.provider.error_of(response)[1]} That call was not billed; what was answered "
-                    "before is kept.",
-                    status=status,
-                )
-            )
-        self.heard = True
-        pause = retry_after(response)
-        if status == httpx.codes.TOO_MANY_REQUESTS:
+        status, pause = response.status_code, retry_after(response)
+        turned_away = self._look_at(response, at_flex)
+        if at_flex and not self.tier.is_flex:
+            self.pace.start_over()
+        elif status == httpx.codes.TOO_MANY_REQUESTS or turned_away:
             self.pace.was_refused(pause)
         body = response.content
         if not (response.is_success and bare(body).startswith(b"{")):
             # It may be cut, and what is left of the key not be known for it.
             body = self.transport.redactor.data(body)
-        return status, one_line(body, status), pause, spent
+        return Tried(status, one_line(body, status), pause, spent, turned_away)
+
+    def _look_at(self, response: httpx.Response, at_flex: bool) -> bool:
+        """What an answer tells of all calls; whether flex has turned this one away.
+
+        :raises RefusedForGood: when the key, the permission, the quota or the tier is refused.
+        """
+        status, error = response.status_code, ("", "")
+        self.forbidden = self.forbidden + 1 if status == httpx.codes.FORBIDDEN else 0
+        if response.is_success:
+            self.good += 1
+            self.pace.went_well()
+            self.tier.took()
+        else:
+            error = self.provider.error_of(response)
+            what = "the key, the permission or the quota" if is_fatal(status, error, self.good, self.forbidden) else ""
+            if at_flex and not what and self.tier.is_refused(response):
+                self.heard = True
+                return True
+            if at_flex and not self.good and self.provider.refuses_flex(response):
+                what = "flex for these calls (give lane='online' or 'batch', or a model that takes it)"
+            if what:
+                raise self.transport.redacted(
+                    RefusedForGood(
+                        f"{self.provider.name} at {self.origin} refuses {what} (HTTP {status}): {error[1]} That call "
+                        "was not billed; what was answered before is kept.",
+                        status=status,
+                    )
+                )
+        self.heard = True
+        return at_flex and not TOO_LARGE.search(response.content) and self.tier.turns_away(response)
 
     async def _post(self, wire: Wire, call: Call) -> httpx.Response:
         """Send a call with its credentials; once more where a token was refused that has expired."""

@@ -58,6 +58,7 @@ def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
 def finish(store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, stop: Event) -> int:
     """Call what the job's batches have left undone; its answers are landed with theirs.
 
+    :param calls: at flex too they are held to the synchronous price: where flex has no room for long they cost that.
     :return: how many rows that were.
     :raises BudgetExceeded: when the synchronous price of those rows may take the job above its ``max_cost``.
     """

@@ -1,4 +1,4 @@
-"""The online lane: the same requests against the synchronous endpoint, many at once, answers kept as they come.
+"""The lanes of calls: the same requests against the synchronous endpoint, many at once, answers kept as they come.
 
 What a shard's batch would have answered is written into a journal in the job directory, line by line, and landed from
 there like any batch. A row whose answer is in the journal is never called again.
@@ -27,7 +27,7 @@ from airflow_llm_batch.jobs.directory.rows import RowNumber, answered_rows, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.money.tokens import sent_tokens
 from airflow_llm_batch.jobs.online.endpoint import Calls, Vendor
-from airflow_llm_batch.models import Batch, Created, Intent, Progress, ShardProgress, call_id
+from airflow_llm_batch.models import CALLED, Batch, Created, Intent, Progress, ShardProgress, call_id
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -88,11 +88,11 @@ class Online:
 
     async def call_all(self) -> None:
         """``run`` on an event loop."""
-        await asyncio.to_thread(begin, self.store, self.job)
+        await asyncio.to_thread(begin, self.store, self.job, self.calls.lane)
         await self.call()
         if self.stop.is_set() or self.claim.lost:
             return
-        await asyncio.to_thread(close, self.store, self.job, self.answered)
+        await asyncio.to_thread(close, self.store, self.job, self.answered, self.calls.lane)
 
     async def call(self, rows: RowSet | None = None) -> None:
         """Call what was not answered yet; the answers are in the journal when it returns.
@@ -145,7 +145,7 @@ class Online:
             nonlocal told_at
             if time.monotonic() - told_at > EVERY:
                 told_at = time.monotonic()
-                await asyncio.to_thread(tell, self.store, self.job, self.answered)
+                await asyncio.to_thread(tell, self.store, self.job, self.answered, self.calls.lane)
 
         await watch(workers, over, lambda: self.is_over, lambda: [journal], [self.claim], look)
 
@@ -205,20 +205,20 @@ async def at_once(
         await asyncio.gather(watching, return_exceptions=True)
 
 
-def begin(store: JobStore, job: Job) -> None:
-    """Give the shards to the online lane, or take up what an earlier try has given to it.
+def begin(store: JobStore, job: Job, lane: str = "online") -> None:
+    """Give the shards to the lane of calls, or take up what an earlier try has given to it.
 
     :raises ConfigurationError: when a shard was sent as a batch.
     """
     for shard in job.shards:
         attempts, name = store.attempts(shard.index), call_id(job.id, shard.index)
         made = Created(batch_id=name, at=datetime.now(UTC))
-        if attempts.begin(Intent(at=made.at, owner=this_process(), lane="online")):
+        if attempts.begin(Intent(at=made.at, owner=this_process(), lane=lane)):
             attempts.save_created(made, 1)
             continue
         created, held = attempts.created(), attempts.intent(attempts.last())
         if created is None or created.batch_id != name:
-            if created is None and held.lane == "online":
+            if created is None and held.lane in CALLED:
                 attempts.save_created(made, 1)
                 continue
             raise ConfigurationError(
@@ -227,7 +227,7 @@ def begin(store: JobStore, job: Job) -> None:
             )
 
 
-def close(store: JobStore, job: Job, answered: dict[int, int]) -> None:
+def close(store: JobStore, job: Job, answered: dict[int, int], lane: str = "online") -> None:
     """Write down how each shard ended: completed, or expired with rows that were not called."""
     for shard in job.shards:
         whole = answered.get(shard.index, 0) >= shard.rows
@@ -244,10 +244,10 @@ def close(store: JobStore, job: Job, answered: dict[int, int]) -> None:
                 errors=() if whole else (late,),
             )
         )
-    tell(store, job, answered)
+    tell(store, job, answered, lane)
 
 
-def tell(store: JobStore, job: Job, answered: dict[int, int]) -> None:
+def tell(store: JobStore, job: Job, answered: dict[int, int], lane: str = "online") -> None:
     """How far the job is, for the page and the log of whoever looks."""
     shards = {
         shard.index: ShardProgress(
@@ -259,7 +259,7 @@ def tell(store: JobStore, job: Job, answered: dict[int, int]) -> None:
         )
         for shard in job.shards
     }
-    store.save_progress(Progress(at=time.time(), shards=shards))
+    store.save_progress(Progress(at=time.time(), shards=shards, lane=lane))
 
 
 def wanted_lines(

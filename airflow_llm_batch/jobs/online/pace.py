@@ -74,7 +74,8 @@ class Pace:
         except BaseException:
             if turn.done() and not turn.cancelled():
                 self.leave()
-            else:
+            elif turn in self.waiting:
+                # One that was given up is no longer there when others have gone in the meantime.
                 self.waiting.remove(turn)
             raise
 
@@ -95,6 +96,11 @@ class Pace:
         if self.allowed < self.most:
             self.allowed = min(self.most, self.allowed + 1 / self.allowed)
             self._grant()
+
+    def start_over(self) -> None:
+        """Calls go elsewhere now, and what was refused there says nothing of it."""
+        self.allowed, self.refusals, self.not_before = self.most, 0, 0.0
+        self._grant()
 
     def was_refused(self, retry_after: float | None) -> None:
         """The vendor took a call for too much: slow down, all of us."""

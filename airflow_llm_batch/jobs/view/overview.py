@@ -44,6 +44,7 @@ class JobView(BaseModel):
     :param done: rows that the vendor has finished, failed ones included.
     :param requests: that were sent, a row in two rounds counted twice.
     :param cost_usd: of what was landed; None where it is not known, or nothing was landed.
+    :param lane: how its rows travel, ``batch``, ``flex`` or ``online``, as far as it is known.
     """
 
     dag_id: str
@@ -70,6 +71,7 @@ class JobView(BaseModel):
     estimated_cost_usd: float | None
     cost_usd: float | None
     saving_usd: float | None
+    lane: str = "batch"
 
 
 @dataclass
@@ -98,6 +100,11 @@ class RoundFiles:
     def seen(self) -> dict[int, ShardProgress]:
         """Shard -> what the last look saw of it."""
         return self.progress.shards if self.progress is not None else {}
+
+    @property
+    def lane(self) -> str:
+        """How the round's rows travel, as its landing or the last look tells."""
+        return (self.manifest or self.progress or Progress(at=0)).lane
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -249,7 +256,7 @@ def view(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> Jo
     state, words = describe(states, manifest if landed else None, rounds[-1], done, failed)
     if replaced and not landed:
         state, words = "replaced", "replaced by a job with other input"
-    estimates = [estimated_cost(found.job) for found in rounds if found.job]
+    estimates = [estimated_cost(found.job, found.lane) for found in rounds if found.job]
     address = JobAddress.parse(rounds[0].uri)
     return JobView(
         dag_id=key.dag_id,
@@ -276,6 +283,7 @@ def view(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> Jo
         estimated_cost_usd=None if None in estimates else sum(filter(None, estimates)),
         cost_usd=total(done.cost_usd for done in own) if own else None,
         saving_usd=total(done.saving_usd for done in own) if own else None,
+        lane=rounds[-1].lane,
     )
 
 

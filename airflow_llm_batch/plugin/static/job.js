@@ -42,6 +42,7 @@ function facts(job) {
     fact("Run", job.run_id),
     fact("Provider", job.provider, job.models.join(", ")),
     fact("Connection", job.conn_id),
+    fact("Lane", job.lane),
     fact("Submitted", clock(job.created_at), `${age(job.created_at)} ago`),
     fact("Landed", job.landed_at ? clock(job.landed_at) : "not yet"),
     fact("Rounds", job.rounds > 1 ? number(job.rounds) : null, `${number(job.requests)} requests`),

@@ -102,7 +102,7 @@ function table(told, run) {
     h("thead", {}, h("tr", {}, heads.filter(Boolean).map((name) => h("th", { class: ["Batches", "Cost"].includes(name) ? "number" : "" }, name)))),
     h("tbody", {}, told.jobs.map((job) => h("tr", { "data-job": `${job.dag_id}/${job.run_id}/${job.task_id}/${job.map_index}` },
       h("td", {}, route(jobPath(job), job.dag_id, { class: "name" }),
-        h("div", { class: "small quiet" }, job.task_id, instance(job), job.rounds > 1 ? ` · ${job.rounds} rounds` : "")),
+        h("div", { class: "small quiet" }, job.task_id, instance(job), job.lane === "batch" ? "" : ` · ${job.lane}`, job.rounds > 1 ? ` · ${job.rounds} rounds` : "")),
       run ? null : h("td", { class: "small cut", title: job.run_id }, link(airflow(`dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}`), job.run_id)),
       h("td", { class: "small" }, job.provider, h("div", { class: "quiet" }, job.models.join(", "))),
       h("td", { class: "number" }, number(job.shards)),

@@ -56,6 +56,8 @@ DAY = 86400
 FEWEST_DAYS, MOST_DAYS = 14, 30
 #: the first version whose calls know the new name of the token cap, whatever the model
 NEW_CAP = "2024-12-01"
+#: the models that take flex (preview), from its how-to
+FLEX = re.compile(r"gpt-5\.6-(sol|luna|terra)|gpt-6-astra")
 #: how a version begins that is a date
 DATED = re.compile(r"\d{4}-")
 
@@ -113,6 +115,7 @@ class Azure(OpenAI):
     default_base_url = ""
     default_limits: ClassVar[Limits] = Limits(requests=100_000, bytes=200_000_000)
     endpoints = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/embeddings"})
+    flex_price_factor = "0.5"
     facts = Facts("key, Entra", "strict, fitted", "yes", "yes", "until deleted, or 14 to 30 days")
     console_url = ""
 
@@ -280,6 +283,25 @@ class Azure(OpenAI):
             # Its files are there all the same, and hold nothing.
             return batch.model_copy(update={"full": True, "files": ()})
         return batch
+
+    def takes_flex(self, endpoint: str, model: str) -> bool | None:
+        if self.is_dated or endpoint_of(endpoint) not in ("/v1/chat/completions", "/v1/responses"):
+            return False
+        # More models are to come, and which one is behind a deployment is known where the connection says so.
+        behind = self.options.deployments.get(model, "")
+        return True if self.is_direct and FLEX.fullmatch(behind) else None
+
+    def check_flex(self, endpoint: str, model: str) -> None:
+        if self.is_dated:
+            raise ConfigurationError(
+                "Azure documents flex for its v1 API alone, and the connection's api_version is "
+                f"{self.options.api_version!r}; leave it out, or give lane='online' or 'batch'. Nothing was sent."
+            )
+        super().check_flex(endpoint, model)
+
+    def has_no_room(self, response: httpx.Response) -> bool:
+        # Azure's table of flex errors has one 429, for want of room and for the rate, and one remedy: to wait.
+        return response.status_code == httpx.codes.TOO_MANY_REQUESTS
 
     def call(self, line: bytes, shard: Shard) -> Call:
         sent = decode_sent(line)

@@ -29,7 +29,7 @@ class Usage(msgspec.Struct, rename="camel"):
     tool_use_prompt_token_count: None = None
     prompt_tokens_details: tuple[PlainTokens] | None = None
     candidates_tokens_details: tuple[PlainTokens] | None = None
-    service_tier: None = None
+    service_tier: Name | None = None
 
 
 class PlainTokens(msgspec.Struct):
@@ -97,6 +97,7 @@ def read_frequent(line: bytes) -> Result | None:
         cached_tokens=usage.cached_content_token_count,
         output_tokens=usage.candidates_token_count + (usage.thoughts_token_count or 0),
         reasoning_tokens=usage.thoughts_token_count,
+        service_tier=usage.service_tier.lower() if usage.service_tier else None,
     )
 
 

@@ -19,11 +19,12 @@ from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import identifier, readable
-from airflow_llm_batch.providers.bodies import Call, Paged, Payload, Source, after, repeatable, streamed
+from airflow_llm_batch.providers.bodies import Call, Paged, Payload, Source, after, repeatable, streamed, with_members
 from airflow_llm_batch.providers.caching import GEMINI, least
 from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.gemini.chat import embed_params, generate_params, model_name
 from airflow_llm_batch.providers.gemini.lines import id_of, read_frequent, read_line
+from airflow_llm_batch.providers.gemini.models import takes_flex
 from airflow_llm_batch.providers.gemini.operations import inline_lines, parse_batch, short
 from airflow_llm_batch.providers.gemini.words import check_vertex_words, get
 from airflow_llm_batch.providers.images import gemini_tokens
@@ -85,7 +86,7 @@ class Gemini(Provider):
     caps = (("generationConfig", "maxOutputTokens"), ("generation_config", "max_output_tokens"))
     takes_empty_text = False
     deletes = "inputs"
-    batch_price_factor = "0.5"
+    batch_price_factor = flex_price_factor = "0.5"
     # Files are kept for two days, those of results too.
     facts = Facts("key", "JSON schema, fitted", "yes", "yes", "2 days")
     page_size = 100
@@ -265,6 +266,18 @@ class Gemini(Provider):
         verb = EMBED if shard.endpoint in (EMBED, EMBEDDINGS) else GENERATE
         url = self.address_of(*self.model_parts(shard.model), verb=f":{verb}")
         return Call(sent.key, url.raw_path, bytes(sent.request), {"content-type": "application/json"})
+
+    def takes_flex(self, endpoint: str, model: str) -> bool | None:
+        if endpoint in (EMBED, EMBEDDINGS):
+            return False
+        return takes_flex(model_name(model)) if self.is_direct else None
+
+    def flex_call(self, call: Call) -> Call:
+        return call._replace(body=with_members(call.body, {"serviceTier": "flex"}, ["service_tier"]))
+
+    def has_no_room(self, response: httpx.Response) -> bool:
+        # The guide's error codes: 503 when flex is at capacity, 429 for rates and exhausted resources.
+        return response.status_code in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
     def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
         kind = b"response" if 200 <= status < 300 else b"error"

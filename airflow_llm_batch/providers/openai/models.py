@@ -43,6 +43,23 @@ SAMPLING = frozenset({"temperature", "top_p", "logprobs", "top_logprobs"})
 #: refuse stop sequences
 NO_STOP = re.compile(r"o3(?![a-z0-9])|o4-mini|gpt-5(?![.\w])(?!-chat)")
 
+#: on OpenAI's price list of flex, dated names included; and those that only its other lists have
+FLEX = re.compile(
+    r"(o3|o4-mini|gpt-5(\.[1245])?|gpt-5(\.4)?-(mini|nano)|gpt-5\.[45]-pro|gpt-5\.6-(luna|sol|terra)"
+    r"|gpt-6-(astra|luna|sol)|gpt-6\.1-(sol|terra))(-\d{4}-\d{2}-\d{2})?"
+)
+NO_FLEX = re.compile(
+    r"(gpt-3\.5|gpt-4|gpt-4\.1|gpt-4o|chatgpt-4o|o1|o3-mini|o3-pro|gpt-5-pro|gpt-5\.2-pro|gpt-5\.3-codex)(-.+)?"
+)
+
+
+def takes_flex(model: str) -> bool | None:
+    """Whether OpenAI's price list has flex for a model; None for a model that it does not have, as tuned ones."""
+    if "ft:" in model:
+        return None
+    name = plain_name(model)
+    return True if FLEX.fullmatch(name) else False if NO_FLEX.fullmatch(name) else None
+
 
 def refuse(what: str, remedy: str) -> NoReturn:
     raise InputError(f"{what}; {remedy}. Nothing was sent.")

@@ -18,21 +18,32 @@ from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
 from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, readable
-from airflow_llm_batch.providers.bodies import Call, Payload, Source, encode_multipart, repeatable, streamed
+from airflow_llm_batch.providers.bodies import (
+    Call,
+    Payload,
+    Source,
+    encode_multipart,
+    repeatable,
+    streamed,
+    with_members,
+)
 from airflow_llm_batch.providers.caching import OPENAI as LEAST_CACHED
 from airflow_llm_batch.providers.caching import OPENAIS, for_openai
 from airflow_llm_batch.providers.coerce import members, text_of, whole, word
 from airflow_llm_batch.providers.images import openai_tokens
-from airflow_llm_batch.providers.openai.chat import (
-    CAP,
-    OLD_CAP,
-    chat_body,
+from airflow_llm_batch.providers.openai.chat import CAP, OLD_CAP, chat_body
+from airflow_llm_batch.providers.openai.models import (
+    REASONING,
+    check_api,
+    needs_responses,
+    plain_name,
+    refuse,
+    takes_flex,
 )
-from airflow_llm_batch.providers.openai.models import REASONING, check_api, needs_responses, plain_name, refuse
 from airflow_llm_batch.providers.openai.responses import checked_response, responses_body
 from airflow_llm_batch.providers.openai.results import read_frequent, read_line
 from airflow_llm_batch.providers.options import FORM, Options, Text
-from airflow_llm_batch.providers.troubles import is_full
+from airflow_llm_batch.providers.troubles import NO_ROOM, is_full
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
 
@@ -91,9 +102,15 @@ class OpenAI(Provider):
     deletes = "inputs"
     console_url = "https://platform.openai.com/batches/{id}"
     batch_price_factor = "0.5"
+    flex_price_factor: ClassVar[str | None] = "0.5"
     caches_by_itself = True
     facts = Facts("key", "strict, fitted", "yes", "yes", "30 days")
     page_size = 100
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Whoever speaks OpenAI's protocol may know the tier's name, and bill it as it likes: flex has to be named.
+        cls.flex_price_factor = cls.__dict__.get("flex_price_factor")
 
     def normalize(self, base_url: str) -> str:
         return base_url if httpx.URL(base_url).path.strip("/") else f"{base_url}/v1"
@@ -198,6 +215,23 @@ class OpenAI(Provider):
         # Asked twice with the same key, a vendor that knows it answers once.
         headers = {"content-type": "application/json", "idempotency-key": sent.custom_id}
         return Call(sent.custom_id, path, bytes(sent.body), headers)
+
+    def takes_flex(self, endpoint: str, model: str) -> bool | None:
+        if self.flex_price_factor is None or endpoint not in (CHAT, RESPONSES):
+            return False
+        return takes_flex(model) if self.is_direct else None
+
+    def flex_call(self, call: Call) -> Call:
+        if self.flex_price_factor is None:
+            return super().flex_call(call)
+        # Another body wants another key: the row may be called at the full price after all.
+        headers = {**call.headers, "idempotency-key": f"{call.custom_id}-flex"}
+        return call._replace(body=with_members(call.body, {"service_tier": "flex"}), headers=headers)
+
+    def has_no_room(self, response: httpx.Response) -> bool:
+        # The guide to flex processing: "a 429 Resource Unavailable error code. You will not be charged".
+        limited = response.status_code == httpx.codes.TOO_MANY_REQUESTS
+        return limited and any(map(NO_ROOM.search, self.error_of(response)))
 
     def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
         response = b'{"custom_id":"%b","response":{"status_code":%d,"body":%b},"error":null}'

@@ -324,11 +324,11 @@ def test_all_models_in_batches_survive_deferral(connect, context, tmp_path):
 @pytest.mark.parametrize(
     ("count", "arguments", "extra", "lane", "why"),
     [
-        (5, {}, {}, "online", "5 rows under the 200-row threshold"),
+        (5, {}, {}, "flex", "5 rows under the 200-row threshold"),
         (5, {"batch_from": 5}, {}, "batch", "5 rows, 5 or more"),
         (250, {}, {}, "batch", "250 rows"),
         (250, {"deadline": 3600}, {}, "online", "a deadline of 1.0 h"),
-        (250, {}, {"batch": False}, "online", "has no batches"),
+        (250, {}, {"batch": False}, "flex", "has no batches"),
     ],
 )
 def test_the_lane_is_chosen_and_told(emulator, connect, context, tmp_path, capfd, count, arguments, extra, lane, why):
@@ -341,7 +341,7 @@ def test_the_lane_is_chosen_and_told(emulator, connect, context, tmp_path, capfd
     told = capfd.readouterr()
     assert f"Lane: {lane}, for " in told.out + told.err
     assert why in told.out + told.err
-    drive(operator(conn_id, tmp_path, **{**arguments, "batch_from": 1 if lane == "online" else 10_000}), context)
+    drive(operator(conn_id, tmp_path, **{**arguments, "batch_from": 10_000 if lane == "batch" else 1}), context)
     assert "the job was begun in it" in (again := capfd.readouterr()).out + again.err
 
 
@@ -360,13 +360,14 @@ def test_the_budget_knows_the_synchronous_price(emulator, connect, context, tmp_
     assert drive(operator(conn_id, tmp_path, max_cost=2 * cost), context)["cost_usd"] < cost
 
 
-@pytest.mark.parametrize("one_task", [True, False])
-def test_the_deadline_is_kept_by_finishing_online(connect, context, tmp_path, one_task):
-    """A half-done batch is cancelled at the deadline and harvested, and only the rest is called: each row paid once."""
+@pytest.mark.parametrize(("one_task", "model"), [(True, "gpt-5-mini"), (False, "gpt-4o-mini")])
+def test_the_deadline_is_kept_by_finishing_online(connect, context, tmp_path, one_task, model):
+    """A half-done batch is cancelled at the deadline and harvested, and only the rest is called: each row paid once, at
+    half the price where flex has the model."""
     with Emulator(duration=2.0) as emulator:
         emulator.vendor.settings.duration = 60
         conn_id = connect(emulator.url, limits={"requests": 50})
-        request = ChatRequest("gpt-5-mini", user="{text}", max_tokens=50)
+        request = ChatRequest(model, user="{text}", max_tokens=50)
         asked = {"rows": texts(100), "key": "id", "request": request, "conn_id": conn_id}
         real = emulator.vendor.add_batch
 
@@ -392,8 +393,15 @@ def test_the_deadline_is_kept_by_finishing_online(connect, context, tmp_path, on
     assert [row["key"] for row in rows] == [f"k{n}" for n in range(100)]
     assert summary["counts"]["succeeded"] == 100
     assert 10 < called < 90
-    prices = Counter(round(row["cost_usd"] / row["output_tokens"] * 1e6, 3) > 1.5 for row in rows)
-    assert prices[True] == called
+    # Of the synchronous price, $0.15 and $0.60 a million tokens or $0.25 and $2.
+    read, written = (0.15e-6, 0.6e-6) if model == "gpt-4o-mini" else (0.25e-6, 2e-6)
+    paid = Counter(
+        round(row["cost_usd"] / (row["input_tokens"] * read + row["output_tokens"] * written), 3) for row in rows
+    )
+    if model == "gpt-4o-mini":
+        assert paid == {1.0: called, 0.5: 100 - called}
+    else:
+        assert (paid, Counter(row["service_tier"] for row in rows)["flex"]) == ({0.5: 100}, called)
     assert summary["cost_usd"] == pytest.approx(sum(row["cost_usd"] for row in rows))
     assert summary["saving_usd"] > 0
 
@@ -549,6 +557,25 @@ def test_the_pace_halves_when_refused_and_recovers():
     assert pace.allowed == 16
 
 
+def test_who_has_given_up_waiting_is_forgotten():
+    """Killed while others leave: each slot is given to one that still waits, and giving up is no error of its own."""
+
+    async def run():
+        pace = Pace(1)
+        await pace.enter(0)
+        waiting = [asyncio.create_task(pace.enter(0)) for _ in range(3)]
+        await asyncio.sleep(0)
+        # Cancelled, and its place in the queue passed over before it knows.
+        waiting[0].cancel()
+        pace.leave()
+        told = await asyncio.gather(waiting[0], waiting[1], return_exceptions=True)
+        waiting[2].cancel()
+        await asyncio.gather(waiting[2], return_exceptions=True)
+        return [type(one) for one in told], pace.active, len(pace.waiting)
+
+    assert asyncio.run(run()) == ([asyncio.CancelledError, type(None)], 1, 0)
+
+
 def test_requests_per_minute_are_kept():
     """120 a minute: after the second's worth that may come at once, one each half a second."""
     now = [0.0]
@@ -631,7 +658,7 @@ def test_a_job_directory_that_cannot_be_written_does_not_stop_the_clock(connect,
 
     monkeypatch.setattr(online, "EVERY", 0.0)
     monkeypatch.setattr(online, "tell", lambda *told: (_ for _ in ()).throw(OSError("denied")))
-    monkeypatch.setattr(online, "close", lambda store, job, answered: None)
+    monkeypatch.setattr(online, "close", lambda *told: None)
     with Server() as server:
         rows = [{"id": 1, "text": "sleep 60"}]
         task = operator(connect(server.url), tmp_path, rows=rows, passthrough=None, deadline=1.0)
