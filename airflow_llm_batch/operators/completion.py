@@ -34,7 +34,7 @@ class CompletionOperator(RunsRounds):
     :param strategy: ``all`` lands one record per row and model; ``fastest`` one per row, the first good answer of any
         model, whose other calls are given up at once.
     :param lane: ``online``; ``batch``, as ``LLMBatchOperator``; or ``auto``: online below ``batch_from`` rows, for a
-        deadline that no batch keeps, and where the connection's extra says ``"batch": false``.
+        deadline that no batch keeps, and where the server has no batches (the connection's ``"batch": false``).
     :param concurrency: calls at once, per model.
     :param requests_per_minute: at most, per model; likewise ``tokens_per_minute`` of prompts as we estimate them. Fewer
         when the vendor answers 429.
@@ -109,8 +109,8 @@ class CompletionOperator(RunsRounds):
             return "online", "the fastest answer is wanted"
         rows, least, allowed = runs[0].job.rows, int(self.batch_from), seconds(self.deadline)
         for run in runs:
-            if run.hook.options.batch is False:
-                return "online", f'connection {run.hook.conn_id!r} has no batches ("batch": false)'
+            if (why := run.hook.provider.no_batches) is not None:
+                return "online", f"connection {run.hook.conn_id!r} has no batches ({why})"
             least = max(least, run.hook.provider.limits.minimum)
         if rows < least:
             return "online", f"{rows:,} rows under the {least:,}-row threshold"
