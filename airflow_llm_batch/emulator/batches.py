@@ -61,6 +61,7 @@ class EmulatedBatch:
     created_at: float
     duration: float
     endpoint: str = ""
+    window: str = "24h"
     model: str | None = None
     input_file_id: str | None = None
     metadata: dict[str, str] | None = None
@@ -80,6 +81,8 @@ class EmulatedBatch:
     looks: int = 0
     split: bool = False
     names: str = "custom_id"
+    #: a look has told of its end
+    told: bool = False
     #: tokens of all answers: in, out
     used: list[int] = field(default_factory=lambda: [0, 0])
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -148,6 +151,8 @@ class Vendor:
         self.batches: dict[str, EmulatedBatch] = {}
         self.calls: Counter[str] = Counter()
         self.uploads: dict[str, Any] = {}
+        #: batches by vendor and idempotency key
+        self.keys: dict[tuple[str, str], str] = {}
         self.over = threading.Event()
         #: Entra's tokens, and when each expires
         self.tokens: dict[str, float] = {}
