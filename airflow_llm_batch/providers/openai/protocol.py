@@ -63,7 +63,7 @@ decode_sent = msgspec.json.Decoder(Sent).decode
 class FileOptions(Options):
     """Of every API that is OpenAI's."""
 
-    completion_window: Text = Field(None, description='How long a batch may take ("24h").')
+    completion_window: Text = Field(None, description='How long a batch may take ("24h"); see Vendors.')
     token_cap: Text = Field(
         None,
         description="What the server calls the cap of an answer, max_tokens or max_completion_tokens; by default the "
