@@ -181,7 +181,7 @@ def test_a_batch_at_perplexity_is_made_once_by_its_key(connect, store, emulator)
 @pytest.mark.parametrize("name", sorted(SERVERS))
 def test_rows_of_a_server_without_batches_are_called(name, connect, context, emulator, tmp_path, capfd):
     """The lane is chosen by what the server has, however many rows there are, and the log says why."""
-    conn_id = connect(f"{emulator.url}/{name}/v1", name, key=None, headers={"authorization": "Bearer none"})
+    conn_id = connect(f"{emulator.url}/{name}/v1", name, key=None)
     rows = [f"row {n}" for n in range(4)]
     task = CompletionOperator(
         task_id="submit", conn_id=conn_id, rows=rows, request=asked(name), lane="auto", batch_from=1,
