@@ -174,12 +174,12 @@ class LLMBatchHook(BaseHook):
             return file.size
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask the vendor for its newest batch: proves address, key and the permission to use batches."""
+        """Ask the vendor for its newest batch: proves address, key and the permission to use batches. A server without
+        batches is asked for its models."""
         try:
-            page = self.list_batches(limit=1)
+            seen = self.run(self.provider.probe())
         except LLMBatchError as error:
             return False, str(error)
-        seen = f"newest batch: {page.items[0].id}" if page.items else "no batches yet"
         told = f"{self.provider.name} at {self.provider.base_url} accepts the key ({seen})."
         return True, self.transport.redact(told)
 

@@ -24,6 +24,7 @@ from airflow_llm_batch.emulator import (
 )
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
 from airflow_llm_batch.emulator.events import Keys, Sender
+from airflow_llm_batch.emulator.presets import routes as presets
 from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 #: each vendor's module: ``router``, ``owns(path)``, and ``Refusal(status, message)``, an exception with ``status`` and
 #: ``body``; the first that owns a path answers for it
-DIALECTS: tuple[Any, ...] = (gemini, anthropic, bedrock, bedrock_openai, azure, vertex, gcs, openai)
+DIALECTS: tuple[Any, ...] = (gemini, anthropic, bedrock, bedrock_openai, azure, vertex, gcs, presets, openai)
 
 
 def dialect_of(path: str) -> Any:
@@ -90,7 +91,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     def reset() -> None:
         """Forget every file, batch, call and fault."""
         vendor = app.state.vendor
-        for held in (vendor.files, vendor.batches, vendor.calls, vendor.tiers, vendor.failures, app.state.store):
+        kept = (vendor.files, vendor.batches, vendor.keys, vendor.calls, vendor.tiers, vendor.failures, app.state.store)
+        for held in kept:
             held.clear()
         vendor.settings.faults = Faults()
 

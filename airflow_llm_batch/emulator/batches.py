@@ -63,6 +63,7 @@ class EmulatedBatch:
     created_at: float
     duration: float
     endpoint: str = ""
+    window: str = "24h"
     model: str | None = None
     input_file_id: str | None = None
     metadata: dict[str, str] | None = None
@@ -83,6 +84,8 @@ class EmulatedBatch:
     split: bool = False
     names: str = "custom_id"
     webhooks: tuple[str, ...] = ()
+    #: a look has told of its end
+    told: bool = False
     #: tokens of all answers: in, out
     used: list[int] = field(default_factory=lambda: [0, 0])
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -153,6 +156,8 @@ class Vendor:
         #: calls that were served, by tier; and what became of those that asked for flex
         self.tiers: Counter[str] = Counter()
         self.uploads: dict[str, Any] = {}
+        #: batches by vendor and idempotency key
+        self.keys: dict[tuple[str, str], str] = {}
         self.over = threading.Event()
         #: Entra's tokens, and when each expires
         self.tokens: dict[str, float] = {}

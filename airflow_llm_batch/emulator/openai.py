@@ -41,7 +41,7 @@ class Refusal(Exception):
         self.status, self.code = status, code
         self.headers: dict[str, str] = {}
         kind = {401: "invalid_request_error", 404: "invalid_request_error"}.get(status, "invalid_request_error")
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        self.body: dict[str, Any] = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def vendor_of(request: Request) -> Vendor:
@@ -327,7 +327,7 @@ def batch_object(vendor: Vendor, batch: EmulatedBatch, answer: Answer = answer_l
         "model": batch.model,
         "errors": {"object": "list", "data": batch.problems} if problems else None,
         "input_file_id": batch.input_file_id,
-        "completion_window": "24h",
+        "completion_window": batch.window,
         "status": status,
         "output_file_id": batch.output.id if batch.output and shown else None,
         "error_file_id": batch.errors.id if batch.errors and shown else None,

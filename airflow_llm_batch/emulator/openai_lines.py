@@ -33,13 +33,16 @@ def validate(
     source: Path,
     most: int = MOST_REQUESTS,
     url_of: Callable[[str], str] = lambda url: url,
+    bare: bool = False,
 ) -> None:
     """Copy the input lines, noting what is wrong with them as OpenAI does after a create that succeeded.
 
     :param most: requests that one file may hold.
     :param url_of: an address as ``ANSWERS`` knows it, from what a line may say.
+    :param bare: a line has no method and no address: they are the batch's.
     """
     seen: set[str] = set()
+    usual = {"method": "POST", "url": batch.endpoint} if bare else {}
 
     def problem(code: str, message: str, line: int | None = None, param: str | None = None) -> None:
         batch.problems.append({"code": code, "message": message, "line": line, "param": param})
@@ -49,7 +52,7 @@ def validate(
             if not raw.strip():
                 continue
             try:
-                line = msgspec.json.decode(raw)
+                line = {**usual, **msgspec.json.decode(raw)}
                 body = line["body"]
                 custom_id, url, method = line["custom_id"], url_of(line["url"]), line["method"]
                 model = body.get("model")
@@ -77,7 +80,7 @@ def validate(
             text = raw.split(b'"body"', 1)[-1].decode("utf-8", "replace")
             batch.fates.append(vendor.fate(text))
             batch.prompt_tokens += answers.tokens(text)
-            kept.write((raw.strip() if url == line["url"] else encode({**line, "url": url})) + b"\n")
+            kept.write((raw.strip() if url == line["url"] and not bare else encode({**line, "url": url})) + b"\n")
             if len(batch.problems) >= 100:
                 break
     if not batch.fates and not batch.problems:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.exceptions import BudgetExceeded, InputError, Interrupted
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, InputError, Interrupted
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
@@ -132,8 +132,15 @@ class JobRun:
         """Try the first rows, and create the shards that have room; the ids of all batches that were created, in shard
         order.
 
+        :raises ConfigurationError: where the server has no batches.
         :raises FirstRowsFailed: when rows that were tried first tell that the others would fail.
         """
+        if (why := self.hook.provider.no_batches) is not None and not self.is_begun:
+            raise ConfigurationError(
+                f"Connection {self.hook.conn_id!r} has no batches ({why}): have the rows called one by one by "
+                "CompletionOperator, with lane='auto' or 'online'. If the server makes batches all the same, set "
+                '"batch": true in the connection\'s extra. Nothing was sent.'
+            )
         self.submitting = True
         if self.is_called:
             return self._call()

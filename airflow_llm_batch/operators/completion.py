@@ -39,8 +39,9 @@ class CompletionOperator(RunsRounds):
         model, whose other calls are given up at once.
     :param lane: ``online``; ``flex``: calls that take minutes and cost less (OpenAI, Gemini, Azure), answered or asked
         again until the deadline; ``batch``, as ``LLMBatchOperator``; or ``auto``: called below ``batch_from`` rows, for
-        a deadline that no batch keeps, and where the connection's extra says ``"batch": false``, and then at flex where
-        the vendor lists the model for it and the deadline leaves a quarter of an hour for every ``concurrency`` rows.
+        a deadline that no batch keeps, and where the server has no batches (the connection's ``"batch": false``), and
+        then at flex where the vendor lists the model for it and the deadline leaves a quarter of an hour for every
+        ``concurrency`` rows.
     :param concurrency: calls at once, per model.
     :param requests_per_minute: at most, per model; likewise ``tokens_per_minute`` of prompts as we estimate them. Fewer
         when the vendor answers 429.
@@ -136,8 +137,8 @@ class CompletionOperator(RunsRounds):
         """``batch`` or ``online``, and why."""
         rows, least, allowed = runs[0].job.rows, int(self.batch_from), seconds(self.deadline)
         for run in runs:
-            if run.hook.options.batch is False:
-                return "online", f'connection {run.hook.conn_id!r} has no batches ("batch": false)'
+            if (why := run.hook.provider.no_batches) is not None:
+                return "online", f"connection {run.hook.conn_id!r} has no batches ({why})"
             least = max(least, run.hook.provider.limits.minimum)
         if rows < least:
             return "online", f"{rows:,} rows under the {least:,}-row threshold"

@@ -86,7 +86,10 @@ class Provider(ABC):
     one_model_per_batch: ClassVar[bool] = True
     #: whether an empty text is taken in a prompt
     takes_empty_text: ClassVar[bool] = True
-    #: by what a lost create is found: ``metadata``, a ``client token``, a ``name``, a ``label``, or ``time`` and size
+    #: there is a batch API; the connection's ``batch`` may say otherwise
+    batch_api: ClassVar[bool] = True
+    #: by what a lost create is found: ``metadata``, a ``client token``, a ``name``, a ``label``, the ``input file``, or
+    #: ``time`` and size
     found_by: ClassVar[str] = "metadata"
     #: creating a shard's batch twice makes one batch
     is_idempotent: ClassVar[bool] = False
@@ -140,6 +143,13 @@ class Provider(ABC):
     def signing_keys(self) -> str:
         """The address of the public keys with which the vendor signs events of single batches, "" where it does not."""
         return ""
+
+    @property
+    def no_batches(self) -> str | None:
+        """Why requests cannot be sent in batches, and are called one by one; None where they can."""
+        if self.options.batch is False:
+            return '"batch": false'
+        return None if self.batch_api or self.options.batch else f"{self.title} has no batch API"
 
     @property
     def is_marked(self) -> bool:
@@ -272,6 +282,11 @@ class Provider(ABC):
     @abstractmethod
     def list(self, after: str | None = None, limit: int | None = None) -> Flow[Page]:
         """One page of batches, newest first."""
+
+    def probe(self) -> Flow[str]:
+        """What proves address, key and the permission to use batches; returns what was seen, for people."""
+        page = yield from self.list(limit=1)
+        return f"newest batch: {page.items[0].id}" if page.items else "no batches yet"
 
     @abstractmethod
     def cancel(self, batch_id: str) -> Flow[Batch]:

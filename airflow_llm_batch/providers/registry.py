@@ -24,6 +24,25 @@ PROVIDERS: dict[str, str] = {
     "bedrock": "airflow_llm_batch.providers.bedrock.protocol:Bedrock",
     "bedrock-openai": "airflow_llm_batch.providers.bedrock.openai:BedrockOpenAI",
 }
+#: vendors and servers of OpenAI's kind
+PRESETS: dict[str, str] = {
+    "groq": "airflow_llm_batch.providers.presets.vendors:Groq",
+    "together": "airflow_llm_batch.providers.presets.together:Together",
+    "deepinfra": "airflow_llm_batch.providers.presets.vendors:DeepInfra",
+    "doubleword": "airflow_llm_batch.providers.presets.vendors:Doubleword",
+    "dashscope": "airflow_llm_batch.providers.presets.vendors:DashScope",
+    "kimi": "airflow_llm_batch.providers.presets.vendors:Kimi",
+    "parasail": "airflow_llm_batch.providers.presets.vendors:Parasail",
+    "perplexity": "airflow_llm_batch.providers.presets.perplexity:Perplexity",
+    "novita": "airflow_llm_batch.providers.presets.vendors:Novita",
+    "litellm": "airflow_llm_batch.providers.presets.litellm:LiteLLM",
+    "vllm": "airflow_llm_batch.providers.presets.local:VLLM",
+    "ollama": "airflow_llm_batch.providers.presets.local:Ollama",
+    "llamacpp": "airflow_llm_batch.providers.presets.local:LlamaCpp",
+    "compatible": "airflow_llm_batch.providers.presets.local:Server",
+}
+#: the names that no other package can take
+OURS = {**PROVIDERS, **PRESETS}
 
 
 @cache
@@ -37,13 +56,14 @@ def provider_class(name: str) -> type[Provider]:
 
     :raises ConfigurationError: for an unknown name, listing the known ones; and for one that cannot be imported.
     """
-    known = {**brought(), **PROVIDERS}
+    known = {**brought(), **OURS}
     try:
         module, _, attribute = known[name.strip().lower()].partition(":")
     except KeyError:
         raise ConfigurationError(
             f"Unknown provider {name!r}; known are {', '.join(sorted(known))}. Set it as 'provider' in the "
-            "connection's extra; a server that speaks OpenAI's API is 'openai' with its own host. Nothing was sent."
+            "connection's extra; any other server that speaks OpenAI's API is 'openai' with its own host, and "
+            "'compatible' where it has no batches. Nothing was sent."
         ) from None
     try:
         found: type[Provider] = getattr(import_module(module), attribute)

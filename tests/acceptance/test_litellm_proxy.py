@@ -43,6 +43,9 @@ ROUTES = {
     "header": ("bare", {"headers": {"x-litellm-model": "small"}}, "gpt-5-mini"),
     "query": ("bare", {"query": {"model": "small"}}, "gpt-5-mini"),
     "form": ("bare", {"form": {"model": "small"}}, "gpt-5-mini"),
+    # The preset's own options, and what it says by itself: no create is repeated behind our back.
+    "option": ("bare", {"provider": "litellm", "litellm_model": "small"}, "gpt-5-mini"),
+    "vendor": ("settings", {"provider": "litellm", "custom_llm_provider": "openai"}, "gpt-5-mini"),
     # Rows name the group here, which does not tell how the upstream calls the token cap.
     "balanced": ("balanced", {"token_cap": "max_completion_tokens"}, "small"),
 }
@@ -197,9 +200,19 @@ def test_two_groups_get_a_batch_each(upstream, bare, connect, context, tmp_path)
     assert (len(stats["batches"]), stats["billed_rows"]) == (2, 40)
 
 
-def test_a_create_that_the_proxy_lost_is_not_repeated_behind_our_back(upstream, bare, connect, context, tmp_path):
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"headers": {"x-litellm-model": "small"}, "create": {"max_retries": 0}},
+        {"provider": "litellm", "litellm_model": "small"},
+    ],
+    ids=["openai", "litellm"],
+)
+def test_a_create_that_the_proxy_lost_is_not_repeated_behind_our_back(
+    upstream, bare, connect, context, tmp_path, extra
+):
     """Its client sends a create again by itself unless the body forbids it; then the batch is found, and paid once."""
-    conn_id = connect(bare, headers={"x-litellm-model": "small"}, create={"max_retries": 0})
+    conn_id = connect(bare, **extra)
     lost = {"http": [{"on": "POST /v1/batches", "cut": "after"}]}
     httpx.put(f"{upstream.url}/_emulator/faults", json=lost).raise_for_status()
     summary, _ = run(context, conn_id, tmp_path, rows=ROWS, key="id", request=asked())

@@ -12,11 +12,14 @@ import time
 import httpx
 
 
-def start_emulator(connections: dict[str, dict], *arguments: str) -> tuple[subprocess.Popen, httpx.Client]:
+def start_emulator(
+    connections: dict[str, dict], *arguments: str, paths: dict[str, str] | None = None
+) -> tuple[subprocess.Popen, httpx.Client]:
     """Its process, and a client of it.
 
     :param connections: id -> extra, each defined in the environment.
     :param arguments: further ones of its command.
+    :param paths: id -> where its vendor is, if not at the emulator's root.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -31,6 +34,7 @@ def start_emulator(connections: dict[str, dict], *arguments: str) -> tuple[subpr
         except httpx.TransportError:
             time.sleep(0.1)
     for conn_id, extra in connections.items():
-        connection = {"conn_type": "llmbatch", "host": str(client.base_url), "password": "k", "extra": extra}
+        host = str(client.base_url.join((paths or {}).get(conn_id, "")))
+        connection = {"conn_type": "llmbatch", "host": host, "password": "k", "extra": extra}
         os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(connection)
     return process, client

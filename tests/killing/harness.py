@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai azure anthropic gemini bedrock waves rounds
+    python tests/killing/harness.py openai azure anthropic gemini bedrock groq together perplexity waves rounds
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -48,17 +48,26 @@ ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``rounds`` is one task for all of it, which asks three rows again
 #: ``bedrock`` reads and writes in an S3 server of its own
+#: ``groq`` is found by metadata in a listing without pages, ``together`` by its input file, which three calls upload,
+#: ``perplexity`` is told again for the same key; every other vendor of OpenAI's kind is found as one of these
 MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
     "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
     "gemini": "gemini-3.8-flash",
     "vertex": "gemini-2.5-flash",
+    **dict.fromkeys(("groq", "together", "perplexity"), "llama-3.1-8b-instant"),
 }
 #: what a vendor's connection needs, where it is not OpenAI's
-VENDORS = {name: {"provider": name} for name in ("azure", "anthropic", "bedrock", "gemini")} | {
-    "vertex": {"provider": "vertex", "project": "p", "location": "us-central1", "storage": "gs://b/stage"}
-    | {"gcp_conn_id": "gcp"},
-}
+VENDORS = (
+    {name: {"provider": name} for name in ("azure", "anthropic", "bedrock", "gemini")}
+    | {
+        "vertex": {"provider": "vertex", "project": "p", "location": "us-central1", "storage": "gs://b/stage"}
+        | {"gcp_conn_id": "gcp"},
+    }
+    | {name: {"provider": name} for name in ("groq", "together", "perplexity")}
+)
+#: where those are at the emulator that are not at its root
+PATHS = {"groq": "groq/openai/v1", "together": "together/v1", "perplexity": "perplexity/v1"}
 BUCKET = "killing"
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
@@ -260,7 +269,7 @@ if __name__ == "__main__":
     chosen = sys.argv[1:] or sorted(MODELS.keys() - {"bedrock"})
     with ExitStack() as stack:
         told = stack.enter_context(stored()) if "bedrock" in chosen else []
-        EMULATOR, VENDOR = start_emulator(connections(), *told)
+        EMULATOR, VENDOR = start_emulator(connections(), *told, paths=PATHS)
         stack.callback(shutil.rmtree, HOME, ignore_errors=True)
         stack.callback(EMULATOR.wait)
         stack.callback(EMULATOR.terminate)

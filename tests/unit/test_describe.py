@@ -10,6 +10,7 @@ def test_the_readme_has_the_tables_of_vendors_and_options():
     readme = (ROOT / "README.md").read_text()
     assert describe.with_tables(readme) == readme
     assert describe.table() in readme
+    assert describe.kin_table() in readme
     assert describe.option_table() in readme
 
 

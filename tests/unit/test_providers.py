@@ -15,7 +15,7 @@ from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.auth import Login
 from airflow_llm_batch.providers.bodies import Payload
 from airflow_llm_batch.providers.openai.protocol import OpenAI
-from airflow_llm_batch.providers.registry import PROVIDERS, provider_class
+from airflow_llm_batch.providers.registry import OURS, provider_class
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.testing.providers import NOW, ProviderContract, drive
 
@@ -335,7 +335,7 @@ def test_an_unknown_provider_is_refused_with_the_known_ones():
     """The message lists what could be meant."""
     with pytest.raises(ConfigurationError, match=r"'opneai'.*anthropic, .*openai"):
         provider_class("opneai")
-    assert {provider_class(name).name for name in PROVIDERS} == set(PROVIDERS)
+    assert {provider_class(name).name for name in OURS} == set(OURS)
 
 
 def test_the_search_for_a_lost_create_ends_with_what_is_older():

@@ -84,20 +84,13 @@ class BedrockOpenAI(OpenAI):
             return source
         return self.options.opened(objects.staged(name, self.options.storage or "", source))
 
+    def create_headers(self, shard: Shard) -> dict[str, str]:
+        role = {"x-amzn-bedrock-rolearn": self.options.needed_role(), "x-amzn-bedrock-modelid": shard.model}
+        key = self.options.kms_key
+        return {**role, **({"x-amzn-bedrock-outputencryptionkeyid": key} if key else {})}
+
     def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
-        flow = super().create(shard, objects.plain(ref or ""), content)
-        request = next(flow)
-        request.headers["x-amzn-bedrock-rolearn"] = self.options.needed_role()
-        request.headers["x-amzn-bedrock-modelid"] = shard.model
-        if self.options.kms_key:
-            request.headers["x-amzn-bedrock-outputencryptionkeyid"] = self.options.kms_key
-        response = yield request
-        try:
-            flow.send(response)
-        except StopIteration as stop:
-            batch: Batch = stop.value
-            return batch
-        raise AssertionError("a create is one call")
+        return (yield from super().create(shard, objects.plain(ref or ""), content))
 
     def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
         return (yield from super().find(shard, since, objects.plain(ref or "") or None))

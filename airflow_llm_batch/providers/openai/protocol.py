@@ -66,8 +66,8 @@ class Sent(msgspec.Struct):
     """A batch line."""
 
     custom_id: str
-    url: str
     body: msgspec.Raw
+    url: str = ""
 
 
 decode_sent = msgspec.json.Decoder(Sent).decode
@@ -76,7 +76,7 @@ decode_sent = msgspec.json.Decoder(Sent).decode
 class FileOptions(Options):
     """Of every API that is OpenAI's."""
 
-    completion_window: Text = Field(None, description='How long a batch may take ("24h").')
+    completion_window: Text = Field(None, description='How long a batch may take ("24h"); see Vendors.')
     token_cap: Text = Field(
         None,
         description="What the server calls the cap of an answer, max_tokens or max_completion_tokens; by default the "
@@ -101,7 +101,7 @@ class OpenAI(Provider):
     )
     deletes = "inputs"
     console_url = "https://platform.openai.com/batches/{id}"
-    batch_price_factor = "0.5"
+    batch_price_factor: ClassVar[str | None] = "0.5"
     flex_price_factor: ClassVar[str | None] = "0.5"
     caches_by_itself = True
     facts = Facts("key", "strict, fitted", "yes", "yes", "30 days")
@@ -123,7 +123,7 @@ class OpenAI(Provider):
 
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
-        direct = self.is_direct
+        direct = self.has_openai_rules
         if request.endpoint == CHAT:
             body = chat_body(request.body, self.cap_name, direct)
             if request.api == "responses" or (request.api is None and needs_responses(body, direct)):
@@ -136,6 +136,11 @@ class OpenAI(Provider):
         if request.endpoint == EMBEDDINGS:
             check_packing(request.body)
         return request
+
+    @property
+    def has_openai_rules(self) -> bool:
+        """Whether what OpenAI's models and API refuse is refused here too."""
+        return self.is_direct
 
     def cap_name(self, model: str) -> str:
         """What the server calls the token cap: servers beside OpenAI know the old name, OpenAI's newer models refuse
@@ -164,7 +169,8 @@ class OpenAI(Provider):
         return {"custom_id": custom_id, "method": "POST", "url": request.endpoint, "body": request.body}
 
     def request_of(self, line: Mapping[str, Any], shard: Shard) -> Request:
-        return Request("/v1/" + str(line["url"]).removeprefix("/v1").lstrip("/"), dict(line["body"]))
+        url = line.get("url") or shard.endpoint
+        return Request("/v1/" + str(url).removeprefix("/v1").lstrip("/"), dict(line["body"]))
 
     def check_metadata(self, metadata: Mapping[str, str]) -> None:
         if len(metadata) > MOST_METADATA - 1:
@@ -188,17 +194,27 @@ class OpenAI(Provider):
         response = yield repeatable(streamed("POST", self.url("files"), headers, body))
         return str(self.expect(response, "the upload of an input file")["id"])
 
+    @property
+    def window(self) -> str:
+        """How long a batch may take."""
+        return self.options.completion_window or "24h"
+
+    def marks(self, shard: Shard) -> dict[str, Any]:
+        """The members of a create that a batch keeps: whose it is, and what the user wants to see with it."""
+        return {"metadata": {**shard.metadata, **({KEY: shard.key} if shard.key else {})}}
+
+    def create_headers(self, shard: Shard) -> dict[str, str]:
+        """Further headers of a create."""
+        return {}
+
     def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
-        body = {
-            "input_file_id": ref,
-            "endpoint": shard.endpoint,
-            "completion_window": self.options.completion_window or "24h",
-            "metadata": {**shard.metadata, **({KEY: shard.key} if shard.key else {})},
-        }
+        window = {"completion_window": self.window}
+        body = {"input_file_id": ref, "endpoint": shard.endpoint, **window, **self.marks(shard)}
         if expiry := self.expiry("output"):
             body["output_expires_after"] = expiry
         body |= self.options.create
-        response = yield httpx.Request("POST", self.url("batches"), json=body)
+        headers = self.create_headers(shard)
+        response = yield httpx.Request("POST", self.url("batches"), json=body, headers=headers)
         return self.parse(self.expect(response, "the creation of a batch"))
 
     def expiry(self, what: str) -> dict[str, Any]:
@@ -211,7 +227,7 @@ class OpenAI(Provider):
 
     def call(self, line: bytes, shard: Shard) -> Call:
         sent = decode_sent(line)
-        path = self.url(*sent.url.removeprefix("/v1/").split("/")).raw_path
+        path = self.url(*(sent.url or shard.endpoint).removeprefix("/v1/").split("/")).raw_path
         # Asked twice with the same key, a vendor that knows it answers once.
         headers = {"content-type": "application/json", "idempotency-key": sent.custom_id}
         return Call(sent.custom_id, path, bytes(sent.body), headers)
