@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.money.ledger import Balance
 
 #: what may be told
 KINDS = ("landed", "failing", "budget", "late")
@@ -91,6 +92,21 @@ class Alerts:
         if self.budget is not None and max_cost and cost is not None and cost >= self.budget * max_cost:
             message = f"{usd(cost)} of max_cost={usd(max_cost)} are spent ({cost / max_cost:.0%}). {summary['message']}"
             self.tell(context, log, "budget", message, **facts)
+
+    def tell_of_budget(self, context: Context, log: Logger, balance: Balance, job: str) -> None:
+        """A budget that spans jobs, after this one has reserved its share of it."""
+        account = balance.account
+        used = balance.spent + balance.reserved
+        log.info(
+            "Budget of %s for %s: %s spent, %s reserved, %s left.",
+            usd(account.limit), account.name, usd(balance.spent), usd(balance.reserved), usd(max(balance.left, 0.0)),
+        )  # fmt: skip
+        if self.budget is not None and balance.passes(self.budget):
+            message = (
+                f"{usd(used)} of the budget of {usd(account.limit)} for {account.name} are spent or reserved "
+                f"({used / account.limit:.0%})."
+            )
+            self.tell(context, log, "budget", message, job=job)
 
     def late_after(self, store: JobStore) -> float | None:
         """Epoch seconds from which a job is late, None where its task has not run often enough to tell."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.jobs.money.budgets import Account
     from airflow_llm_batch.jobs.money.tally import Tally
     from airflow_llm_batch.models import Job
 
@@ -35,6 +36,14 @@ def time_wait(job: Job) -> None:
 def count_event(conn_id: str, *, new: bool) -> None:
     """``llm_batch.events``, what vendors have pushed, by connection; ``new`` is ``false`` for repeats."""
     airflow_stats().incr("llm_batch.events", 1, tags={"connection": conn_id, "new": str(new).lower()})
+
+
+def gauge_budget(account: Account, spent: float, reserved: float) -> None:
+    """``llm_batch.budget``, dollars ``spent``, ``reserved`` and ``left`` of a budget that spans jobs."""
+    tags = {"scope": account.scope, "by": account.by, "value": account.value, "period": account.period[:7]}
+    figures = {"spent": spent, "reserved": reserved, "left": account.limit - spent - reserved}
+    for kind, dollars in figures.items():
+        airflow_stats().gauge("llm_batch.budget", dollars, tags={**tags, "kind": kind})
 
 
 def airflow_stats() -> Any:

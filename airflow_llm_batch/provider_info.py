@@ -50,6 +50,16 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "s3://aws_default@my-bucket/llm-batch",
                         "default": None,
                     },
+                    "budget": {
+                        "description": (
+                            "Dollars that jobs may cost by month or day (UTC), a JSON object or a list of them: for "
+                            "all together, or by connection, dag, tag or a key of the jobs' metadata."
+                        ),
+                        "version_added": "0.2.0",
+                        "type": "string",
+                        "example": '[{"month": 5000}, {"day": 100, "by": "dag"}, {"month": 800, "by": "team"}]',
+                        "default": None,
+                    },
                 },
             }
         },

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, InputError, Interrupted
+from airflow_llm_batch.estimate import CALLED
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, InputError
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
 from airflow_llm_batch.jobs.looks import Looks
+from airflow_llm_batch.jobs.money import funds
 from airflow_llm_batch.jobs.money.budget import check_again, check_budget, estimated_cost
+from airflow_llm_batch.jobs.money.budgets import DAG
 from airflow_llm_batch.jobs.options import NOT_TRIED, Deadline, Origin, Recovery, Target, Trial, Waves
 from airflow_llm_batch.jobs.planning.encoding import RowSpec
 from airflow_llm_batch.jobs.planning.plan import take_up, write_plan
@@ -22,7 +25,7 @@ from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
 from airflow_llm_batch.jobs.submission.named import adopt
 from airflow_llm_batch.jobs.submission.submit import submit
-from airflow_llm_batch.models import CALLED, call_id, is_call
+from airflow_llm_batch.models import call_id, is_call
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.online.endpoint import Calls
+    from airflow_llm_batch.jobs.money.ledger import Balance
     from airflow_llm_batch.jobs.planning.shards import Rows
     from airflow_llm_batch.models import Job
     from airflow_llm_batch.results import Manifest
@@ -57,10 +60,12 @@ class JobRun:
         metadata: Mapping[str, str] | None = None,
         max_cost: float | None = None,
         trial: Trial | None = None,
+        labels: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.hook, self.store, self.origin, self.log = hook, store, origin, log
         self.waves, self.recovery = waves or Waves(), recovery or Recovery()
         self.metadata, self.max_cost, self.trial = metadata, max_cost, trial or Trial()
+        self.labels = labels or {}
         self._spent = 0.0
         self.stop = Event()
         self.submitting = False
@@ -144,10 +149,39 @@ class JobRun:
         self.submitting = True
         if self.is_called:
             return self._call()
-        self._try_first()
+        try:
+            self._try_first()
+        except Exception:
+            self.give_back()
+            raise
         adopt(self.store, self.hook, self.job, self.recovery.batches_of(self.store.address.round))
         created = submit(self.store, self.hook, self.job, self.recovery.on_doubt, self.stop)
         return [batch_id for batch_id in created if not is_call(batch_id)]
+
+    def reserve(self, lane: str = "batch") -> list[Balance]:
+        """Reserve what the job may cost in the budgets that span jobs; what was begun has it.
+
+        :raises BudgetExceeded: before anything was sent.
+        """
+        if self.is_begun:
+            return []
+        lane = "online" if lane == "batch" and self.is_called else lane
+        labels = {**self.labels, DAG: [self.origin.dag_id]}
+        return funds.reserve(self.hook, self.store, self.job, labels, lane)
+
+    def give_back(self) -> None:
+        """What was reserved for a job of which nothing was sent, but for what trying its first rows has cost."""
+        if not self.is_begun:
+            tried = self.store.tried()
+            rows = tried.rows if tried is not None else ()
+            funds.settle(self.hook, self.store, sum(row.cost_usd or 0.0 for row in rows))
+
+    def _settle(self, manifest: Manifest) -> Manifest:
+        """Book what the job has cost."""
+        for done in manifest.rounds:
+            if done.job == self.store.uri:
+                funds.settle(self.hook, self.store, done.cost_usd)
+        return manifest
 
     def _try_first(self) -> None:
         """Call the rows that are tried before all others, and ask for the budget anew by what they have shown."""
@@ -169,6 +203,7 @@ class JobRun:
         """
         from airflow_llm_batch.jobs.online.endpoint import Calls
         from airflow_llm_batch.jobs.online.flex import at_less
+        from airflow_llm_batch.jobs.online.several import call
 
         why = too_small(self.job.shards, self.hook.provider)
         if why and (
@@ -202,12 +237,12 @@ class JobRun:
         :param only: the rows that it has to account for, None for all of its own.
         """
         self._finish_tried()
-        return land(self.store, self.job, self.hook, target, self.log, only)
+        return self._settle(land(self.store, self.job, self.hook, target, self.log, only))
 
     def land_once(self, target: Target) -> Manifest:
         """What the job, or a later round of it, has landed already; else land it."""
         self._finish_tried()
-        return land_once(self.store, self.job, self.hook, target, self.log)
+        return self._settle(land_once(self.store, self.job, self.hook, target, self.log))
 
     def _finish_tried(self) -> None:
         if any(shard.is_tried for shard in self.job.shards):
@@ -248,6 +283,7 @@ class JobRun:
             try:
                 following.plan(rows)
                 following.hold_to(manifest.spent_usd)
+                following.reserve()
                 following.submit()
                 return following
             except (BudgetExceeded, InputError) as error:
@@ -258,7 +294,7 @@ class JobRun:
         """The same for another job of the task."""
         run = JobRun(
             self.hook, store, self.origin, self.log, waves=self.waves, recovery=self.recovery,
-            metadata=self.metadata, max_cost=self.max_cost, trial=self.trial,
+            metadata=self.metadata, max_cost=self.max_cost, trial=self.trial, labels=self.labels,
         )  # fmt: skip
         run.stop = self.stop
         return run
@@ -278,33 +314,3 @@ class JobRun:
             wait_for_creates()
             cancel_running(self.store, self.hook, self.job)
             self.store.save_killed()
-
-
-def call(runs: Sequence[JobRun], calls: Calls, deadline: float | None, *, fastest: bool = False) -> list[RowsOf]:
-    """Call what was not answered yet of one job, or of several models' jobs of the same rows.
-
-    :param deadline: epoch seconds after which no call is begun and none is waited for.
-    :param fastest: each row needs the answer of one model only.
-    :return: for each job the rows that it has to account for, None for all.
-    :raises Interrupted: when it was stopped; what was answered is kept.
-    """
-    from airflow_llm_batch.jobs.online.online import Online
-    from airflow_llm_batch.jobs.online.race import Race
-
-    lanes = [Online(run.store, run.hook, run.job, calls, deadline, stop=run.stop) for run in runs]
-    accountable: list[RowsOf] = [None] * len(runs)
-    if fastest and len(runs) > 1:
-        race = Race(lanes)
-        race.run()
-        accountable = [race.accountable(number) for number in range(len(runs))]
-    else:
-        # What a repair has landed together with its own rows is not called once more.
-        for lane in lanes:
-            if lane.store.taken_over() is None:
-                lane.run()
-    if any(run.stop.is_set() for run in runs):
-        raise Interrupted("The task was killed while it called. What was answered is kept; the next try goes on.")
-    return accountable
-
-
-RowsOf = Container[int] | None

@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_llm_batch.alerts import SendsAlerts
 from airflow_llm_batch.data.formats import check_format
-from airflow_llm_batch.exceptions import ConfigurationError, InputError, NoRows
+from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, InputError, NoRows
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.options import Origin, Recovery, Target, Trial, Waves
 from airflow_llm_batch.links import LINKS, addresses
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.data.requests import RequestTemplate
     from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.money.ledger import Balance
     from airflow_llm_batch.jobs.planning.shards import Rows
     from airflow_llm_batch.jobs.run import JobRun
 
@@ -119,9 +120,15 @@ class AsksRows(SendsAlerts):
             metadata=self.metadata,
             max_cost=None if self.max_cost is None else number("max_cost", self.max_cost),
             trial=self.trial(context),
+            labels=self.labels(context),
         )
         self._runs.append(run)
         return run
+
+    def labels(self, context: Context) -> dict[str, list[str]]:
+        """What budgets may be by: the DAG's tags, and the metadata."""
+        tags = sorted(str(tag) for tag in getattr(context.get("dag"), "tags", None) or ())
+        return {"tag": tags, **{str(name): [str(value)] for name, value in (self.metadata or {}).items()}}
 
     def trial(self, context: Context) -> Trial:
         """The rows that are called before anything is uploaded."""
@@ -165,7 +172,21 @@ class AsksRows(SendsAlerts):
             estimate = {name: e.model_dump() for name, e in job.estimate.items()}
             context["ti"].xcom_push(key="estimate", value=estimate)
             raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {job.batches} batches. {describe(job, lane)}")
+        for balance in self._reserved(run, lane):
+            self.alerts.tell_of_budget(context, self.log, balance, run.store.uri)
         return cost
+
+    def _reserved(self, run: JobRun, lane: str) -> list[Balance]:
+        """What is left of the budgets that span jobs, with this one's share reserved.
+
+        :raises BudgetExceeded: for one that has too little left; of several models' jobs none is sent then.
+        """
+        try:
+            return run.reserve(lane)
+        except BudgetExceeded:
+            for other in self._runs:
+                other.give_back()
+            raise
 
     def submit(self, run: JobRun) -> JobHandle:
         """Create the shards of a planned job that have room."""

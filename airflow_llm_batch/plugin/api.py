@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
@@ -11,6 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from airflow_llm_batch.jobs.directory.address import JobKey
+from airflow_llm_batch.jobs.money.budgets import DAG, PERIODS
+from airflow_llm_batch.jobs.money.ledger import Ledger
 from airflow_llm_batch.jobs.view.detail import JobDetail, detail
 from airflow_llm_batch.jobs.view.overview import JobView, following, total
 from airflow_llm_batch.links import files_page
@@ -64,9 +66,25 @@ class Sum(BaseModel):
     unknown: int = 0
 
 
+class BudgetView(BaseModel):
+    """One budget in the current month or day, and what is left of it; dollars."""
+
+    name: str
+    by: str
+    value: str
+    period: str
+    limit_usd: float
+    spent_usd: float
+    reserved_usd: float
+    left_usd: float
+
+
 class Totals(BaseModel):
+    """:param budgets: those that span jobs, of this month and day."""
+
     days: list[Sum]
     dags: list[Sum]
+    budgets: list[BudgetView] = []
     note: str = ""
 
 
@@ -103,6 +121,23 @@ class Filters(BaseModel):
         )
 
 
+def budgets_now(storage: str) -> list[BudgetView]:
+    """The budgets of which something is booked in this month, or today."""
+    ledger, now = Ledger(storage), datetime.now(UTC)
+    views = []
+    for form in PERIODS.values():
+        for folder in ledger.folders(now.strftime(form)):
+            if (last := ledger.last(folder)) is not None:
+                left = last.limit - last.sum_spent - last.sum_reserved
+                views.append(
+                    BudgetView(
+                        name=last.account.name, by=last.by, value=last.value, period=last.period, limit_usd=last.limit,
+                        spent_usd=last.sum_spent, reserved_usd=last.sum_reserved, left_usd=left,
+                    )
+                )  # fmt: skip
+    return views
+
+
 @router.get("/jobs")
 async def jobs(
     access: Asks,
@@ -133,7 +168,10 @@ async def totals(access: Asks, seen: Seen, filters: Annotated[Filters, Depends()
     look = await seen.look()
     readable = await run_in_threadpool(access.readable, {job.dag_id for job in look.jobs})
     found = filters.keep(look.jobs, readable)
+    budgets = await seen.ask("budgets", lambda: budgets_now(seen.overview.uri))
+    hidden = {view.value for view in budgets if view.by == DAG and view.value not in readable}
     return Totals(
+        budgets=[view for view in budgets if not (view.by == DAG and view.value in hidden)],
         days=summed((job.created_at.date().isoformat(), job) for job in found),
         dags=summed((job.dag_id, job) for job in found),
         note=look.note,

@@ -139,6 +139,11 @@ class Options(BaseModel):
         'default), or call its rows "online", at the price of synchronous calls at most: at flex where that saves.',
     )
     max_enqueued_tokens: Count = Field(None, description="Prompt tokens of a job in the vendor's queue at once.")
+    budget: Any = Field(
+        None,
+        description='Dollars that all jobs on the connection may cost, by month or day (UTC): {"month": 1000, '
+        '"by": "team"}, or a list of such; by the connection (the default), "dag", "tag" or a metadata key.',
+    )
     max_running_shards: Count = Field(None, description="Batches of a job in the vendor's queue at once.")
 
     @classmethod

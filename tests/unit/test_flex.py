@@ -8,10 +8,11 @@ import re
 import httpx
 import pytest
 
+from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.money.budget import check_budget, estimated_cost
 from airflow_llm_batch.jobs.money.pricing import PICO, Negotiated, Prices
-from airflow_llm_batch.models import Estimate, Job, Shard
+from airflow_llm_batch.models import Job, Shard
 from airflow_llm_batch.providers.bodies import with_members
 from airflow_llm_batch.providers.openai.models import takes_flex
 from airflow_llm_batch.providers.openai.protocol import OpenAI

@@ -20,6 +20,8 @@ LONG = {
     "providers/base.py": "the contract, with what every vendor does alike",
     "providers/openai/results.py": "one API's answers, chat and Responses beside each other",
     "providers/schemas.py": "the dialects' rules read together",
+    "providers/gemini/protocol.py": "a protocol with its events, flex and caches",
+    "providers/openai/protocol.py": "the protocol that vendors of its kind change words of",
     "storage.py": "what every store is asked, and how each misbehaves",
 }
 MOST_LINES, MOST_IN_A_FUNCTION = 320, 60

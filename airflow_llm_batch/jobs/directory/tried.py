@@ -6,7 +6,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from airflow_llm_batch.models import Estimate, Fact
+from airflow_llm_batch.estimate import Estimate
+from airflow_llm_batch.models import Fact
 
 
 class TriedRow(BaseModel):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from airflow_llm_batch.data.destinations import FileDestination
+from airflow_llm_batch.estimate import CALLED
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.claims import Claim
@@ -15,7 +16,6 @@ from airflow_llm_batch.jobs.landing.ownership import short_hash, take_place
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
 from airflow_llm_batch.metrics import count_landing
-from airflow_llm_batch.models import CALLED
 from airflow_llm_batch.storage import exists, removed, storage_path
 from airflow_llm_batch.telemetry import trace_landing
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import BudgetExceeded
 from airflow_llm_batch.jobs.directory.tried import Tried
 from airflow_llm_batch.jobs.money.pricing import FLEX, PICO, Prices
-from airflow_llm_batch.models import Estimate, Job
+from airflow_llm_batch.models import Job
 from airflow_llm_batch.results import Result, usd
 
 
@@ -150,15 +151,19 @@ def describe(job: Job, lane: str = "batch") -> str:
     return "Estimate by model: " + "; ".join(estimates) + "."
 
 
-def hold_to_budget(job: Job, rows: int) -> None:
-    """Refuse to call so many rows of a batched job when that may cost more than the job may."""
+def hold_to_budget(job: Job, rows: int) -> float:
+    """Refuse to call so many rows of a batched job when that may cost more than the job may.
+
+    :return: dollars above what it was estimated at.
+    """
     batched, called = estimated_cost(job), estimated_cost(job, "online")
-    if job.max_cost is None or batched is None or called is None:
-        return
+    if batched is None or called is None:
+        return 0.0
     share = rows / job.rows
     cost = (1 - share) * batched + share * called
-    if cost > job.max_cost:
+    if job.max_cost is not None and cost > job.max_cost:
         raise BudgetExceeded(
             f"Calling {rows:,} of {job.rows:,} rows online may take the job to {usd(cost)}, above max_cost="
             f"{usd(job.max_cost)}. They were not called, and nothing was billed for them."
         )
+    return max(cost - batched, 0.0)

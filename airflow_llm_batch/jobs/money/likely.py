@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.jobs.money.budget import priced
 from airflow_llm_batch.jobs.money.pricing import PICO, Prices
-from airflow_llm_batch.models import Estimate, Job
+from airflow_llm_batch.models import Job
 from airflow_llm_batch.results import Result
 
 

@@ -14,6 +14,7 @@ from airflow_llm_batch.jobs.directory.claims import Claim
 from airflow_llm_batch.jobs.directory.rows import RowNumber, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.money.budget import hold_to_budget
+from airflow_llm_batch.jobs.money.funds import reserve_more
 from airflow_llm_batch.jobs.online.online import Online
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 
@@ -65,7 +66,7 @@ def finish(store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, stop: Ev
     with Claim.of(store, "calls", hook.options) as claim:
         rows = unfinished(store, hook, job)
         if len(rows):
-            hold_to_budget(job, len(rows))
+            reserve_more(hook, store, hold_to_budget(job, len(rows)))
             asyncio.run(Online(store, hook, job, calls, stop=stop, claim=claim).call(rows))
             claim.check()
     return len(rows)

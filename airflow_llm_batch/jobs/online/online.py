@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from airflow_llm_batch.data.outputs import OutputCheck
+from airflow_llm_batch.estimate import CALLED
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.claims import Claim
 from airflow_llm_batch.jobs.directory.journal import EVERY, Journal
@@ -27,7 +28,7 @@ from airflow_llm_batch.jobs.directory.rows import RowNumber, answered_rows, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.money.tokens import sent_tokens
 from airflow_llm_batch.jobs.online.endpoint import Calls, Vendor
-from airflow_llm_batch.models import CALLED, Batch, Created, Intent, Progress, ShardProgress, call_id
+from airflow_llm_batch.models import Batch, Created, Intent, Progress, ShardProgress, call_id
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from airflow_llm_batch.data.outputs import OutputCheck
+from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import FirstRowsFailed, Interrupted, VendorUnavailable
 from airflow_llm_batch.jobs.directory.journal import UNANSWERED, journal_lines
 from airflow_llm_batch.jobs.directory.rows import RowNumber, sent
@@ -23,7 +24,7 @@ from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tokens import sent_tokens
 from airflow_llm_batch.jobs.online.endpoint import Calls
 from airflow_llm_batch.jobs.online.online import Online
-from airflow_llm_batch.models import Batch, Estimate, Outcome, Void, call_id, is_call
+from airflow_llm_batch.models import Batch, Outcome, Void, call_id, is_call
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.providers.troubles import is_passing_code
 from airflow_llm_batch.results import Result, usd

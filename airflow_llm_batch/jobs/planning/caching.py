@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.requests import RequestTemplate
-    from airflow_llm_batch.models import Estimate
+    from airflow_llm_batch.estimate import Estimate
     from airflow_llm_batch.providers.base import Provider
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
@@ -19,7 +20,7 @@ from airflow_llm_batch.jobs.options import NOT_TRIED, First
 from airflow_llm_batch.jobs.planning.caching import caching
 from airflow_llm_batch.jobs.planning.cutter import remove_files
 from airflow_llm_batch.jobs.planning.shards import Rows, fingerprint_of, write_shards
-from airflow_llm_batch.models import Estimate, Job, Shard
+from airflow_llm_batch.models import Job, Shard
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from airflow_llm_batch.data.kinds import Kinds
+from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.jobs.money.tokens import Kind
 from airflow_llm_batch.jobs.options import NOT_TRIED, First
 from airflow_llm_batch.jobs.planning.cutter import Cutter
 from airflow_llm_batch.jobs.planning.encoding import Line
-from airflow_llm_batch.models import Estimate, Limits, Shard
+from airflow_llm_batch.models import Limits, Shard
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.requests import RequestTemplate

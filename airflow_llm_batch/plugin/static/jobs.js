@@ -52,12 +52,27 @@ export async function showJobs(run) {
         h("div", { class: "right small quiet" }, h("span", { class: live ? "live" : "" }, live ? `${told.active} at work, live` : `as of ${new Date().toLocaleTimeString()}`))),
       told.note ? h("p", { class: "note", role: "status" }, told.note) : null,
       sums && sums.days.length ? totals(sums) : null,
+      sums && sums.budgets.length ? budgets(sums.budgets) : null,
       run || nothing ? null : filterRow(told),
       told.found ? table(told, run) : empty(run, filtered),
       told.found > LIMIT && !run ? pager(told) : null,
       run && told.found > MOST ? h("p", { class: "small quiet" }, `The newest ${MOST} of ${number(told.found)} jobs.`) : null,
     ].filter(Boolean),
   };
+}
+
+function budgets(all) {
+  const share = (dollars_, budget) => `${budget.limit_usd ? Math.min(100, 100 * dollars_ / budget.limit_usd).toFixed(1) : 100}%`;
+  return h("section", { "aria-label": "Budgets" },
+    h("h2", {}, "Budgets"),
+    h("div", { class: "scroll" }, h("table", {},
+      h("thead", {}, h("tr", {}, ["Budget", "", "Spent", "Reserved", "Left", "Of"].map((name, place) => h("th", { class: place > 1 ? "number" : "" }, name)))),
+      h("tbody", {}, all.map((budget) => h("tr", {},
+        h("td", { class: "small wrap" }, budget.name),
+        h("td", {}, h("div", { class: "bar budget", role: "img", "aria-label": `${share(budget.spent_usd, budget)} spent, ${share(budget.reserved_usd, budget)} reserved` },
+          h("i", { class: "spent", width: share(budget.spent_usd, budget) }),
+          h("i", { class: "reserved", width: share(budget.reserved_usd, budget) }))),
+        [budget.spent_usd, budget.reserved_usd, Math.max(budget.left_usd, 0), budget.limit_usd].map((value) => h("td", { class: "number" }, dollars(value)))))))));
 }
 
 function totals(sums) {

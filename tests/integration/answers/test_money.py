@@ -16,6 +16,7 @@ from support.prices import PRICES
 
 from airflow_llm_batch.data import ChatRequest, RawRequest
 from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import (
     BudgetExceeded,
     ConfigurationError,
@@ -26,7 +27,6 @@ from airflow_llm_batch.jobs.money.budget import priced
 from airflow_llm_batch.jobs.money.pricing import PICO, Prices, negotiated
 from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
 from airflow_llm_batch.jobs.planning.shards import Use
-from airflow_llm_batch.models import Estimate
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.openai.protocol import OpenAI

@@ -9,6 +9,7 @@ from support.tasks import drive, landed, operator
 
 from airflow_llm_batch.data import ChatRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import (
     BudgetExceeded,
     ConfigurationError,
@@ -19,7 +20,6 @@ from airflow_llm_batch.exceptions import (
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.budget import check_again
 from airflow_llm_batch.jobs.online import trial
-from airflow_llm_batch.models import Estimate
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor
 
