@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_llm_batch.estimate import Estimate
-from airflow_llm_batch.jobs.money.likely import Seen, corrected
+from airflow_llm_batch.jobs.money.likely import Seen, corrected, likely
 from airflow_llm_batch.jobs.money.pricing import Negotiated, Prices
 from airflow_llm_batch.results import Result
 
@@ -78,3 +78,20 @@ def test_likely_is_the_price_of_the_mean_row(rows):
     mean = sum(wrote for _, wrote, _ in rows) / len(rows)
     assert found.likely_usd == pytest.approx(10**8 * ratio * 1e-6 + mean * 1000 * 4e-6, rel=1e-4)
     assert found.sync_likely_usd == pytest.approx(2 * found.likely_usd)
+
+
+def test_a_static_part_is_written_once_a_shard_and_read_after():
+    """claude-sonnet-4-5 in a batch: fresh $1.50, written for an hour $3, read $0.15, out $7.50 for a million tokens."""
+    plan = Estimate(
+        requests=1000, input_tokens=5_000_000, output_tokens=100_000, largest=5000,
+        cache="1h", static=4000, shards=4, cost_usd=99.0, sync_cost_usd=198.0,
+    )  # fmt: skip
+    planned = likely("claude-sonnet-4-5", plan, Prices("anthropic", "0.5"))
+    # 4 x 4,000 written, 996 x 4,000 read, 1,000 x 1,000 fresh, 100,000 out
+    assert planned.likely_usd == pytest.approx(0.048 + 0.5976 + 1.5 + 0.75)
+    assert planned.sync_likely_usd == pytest.approx(2 * planned.likely_usd)
+    # Prompts and their static part turn out a tenth longer, answers a tenth of their cap.
+    seen = [Seen(Result(input_tokens=5500, cached_tokens=4400, output_tokens=10), 5000)]
+    found = corrected("claude-sonnet-4-5", planned, seen, Prices("anthropic", "0.5"))
+    assert found.static == 4400
+    assert found.likely_usd == pytest.approx(1.1 * (0.048 + 0.5976 + 1.5) + 0.075)

@@ -13,7 +13,9 @@ from support.tasks import run
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import InputError
+from airflow_llm_batch.jobs.view.detail import landed
 from airflow_llm_batch.operators import CompletionOperator
+from airflow_llm_batch.results import Manifest
 
 #: 7,000 characters; with "Say " behind it 7,004, which are 2,002 tokens of Claude's at 3.5 characters each
 LONG = "abcdef " * 1000
@@ -50,7 +52,8 @@ def sent_by(emulator):
 
 
 def test_claudes_batches_write_once_and_read_after(connect, context, tmp_path, caplog, capsys):
-    """An hour's cache, in a batch of claude-sonnet-4-5: fresh $1.50, written $3, read $0.15, out $7.50 a million."""
+    """An hour's cache, in a batch of claude-sonnet-4-5: fresh $1.50, written $3, read $0.15, out $7.50 a million. The
+    job's page has the same figures."""
     with Emulator(duration=0.2) as emulator:
         summary, rows = run(
             context, connect(emulator.url, "anthropic"), tmp_path, rows=ROWS, request=asked("claude-sonnet-4-5"),
@@ -76,6 +79,9 @@ def test_claudes_batches_write_once_and_read_after(connect, context, tmp_path, c
     assert f"{share:.0%} of the input read from caches; caches saved $0.264564" in summary["message"]
     assert "198,198 tokens read, 2,002 written; $0.264564 saved" in capsys.readouterr().out
     assert "cache has no effect" not in caplog.text
+    told = landed(Manifest.model_validate(manifest), Manifest.model_validate(manifest).rounds)
+    assert (told["cached_tokens"], told["cache_write_tokens"]) == (99 * STATIC, STATIC)
+    assert told["cache_saving_usd"] == pytest.approx(manifest["cache_saving_usd"])
 
 
 def test_both_prices_are_told_before(connect, context, tmp_path, caplog):
