@@ -150,6 +150,30 @@ class LandedRound(BaseModel):
     cache_saving_usd: float | None = None
 
 
+class Whole(BaseModel):
+    """All rows, as a sample of them lets one expect.
+
+    :param batches: that the vendor's limits ask for, and ``waves`` of them, one after the other, that the job's own do.
+    :param sample_seconds: how long the sample took at the vendor.
+    """
+
+    rows: int
+    cost_usd: float | None
+    batches: int
+    waves: int
+    sample_seconds: float | None
+
+    @property
+    def message(self) -> str:
+        cost = "an unknown amount" if self.cost_usd is None else f"about {usd(self.cost_usd)}"
+        took = "" if self.sample_seconds is None else f"; the sample took {self.sample_seconds / 60:,.0f} minutes"
+        waves = f", {self.waves:,} waves one after the other" if self.waves > 1 else ""
+        return (
+            f"All {self.rows:,} rows would cost {cost}, in {self.batches:,} batches{waves}{took}, and vendors promise "
+            "a batch within 24 hours."
+        )
+
+
 class Manifest(Fact):
     """What a Fetch landed.
 
@@ -206,6 +230,7 @@ class Manifest(Fact):
     input_error_percent: float | None = None
     estimate_basis: str = ""
     lane: str = "batch"
+    whole: Whole | None = None
 
     def summary(self, uri: str) -> dict[str, Any]:
         """The manifest as it travels in XCom; ``uri`` is where the whole of it lies."""
@@ -240,5 +265,6 @@ class Manifest(Fact):
             worth = usd(abs(self.cache_saving_usd))
             saved += f"; caches saved {worth}" if self.cache_saving_usd > 0 else f"; caches cost {worth} more"
         reasons = "; ".join(f"{r.rows:,} x {r.code or r.status}: {r.message or 'no message'}" for r in self.reasons)
-        message = f"{self.rows:,} rows landed{rounds}: {counts}; {cost}{saved}."
+        whole = f" {self.whole.message}" if self.whole is not None else ""
+        message = f"{self.rows:,} rows landed{rounds}: {counts}; {cost}{saved}.{whole}"
         return f"{message} {reasons}" if reasons else message

@@ -35,11 +35,13 @@ class Kinds:
     Parquet can give each column one type when the results are landed.
 
     :ivar schemas: of the answers that batch input lines ask for, the different ones; None for one without.
+    :ivar total: rows that there are in all, where these are a sample of them.
     """
 
     def __init__(self, columns: Iterable[str]) -> None:
         self.key: set[str | None] = set()
         self.schemas: list[Any] = []
+        self.total: int | None = None
         self.columns: dict[str, set[str | None]] = {name: set() for name in columns}
 
     def add_schema(self, schema: Any) -> None:

@@ -12,7 +12,7 @@ from airflow_llm_batch.alerts import SendsAlerts
 from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, InputError, NoRows
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.options import Origin, Recovery, Target, Trial, Waves
+from airflow_llm_batch.jobs.options import Origin, Recovery, Target, Trial, Waves, at_least_one
 from airflow_llm_batch.links import LINKS, addresses
 from airflow_llm_batch.numbers import number
 from airflow_llm_batch.operators.failing import check_failures, failing_share
@@ -33,7 +33,7 @@ class AsksRows(SendsAlerts):
 
     template_fields: Sequence[str] = (
         "rows", "request", "key", "passthrough", "metadata", "max_cost", "max_enqueued_tokens",
-        "max_running_shards", "check_first", "recovery", "storage", "conn_id",
+        "max_running_shards", "check_first", "sample", "recovery", "storage", "conn_id",
     )  # fmt: skip
     operator_extra_links = LINKS
 
@@ -49,6 +49,7 @@ class AsksRows(SendsAlerts):
         max_enqueued_tokens: int | str | None = None,
         max_running_shards: int | str | None = None,
         check_first: int | str = "auto",
+        sample: int | str | None = None,
         dry_run: bool = False,
         on_empty: str = "fail",
         recovery: Recovery | None = None,
@@ -63,7 +64,7 @@ class AsksRows(SendsAlerts):
         self.key, self.passthrough, self.metadata = key, passthrough, metadata
         self.max_cost, self.only_plan = max_cost, dry_run
         self.max_enqueued_tokens, self.max_running_shards = max_enqueued_tokens, max_running_shards
-        self.check_first = check_first
+        self.check_first, self.sample = check_first, sample
         if on_empty not in ("fail", "skip"):
             raise ConfigurationError(f"on_empty is {on_empty!r}; give 'fail' or 'skip'.")
         self.on_empty, self.recovery, self.storage, self.conn_id = on_empty, recovery, storage, conn_id
@@ -155,9 +156,14 @@ class AsksRows(SendsAlerts):
         from airflow_llm_batch.jobs.planning.encoding import RowSpec, passthrough_map
         from airflow_llm_batch.jobs.rounds.repair import Repair
 
+        sample = at_least_one("sample", self.sample) or 0
         if isinstance(rows, FailedRows):
+            if sample:
+                raise ConfigurationError(
+                    "FailedRows asks what has failed, all of it; leave out sample. Nothing was sent."
+                )
             return Repair.of(rows)
-        return RowSpec(rows, request, self.key or None, passthrough_map(self.passthrough))
+        return RowSpec(rows, request, self.key or None, passthrough_map(self.passthrough), sample)
 
     def hold_to_budget(self, context: Context, run: JobRun, spent: float = 0.0, lane: str = "batch") -> float:
         """Refuse what may cost too much, and stop where only an estimate is wanted.

@@ -46,6 +46,8 @@ class SubmitBatchOperator(AsksRows):
         default (``"auto"``), a number, or 0. What fails all of them for good is told at once, and nothing is sent; so
         is a share of refused, invalid or truncated answers that the fetching task would not accept. What they used
         corrects the estimate; their answers are landed with the others.
+    :param sample: ask only so many rows, spread over all of them and the same each time: they are landed as any job's
+        are, and the landing says what all rows would cost, and in how many batches. For a first look at a large source.
     :param on_empty: ``fail`` or ``skip`` the task, and with it what depends on it, when there are no rows or no files.
     :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.
     :param batch_id: a vendor's batch that exists already: waited for and fetched like any other, keyed by its

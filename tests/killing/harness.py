@@ -1,6 +1,6 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
-    python tests/killing/harness.py openai azure anthropic gemini bedrock groq together perplexity waves rounds
+    python tests/killing/harness.py openai azure anthropic gemini bedrock groq together perplexity waves rounds tried
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -21,6 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +38,7 @@ from airflow_llm_batch.data import ChatRequest  # noqa: E402
 from airflow_llm_batch.jobs.directory import attempts  # noqa: E402
 from airflow_llm_batch.jobs.directory import store as store_module  # noqa: E402
 from airflow_llm_batch.jobs.landing import land  # noqa: E402, F401
+from airflow_llm_batch.jobs.money import ledger  # noqa: E402
 from airflow_llm_batch.jobs.planning import plan  # noqa: E402, F401
 from airflow_llm_batch.jobs.submission import external, submit  # noqa: E402, F401
 from airflow_llm_batch.jobs.waiting import wait  # noqa: E402, F401
@@ -46,11 +48,12 @@ from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
+#: ``tried`` is OpenAI with two rows called before anything is uploaded, and a budget that spans jobs
 #: ``rounds`` is one task for all of it, which asks three rows again
 #: ``bedrock`` reads and writes in an S3 server of its own
 #: ``groq`` is found by metadata in a listing without pages, ``together`` by its input file, which three calls upload,
 #: ``perplexity`` is told again for the same key; every other vendor of OpenAI's kind is found as one of these
-MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds"), "gpt-5-mini") | {
+MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
     "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
     "gemini": "gemini-3.8-flash",
@@ -71,6 +74,8 @@ PATHS = {"groq": "groq/openai/v1", "together": "together/v1", "perplexity": "per
 BUCKET = "killing"
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
 PLANNED = "planned.json"
+#: rows that the column of that name calls first
+TRIED = 2
 
 
 class Points:
@@ -115,7 +120,8 @@ class Points:
 
         storage.WholeFile.commit = self.around(storage.WholeFile.commit, lambda file: file_name(file.path))
         exclusive = self.around(storage.create_exclusive, file_name)
-        storage.create_exclusive = store_module.create_exclusive = attempts.create_exclusive = exclusive
+        for module in (storage, store_module, attempts, ledger):
+            module.create_exclusive = exclusive
         httpx.Client.send = self.around(httpx.Client.send, call_name, request=True)
         # A cut connection of a safe call is mended inside the same process; that must not take long here.
         transport.pause = lambda state: 0
@@ -151,8 +157,9 @@ def execute(name: str, provider: str, directory: Path) -> object:
         asked = {"rows": rows, "key": "id", "request": request, "conn_id": provider}
         return LLMBatchOperator(task_id=name, destination=out, **asked).execute(context)
     if name == "submit":
-        operator = SubmitBatchOperator(task_id=name, rows=rows, key="id", request=request, conn_id=provider)
-        return operator.execute(context)
+        asked = {"rows": rows, "key": "id", "request": request, "conn_id": provider}
+        first = TRIED if provider == "tried" else 0
+        return SubmitBatchOperator(task_id=name, check_first=first, **asked).execute(context)
     if name == "wait":
         job = json.loads((directory / "submit.xcom").read_text())
         return BatchSensor(task_id=name, job=job, deferrable=False, poke_interval=0.01).execute(context)
@@ -183,6 +190,7 @@ def run_job(provider: str, task: str | None, stop_at: int | None, how: str, numb
         for line in path.read_bytes().split(b"\n")
         if line
     ]
+    called = stats["calls"].get("POST /v1/chat/completions", 0)
     points = {name: json.loads((directory / f"{name}.points").read_text()) for name in TASKS[provider]}
     times = Counter(landed)
     outcome = {
@@ -191,13 +199,31 @@ def run_job(provider: str, task: str | None, stop_at: int | None, how: str, numb
         "billed": stats["billed_rows"],
         "landed": len(landed),
         "exact": len(stats["batches"]) == SHARDS + (provider == "rounds")
-        and stats["billed_rows"] == ROWS
+        and stats["billed_rows"] + called == ROWS
+        and called == (TRIED if provider == "tried" else 0)
+        and booked(provider, directory)
         and set(times) == {f"k{n}" for n in range(ROWS)}
         and set(times.values()) == {1},
         "points": points,
     }
     shutil.rmtree(directory)
     return outcome
+
+
+def booked(provider: str, directory: Path) -> bool:
+    """Whether the book of the budget holds what the job has cost, and nothing reserved."""
+    if provider != "tried":
+        return True
+    book = ledger.Ledger(f"file://{HOME}/jobs")
+    [folder] = book.folders(datetime.now(UTC).strftime("%Y-%m"))
+    mine = [entry for entry in book.entries(folder) if entry.run_id == directory.name]
+    paid = json.loads((directory / "fetch.xcom").read_text())["cost_usd"]
+    kinds = [entry.kind for entry in mine]
+    return (
+        kinds == ["reserve", "settle"]
+        and abs(sum(entry.reserved for entry in mine)) < 1e-12
+        and abs(sum(entry.spent for entry in mine) - paid) < 1e-12
+    )
 
 
 def main(providers: list[str]) -> int:
@@ -229,6 +255,7 @@ def connections() -> dict[str, dict]:
     extra = {"settle_seconds": 0.05, "create_seconds": 0.2, "limits": {"requests": ROWS // SHARDS}}
     found = {name: {**extra, **VENDORS.get(name, {"provider": "openai"})} for name in MODELS}
     found["waves"]["max_running_shards"] = 1
+    found["tried"] |= {"budget": {"month": 1000}}
     place = {"region": "us-east-1", "role_arn": "arn:aws:iam::123456789012:role/r", "storage": f"s3://{BUCKET}/staged"}
     limits = {**extra["limits"], "minimum": 1}
     found["bedrock"] |= {**place, "aws_conn_id": "aws_default", "limits": limits}

@@ -29,6 +29,7 @@ from airflow_llm_batch.jobs.landing.side import SideFile
 from airflow_llm_batch.jobs.money.budget import estimated_cost
 from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
+from airflow_llm_batch.jobs.money.whole import whole_of
 from airflow_llm_batch.jobs.submission.doubt import confirm
 from airflow_llm_batch.models import Batch, Job, Shard, is_call
 from airflow_llm_batch.results import ROW_STATUSES, Failure, Manifest, Result
@@ -137,6 +138,12 @@ class Landing:
         elsewhere.pop(manifest.destination, None)
         return manifest.model_copy(update={"elsewhere": elsewhere})
 
+    @property
+    def seconds_at_vendor(self) -> float | None:
+        """From the planning until the last batch was seen to have ended, None where nobody has waited."""
+        progress = self.store.progress() if self.job.sampled_from is not None else None
+        return None if progress is None else progress.at - self.job.created_at.timestamp()
+
     def earlier_rounds(self, before: Manifest | None) -> Earlier | None:
         """What was landed before of a job that asks some of its rows again."""
         if self.job.repairs is None:
@@ -184,6 +191,7 @@ class Landing:
             **cache_figures(total),
             **input_figures(self.job, own),
             lane=self.lane,
+            whole=whole_of(self.job, self.hook.provider.limits, counts.total(), total.cost_usd, self.seconds_at_vendor),
         )
 
     def land_shard(self, shard: Shard, batch: Batch, progress: StepLog) -> None:

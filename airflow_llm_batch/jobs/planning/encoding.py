@@ -22,6 +22,7 @@ from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens, st
 from airflow_llm_batch.jobs.planning.braces import check_meaning, check_template, needs_columns
 from airflow_llm_batch.jobs.planning.keys import UniqueKeys
 from airflow_llm_batch.jobs.planning.lengths import RowTokens
+from airflow_llm_batch.jobs.planning.sampling import spread
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ class RowSpec(NamedTuple):
     :param key: the column that names a row in the results; None uses a batch line's own ``custom_id``, and the row
         number otherwise.
     :param passthrough: name in the results -> column of the row.
+    :param sample: how many of the rows, spread over all of them; 0 for every one.
     """
 
     rows: Any
     request: RequestTemplate | None
     key: str | None
     passthrough: Mapping[str, str]
+    sample: int = 0
 
     @property
     def identity(self) -> str:
@@ -66,6 +69,7 @@ class RowSpec(NamedTuple):
         asked = {"output_schema": one if usable(one) else None}
         if self.request is not None:
             asked = {"request": self.request.serialize(), "output_schema": self.request.schema()}
+        asked["sampled_from"] = kinds.total
         return {**asked, "key_kind": key_kind, "columns": columns, "sources": sources_of(self.rows)}
 
 
@@ -130,8 +134,13 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
         raise InputError(f"key is {spec.key!r}; give the name of one column. Nothing was sent.")
     encode_row, met, odd = None, None, False
     number = -1
+    chosen, total = spread(spec.rows, needed_columns(spec), spec.sample) if spec.sample else (None, None)
+    if kinds is not None:
+        kinds.total = total
     with UniqueKeys(spec.key or "custom_id") as keys:
         for number, (place, row) in enumerate(read_rows(spec.rows, needed_columns(spec))):
+            if chosen is not None and number not in chosen:
+                continue
             if number < 2:
                 check_template(spec.request, row, number)
             if encode_row is None:

@@ -102,7 +102,7 @@ class Repair(NamedTuple):
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """What the plan takes over from the job it repairs."""
         job = self.job
-        taken = ("request", "output_schema", "key_kind", "columns", "sources", "several_vectors")
+        taken = ("request", "output_schema", "key_kind", "columns", "sources", "several_vectors", "sampled_from")
         same = {name: getattr(job, name) for name in taken}
         return {**same, "round": job.round + 1, "repairs": self.store.uri}
 

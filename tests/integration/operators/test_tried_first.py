@@ -1,5 +1,7 @@
 """Rows that are tried before anything is uploaded."""
 
+import json
+from collections import Counter
 from threading import Event
 
 import pytest
@@ -19,7 +21,9 @@ from airflow_llm_batch.exceptions import (
 )
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.budget import check_again
+from airflow_llm_batch.jobs.money.whole import whole_of
 from airflow_llm_batch.jobs.online import trial
+from airflow_llm_batch.models import Job, Limits, Shard
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor
 
@@ -316,3 +320,71 @@ def test_a_batch_that_is_too_small_is_never_made_of_them(connect, context, tmp_p
         summary, found = fetch(context, tmp_path, handle)
     assert summary["counts"]["succeeded"] == 150
     assert sorted(row["row"] for row in found) == list(range(150))
+
+
+@pytest.mark.parametrize("kind", ["list", "files"])
+def test_a_sample_is_a_spread_of_the_rows(connect, context, tmp_path, kind):
+    """Two hundred of five thousand rows, from all over, under their own numbers and the same each time; what the whole
+    would cost and take is told when they are landed."""
+    many = rows(5000)
+    source = many
+    if kind == "files":
+        (tmp_path / "in").mkdir()
+        for part in range(2):
+            lines = [json.dumps(row) for row in many[part * 2500 : (part + 1) * 2500]]
+            (tmp_path / "in" / f"{part}.jsonl").write_text("\n".join(lines))
+        source = f"file://{tmp_path}/in/"
+    with Emulator(duration=0, faults={"row_errors": 0.1, "heal": 1}) as emulator:
+        conn_id = connect(emulator.url, limits={"requests": 1000})
+        task = operator(conn_id, tmp_path, rows=source, sample=200, max_enqueued_tokens=30_000, passthrough=None)
+        summary = drive(task, context)
+        assert sum(batch.total for batch in list(emulator.vendor.batches.values())[:1]) == 200
+        # The next try of the task takes up the same rows.
+        assert drive(task, context)["files"] == summary["files"]
+        made = len(emulator.vendor.batches)
+    found = landed(summary)
+    numbers = [row["row"] for row in found]
+    assert len(set(numbers)) == 200
+    assert all(row["key"] == f"k{row['row']}" for row in found)
+    # Uniform: a fifth of them in each fifth of the source, give or take.
+    fifths = Counter(number // 1000 for number in numbers)
+    assert all(20 <= fifths[fifth] <= 60 for fifth in range(5)), fifths
+    manifest = JobStore(summary["manifest"].removesuffix("/manifest.json")).manifest()
+    whole = manifest.whole
+    assert whole.rows == 5000
+    assert whole.cost_usd == pytest.approx(25 * summary["cost_usd"])
+    assert whole.batches >= 5
+    assert whole.waves > 1
+    assert "All 5,000 rows would cost about $" in summary["message"]
+    assert made == 2
+
+
+def test_a_sample_of_fewer_rows_is_all_of_them(connect, context, tmp_path):
+    with Emulator(duration=0) as emulator:
+        summary = drive(operator(connect(emulator.url), tmp_path, rows=rows(5), sample=200), context)
+        assert summary["rows"] == 5
+        with pytest.raises(ConfigurationError, match="sample is"):
+            drive(operator(connect(emulator.url), tmp_path, rows=rows(5), sample="many"), context)
+        with pytest.raises(ConfigurationError, match="leave out sample"):
+            drive(operator(connect(emulator.url), tmp_path, rows=FailedRows(summary), sample=2), context)
+
+
+def test_what_all_rows_would_take():
+    """By hand: 1,000 rows of 100 bytes and 10 tokens in the sample, a million in all, batches of 50,000 requests."""
+    from datetime import UTC, datetime
+
+    shard = Shard(endpoint="/v1/chat/completions", rows=1000, bytes=100_000, tokens=10_000)
+    job = Job(
+        id="0", fingerprint="", provider="openai", conn_id="c", created_at=datetime.now(UTC), rows=1000,
+        shards=(shard,), sampled_from=1_000_000,
+    )  # fmt: skip
+    limits = Limits(requests=50_000, bytes=200_000_000)
+    whole = whole_of(job, limits, 1000, 0.02, 720.0)
+    assert (whole.rows, whole.cost_usd, whole.batches, whole.waves) == (1_000_000, 20.0, 20, 1)
+    assert "20 batches" in whole.message
+    assert "12 minutes" in whole.message
+    # 100 MB in batches of 4 MB; ten million tokens, two million at a time.
+    assert whole_of(job, limits.model_copy(update={"bytes": 4_000_000}), 1000, None, None).batches == 25
+    queued = job.model_copy(update={"max_enqueued_tokens": 2_000_000})
+    assert whole_of(queued, limits, 1000, None, None).waves == 5
+    assert whole_of(job.model_copy(update={"sampled_from": None}), limits, 1000, 1.0, None) is None
