@@ -63,6 +63,9 @@ def site(tmp_path_factory):
         environment |= demo.api_environment(port)
         environment = inherited | {k: v for k, v in environment.items() if k.startswith("AIRFLOW") or k == "PATH"}
         (home / "passwords.json").write_text(json.dumps({user: f"pw-{user}" for user in USERS}))
+        connection = json.loads(environment["AIRFLOW_CONN_LLM_BATCH_DEFAULT"])
+        connection["extra"]["budget"] = {"month": 5}
+        environment["AIRFLOW_CONN_LLM_BATCH_DEFAULT"] = json.dumps(connection)
         environment |= {
             "PYTHONPATH": str(TESTS / "ui"),
             "AIRFLOW__CORE__AUTH_MANAGER": "llm_batch_test_auth.PerDagAuthManager",
@@ -182,6 +185,10 @@ def test_the_pages_from_an_empty_store_to_a_cancelled_job(site, browser):
     row.wait_for()
     frame.get_by_role("button", name="Dollars").click()
     frame.get_by_role("button", name="Dollars", pressed=True).wait_for()
+    # What is left of a budget that spans jobs, spent by now.
+    budget = frame.get_by_role("row", name="connection 'llm_batch_default'")
+    assert "$5.00" in budget.inner_text()
+    assert "0.0% reserved" in budget.get_by_role("img").get_attribute("aria-label")
     admin.shoot("3-landed")
 
     # The job's page: batches, counts, the failed rows with their reasons, files.
@@ -191,7 +198,11 @@ def test_the_pages_from_an_empty_store_to_a_cancelled_job(site, browser):
     assert "server_error" in text
     assert "succeeded" in text
     assert "Landed files" in text
-    batch_id = frame.locator("td.mono").first.inner_text().split()[0]
+    assert "tried first, one by one" in text
+    frame.get_by_role("heading", name="Tried first").wait_for()
+    frame.get_by_text("Request as it was sent").first.click()
+    assert "custom_id" in frame.locator("details[open] pre").first.inner_text()
+    batch_id = frame.locator("td.mono", has_text="batch_").first.inner_text().split()[0]
     assert batch_id in site.emulator.vendor.batches
     frame.get_by_role("button", name=f"Copy {batch_id}").click()
     frame.get_by_text("Copied").wait_for()
