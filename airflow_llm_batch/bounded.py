@@ -208,14 +208,25 @@ def pieces(response: httpx.Response) -> Iterator[bytes]:
 
 def plain(response: httpx.Response, content: bytes) -> httpx.Response:
     """The same answer with a body that was read and unpacked."""
-    headers = [(name, value) for name, value in response.headers.multi_items() if name not in OF_THE_WIRE]
     # What was asked comes along: some answers mean one thing to a create and another to a call.
     asked: httpx.Request | None = getattr(response, "_request", None)
+    headers = plain_headers(response.headers)
     return httpx.Response(response.status_code, headers=headers, content=content, request=asked)
+
+
+def plain_headers(headers: httpx.Headers) -> list[tuple[str, str]]:
+    """An answer's headers without those of the body as it travelled."""
+    return [(name, value) for name, value in headers.multi_items() if name not in OF_THE_WIRE]
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Lines split at ``\\n`` and nothing else: results contain raw U+2028 and U+0085."""
+    for lines in line_blocks(chunks):
+        yield from lines
+
+
+def line_blocks(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The same lines, together those that end in the same chunk."""
     begun: list[bytes] = []
     size = 0
     for chunk in chunks:
@@ -227,7 +238,6 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
             begun = [b"".join(begun)[:KEPT]]
         if lines:
             # Joined once a line, however many chunks it came in.
-            yield b"".join(begun)
-            yield from lines[:-1]
+            yield [b"".join(begun), *lines[:-1]]
             begun, size = [lines[-1]], len(lines[-1])
-    yield b"".join(begun)
+    yield [b"".join(begun)]

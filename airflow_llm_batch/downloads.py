@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.bounded import split_lines
+from airflow_llm_batch.bounded import line_blocks
 from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
 
 if TYPE_CHECKING:
@@ -20,14 +20,25 @@ LOOK_AT = 100
 
 def batch_lines(hook: LLMBatchHook, batch: Batch) -> Iterator[bytes]:
     """Every non-empty result line of a batch, errors included, but without the key that some vendors quote in one."""
-    yield from map(hook.transport.clean_line, lines_of(hook, hook.provider.results(batch)))
+    transport = hook.transport
+    for lines in blocks_of(hook, hook.provider.results(batch)):
+        # Looked through together: next to no line quotes a key.
+        if transport.redactor.is_in(b"\n".join(lines)):
+            lines = map(transport.clean_line, lines)
+        yield from filter(bytes.strip, lines)
 
 
 def lines_of(hook: LLMBatchHook, sources: Iterable[Source]) -> Iterator[bytes]:
     """Every non-empty line of some sources."""
+    for lines in blocks_of(hook, sources):
+        yield from filter(bytes.strip, lines)
+
+
+def blocks_of(hook: LLMBatchHook, sources: Iterable[Source]) -> Iterator[Iterable[bytes]]:
+    """The lines of some sources as they come, empty ones too."""
     for source in sources:
         for chunks in hook.bodies(source):
-            yield from (line for line in split_lines(chunks) if line and not line.isspace())
+            yield from line_blocks(chunks)
 
 
 def shows_ids(hook: LLMBatchHook, batch: Batch, is_ours: Callable[[str], bool]) -> bool | None:

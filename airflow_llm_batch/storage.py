@@ -245,11 +245,15 @@ def read_small(path: ObjectStoragePath) -> bytes | None:
     """A small file's content, None when there is no such file."""
     try:
         if is_local(path):
-            data: bytes = patiently(path.fs.cat_file, path.path)
-            return data
+            return patiently(read_local, path.path)
         return patiently(read_range, path.fs, path.path, 0)
     except FileNotFoundError:
         return None
+
+
+def read_local(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def find_files(folder: ObjectStoragePath) -> list[str]:

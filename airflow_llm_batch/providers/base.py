@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -420,7 +420,7 @@ class Provider(ABC):
 
     def url(self, *parts: str, query: Mapping[str, Any] | None = None) -> httpx.URL:
         """An address under the base URL; parts are percent-encoded (gateways hand out ids with ``/`` and ``=``)."""
-        url = httpx.URL("/".join([self.base_url, *(quote(part, safe="") for part in parts)]))
+        url = address("/".join([self.base_url, *(quote(part, safe="") for part in parts)]))
         asked = {**self.options.query, **{k: v for k, v in (query or {}).items() if v is not None}}
         return url.copy_merge_params(asked) if asked else url
 
@@ -457,3 +457,9 @@ class Provider(ABC):
         except (ValueError, RecursionError):
             return "", response.text[:300]
         return next(iter(words), ""), message or ""
+
+
+@lru_cache(64)
+def address(text: str) -> httpx.URL:
+    """A parsed address: calls, which go to one, parse it once."""
+    return httpx.URL(text)

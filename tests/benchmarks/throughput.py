@@ -18,8 +18,9 @@ import os
 import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -74,10 +75,12 @@ def run_ours(provider: str, url: str, rows: str, work: str, results: str) -> dic
     submit = SubmitBatchOperator(
         task_id="submit", rows=rows, key="review_id", request=request, storage=f"{work}/jobs", conn_id="llm"
     )
-    with Measured() as submitting, Operations() as asked:
+    # What counts an object store's requests is loaded where there is one, and is no cost of ours.
+    counted = Operations if work.startswith("s3") else lambda: nullcontext(Counter())
+    with counted() as asked, Measured() as submitting:
         job = submit.execute(context("submit"))
     fetch = FetchResultsOperator(task_id="fetch", job=job, destination=f"{work}/results")
-    with Measured() as fetching, Operations() as asked_too:
+    with counted() as asked_too, Measured() as fetching:
         summary = fetch.execute(context("fetch"))
     return {
         "cpu": submitting.cpu + fetching.cpu,

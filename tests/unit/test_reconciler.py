@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_llm_batch.downloads import split_lines
+from airflow_llm_batch.bounded import split_lines
 from airflow_llm_batch.jobs.directory.rows import Entries
 from airflow_llm_batch.jobs.landing.answers import AnswerSource
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler

@@ -80,7 +80,7 @@ class Claim:
         while not create_exclusive(self.path(number, "json"), self._holding()):
             number = self._next()
         self.number, self.beaten = number, time.monotonic()
-        self.key = str(self.path(number, "json"))
+        self.key, self.successor = str(self.path(number, "json")), self.path(number + 1, "json")
         with LOCK:
             HELD.add(self.key)
         self._beat(0)
@@ -173,7 +173,7 @@ class Claim:
             self.lost = True
             return False
         try:
-            self.lost = read_small(self.path(self.number + 1, "json")) is not None
+            self.lost = read_small(self.successor) is not None
             self.checked = now
         except Exception as error:
             log.warning("Could not look at the claim on %s: %s", self.store.uri, error)
