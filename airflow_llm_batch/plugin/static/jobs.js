@@ -63,7 +63,7 @@ export async function showJobs(run) {
 
 function budgets(all) {
   const share = (dollars_, budget) => `${budget.limit_usd ? Math.min(100, 100 * dollars_ / budget.limit_usd).toFixed(1) : 100}%`;
-  return h("section", { "aria-label": "Budgets" },
+  return h("section", { class: "budgets", "aria-label": "Budgets" },
     h("h2", {}, "Budgets"),
     h("div", { class: "scroll" }, h("table", {},
       h("thead", {}, h("tr", {}, ["Budget", "", "Spent", "Reserved", "Left", "Of"].map((name, place) => h("th", { class: place > 1 ? "number" : "" }, name)))),
