@@ -129,7 +129,8 @@ class AsksRows(SendsAlerts):
     def labels(self, context: Context) -> dict[str, list[str]]:
         """What budgets may be by: the DAG's tags, and the metadata."""
         tags = sorted(str(tag) for tag in getattr(context.get("dag"), "tags", None) or ())
-        return {"tag": tags, **{str(name): [str(value)] for name, value in (self.metadata or {}).items()}}
+        given = self.metadata if isinstance(self.metadata, Mapping) else {}
+        return {"tag": tags, **{str(name): [str(value)] for name, value in given.items()}}
 
     def trial(self, context: Context) -> Trial:
         """The rows that are called before anything is uploaded."""

@@ -298,7 +298,7 @@ def test_unknown_costs_count_as_estimated(connect, context, tmp_path):
             "rows": ["x" * 190] * 50, "key": None, "passthrough": None, "also": ["truncated"],
             "request": ChatRequest("gpt-5-mini", max_tokens=5), "fail_on": "none",
         }  # fmt: skip
-        summary = drive(operator(connect(emulator.url), tmp_path, max_cost=0.0015, **arguments), context)
+        summary = drive(operator(connect(emulator.url), tmp_path, max_cost=0.001, **arguments), context)
         assert summary["cost_usd"] is None
         assert len(emulator.vendor.batches) == 1
 

@@ -36,7 +36,7 @@ RETRY_HELPS = {
     "NothingBilled": True, "InputError": False, "NoRows": False, "ConfigurationError": False, "BudgetExceeded": False,
     "SourceUnavailable": True, "Busy": True, "RequestRejected": True, "RefusedForGood": False, "SomethingBilled": True,
     "SubmissionUnconfirmed": True, "Interrupted": True, "WaitEnded": False, "ResultsUnusable": False,
-    "Unwritable": True, "VendorUnavailable": True, "LLMBatchError": True,
+    "FirstRowsFailed": False, "Unwritable": True, "VendorUnavailable": True, "LLMBatchError": True,
 }  # fmt: skip
 
 
