@@ -184,7 +184,7 @@ def test_twenty_processes_cannot_exceed_it(storage):
     sums are those of its entries."""
     for number in range(20):
         planned(storage, f"run-{number}")
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     start, outcomes = context.Event(), context.Queue()
     processes = [context.Process(target=race, args=(storage, n, start, outcomes)) for n in range(20)]
     for process in processes:
