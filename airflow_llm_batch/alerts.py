@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.results import usd
 
+log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.jobs.directory.store import JobStore
-    from airflow_llm_batch.jobs.money.ledger import Balance
+    from airflow_llm_batch.jobs.money.entries import Balance
 
 #: what may be told
 KINDS = ("landed", "failing", "budget", "late")
@@ -114,7 +117,11 @@ class Alerts:
 
         if self.late is None or not self.notifiers or store.is_told_late():
             return None
-        usual = history.usual_seconds(store)
+        try:
+            usual = history.usual_seconds(store)
+        except Exception as error:
+            log.warning("How long this task's jobs take cannot be told: %s: %s", type(error).__name__, error)
+            return None
         return None if usual is None else store.job().created_at.timestamp() + self.late * usual
 
     def tell_of_delay(self, context: Context, log: Logger, store: JobStore) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from airflow_llm_batch.jobs.directory.address import default_storage
-from airflow_llm_batch.jobs.money.ledger import Entry, Ledger
+from airflow_llm_batch.jobs.money.entries import Entry
+from airflow_llm_batch.jobs.money.ledger import Ledger
 
 COLUMNS = (
     "period", "scope", "by", "value", "budget_usd", "dag_id", "run_id", "task_id", "conn_id", "job", "reserved_usd",

@@ -189,6 +189,7 @@ class Job(Fact):
     :param max_enqueued_tokens: estimated prompt tokens of the job that may be in the vendor's queue at once, None for
         any number; likewise ``max_running_shards``.
     :param sampled_from: rows that there are in all, None where these are not a sample of them.
+    :param budgeted: there were budgets that span jobs when it was planned.
     :param max_cost: dollars that the job may cost, rows that are called online after all included; None for any.
     """
 
@@ -217,6 +218,7 @@ class Job(Fact):
     max_running_shards: int | None = None
     max_cost: float | None = None
     sampled_from: int | None = None
+    budgeted: bool = False
     dag_id: str | None = None
     run_id: str | None = None
     task_id: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -30,8 +31,7 @@ class SigningKeys:
     def claims(self, token: str) -> dict[str, Any]:
         """What a token says that one of the keys has signed, and that has not expired.
 
-        :raises jwt.PyJWTError: for any other.
-        :raises httpx.HTTPError: when the keys cannot be fetched.
+        :raises jwt.PyJWTError: for any other, and while the keys cannot be fetched.
         """
         name = str(jwt.get_unverified_header(token).get("kid") or "")
         options: Any = {"require": ["exp"], "verify_aud": False}
@@ -43,10 +43,12 @@ class SigningKeys:
         with self.lock:
             age = None if self.fetched is None else self.clock() - self.fetched
             if age is None or age > GOOD_FOR or (name not in self.keys and age > AT_MOST_EVERY):
-                response = httpx.get(self.url, timeout=TIMEOUT)
-                response.raise_for_status()
-                self.keys = {str(key.key_id): key for key in jwt.PyJWKSet.from_dict(response.json()).keys}
+                # Whether or not it succeeds: what cannot be fetched is not asked for by each request.
                 self.fetched = self.clock()
+                with suppress(httpx.HTTPError, ValueError, jwt.PyJWTError):
+                    response = httpx.get(self.url, timeout=TIMEOUT)
+                    response.raise_for_status()
+                    self.keys = {str(key.key_id): key for key in jwt.PyJWKSet.from_dict(response.json()).keys}
             if name not in self.keys:
                 raise jwt.InvalidKeyError(f"{self.url} has no key of this name.")
             return self.keys[name]

@@ -49,12 +49,18 @@ class NotAuthentic(Exception):
 
 
 class Event(Fact):
-    """:param batch: the vendor's id of the batch that it tells of."""
+    """What a vendor tells.
+
+    :param batch: the vendor's id of the batch that it tells of.
+    :param bound: the signature is of the body. Where it proves the sender alone, the event is good for a look and no
+        more.
+    """
 
     id: str
     kind: str
     batch: str
     at: datetime
+    bound: bool = True
 
     @property
     def names(self) -> set[str]:
@@ -64,7 +70,7 @@ class Event(Fact):
     @property
     def is_end(self) -> bool:
         """Whether it tells that its batch has ended."""
-        return bool(self.batch) and self.kind.rpartition(".")[2].lower() in ENDS
+        return self.bound and bool(self.batch) and self.kind.rpartition(".")[2].lower() in ENDS
 
 
 def verified(
@@ -82,7 +88,8 @@ def verified(
     :param url: whom the vendor's own signature has to be for, where it says so.
     :raises NotAuthentic: for a wrong or missing signature, and for an old one.
     """
-    if keys is not None and headers.get("webhook-signature", "").count(".") == DOTS:
+    bound = keys is None or headers.get("webhook-signature", "").count(".") != DOTS
+    if keys is not None and not bound:
         told, name = read(body), signed_by(keys, headers, url, now)
     elif not secret:
         raise NotAuthentic
@@ -103,7 +110,8 @@ def verified(
         name = word(told.get("id")) or hashlib.sha256(body).hexdigest()
     else:
         raise NotAuthentic
-    return Event(id=name, kind=word(told.get("type")) or word(told.get("status")) or "", batch=batch_of(told), at=now)
+    kind = word(told.get("type")) or word(told.get("status")) or ""
+    return Event(id=name, kind=kind, batch=batch_of(told), at=now, bound=bound)
 
 
 def signed_by(keys: SigningKeys, headers: Mapping[str, str], url: str, now: datetime) -> str:

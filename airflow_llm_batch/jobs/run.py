@@ -8,7 +8,14 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.estimate import CALLED
-from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, InputError
+from airflow_llm_batch.exceptions import (
+    BudgetExceeded,
+    Busy,
+    ConfigurationError,
+    FirstRowsFailed,
+    InputError,
+    Interrupted,
+)
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.money.ledger import Balance
+    from airflow_llm_batch.jobs.money.entries import Balance
     from airflow_llm_batch.jobs.planning.shards import Rows
     from airflow_llm_batch.models import Job
     from airflow_llm_batch.results import Manifest
@@ -104,13 +111,15 @@ class JobRun:
         provider.check_metadata(metadata)
         self.recovery.check()
         rows.check(provider)
-        facts = {**vars(self.origin), "max_cost": self.max_cost}
+        facts = {**vars(self.origin), "max_cost": self.max_cost, "budgeted": any(funds.declared(self.hook))}
         first = self.trial.first(provider) if isinstance(rows, RowSpec) else NOT_TRIED
         job = None
         while job is None:
             self.store, job, replaced = take_up(self.store, self.hook, rows, self.waves, self.recovery.on_change)
             for store, unwanted in replaced:
                 cancel_running(store, self.hook, unwanted)
+                if unwanted.budgeted:
+                    funds.release(store, sent=history.is_sent(store, unwanted))
             job = job or write_plan(
                 self.store, self.hook, rows, self.waves, metadata=metadata, facts=facts, first=first
             )
@@ -140,61 +149,82 @@ class JobRun:
         :raises ConfigurationError: where the server has no batches.
         :raises FirstRowsFailed: when rows that were tried first tell that the others would fail.
         """
+        self.submitting = True
+        try:
+            return self._submit()
+        except (Busy, Interrupted):
+            # Another try of the task is at it, or the next one goes on.
+            raise
+        except FirstRowsFailed:
+            tried = self.store.tried()
+            self.give_back(sum(row.cost_usd or 0.0 for row in tried.rows) if tried is not None else 0.0)
+            raise
+        except Exception:
+            self.give_back()
+            raise
+
+    def _submit(self) -> list[str]:
         if (why := self.hook.provider.no_batches) is not None and not self.is_begun:
             raise ConfigurationError(
                 f"Connection {self.hook.conn_id!r} has no batches ({why}): have the rows called one by one by "
                 "CompletionOperator, with lane='auto' or 'online'. If the server makes batches all the same, set "
                 '"batch": true in the connection\'s extra. Nothing was sent.'
             )
-        self.submitting = True
         if self.is_called:
             return self._call()
-        try:
-            self._try_first()
-        except Exception:
-            self.give_back()
-            raise
+        self._try_first()
         adopt(self.store, self.hook, self.job, self.recovery.batches_of(self.store.address.round))
         created = submit(self.store, self.hook, self.job, self.recovery.on_doubt, self.stop)
         return [batch_id for batch_id in created if not is_call(batch_id)]
 
     def reserve(self, lane: str = "batch") -> list[Balance]:
-        """Reserve what the job may cost in the budgets that span jobs; what was begun has it.
+        """Reserve what the job may cost in the budgets that span jobs; what was sent has it.
 
         :raises BudgetExceeded: before anything was sent.
         """
-        if self.is_begun:
+        if history.is_sent(self.store, self.job):
             return []
         lane = "online" if lane == "batch" and self.is_called else lane
         labels = {**self.labels, DAG: [self.origin.dag_id]}
         return funds.reserve(self.hook, self.store, self.job, labels, lane)
 
-    def give_back(self) -> None:
-        """What was reserved for a job of which nothing was sent, but for what trying its first rows has cost."""
-        if not self.is_begun:
-            tried = self.store.tried()
-            rows = tried.rows if tried is not None else ()
-            funds.settle(self.hook, self.store, sum(row.cost_usd or 0.0 for row in rows))
+    def give_back(self, cost: float = 0.0) -> None:
+        """What was reserved for a job of which nothing was sent.
+
+        :param cost: dollars of rows that were tried first, and whose answers are not kept.
+        """
+        if not history.is_sent(self.store, self.job):
+            funds.settle(self.hook, self.store, self.job, cost)
 
     def _settle(self, manifest: Manifest) -> Manifest:
         """Book what the job has cost."""
         for done in manifest.rounds:
             if done.job == self.store.uri:
-                funds.settle(self.hook, self.store, done.cost_usd)
+                funds.settle(self.hook, self.store, self.job, done.cost_usd, landed=True)
         return manifest
 
     def _try_first(self) -> None:
-        """Call the rows that are tried before all others, and ask for the budget anew by what they have shown."""
+        """Call the rows that are tried before all others, and ask for budgets anew by what they have shown."""
         from airflow_llm_batch.jobs.online.trial import try_first
 
-        least = self.hook.provider.limits.minimum
         tried_shards = [shard for shard in self.job.shards if shard.is_tried]
-        # So few rows are no batch of some vendors: they are called whatever is chosen by now.
-        if not tried_shards or self.is_begun or not (self.trial.rows or tried_shards[0].rows < least):
+        if not tried_shards or self.is_begun:
             return
-        tried = try_first(self.store, self.hook, self.job, self.trial, self.stop)
-        if tried is not None and self.max_cost is not None:
+        states = self.store.states(self.job)
+        # So few rows are no batch of some vendors, and what an earlier try has begun to call is called to its end.
+        wanted = tried_shards[0].rows < self.hook.provider.limits.minimum
+        wanted = wanted or any(states[shard.index] != "planned" for shard in tried_shards)
+        if not (self.trial.rows or wanted):
+            return
+        tried = try_first(self.store, self.hook, self.job, self.trial, self.stop, judge=bool(self.trial.rows))
+        if tried is None:
+            return
+        if self.max_cost is not None:
             check_again(tried, self.max_cost, self._spent)
+        costs = [estimate.cost_usd for estimate in tried.estimate.values()]
+        if None not in costs:
+            longer = sum(filter(None, costs)) - (estimated_cost(self.job) or 0.0)
+            funds.reserve_more(self.hook, self.store, max(longer, 0.0))
 
     def _call(self) -> list[str]:
         """Call rows that are too few for a batch.
@@ -245,7 +275,10 @@ class JobRun:
         return self._settle(land_once(self.store, self.job, self.hook, target, self.log))
 
     def _finish_tried(self) -> None:
-        if any(shard.is_tried for shard in self.job.shards):
+        """Rows that were to be tried and got no answer get one more chance before the job is landed for the first
+        time; later they are a further round's."""
+        wanted = any(shard.is_tried for shard in self.job.shards)
+        if wanted and self.store.manifest() is None and not self.store.was_killed():
             from airflow_llm_batch.jobs.online.trial import finish_tried
 
             finish_tried(self.store, self.hook, self.job, self.stop)
@@ -269,6 +302,8 @@ class JobRun:
         again = {*also, *(("cancelled",) if self.store.was_killed() else ())}
         rows = Repair(self.store, self.job, tuple(sorted(again)))
         if planned is not None and planned.fingerprint != fingerprint_of(rows, self.hook.provider, planned.id):
+            if planned.budgeted:
+                funds.release(following.store, sent=False)
             following.store.remove()
         if not rows.any(self.hook.provider):
             return None

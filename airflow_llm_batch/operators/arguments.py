@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_llm_batch.alerts import SendsAlerts
 from airflow_llm_batch.data.formats import check_format
-from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, InputError, NoRows
+from airflow_llm_batch.exceptions import BudgetExceeded, Busy, ConfigurationError, InputError, Interrupted, NoRows
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.options import Origin, Recovery, Target, Trial, Waves, at_least_one
 from airflow_llm_batch.links import LINKS, addresses
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.data.requests import RequestTemplate
     from airflow_llm_batch.jobs.directory.store import JobStore
-    from airflow_llm_batch.jobs.money.ledger import Balance
+    from airflow_llm_batch.jobs.money.entries import Balance
     from airflow_llm_batch.jobs.planning.shards import Rows
     from airflow_llm_batch.jobs.run import JobRun
 
@@ -130,7 +130,7 @@ class AsksRows(SendsAlerts):
         """What budgets may be by: the DAG's tags, and the metadata."""
         tags = sorted(str(tag) for tag in getattr(context.get("dag"), "tags", None) or ())
         given = self.metadata if isinstance(self.metadata, Mapping) else {}
-        return {"tag": tags, **{str(name): [str(value)] for name, value in given.items()}}
+        return {**{str(name): [str(value)] for name, value in given.items()}, "tag": tags}
 
     def trial(self, context: Context) -> Trial:
         """The rows that are called before anything is uploaded."""
@@ -166,20 +166,28 @@ class AsksRows(SendsAlerts):
             return Repair.of(rows)
         return RowSpec(rows, request, self.key or None, passthrough_map(self.passthrough), sample)
 
-    def hold_to_budget(self, context: Context, run: JobRun, spent: float = 0.0, lane: str = "batch") -> float:
+    def hold_to_budget(
+        self, context: Context, run: JobRun, spent: float = 0.0, lane: str = "batch", most: str | None = None
+    ) -> float:
         """Refuse what may cost too much, and stop where only an estimate is wanted.
+
+        :param most: the lane that it may fall back to, whose price is reserved.
 
         :return: what the job may cost at most, 0 where that is not known.
         """
         from airflow_llm_batch.jobs.money.budget import describe
 
-        cost = run.hold_to(spent, lane)
+        try:
+            cost = run.hold_to(spent, lane)
+        except BudgetExceeded:
+            self.give_back()
+            raise
         if self.only_plan:
             job = run.job
             estimate = {name: e.model_dump() for name, e in job.estimate.items()}
             context["ti"].xcom_push(key="estimate", value=estimate)
             raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {job.batches} batches. {describe(job, lane)}")
-        for balance in self._reserved(run, lane):
+        for balance in self._reserved(run, most or lane):
             self.alerts.tell_of_budget(context, self.log, balance, run.store.uri)
         return cost
 
@@ -191,14 +199,24 @@ class AsksRows(SendsAlerts):
         try:
             return run.reserve(lane)
         except BudgetExceeded:
-            for other in self._runs:
-                other.give_back()
+            self.give_back()
             raise
+
+    def give_back(self) -> None:
+        """What was reserved for jobs of which nothing was sent."""
+        for run in self._runs:
+            run.give_back()
 
     def submit(self, run: JobRun) -> JobHandle:
         """Create the shards of a planned job that have room."""
         self.link_addresses = addresses(run.store.uri, run.hook.provider, [])
-        batches = run.submit()
+        try:
+            batches = run.submit()
+        except (Busy, Interrupted):
+            raise
+        except Exception:
+            self.give_back()
+            raise
         self.link_addresses = addresses(run.store.uri, run.hook.provider, batches)
         job = run.job
         return JobHandle(run.store.uri, run.hook.conn_id, job.provider, job.rows, job.batches, batches)

@@ -56,9 +56,11 @@ class CleanupJobsOperator(BaseOperator):
 
     @plainly
     def execute(self, context: Context) -> dict[str, Any]:
+        from airflow_llm_batch.jobs.directory import history
         from airflow_llm_batch.jobs.directory.awaited import forget_awaited
         from airflow_llm_batch.jobs.directory.listing import find_jobs
         from airflow_llm_batch.jobs.directory.store import JobStore
+        from airflow_llm_batch.jobs.money.funds import release
         from airflow_llm_batch.operators.waiting import seconds
         from airflow_llm_batch.webhooks import forget_events
 
@@ -77,6 +79,9 @@ class CleanupJobsOperator(BaseOperator):
         needed = {uri for task in tasks.values() if not gone.issuperset(task.stores) for uri in needs(task, tasks)}
         removed = [uri for uri in removed if uri not in needed]
         for uri in () if self.only_tell else removed:
+            for store, job in history.rounds(JobStore(uri)):
+                if job.budgeted:
+                    release(store, sent=history.is_sent(store, job))
             JobStore(uri).remove()
         if not self.only_tell and self.of_dag is None:
             forget_events(self.storage or default_storage(), before)

@@ -102,7 +102,8 @@ class CompletionOperator(RunsRounds):
                 return self.send(context, runs)
             spent = 0.0
             for run in runs:
-                spent += self.hold_to_budget(context, run, spent, lane)
+                falls_back = lane == "flex" and self.lane == "auto"
+                spent += self.hold_to_budget(context, run, spent, lane, "online" if falls_back else None)
             return self.finish(context, self._call(runs, lane))
         finally:
             self.close()

@@ -103,10 +103,11 @@ class SubmitBatchOperator(AsksRows):
 
     def _go(self, context: Context, run: JobRun, handle: JobHandle) -> Any:
         """Leave the job to the vendor; somebody else tells of its end. Defers while shards wait for room."""
-        if self.completion is not None and len(handle.batches) < run.job.batches and not has_ended(run):
+        states = set(run.store.states(run.job).values())
+        if self.completion is not None and states & {"planned", "creating"}:
             trigger = trigger_of(run, Deadline(), cancel_on_kill=run.recovery.cancel_on_kill)
             self.defer(trigger=trigger, method_name="execute_complete")
-        self._await_end(context, run.hook, handle, ended=self.completion is not None and has_ended(run))
+        self._await_end(context, run.hook, handle, ended=states == {"ended"})
         return handle.to_xcom()
 
     def _await_end(self, context: Context, hook: LLMBatchHook, handle: JobHandle, *, ended: bool) -> None:
@@ -127,14 +128,18 @@ class SubmitBatchOperator(AsksRows):
             place=f"{ti.dag_id}/{ti.task_id}",
         )
         jobs = AwaitedJobs(default_storage(), handle.conn_id)
-        if not ended and jobs.expect(awaited):
+        if ended:
+            jobs.forget(awaited)
+        elif jobs.expect(awaited):
             if asset is not None and not (takes_events or getattr(asset, "watchers", None)):
                 self.log.warning(
                     "Unless another DAG watches asset %r, nobody tells that the job has ended: make the asset with "
                     "completion_asset(...), or give connection %r a webhook_secret.", asset.name, handle.conn_id,
                 )  # fmt: skip
             return
-        jobs.forget(awaited)
+        else:
+            # What has told of the end stays: a try that takes this one's place sees it.
+            jobs.withdraw(awaited)
         if asset is not None:
             self.log.info("The job has ended already: asset %r is told with the success of this task.", asset.name)
             self.outlets = [*self.outlets, asset]
@@ -210,8 +215,3 @@ def completion_of(given: Any) -> Any:
     if isinstance(given, str) and given:
         return Asset(given)
     raise ConfigurationError(f"completion is {given!r}; give an Asset, or the name of one. Nothing was sent.")
-
-
-def has_ended(run: JobRun) -> bool:
-    """Whether every shard of a job is known to have ended."""
-    return all(state == "ended" for state in run.store.states(run.job).values())

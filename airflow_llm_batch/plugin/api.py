@@ -187,7 +187,7 @@ async def job(dag_id: str, run_id: str, task_id: str, map_index: str, access: As
     if rounds is None:
         raise HTTPException(404, UNKNOWN)
     shown_job = await seen.ask(key, lambda: detail(key, rounds, replaced=following(key) in look.rounds))
-    called = any(is_call(shard.batch_id) for shard in shown_job.timeline)
+    called = any(is_call(shard.batch_id) and not shard.is_tried for shard in shown_job.timeline)
     active = shown_job.state == "running" and not called
     may_cancel = active and await run_in_threadpool(access.may, "PUT", dag_id)
     shown = files_page(shown_job.destination) if shown_job.destination else ""

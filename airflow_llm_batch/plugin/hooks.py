@@ -41,7 +41,8 @@ class Rate:
 
     def allows(self, conn_id: str) -> bool:
         if len(self.left) > MOST_KNOWN:
-            self.left.clear()
+            # Whoever has been quiet longest is known no more, and begins anew.
+            del self.left[min(self.left, key=lambda known: self.left[known][1])]
         now = self.clock()
         left, at = self.left[conn_id]
         left = min(BURST, left + (now - at) * RATE)
@@ -71,7 +72,7 @@ def tell_of_end(jobs: AwaitedJobs, conn_id: str, event: Event) -> None:
 
     :raises Exception: when that is not possible now. The vendor sends the event again then.
     """
-    awaited = jobs.end(event.names)
+    awaited = jobs.end(event.batch)
     if awaited is None or not jobs.begin_telling(awaited):
         return
     try:

@@ -12,11 +12,11 @@ there for the next. All of it goes when it was told.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from airflow_llm_batch.exceptions import Busy
 from airflow_llm_batch.models import Fact, is_call
@@ -48,6 +48,7 @@ class Awaited(Fact):
 
     :param handle: what is told: the job handle.
     :param completion: name of the asset whose event it becomes, "" for none; ``uri`` is its URI.
+    :param token: of this expectation: a task that is cleared expects its job once more.
     :param place: what stays the same from run to run, ``{dag}/{task}``.
     """
 
@@ -55,6 +56,7 @@ class Awaited(Fact):
     completion: str = ""
     uri: str = ""
     place: str = ""
+    token: str = Field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def job(self) -> str | None:
@@ -90,22 +92,19 @@ class AwaitedJobs:
         # In this order one of the two sees the other: an event is noted first, and looks for its job then.
         return not self.has_ended(awaited)
 
-    def end(self, names: Iterable[str]) -> Awaited | None:
+    def end(self, name: str) -> Awaited | None:
         """Note that a batch has ended; its job when it was the last of it.
 
-        :param names: what the batch may be called.
+        :param name: the batch's, as the event has it.
         """
-        for name in names:
-            write_whole(self._batch(name, "ended"), b"")
-            mark = read_small(self._batch(name, "json"))
-            awaited = self.read(mark.decode()) if mark else None
-            if awaited is not None:
-                return awaited if self.has_ended(awaited) else None
-        return None
+        write_whole(self._batch(name, "ended"), b"")
+        mark = read_small(self._batch(name, "json"))
+        awaited = self.read(mark.decode()) if mark else None
+        return awaited if awaited is not None and self.has_ended(awaited) else None
 
     def has_ended(self, awaited: Awaited) -> bool:
         """Whether events have told of the end of every batch; a row that was called has ended by itself."""
-        wanted = {f"{digest(batch_id)}.ended" for batch_id in awaited.batches if not is_call(batch_id)}
+        wanted = {self._batch(batch_id, "ended").name for batch_id in awaited.batches if not is_call(batch_id)}
         return wanted <= names_in(self.batches)
 
     def read(self, mark: str) -> Awaited | None:
@@ -139,8 +138,17 @@ class AwaitedJobs:
         """It could not be told: the next may try at once."""
         remove(self._job(awaited.mark, "telling"))
 
+    def withdraw(self, awaited: Awaited) -> None:
+        """Take a job off the list, and leave what has told of its batches' ends."""
+        remove(self._job(awaited.mark, "json"))
+        self.leave(awaited)
+
     def forget(self, awaited: Awaited) -> None:
-        """Take a job off the list."""
+        """Take a job off the list, unless it was put there once more."""
+        now = self.read(awaited.mark)
+        if now is not None and now.token != awaited.token:
+            self.leave(awaited)
+            return
         remove(self._job(awaited.mark, "json"))
         for batch_id in awaited.batches:
             remove(self._batch(batch_id, "json"))
@@ -151,7 +159,8 @@ class AwaitedJobs:
         return self.jobs / f"{mark}.{kind}"
 
     def _batch(self, batch_id: str, kind: str) -> ObjectStoragePath:
-        return self.batches / f"{digest(batch_id)}.{kind}"
+        # Gemini's are named batches/... in some places.
+        return self.batches / f"{digest(batch_id.rpartition('/')[2])}.{kind}"
 
 
 def digest(text: str) -> str:

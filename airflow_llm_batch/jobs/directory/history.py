@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import median
 
+from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
 from airflow_llm_batch.jobs.directory.attempts import Listing
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.models import Job
+from airflow_llm_batch.models import Job, Shard
 from airflow_llm_batch.outages import patiently
 from airflow_llm_batch.results import Manifest
 from airflow_llm_batch.storage import fresh, storage_path
@@ -68,17 +69,32 @@ def siblings(store: JobStore) -> list[JobStore]:
 
 def is_begun(store: JobStore, job: Job) -> bool:
     """Whether a create of any shard was ever claimed; rows that were tried first begin nothing."""
+    return lane(store.listing(), job) is not None
+
+
+def is_sent(store: JobStore, job: Job) -> bool:
+    """Whether anything but rows that were tried first is with the vendor, or may be."""
     listing = store.listing()
-    return any(listing.attempts(shard.index).last() for shard in job.shards if not shard.is_tried)
+    states = listing.states(job)
+    return any(
+        states[shard.index] != "planned" and lane_of(listing, shard) is not None
+        for shard in job.shards
+    )  # fmt: skip
 
 
 def lane(listing: Listing, job: Job) -> str | None:
-    """How a job was begun: its rows ``online`` or at ``flex``, or as a ``batch``; None when it was not."""
-    for shard in job.shards:
-        attempts = listing.attempts(shard.index)
-        if not shard.is_tried and (number := attempts.last()):
-            return attempts.intent(number).lane
-    return None
+    """How a job was begun: its rows ``online``, at ``flex``, or as a ``batch``; None when it was not."""
+    return next(filter(None, (lane_of(listing, shard) for shard in job.shards)), None)
+
+
+def lane_of(listing: Listing, shard: Shard) -> str | None:
+    """The same of one shard; None for one whose rows were tried, and were not given back to be sent in a batch."""
+    attempts = listing.attempts(shard.index)
+    number = attempts.last()
+    if not number:
+        return None
+    found = attempts.intent(number).lane
+    return None if shard.is_tried and found != "batch" else found
 
 
 def usual_seconds(store: JobStore) -> float | None:
@@ -86,7 +102,10 @@ def usual_seconds(store: JobStore) -> float | None:
     the newest; None where there are too few to tell."""
     took = []
     for earlier in earlier_jobs(store):
-        job, manifest, progress = earlier.load_job(), earlier.manifest(), earlier.progress()
+        try:
+            job, manifest, progress = earlier.load_job(), earlier.manifest(), earlier.progress()
+        except ConfigurationError:
+            continue  # damaged, which is no concern of this one
         if job is not None and manifest is not None:
             ended_at = manifest.landed_at.timestamp() if progress is None else progress.at
             took.append(ended_at - job.created_at.timestamp())

@@ -16,6 +16,7 @@ from airflow_llm_batch.jobs.landing.ownership import short_hash, take_place
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
 from airflow_llm_batch.metrics import count_landing
+from airflow_llm_batch.models import is_call
 from airflow_llm_batch.storage import exists, removed, storage_path
 from airflow_llm_batch.telemetry import trace_landing
 
@@ -99,7 +100,7 @@ def delete_files(listing: Listing, job: Job, hook: LLMBatchHook, manifest: Manif
     try:
         for shard in job.shards:
             batch = listing.attempts(shard.index).ended()
-            if batch is not None and batch.id:
+            if batch is not None and batch.id and not is_call(batch.id):
                 deleted += hook.run(hook.provider.delete(batch, scope))
                 objects = hook.provider.objects(batch, scope)
                 # The connection's storage may be a folder above: a repair takes its requests from the job directory.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import default_storage
 from airflow_llm_batch.jobs.money.budget import check_budget, estimated_cost
 from airflow_llm_batch.jobs.money.budgets import CONNECTION, Budget, accounts_of, budgets_of, configured
-from airflow_llm_batch.jobs.money.ledger import Balance, Ledger
+from airflow_llm_batch.jobs.money.entries import Balance
+from airflow_llm_batch.jobs.money.ledger import Ledger
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
@@ -34,7 +35,8 @@ def reserve(
     :raises BudgetExceeded: names the budget; also where the cost cannot be estimated.
     """
     own, everybodys = declared(hook)
-    accounts = accounts_of(own, everybodys, {**labels, CONNECTION: [hook.conn_id]}, datetime.now(UTC))
+    # A retry over midnight is charged to the day on which the job was planned.
+    accounts = accounts_of(own, everybodys, {**labels, CONNECTION: [hook.conn_id]}, job.created_at)
     if not accounts:
         return []
     cost = estimated_cost(job, lane)
@@ -43,13 +45,30 @@ def reserve(
     return Ledger(default_storage()).reserve(store, accounts, cost or 0.0)
 
 
-def settle(hook: LLMBatchHook, store: JobStore, dollars: float | None) -> None:
+def has_some(hook: LLMBatchHook) -> bool:
+    """Whether any budget is declared; one that is none is told when it is reserved of."""
+    try:
+        return any(declared(hook))
+    except ConfigurationError:
+        return True
+
+
+def settle(hook: LLMBatchHook, store: JobStore, job: Job, dollars: float | None, *, landed: bool = False) -> None:
     """Book what a job has cost in the place of what it has reserved, where it has.
 
     :param dollars: None where it is not known: all that was reserved counts then.
+    :param landed: as ``Ledger.settle``.
     """
-    if any(declared(hook)):
-        Ledger(default_storage()).settle(store, dollars)
+    if job.budgeted or has_some(hook):
+        Ledger(default_storage()).settle(store, dollars, landed=landed)
+
+
+def release(store: JobStore, *, sent: bool) -> None:
+    """Settle a job that is replaced, or whose directory is to go.
+
+    :param sent: something of it was: then all that it has reserved counts as spent.
+    """
+    Ledger(default_storage()).settle(store, None if sent else 0.0)
 
 
 def reserve_more(hook: LLMBatchHook, store: JobStore, dollars: float) -> None:

@@ -16,12 +16,12 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import BudgetExceeded, SourceUnavailable
 from airflow_llm_batch.jobs.money.budgets import Account
+from airflow_llm_batch.jobs.money.entries import Balance, Booking, Entry, Settlement
 from airflow_llm_batch.metrics import gauge_budget
-from airflow_llm_batch.models import Fact
 from airflow_llm_batch.outages import patiently
 from airflow_llm_batch.results import usd
 from airflow_llm_batch.storage import create_exclusive, fresh, read_small, storage_path, write_whole
@@ -32,89 +32,12 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
 
 FOLDER = "_ledger"
+#: a job's files that tell of a reservation
+RESERVED = re.compile(r"\d+-(reserve|more|more-of-it)-\d{4}-.*\.json$")
 #: entries that others may book while one looks for the end
 MOST_RACES = 100_000
 #: jobs that a refusal names
 MOST_NAMED = 5
-
-
-class Entry(Fact):
-    """One line of an account's book.
-
-    :param number: from 1.
-    :param token: of the booking: it is known again by it.
-    :param reserved: dollars by which the reserved sum changes, and ``spent`` that which is spent.
-    :param sum_reserved: after this entry; likewise ``sum_spent``.
-    """
-
-    number: int
-    token: str
-    kind: Literal["reserve", "settle"]
-    at: datetime
-    scope: str
-    by: str
-    value: str
-    period: str
-    limit: float
-    job: str
-    dag_id: str = ""
-    run_id: str = ""
-    task_id: str = ""
-    conn_id: str = ""
-    reserved: float = 0.0
-    spent: float = 0.0
-    sum_reserved: float = 0.0
-    sum_spent: float = 0.0
-
-    @property
-    def account(self) -> Account:
-        return Account(self.scope, self.by, self.value, self.period, self.limit)
-
-
-class Booking(Fact):
-    """What a job is about to book.
-
-    :param folder: the account's, below the storage.
-    :param after: the number of the last entry when this was written.
-    """
-
-    folder: str
-    token: str
-    after: int
-    usd: float
-    limit: float
-    scope: str
-    by: str
-    value: str
-    period: str
-
-    @property
-    def account(self) -> Account:
-        return Account(self.scope, self.by, self.value, self.period, self.limit)
-
-
-class Settlement(Fact):
-    """What a job has cost, None where that is not known; ``reserve`` and ``settle`` after a kill go on with it."""
-
-    usd: float | None
-
-
-class Balance(NamedTuple):
-    """An account after a booking of ``booked`` dollars."""
-
-    account: Account
-    spent: float
-    reserved: float
-    booked: float
-
-    @property
-    def left(self) -> float:
-        return self.account.limit - self.spent - self.reserved
-
-    def passes(self, share: float) -> bool:
-        """Whether the booking has taken the account to this share of its budget or above."""
-        used, line = self.spent + self.reserved, share * self.account.limit
-        return used >= line > used - self.booked
 
 
 class Ledger:
@@ -139,16 +62,21 @@ class Ledger:
         balances = []
         try:
             for account in accounts:
-                balances.append(self._book(store, f"{number}-reserve", account, dollars))
+                balance = self._book(store, f"{number}-reserve", account, dollars)
+                if (missing := dollars - balance.asked) > 0:
+                    # Reserved by an earlier try in a lane that costs less.
+                    balance = self._book(store, f"{number}-more-of-it", account, missing)
+                balances.append(balance)
         except BudgetExceeded:
             self.settle(store, 0.0)
             raise
         return balances
 
-    def settle(self, store: JobStore, dollars: float | None) -> None:
+    def settle(self, store: JobStore, dollars: float | None, *, landed: bool = False) -> None:
         """Book what a job has cost in the place of what it had reserved; 0 for one that was not sent.
 
         :param dollars: None where it is not known: then all that was reserved counts as spent.
+        :param landed: it was sent for certain, whatever another try of the task has given back meanwhile.
         """
         number = generation(store)
         decision = store.path("ledger", f"{number}-settle.json")
@@ -156,8 +84,12 @@ class Ledger:
         for booking in booked(store, f"{number}-"):
             taken.setdefault(booking.folder, []).append(booking)
         if not taken:
-            return
-        if not create_exclusive(decision, Settlement(usd=dollars).dump()):
+            before = read_small(store.path("ledger", f"{number - 1}-settle.json"))
+            if not landed or before is None or Settlement.model_validate_json(before).landed:
+                return
+            for booking in booked(store, f"{number - 1}-"):
+                taken[booking.folder] = [booking.model_copy(update={"usd": 0.0})]
+        if not create_exclusive(decision, Settlement(usd=dollars, landed=landed).dump()):
             dollars = Settlement.model_validate_json(read_small(decision) or b"").usd
         for bookings in taken.values():
             reserved = sum(booking.usd for booking in bookings)
@@ -192,11 +124,12 @@ class Ledger:
         if not create_exclusive(intent, booking.dump()):
             booking = Booking.model_validate_json(read_small(intent) or b"")
             last = self.entry(folder, booking.after)
-        job = store.job()
+        job, is_new = store.job(), True
         for _ in range(MOST_RACES):
             number = last.number + 1 if last else booking.after + 1
             found = self.entry(folder, number)
             if found is not None and found.token == booking.token:
+                is_new = False
                 break
             if found is not None:
                 last = found
@@ -227,7 +160,7 @@ class Ledger:
             raise SourceUnavailable(f"The book of {account.name} is written faster than it can be read; retry.")
         write_whole(store.path("ledger", f"{what}-{mark}.done"), b"")
         gauge_budget(found.account, found.sum_spent, found.sum_reserved)
-        return Balance(account, found.sum_spent, found.sum_reserved, booking.usd)
+        return Balance(account, found.sum_spent, found.sum_reserved, booking.usd, booking.usd if is_new else 0.0)
 
     def refusal(self, account: Account, spent: float, reserved: float, wanted: float) -> str:
         holders = ", ".join(f"{entry.dag_id}.{entry.task_id} {usd(entry.reserved)}" for entry in self.holders(account))
@@ -308,7 +241,6 @@ def booked(store: JobStore, start: str) -> list[Booking]:
     names = names_of(store)
     done = [
         name for name in sorted(names)
-        if name.startswith(start) and "-settle" not in name and name.endswith(".json")
-        and f"{name.removesuffix('.json')}.done" in names
+        if name.startswith(start) and RESERVED.match(name) and f"{name.removesuffix('.json')}.done" in names
     ]  # fmt: skip
     return [Booking.model_validate_json(data) for name in done if (data := read_small(store.path("ledger", name)))]

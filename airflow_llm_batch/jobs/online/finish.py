@@ -16,6 +16,7 @@ from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.money.budget import hold_to_budget
 from airflow_llm_batch.jobs.money.funds import reserve_more
 from airflow_llm_batch.jobs.online.online import Online
+from airflow_llm_batch.models import is_call
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def unfinished(store: JobStore, hook: LLMBatchHook, job: Job) -> RowSet:
     listing = store.listing()
     for shard in job.shards:
         batch = listing.attempts(shard.index).ended()
-        if batch is None or batch.outcome == "completed":
+        if batch is None or batch.outcome == "completed" or is_call(batch.id):
             continue
         worked, finished = RowSet(), 0
         for line in batch_lines(hook, batch) if batch.id else ():

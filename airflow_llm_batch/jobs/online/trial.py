@@ -59,12 +59,15 @@ class Row(NamedTuple):
     line: bytes | None
 
 
-def try_first(store: JobStore, hook: LLMBatchHook, job: Job, trial: Trial, stop: Event) -> Tried | None:
+def try_first(
+    store: JobStore, hook: LLMBatchHook, job: Job, trial: Trial, stop: Event, *, judge: bool = True
+) -> Tried | None:
     """Call the rows that are tried first, unless that was done; what they have shown, None without an answer.
 
     Rows that nobody answers, for a reason that may pass, are sent in a batch like all others, where one of so few rows
     is taken; else they are called once more before the job is landed.
 
+    :param judge: False to send the others whatever is answered.
     :raises FirstRowsFailed: when all of them are refused for good, or more of them failed than may.
     :raises RefusedForGood: when the vendor refuses the key.
     :raises Interrupted: when it was stopped; what was answered is kept.
@@ -90,7 +93,7 @@ def try_first(store: JobStore, hook: LLMBatchHook, job: Job, trial: Trial, stop:
         return None
     tried = kept(store, hook, job, answered)
     tell(tried)
-    if why := why_not(answered, trial):
+    if judge and (why := why_not(answered, trial)):
         for shard in called:
             # The next run of the task tries them anew: something was mended meanwhile.
             store.attempts(shard.index).forget_calls()
@@ -224,14 +227,13 @@ def why_not(rows: Sequence[Row], trial: Trial) -> str | None:
 def finish_tried(store: JobStore, hook: LLMBatchHook, job: Job, stop: Event) -> None:
     """Call once more, before the job is landed, the rows that were tried first and that nobody has answered."""
     listing = store.listing()
-    left = [
-        shard
-        for shard in job.shards
-        if shard.is_tried
-        and (batch := listing.attempts(shard.index).ended()) is not None
-        and is_call(batch.id)
-        and batch.outcome != "completed"
-    ]
+    left = []
+    for shard in job.shards:
+        attempts = listing.attempts(shard.index)
+        created, batch = attempts.created(), attempts.ended()
+        called = shard.is_tried and created is not None and is_call(created.batch_id)
+        if called and (batch is None or batch.outcome != "completed"):
+            left.append(shard)
     if left:
         try:
             Online(store, hook, of_shards(job, left), Calls(concurrency=AT_ONCE, timeout=PATIENCE), stop=stop).run()

@@ -13,6 +13,7 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.budget import describe, priced, together
+from airflow_llm_batch.jobs.money.funds import release
 from airflow_llm_batch.jobs.money.likely import likely
 from airflow_llm_batch.jobs.money.pricing import Prices
 from airflow_llm_batch.jobs.money.tokens import counter_of
@@ -70,6 +71,8 @@ def take_up(store: JobStore, hook: LLMBatchHook, rows: Rows, waves: Waves, on_ch
             # Rows that were landed as never sent: a job beside it takes their place.
             return Taken(JobStore(store.address.next_generation.uri), None, history.rounds(store))
         log.info("Job %s was cut too large for the vendor's queue, and nothing of it ran: cutting it anew.", job.id)
+        if job.budgeted:
+            release(store, sent=False)
         store.remove()
         return Taken(store, None, [])
     log.info("Job %s is planned already (%d rows, %d shards); taking it up.", job.id, job.rows, len(job.shards))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -117,7 +118,7 @@ def write_shards(
     # Of everything that is sent, in the order of the rows: how it is cut into shards changes nothing.
     fingerprint = hashlib.sha256(f"{provider.name}{spec.identity}".encode())
     try:
-        head, lines = taken_first(spec.lines(provider, store.job_id, kinds), first)
+        head, lines = taken_first(spec.lines(provider, store.job_id, kinds), first, cutter.limits.minimum)
         for line in head:
             fingerprint.update(line.request)
             fingerprint.update(line.entry)
@@ -138,16 +139,22 @@ def write_shards(
     return Written(shards, fingerprint.hexdigest(), use.estimates(), tried.estimates(), kinds, several)
 
 
-def taken_first(lines: Iterator[Line], first: First) -> tuple[list[Line], Iterator[Line]]:
-    """The lines that are tried first, none of a job that is too small for it; and those that are left."""
+def taken_first(lines: Iterator[Line], first: First, minimum: int) -> tuple[list[Line], Iterator[Line]]:
+    """The lines that are tried first, none of a job that is too small for it; and those that are left.
+
+    :param minimum: lines that a batch has at least: so many are left of each kind that is tried.
+    """
     held: list[Line] = []
-    size = 0
-    while first.rows and len(held) < max(first.least, first.rows + 1) and (size < WORTH or len(held) <= first.rows):
+    size, least = 0, max(first.least, first.rows + max(minimum, 1))
+    while first.rows and len(held) < least and (size < WORTH or len(held) <= first.rows):
         line = next(lines, None)
         if line is None:
             return [], iter(held)
         held.append(line)
         size += len(line.request)
+    left = Counter(line.kind.group for line in held[first.rows :])
+    if any(left[line.kind.group] < minimum for line in held[: first.rows]):
+        return [], chain(held, lines)
     return held[: first.rows], chain(held[first.rows :], lines)
 
 

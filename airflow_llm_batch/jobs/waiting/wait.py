@@ -13,7 +13,7 @@ from airflow_llm_batch.jobs.directory.owner import this_process
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission.room import Refusal, Room, never_fits
 from airflow_llm_batch.jobs.waiting.decisions import Next, Wait
-from airflow_llm_batch.models import Intent, Shard, Void
+from airflow_llm_batch.models import Intent, Shard, Void, is_call
 
 if TYPE_CHECKING:
     import logging
@@ -77,6 +77,8 @@ class JobWait:
             attempts = listing.attempts(index)
             if state in ("ended", "planned") and (batch := attempts.ended()):
                 wait.seen[index] = batch
+            elif state != "planned" and (created := attempts.created()) and is_call(created.batch_id):
+                continue  # calls of rows that were tried first: whoever lands the job brings them to their end
             elif state != "planned" and (created := attempts.created()):
                 wait.pending[index] = created.batch_id
                 self.tries[index] = attempts.last()
@@ -85,7 +87,8 @@ class JobWait:
         # A wave of this wait that was killed half-way; settling it is part of creating.
         wait.doubtful = "creating" in states.values()
         refusal = Refusal.latest(listing, wait.planned)
-        if wait.planned and len(wait.planned) == len(states) and refusal is None:
+        sent = {shard.index for shard in job.shards if not shard.is_tried} - wait.planned
+        if wait.planned and not sent and not wait.pending and refusal is None:
             raise WaitEnded(f"Nothing of the job at {store.uri} was submitted; clear the submitting task first.")
         # Of a job that is all with the vendor too: what was created may turn out to have found no room.
         wait.room = Room.of(job, refusal, self.hook.options)

@@ -147,7 +147,7 @@ def test_a_job_that_has_ended_already_is_told_by_its_task(connect, context, stor
         operator, handle = submit(context, conn_id, completion=asset)
         assert operator.outlets == []
         AwaitedJobs(storage, conn_id).forget(awaited(handle))
-        AwaitedJobs(storage, conn_id).end(handle["batches"])
+        AwaitedJobs(storage, conn_id).end(handle["batches"][0])
         again, same = submit(context, conn_id, completion=asset)
     assert same == handle
     assert again.outlets == [asset]

