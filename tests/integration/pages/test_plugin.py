@@ -18,7 +18,7 @@ from support.pages import NASTY, look, submit
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.jobs.view.overview import Overview
-from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator
+from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
 from airflow_llm_batch.plugin import snapshot as snapshot_module
 from airflow_llm_batch.plugin.app import make_app
 from airflow_llm_batch.plugin.snapshot import Snapshot
@@ -272,3 +272,19 @@ def test_airflow_loads_the_plugin_and_its_files_are_in_the_package():
         "icon.svg",
         "icon-dark.svg",
     }
+
+
+def test_a_job_whose_first_rows_were_tried_can_be_cancelled(site, connect, storage):
+    """They are no batch, and the others are; the page shows what was tried."""
+    with Emulator(duration=60) as emulator:
+        task = SubmitBatchOperator(
+            task_id="submit", conn_id=connect(emulator.url), rows=[{"text": f"t {n}"} for n in range(10)],
+            request=ChatRequest("gpt-5-mini", user="{text}", max_tokens=50), check_first=2, storage=storage,
+        )  # fmt: skip
+        ti = SimpleNamespace(dag_id="dag", run_id="run", task_id="submit", map_index=-1)
+        task.execute({"ti": ti})
+        page = site.get("job/dag/run/submit/-1")
+    assert page["may_cancel"] is True
+    assert [row["row"] for row in page["tried"]["rows"]] == [0, 1]
+    assert [shard["is_tried"] for shard in page["timeline"]] == [True, False]
+    assert page["shards"] == 1
