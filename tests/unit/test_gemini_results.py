@@ -310,6 +310,13 @@ def changed(value, path, new):
     return copy
 
 
+def test_an_ending_in_an_odd_shape_has_its_code():
+    """A list where a word should be: refused all the same, and by what."""
+    answer = {"candidates": [{"content": {"parts": []}, "finishReason": ["SAFETY"]}], "modelVersion": "m"}
+    result = Gemini("http://h").read(json.dumps({"key": "a", "response": answer}).encode())
+    assert (result.status, result.error_code) == ("refused", '["SAFETY"]')
+
+
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(GOOD), st.data())
 def test_whatever_json_stands_in_an_answer_the_row_gets_a_result(said, data):

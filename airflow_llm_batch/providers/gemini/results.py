@@ -129,6 +129,8 @@ def settle(candidate: dict[str, Any], calls: list[dict[str, Any]], result: Resul
         invalid(result, reason.lower(), said or f"The answer ended as {reason}, and is none.")
     else:
         judge(result, ENDINGS, cut_call=cut_call(calls))
+        if result.status == "refused":
+            result.error_code = result.error_code or result.finish_reason
         if result.status == "truncated" and said:
             result.error_message = f"{result.error_message or 'The answer was cut short.'} {said}"
 
