@@ -156,7 +156,7 @@ class Body:
         return b"".join(self.parts)
 
 
-def read(response: httpx.Response) -> bytes:
+def read(response: httpx.Response, slowest: float = SLOWEST) -> bytes:
     """The body of an answer that has just begun.
 
     :raises TooLarge: when it is more than may be; ``httpx.RequestError`` when it breaks off or cannot be unpacked.
@@ -168,13 +168,13 @@ def read(response: httpx.Response) -> bytes:
         for chunk in response.iter_raw():
             if not body.add(chunk):
                 break
-            check_pace(began)
+            check_pace(began, slowest)
         return body.end()
     finally:
         response.close()
 
 
-async def aread(response: httpx.Response) -> bytes:
+async def aread(response: httpx.Response, slowest: float = SLOWEST) -> bytes:
     """``read`` on an event loop."""
     if response.is_stream_consumed:
         return response.content
@@ -183,16 +183,16 @@ async def aread(response: httpx.Response) -> bytes:
         async for chunk in response.aiter_raw():
             if not body.add(chunk):
                 break
-            check_pace(began)
+            check_pace(began, slowest)
         return body.end()
     finally:
         await response.aclose()
 
 
-def check_pace(began: float) -> None:
+def check_pace(began: float, slowest: float) -> None:
     """:raises httpx.ReadTimeout: for an answer that goes on coming and does not end."""
-    if time.monotonic() - began > SLOWEST:
-        raise httpx.ReadTimeout(f"the answer is still coming after {SLOWEST:.0f} seconds")
+    if time.monotonic() - began > slowest:
+        raise httpx.ReadTimeout(f"the answer is still coming after {slowest:.0f} seconds")
 
 
 def pieces(response: httpx.Response) -> Iterator[bytes]:

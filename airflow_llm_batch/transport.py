@@ -7,7 +7,7 @@ import email.utils
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt
 
 from airflow_llm_batch import __version__
 from airflow_llm_batch.addresses import check_headers
-from airflow_llm_batch.bounded import TooLarge, aread, pieces, plain, read
+from airflow_llm_batch.bounded import SLOWEST, TooLarge, aread, pieces, plain, read
 from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected, VendorUnavailable
 from airflow_llm_batch.models import Batch, Page
 from airflow_llm_batch.pauses import drop_response, pause
@@ -60,6 +60,7 @@ class Transport:
     :param retries: how often a safe call is repeated.
     :param timeout: seconds of silence allowed while reading or writing.
     :param connect_timeout: seconds allowed for connecting.
+    :param slowest: seconds that an answer may take from its first byte to its last; ``pause`` those before another try.
     """
 
     def __init__(
@@ -70,16 +71,16 @@ class Transport:
         retries: float = 5,
         timeout: float = 120,
         connect_timeout: float = 15,
+        slowest: float = SLOWEST,
+        pause: Callable[[RetryCallState], float] = pause,
     ) -> None:
-        self.provider = provider
-        self.retries = int(retries)
+        self.provider, self.retries, self.pause = provider, int(retries), pause
+        self.connect_timeout, self.slowest = connect_timeout, slowest
         #: seconds by which the vendor's clock is ahead of ours, None before it has told
         self.clock_ahead: float | None = None
-        self.connect_timeout = connect_timeout
         check_headers(provider.options.headers)
         # Nothing compressed is asked for: a small answer may be a large one in memory.
-        agent = {"user-agent": f"airflow-provider-llm-batch/{__version__}", "accept-encoding": "identity"}
-        self.agent = agent
+        self.agent = {"user-agent": f"airflow-provider-llm-batch/{__version__}", "accept-encoding": "identity"}
         login = Login("", "", login) if isinstance(login, str) else login
         self.auth = provider.auth(login)
         options = provider.options
@@ -93,7 +94,7 @@ class Transport:
             "auth": self.auth,
             "timeout": httpx.Timeout(timeout, connect=connect_timeout),
             "follow_redirects": False,
-            "headers": agent,
+            "headers": self.agent,
         }
 
     @property
@@ -225,11 +226,11 @@ class Transport:
     def exchange(self, request: httpx.Request, stream: bool) -> httpx.Response:
         """One request and its answer."""
         response = self.client.send(request, stream=True)
-        return response if stream and response.is_success else self.told(response, read(response))
+        return response if stream and response.is_success else self.told(response, read(response, self.slowest))
 
     async def aexchange(self, request: httpx.Request, client: httpx.AsyncClient) -> httpx.Response:
         response = await client.send(request, stream=True)
-        return self.told(response, await aread(response))
+        return self.told(response, await aread(response, self.slowest))
 
     def told(self, response: httpx.Response, content: bytes) -> httpx.Response:
         """An answer as a flow gets to see it: one that is no JSON object may be quoted, and by halves."""
@@ -282,7 +283,7 @@ class Transport:
         return {
             "retry": again,
             "stop": stop_after_attempt(self.retries + 1),
-            "wait": pause,
+            "wait": self.pause,
             "before_sleep": drop_response,
             "retry_error_callback": lambda state: state.outcome.result(),
         }

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.view.overview import JobView, RoundFiles
 
 T = TypeVar("T")
-#: seconds for which what was read is good enough
-FRESH = 2.0
-#: seconds that a request waits for the store
-PATIENCE = 5.0
+FRESH, PATIENCE = 2.0, 5.0
 #: pages of one job that are read at once
 READERS = 4
 
@@ -41,10 +38,14 @@ class Seen(NamedTuple):
 
 
 class Snapshot:
-    """The newest look at the job store, for all requests of the process."""
+    """The newest look at the job store, for all requests of the process.
 
-    def __init__(self, overview: Overview | None = None) -> None:
-        self.overview = overview or Overview()
+    :param fresh: seconds for which what was read is good enough.
+    :param patience: seconds that a request waits for the store.
+    """
+
+    def __init__(self, overview: Overview | None = None, fresh: float = FRESH, patience: float = PATIENCE) -> None:
+        self.overview, self.fresh, self.patience = overview or Overview(), fresh, patience
         self.pool = ThreadPoolExecutor(1, "llm-batch-snapshot")
         self.readers = ThreadPoolExecutor(READERS, "llm-batch-page")
         self.lock = threading.Lock()
@@ -59,7 +60,7 @@ class Snapshot:
 
         :raises StoreTrouble: when it was never read and cannot be now.
         """
-        if self.seen is not None and not self.is_stale and time.monotonic() - self.read_at < FRESH:
+        if self.seen is not None and not self.is_stale and time.monotonic() - self.read_at < self.fresh:
             return self.seen
         try:
             return await self._wait_for(self._once(None, self.pool, self._read))
@@ -75,7 +76,7 @@ class Snapshot:
         :raises StoreTrouble: when the store cannot be read, or not in time.
         """
         known = self.known.get(key)
-        if known is not None and time.monotonic() - known[0] < FRESH:
+        if known is not None and time.monotonic() - known[0] < self.fresh:
             value: T = known[1]
             return value
         value = await self._wait_for(self._once(key, self.readers, read))
@@ -101,10 +102,10 @@ class Snapshot:
 
     async def _wait_for(self, future: Future[T]) -> T:
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), PATIENCE)
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), self.patience)
         except TimeoutError:
             raise StoreTrouble(
-                f"The job store at {self.overview.uri} has not answered for {PATIENCE:.0f} seconds."
+                f"The job store at {self.overview.uri} has not answered for {self.patience:.0f} seconds."
             ) from None
         except Exception as error:
             raise StoreTrouble(

@@ -56,9 +56,11 @@ def provider_class(name: str) -> type[Provider]:
 
     :raises ConfigurationError: for an unknown name, listing the known ones; and for one that cannot be imported.
     """
-    known = {**brought(), **OURS}
+    wanted = name.strip().lower()
+    # To look through all that is installed takes a while: not for a name that is ours.
+    known = OURS if wanted in OURS else {**brought(), **OURS}
     try:
-        module, _, attribute = known[name.strip().lower()].partition(":")
+        module, _, attribute = known[wanted].partition(":")
     except KeyError:
         raise ConfigurationError(
             f"Unknown provider {name!r}; known are {', '.join(sorted(known))}. Set it as 'provider' in the "

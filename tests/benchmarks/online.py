@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from measure import table
@@ -31,13 +33,19 @@ def answer(model):
     head = b"HTTP/1.1 200 OK\\r\\ncontent-type: application/json\\r\\ncontent-length: %d\\r\\n\\r\\n"
     return head % len(body) + body
 class Model(asyncio.Protocol):
+    asked = 0
     def connection_made(self, transport):
         self.transport, self.read = transport, b""
     def data_received(self, data):
         self.read += data
         head, _, rest = self.read.partition(b"\\r\\n\\r\\n")
         size = int(head.lower().partition(b"content-length:")[2].split(b"\\r\\n")[0] or 0)
-        if _ and len(rest) >= size:
+        if _ and head.startswith(b"GET"):
+            told = b"%d" % Model.asked
+            self.read = b""
+            self.transport.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: %d\\r\\n\\r\\n%b" % (len(told), told))
+        elif _ and len(rest) >= size:
+            Model.asked += 1
             self.read = rest[size:]
             model = json.loads(rest[:size])["model"]
             late = 3.0 if model.startswith("slow") else float(sys.argv[1])
@@ -48,6 +56,17 @@ async def main():
     await server.serve_forever()
 asyncio.run(main())
 """
+
+
+@contextmanager
+def model_server(latency: float) -> Iterator[str]:
+    """A server whose calls take so many seconds, in a process of its own; a GET tells how many it has had."""
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(latency)], stdout=subprocess.PIPE, text=True)
+    try:
+        yield f"http://127.0.0.1:{server.stdout.readline().strip()}"  # type: ignore[union-attr]
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def ours(url: str, calls: int, at_once: int, models: list[str] | None = None) -> None:
@@ -157,9 +176,7 @@ def main() -> None:
     if given.name:
         {"ours": ours, "litellm": litellm}[given.name](given.url, given.calls, given.at_once, given.models)
         return
-    server = subprocess.Popen([sys.executable, "-c", SERVER, str(given.latency)], stdout=subprocess.PIPE, text=True)
-    try:
-        url = f"http://127.0.0.1:{server.stdout.readline().strip()}"  # type: ignore[union-attr]
+    with model_server(given.latency) as url:
         ideal = given.calls * given.latency / given.at_once
         rows = []
         for name in [given.only] if given.only else ["ours", "litellm"]:
@@ -179,9 +196,6 @@ def main() -> None:
         print(f"{given.calls:,} calls of {given.latency * 1000:.0f} ms, {given.at_once} at once: ideally {ideal:.2f} s")
         shown = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
         print(table(["", "wall s", "x ideal", "CPU s", "peak MB", "fast model, s", "fastest of two, s"], shown))
-    finally:
-        server.terminate()
-        server.wait()
 
 
 if __name__ == "__main__":

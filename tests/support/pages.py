@@ -16,7 +16,6 @@ from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.view.overview import Overview
 from airflow_llm_batch.jobs.waiting.wait import JobWait
 from airflow_llm_batch.operators import SubmitBatchOperator
-from airflow_llm_batch.plugin import snapshot as snapshot_module
 from airflow_llm_batch.plugin.app import make_app
 from airflow_llm_batch.plugin.snapshot import Snapshot
 
@@ -40,11 +39,10 @@ def dags():
 class Site:
     """The app over one storage, as a user of a role sees it."""
 
-    def __init__(self, storage: str, monkeypatch) -> None:
+    def __init__(self, storage: str) -> None:
         self.overview = Overview(storage)
-        self.snapshot = Snapshot(self.overview)
+        self.snapshot = Snapshot(self.overview, fresh=0.0)
         self.app = make_app(self.snapshot)
-        monkeypatch.setattr(snapshot_module, "FRESH", 0.0)
         self.as_role("admin")
 
     def as_role(self, role: str | None) -> Site:
@@ -66,7 +64,7 @@ def storage(tmp_path):
 
 @pytest.fixture
 def site(storage, monkeypatch, dags):
-    return Site(storage, monkeypatch)
+    return Site(storage)
 
 
 def record(conn_id, dag_id="dag", run_id="run", task_id="submit", map_index=-1, **fields):

@@ -17,8 +17,11 @@ GOOD = {
 
 
 @contextmanager
-def server(answer):
-    """A model server: ``answer(times asked before, body) -> (status, body)``, by prompt."""
+def server(answer, retry_after_ms=None):
+    """A model server: ``answer(times asked before, body) -> (status, body)``, by prompt.
+
+    :param retry_after_ms: how long it wants callers to wait, told with every answer.
+    """
     asked: Counter[str] = Counter()
     bodies = []
 
@@ -34,6 +37,8 @@ def server(answer):
             data = said if isinstance(said, bytes) else json.dumps(said).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(data)))
+            if retry_after_ms is not None:
+                self.send_header("retry-after-ms", str(retry_after_ms))
             self.end_headers()
             self.wfile.write(data)
 

@@ -10,7 +10,6 @@ import httpx
 import pytest
 from support import SECRET
 
-from airflow_llm_batch import transport as module
 from airflow_llm_batch.exceptions import RequestRejected, VendorUnavailable
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.pauses import retry_after
@@ -39,13 +38,8 @@ class Vendor:
         return self(request)
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    monkeypatch.setattr(module, "pause", lambda state: 0)
-
-
 def on(vendor, retries=3):
-    made = Transport(OpenAI(BASE), SECRET, retries=retries)
+    made = Transport(OpenAI(BASE), SECRET, retries=retries, pause=lambda state: 0)
     made.options["transport"] = httpx.MockTransport(vendor)
     return made
 

@@ -40,7 +40,7 @@ SLICE = 25
 GATHERING = 0.5
 #: seconds between two looks at the very least
 SHORTEST = 0.01
-#: seconds to wait after something unforeseen, and how often in a row
+#: seconds to wait after something unforeseen, and how often in a row that may be
 AGAIN, MOST_FAILURES = 10.0, 30
 FORBIDDEN = 403
 #: seconds until a listing is asked for again that failed where single reads did not
@@ -101,6 +101,7 @@ class Turn:
 class Watch:
     """The loop of one connection.
 
+    :param again: seconds to wait after something unforeseen.
     :ivar hook: inside its session.
     :ivar lists_from: epoch seconds from which listings are asked for; a gateway may have none.
     :ivar error: why it has ended.
@@ -111,8 +112,8 @@ class Watch:
     #: epoch seconds at which an event last woke somebody
     told_at = 0.0
 
-    def __init__(self, conn_id: str, connect: Callable[[str], LLMBatchHook]) -> None:
-        self.conn_id, self.connect = conn_id, connect
+    def __init__(self, conn_id: str, connect: Callable[[str], LLMBatchHook], again: float = AGAIN) -> None:
+        self.conn_id, self.connect, self.again = conn_id, connect, again
         self.key = asyncio.get_running_loop(), conn_id
         self.users = 0
         self.turns: set[Turn] = set()
@@ -169,12 +170,12 @@ class Watch:
                     await self.look_on()
             except Exception as error:
                 # Airflow itself may not answer for a moment when the connection is looked up once more.
-                failures = 1 if time.time() - began > MOST_FAILURES * AGAIN else failures + 1
+                failures = 1 if time.time() - began > MOST_FAILURES * self.again else failures + 1
                 if not self.open.done() or isinstance(error, LLMBatchError) or failures > MOST_FAILURES:
                     self.end(error)
                     return
                 log.warning("Watching %s broke off, going on: %s: %s", self.conn_id, type(error).__name__, error)
-                await asyncio.sleep(AGAIN)
+                await asyncio.sleep(self.again)
 
     def end(self, error: Exception) -> None:
         """What may pass was waited for; this concerns every wait on the connection. Later ones start anew."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from airflow_llm_batch.exceptions import ConfigurationError, RefusedForGood, VendorUnavailable
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
-from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
+from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider, address
 from airflow_llm_batch.providers.batches import identifier, readable
 from airflow_llm_batch.providers.bodies import Call, Paged, Payload, Source, after, repeatable, streamed, with_members
 from airflow_llm_batch.providers.caching import GEMINI, least
@@ -104,7 +104,7 @@ class Gemini(Provider):
 
     def address_of(self, *parts: str, verb: str = "", query: Mapping[str, Any] | None = None) -> httpx.URL:
         """An address below the version; ``verb`` is what follows a colon, which must not be encoded."""
-        url = httpx.URL(f"{self.url(self.version, *parts).copy_with(query=None)}{verb}")
+        url = address(f"{self.url(self.version, *parts).copy_with(query=None)}{verb}")
         asked = {**self.options.query, **(query or {})}
         return url.copy_merge_params(asked) if asked else url
 

@@ -16,7 +16,6 @@ from support.endless import MB, bomb, endless, padded, peak
 from support.servers import GOOD
 
 from airflow_llm_batch import bounded
-from airflow_llm_batch import transport as transport_module
 from airflow_llm_batch.bounded import LARGEST, Unpacking, split_lines
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.exceptions import RequestRejected, VendorUnavailable
@@ -37,10 +36,9 @@ def vendor():
 
 
 @pytest.fixture
-def hook(vendor, connect, monkeypatch):
-    monkeypatch.setattr(transport_module, "pause", lambda state: 0)
+def hook(vendor, connect):
     made = LLMBatchHook(connect(vendor.url, retries=3))
-    made.transport.client  # noqa: B018
+    made.transport.pause = lambda state: 0
     yield made
     made.close()
 
@@ -107,9 +105,9 @@ def test_an_answer_without_end_is_hung_up_on(vendor, hook, get):
     assert vendor.calls == 1
 
 
-def test_an_answer_that_trickles_ends_too(vendor, hook, get, monkeypatch):
+def test_an_answer_that_trickles_ends_too(vendor, hook, get):
     """Seconds, not bytes: it counts as a connection that failed, and a reading is repeated."""
-    monkeypatch.setattr(bounded, "SLOWEST", 0.2)
+    hook.transport.slowest = 0.2
     vendor.chunks = vendor.trickle
     with pytest.raises(VendorUnavailable, match="still coming after 0 seconds"):
         get(hook)

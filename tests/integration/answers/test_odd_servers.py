@@ -46,10 +46,9 @@ PASSING = [
 
 
 @pytest.mark.parametrize("trouble", PASSING, ids=lambda t: f"{t[0]}-{str(t[1])[:40]}")
-def test_calls_are_repeated_whatever_the_trouble_is_called(connect, context, tmp_path, trouble, monkeypatch):
+def test_calls_are_repeated_whatever_the_trouble_is_called(connect, context, tmp_path, trouble):
     """In the status, in the body of a 200, of a 400: asked once more, and answered."""
-    monkeypatch.setattr("airflow_llm_batch.jobs.online.endpoint.FIRST_PAUSE", 0.01)
-    with server(lambda before, body: (200, GOOD) if before else trouble) as (url, asked, _):
+    with server(lambda before, body: (200, GOOD) if before else trouble, retry_after_ms=10) as (url, asked, _):
         _, rows = call(connect, context, tmp_path, url)
     assert [row["status"] for row in rows] == ["succeeded"] * 2
     assert set(asked.values()) == {2}

@@ -477,14 +477,14 @@ ROW_KINDS = (
 )
 
 
-def test_a_soak_of_faults_pays_every_job_once(emulator, connect, tmp_path, monkeypatch):
+def test_a_soak_of_faults_pays_every_job_once(emulator, connect, tmp_path):
     """300 jobs with seeded faults at random calls, retried as Airflow would: one batch a shard, one record a row."""
-    monkeypatch.setattr("airflow_llm_batch.transport.pause", lambda state: 0)
     draw, began, struck = random.Random(20261121), time.time(), 0
     for number in range(300):
         provider = draw.choice(("openai", "anthropic"))
         extra = {"settle_seconds": 0.01, "create_seconds": 0.02, "limits": {"requests": 5}}
         hook = LLMBatchHook(connect(emulator.url, provider, **extra))
+        hook.transport.pause = lambda state: 0
         emulator.vendor.batches.clear()
         faults = [
             {"on": "*", "skip": draw.randrange(12), **draw.choice(FAULT_KINDS)} for _ in range(draw.randint(0, 3))

@@ -19,7 +19,6 @@ from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.jobs.view.overview import Overview
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
-from airflow_llm_batch.plugin import snapshot as snapshot_module
 from airflow_llm_batch.plugin.app import make_app
 from airflow_llm_batch.plugin.snapshot import Snapshot
 
@@ -211,7 +210,7 @@ def test_a_thousand_jobs_cost_one_listing_and_no_second_reading(site, connect, s
 
 def test_a_slow_store_gives_a_message_and_what_was_seen_last(site, connect, storage, monkeypatch):
     """Before the first look: 503 with the reason, soon. Later: the last look, and how old it is."""
-    monkeypatch.setattr(snapshot_module, "PATIENCE", 0.2)
+    site.snapshot.patience = 0.2
     gate = threading.Event()
     real = Overview.refresh
 

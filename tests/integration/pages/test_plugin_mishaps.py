@@ -111,7 +111,7 @@ def test_a_store_that_hangs_holds_up_one_page_and_not_airflow(site, connect, sto
     with Emulator(duration=60) as emulator:
         submit(connect(emulator.url), storage)
         site.get("jobs")
-        monkeypatch.setattr(snapshot, "PATIENCE", 0.2)
+        site.snapshot.patience = 0.2
         gate, read = threading.Event(), []
         real = api.detail
 
