@@ -131,7 +131,7 @@ class SubmitBatchOperator(AsksRows):
         if ended:
             jobs.forget(awaited)
         elif jobs.expect(awaited):
-            if asset is not None and not (takes_events or getattr(asset, "watchers", None)):
+            if asset is not None and not (hook.options.webhook_secret or getattr(asset, "watchers", None)):
                 self.log.warning(
                     "Unless another DAG watches asset %r, nobody tells that the job has ended: make the asset with "
                     "completion_asset(...), or give connection %r a webhook_secret.", asset.name, handle.conn_id,
