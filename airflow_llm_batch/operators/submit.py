@@ -115,9 +115,9 @@ class SubmitBatchOperator(AsksRows):
         from airflow_llm_batch.jobs.directory.address import default_storage
         from airflow_llm_batch.jobs.directory.awaited import Awaited, AwaitedJobs
 
-        takes_events = hook.options.takes_events
+        is_told = bool(hook.options.webhook_secret)
         whole = handle.shards is None or len(handle.batches) >= handle.shards
-        if self.completion is None and not (takes_events and whole):
+        if self.completion is None and not (is_told and whole):
             return
         ti = context["ti"]
         asset = self.completion
@@ -131,7 +131,7 @@ class SubmitBatchOperator(AsksRows):
         if ended:
             jobs.forget(awaited)
         elif jobs.expect(awaited):
-            if asset is not None and not (hook.options.webhook_secret or getattr(asset, "watchers", None)):
+            if asset is not None and not (is_told or getattr(asset, "watchers", None)):
                 self.log.warning(
                     "Unless another DAG watches asset %r, nobody tells that the job has ended: make the asset with "
                     "completion_asset(...), or give connection %r a webhook_secret.", asset.name, handle.conn_id,
