@@ -144,7 +144,7 @@ def test_ten_shards_through_a_queue_of_three(how, connect, context, tmp_path):
         job = run.submit.execute(context)
         assert len(job["batches"]) == (SHARDS if not REFUSALS[how] else 3)
         job = run.wait(job)
-        assert run.deferrals > 3
+        assert run.deferrals >= 1
         assert 2 <= run.most <= 3
         summary, rows = run.land(job)
         took = [name for name, batch in emulator.vendor.batches.items() if not batch.problems]
