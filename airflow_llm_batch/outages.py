@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-import random
 import re
 import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 #: errors that tell what will be so tomorrow
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, UnicodeError)
@@ -69,13 +70,10 @@ def patiently(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R
 
     :raises Exception: the last one, as the store raised it.
     """
-    wait = FIRST
-    for _ in range(1, TRIES):
-        try:
-            return operation(*args, **kwargs)
-        except Exception as error:
-            if not is_outage(error):
-                raise
-        pause(min(wait + random.uniform(0, FIRST), LONGEST))  # noqa: S311
-        wait *= 2
-    return operation(*args, **kwargs)
+    return Retrying(
+        retry=retry_if_exception(is_outage),
+        stop=stop_after_attempt(TRIES),
+        wait=wait_exponential_jitter(initial=FIRST, max=LONGEST, jitter=FIRST),
+        sleep=lambda seconds: pause(seconds),
+        reraise=True,
+    )(operation, *args, **kwargs)

@@ -22,7 +22,7 @@ from airflow_llm_batch.jobs.online.pace import Pace
 from airflow_llm_batch.pauses import retry_after
 from airflow_llm_batch.providers.json_lines import UNREADABLE, bare
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, is_refused_key, may_pass
-from airflow_llm_batch.wire import Wire, open_wire
+from airflow_llm_batch.wire import Wire
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.outputs import OutputCheck
@@ -115,7 +115,7 @@ class Vendor:
     async def wire(self, tokens: int) -> AsyncIterator[Wire]:
         """A connection for one call, when it is this call's turn."""
         await self.pace.enter(tokens)
-        wire = self.idle.pop() if self.idle else open_wire(self.origin, self.headers, self.connect_timeout)
+        wire = self.idle.pop() if self.idle else Wire(self.origin, self.headers, self.connect_timeout)
         try:
             yield wire
         finally:
