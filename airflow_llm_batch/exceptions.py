@@ -109,7 +109,14 @@ class ResultsUnusable(SomethingBilled, AirflowFailException):
 
 
 class FirstRowsFailed(SomethingBilled, AirflowFailException):
-    """The rows that were tried before the others failed: a few calls were billed at most, and no batch was made."""
+    """The rows that were tried before the others failed: a few calls were billed at most, and no batch was made.
+
+    :param cost_usd: of these calls, as far as it is known.
+    """
+
+    def __init__(self, message: str, cost_usd: float = 0.0) -> None:
+        super().__init__(message)
+        self.cost_usd = cost_usd
 
 
 class Unwritable(SomethingBilled):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.money.budgets import Account
+    from airflow_llm_batch.jobs.money.accounts import Account
     from airflow_llm_batch.jobs.money.tally import Tally
     from airflow_llm_batch.models import Job
 

@@ -21,8 +21,8 @@ from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
 from airflow_llm_batch.jobs.looks import Looks
 from airflow_llm_batch.jobs.money import funds
-from airflow_llm_batch.jobs.money.budget import check_again, check_budget, estimated_cost
-from airflow_llm_batch.jobs.money.budgets import DAG
+from airflow_llm_batch.jobs.money.accounts import DAG
+from airflow_llm_batch.jobs.money.budget import check_again, check_budget, estimated_cost, total
 from airflow_llm_batch.jobs.options import NOT_TRIED, Deadline, Origin, Recovery, Target, Trial, Waves
 from airflow_llm_batch.jobs.planning.encoding import RowSpec
 from airflow_llm_batch.jobs.planning.plan import take_up, write_plan
@@ -135,8 +135,7 @@ class JobRun:
         :return: what the job may cost at most, 0 where that is not known.
         :raises BudgetExceeded: before anything was sent.
         """
-        if lane == "batch" and self.is_called:
-            lane = "online"
+        lane = self._lane(lane)
         self._spent = spent
         if self.max_cost is not None and not self.is_begun:
             check_budget(self.job, self.max_cost, spent, lane)
@@ -155,9 +154,8 @@ class JobRun:
         except (Busy, Interrupted):
             # Another try of the task is at it, or the next one goes on.
             raise
-        except FirstRowsFailed:
-            tried = self.store.tried()
-            self.give_back(sum(row.cost_usd or 0.0 for row in tried.rows) if tried is not None else 0.0)
+        except FirstRowsFailed as error:
+            self.give_back(error.cost_usd)
             raise
         except Exception:
             self.give_back()
@@ -184,9 +182,12 @@ class JobRun:
         """
         if history.is_sent(self.store, self.job):
             return []
-        lane = "online" if lane == "batch" and self.is_called else lane
         labels = {**self.labels, DAG: [self.origin.dag_id]}
-        return funds.reserve(self.hook, self.store, self.job, labels, lane)
+        return funds.reserve(self.hook, self.store, self.job, labels, self._lane(lane))
+
+    def _lane(self, wanted: str) -> str:
+        """The lane whose price holds: of rows that are too few for a batch, that of calls."""
+        return "online" if wanted == "batch" and self.is_called else wanted
 
     def give_back(self, cost: float = 0.0) -> None:
         """What was reserved for a job of which nothing was sent.
@@ -207,33 +208,22 @@ class JobRun:
         """Call the rows that are tried before all others, and ask for budgets anew by what they have shown."""
         from airflow_llm_batch.jobs.online.trial import try_first
 
-        tried_shards = [shard for shard in self.job.shards if shard.is_tried]
-        if not tried_shards or self.is_begun:
-            return
-        states = self.store.states(self.job)
-        # So few rows are no batch of some vendors, and what an earlier try has begun to call is called to its end.
-        wanted = tried_shards[0].rows < self.hook.provider.limits.minimum
-        wanted = wanted or any(states[shard.index] != "planned" for shard in tried_shards)
-        if not (self.trial.rows or wanted):
-            return
-        tried = try_first(self.store, self.hook, self.job, self.trial, self.stop, judge=bool(self.trial.rows))
+        tried = None if self.is_begun else try_first(self.store, self.hook, self.job, self.trial, self.stop)
         if tried is None:
             return
         if self.max_cost is not None:
             check_again(tried, self.max_cost, self._spent)
-        costs = [estimate.cost_usd for estimate in tried.estimate.values()]
-        if None not in costs:
-            longer = sum(filter(None, costs)) - (estimated_cost(self.job) or 0.0)
-            funds.reserve_more(self.hook, self.store, max(longer, 0.0))
+        longer = (total(tried.estimate) or 0.0) - (estimated_cost(self.job) or 0.0)
+        funds.reserve_more(self.hook, self.store, longer, "tried")
 
     def _call(self) -> list[str]:
         """Call rows that are too few for a batch.
 
         :raises InputError: unless the connection says so.
         """
+        from airflow_llm_batch.jobs.online.calling import call
         from airflow_llm_batch.jobs.online.endpoint import Calls
         from airflow_llm_batch.jobs.online.flex import at_less
-        from airflow_llm_batch.jobs.online.several import call
 
         why = too_small(self.job.shards, self.hook.provider)
         if why and (
@@ -275,10 +265,7 @@ class JobRun:
         return self._settle(land_once(self.store, self.job, self.hook, target, self.log))
 
     def _finish_tried(self) -> None:
-        """Rows that were to be tried and got no answer get one more chance before the job is landed for the first
-        time; later they are a further round's."""
-        wanted = any(shard.is_tried for shard in self.job.shards)
-        if wanted and self.store.manifest() is None and not self.store.was_killed():
+        if any(shard.is_tried for shard in self.job.shards):
             from airflow_llm_batch.jobs.online.trial import finish_tried
 
             finish_tried(self.store, self.hook, self.job, self.stop)

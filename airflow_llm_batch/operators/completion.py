@@ -150,7 +150,7 @@ class CompletionOperator(RunsRounds):
     def _call(self, runs: Sequence[JobRun], lane: str) -> list[tuple[JobRun, Manifest]]:
         """Call what was not answered yet, and land it."""
         from airflow_llm_batch.jobs.online import flex
-        from airflow_llm_batch.jobs.online.several import call
+        from airflow_llm_batch.jobs.online.calling import call
 
         began = runs[0].job.created_at.timestamp()
         allowed = seconds(self.deadline)

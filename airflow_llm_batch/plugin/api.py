@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from airflow_llm_batch.jobs.directory.address import JobKey
-from airflow_llm_batch.jobs.money.budgets import DAG, PERIODS
+from airflow_llm_batch.jobs.money.accounts import DAG, PERIODS
 from airflow_llm_batch.jobs.money.ledger import Ledger
 from airflow_llm_batch.jobs.view.detail import JobDetail, detail
 from airflow_llm_batch.jobs.view.overview import JobView, following, total
@@ -169,9 +169,8 @@ async def totals(access: Asks, seen: Seen, filters: Annotated[Filters, Depends()
     readable = await run_in_threadpool(access.readable, {job.dag_id for job in look.jobs})
     found = filters.keep(look.jobs, readable)
     budgets = await seen.ask("budgets", lambda: budgets_now(seen.overview.uri))
-    hidden = {view.value for view in budgets if view.by == DAG and view.value not in readable}
     return Totals(
-        budgets=[view for view in budgets if not (view.by == DAG and view.value in hidden)],
+        budgets=[view for view in budgets if view.by != DAG or view.value in readable],
         days=summed((job.created_at.date().isoformat(), job) for job in found),
         dags=summed((job.dag_id, job) for job in found),
         note=look.note,

@@ -30,7 +30,7 @@ from airflow_llm_batch.providers.bodies import Call, Payload, Source
 from airflow_llm_batch.providers.coerce import id_of
 from airflow_llm_batch.providers.counting import Counting, counting_of
 from airflow_llm_batch.providers.json_lines import parse_line
-from airflow_llm_batch.providers.options import Options
+from airflow_llm_batch.providers.options import Options, problems_of
 from airflow_llm_batch.providers.troubles import (
     PASSING_STATUS,
     REFUSES_FLEX,
@@ -122,9 +122,8 @@ class Provider(ABC):
         try:
             self.limits = Limits.model_validate({**self.default_limits.model_dump(), **self.options.limits})
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise ConfigurationError(
-                f"The connection's extra 'limits' is not usable: {wrong}. Give any of requests, bytes, "
+                f"The connection's extra 'limits' is not usable: {problems_of(error)}. Give any of requests, bytes, "
                 "embedding_inputs, tokens, minimum as whole numbers. Nothing was sent."
             ) from None
 

@@ -14,6 +14,11 @@ from airflow_llm_batch.numbers import number
 FORM: dict[str, JsonValue] = {"form": True}
 
 
+def problems_of(error: ValidationError) -> str:
+    """What is wrong with what was given, without what was given: that may hold a key."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+
+
 def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
@@ -155,9 +160,9 @@ class Options(BaseModel):
         try:
             return cls.model_validate(dict(extra))
         except ValidationError as error:
-            # What was given may hold a key.
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ConfigurationError(f"The connection's extra is not usable: {problems}. Nothing was sent.") from None
+            raise ConfigurationError(
+                f"The connection's extra is not usable: {problems_of(error)}. Nothing was sent."
+            ) from None
 
     @property
     def takes_events(self) -> bool:

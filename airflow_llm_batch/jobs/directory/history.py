@@ -76,10 +76,8 @@ def is_sent(store: JobStore, job: Job) -> bool:
     """Whether anything but rows that were tried first is with the vendor, or may be."""
     listing = store.listing()
     states = listing.states(job)
-    return any(
-        states[shard.index] != "planned" and lane_of(listing, shard) is not None
-        for shard in job.shards
-    )  # fmt: skip
+    begun = [shard for shard in job.shards if states[shard.index] != "planned"]
+    return any(lane_of(listing, shard) is not None for shard in begun)
 
 
 def lane(listing: Listing, job: Job) -> str | None:

@@ -141,9 +141,9 @@ class JobStore:
         """How far it was when it was last looked at."""
         return self.read(self.path("progress.json"), Progress)
 
-    def save_late(self) -> bool:
-        """Note that somebody was told that the job is late; False when that was noted before."""
-        return create_exclusive(self.path("late.json"), msgspec.json.encode({"at": datetime.now(UTC)}))
+    def save_late(self) -> None:
+        """Note that somebody was told that the job is late."""
+        write_whole(self.path("late.json"), msgspec.json.encode({"at": datetime.now(UTC)}))
 
     def is_told_late(self) -> bool:
         return read_small(self.path("late.json")) is not None

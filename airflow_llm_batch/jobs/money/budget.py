@@ -80,7 +80,12 @@ def added(one: Any, other: Any) -> Any:
 
 def estimated_cost(job: Job, lane: str = "batch") -> float | None:
     """Dollars that a job may cost at most in a lane, None where that is not known."""
-    costs = [e.cost(lane) for e in job.estimate.values()]
+    return total(job.estimate, lane)
+
+
+def total(estimates: Mapping[str, Estimate], lane: str = "batch") -> float | None:
+    """Dollars of several models' requests, None where one's are not known."""
+    costs = [estimate.cost(lane) for estimate in estimates.values()]
     return None if None in costs else sum(filter(None, costs))
 
 
@@ -123,14 +128,13 @@ def check_again(tried: Tried, max_cost: float, spent: float) -> None:
     :param spent: dollars that earlier rounds have cost, or other models may.
     :raises BudgetExceeded: nothing but these rows was sent.
     """
-    costs = [estimate.cost_usd for estimate in tried.estimate.values()]
-    total = spent + sum(filter(None, costs))
-    if None not in costs and total > max_cost:
+    cost = total(tried.estimate)
+    if cost is not None and spent + cost > max_cost:
         ratio = max(estimate.ratio for estimate in tried.estimate.values())
         raise BudgetExceeded(
             f"The first {len(tried.rows)} rows had {ratio:.2f} times the prompt tokens that were estimated: the job "
-            f"may cost {usd(total)}, above max_cost={usd(max_cost)}. Raise max_cost, lower max_tokens or send fewer "
-            "rows. Nothing but these rows was sent; their answers are kept."
+            f"may cost {usd(spent + cost)}, above max_cost={usd(max_cost)}. Raise max_cost, lower max_tokens or send "
+            "fewer rows. Nothing but these rows was sent; their answers are kept."
         )
 
 

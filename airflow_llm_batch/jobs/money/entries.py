@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from airflow_llm_batch.jobs.money.budgets import Account
+from airflow_llm_batch.jobs.money.accounts import Account
 from airflow_llm_batch.models import Fact
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import default_storage
+from airflow_llm_batch.jobs.money.accounts import CONNECTION, Budget, accounts_of, budgets_of, configured
 from airflow_llm_batch.jobs.money.budget import check_budget, estimated_cost
-from airflow_llm_batch.jobs.money.budgets import CONNECTION, Budget, accounts_of, budgets_of, configured
 from airflow_llm_batch.jobs.money.entries import Balance
 from airflow_llm_batch.jobs.money.ledger import Ledger
 
@@ -71,10 +71,11 @@ def release(store: JobStore, *, sent: bool) -> None:
     Ledger(default_storage()).settle(store, None if sent else 0.0)
 
 
-def reserve_more(hook: LLMBatchHook, store: JobStore, dollars: float) -> None:
-    """Reserve more for a job that goes on at a higher price.
+def reserve_more(hook: LLMBatchHook, store: JobStore, dollars: float, why: str) -> None:
+    """Reserve more for a job that may cost more than it was to.
 
+    :param why: as ``Ledger.more``.
     :raises BudgetExceeded: as ``reserve``.
     """
-    if dollars and any(declared(hook)):
-        Ledger(default_storage()).more(store, dollars)
+    if dollars > 0 and has_some(hook):
+        Ledger(default_storage()).more(store, dollars, why)

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import BudgetExceeded, SourceUnavailable
-from airflow_llm_batch.jobs.money.budgets import Account
+from airflow_llm_batch.jobs.money.accounts import Account
 from airflow_llm_batch.jobs.money.entries import Balance, Booking, Entry, Settlement
 from airflow_llm_batch.metrics import gauge_budget
 from airflow_llm_batch.outages import patiently
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FOLDER = "_ledger"
 #: a job's files that tell of a reservation
-RESERVED = re.compile(r"\d+-(reserve|more|more-of-it)-\d{4}-.*\.json$")
+RESERVED = re.compile(r"\d+-(reserve|more-(lane|tried|late))-\d{4}-.*\.json$")
 #: entries that others may book while one looks for the end
 MOST_RACES = 100_000
 #: jobs that a refusal names
@@ -65,7 +65,7 @@ class Ledger:
                 balance = self._book(store, f"{number}-reserve", account, dollars)
                 if (missing := dollars - balance.asked) > 0:
                     # Reserved by an earlier try in a lane that costs less.
-                    balance = self._book(store, f"{number}-more-of-it", account, missing)
+                    balance = self._book(store, f"{number}-more-lane", account, missing)
                 balances.append(balance)
         except BudgetExceeded:
             self.settle(store, 0.0)
@@ -97,14 +97,15 @@ class Ledger:
             self._book(store, f"{number}-settle", bookings[0].account, spent, frees=reserved)
         write_whole(store.path("ledger", f"{number}.settled"), b"")
 
-    def more(self, store: JobStore, dollars: float) -> None:
+    def more(self, store: JobStore, dollars: float, why: str) -> None:
         """Reserve more for a job that may cost more than it was to, in the accounts that it is charged to.
 
+        :param why: once for each reason: ``lane``, ``tried``, ``late``.
         :raises BudgetExceeded: as ``reserve``.
         """
         number = generation(store)
         for account in {booking.folder: booking.account for booking in booked(store, f"{number}-")}.values():
-            self._book(store, f"{number}-more", account, dollars)
+            self._book(store, f"{number}-more-{why}", account, dollars)
 
     def _book(
         self, store: JobStore, what: str, account: Account, dollars: float, frees: float | None = None

@@ -20,9 +20,10 @@ def whole_of(job: Job, limits: Limits, rows: int, cost: float | None, seconds: f
     """
     if job.sampled_from is None or not rows:
         return None
-    factor = job.sampled_from / rows
-    size = sum(shard.bytes for shard in job.shards) * factor * rows / job.rows
-    tokens = sum(shard.tokens for shard in job.shards) * factor * rows / job.rows
+    # A further round asks fewer rows than the sample has.
+    scale = job.sampled_from / job.rows
+    size = sum(shard.bytes for shard in job.shards) * scale
+    tokens = sum(shard.tokens for shard in job.shards) * scale
     counts = [job.sampled_from / limits.requests, size / limits.bytes]
     most = job.max_enqueued_tokens or limits.tokens
     if most:
@@ -35,7 +36,7 @@ def whole_of(job: Job, limits: Limits, rows: int, cost: float | None, seconds: f
         waves = max(waves, int(-(-tokens // job.max_enqueued_tokens)))
     return Whole(
         rows=job.sampled_from,
-        cost_usd=None if cost is None else cost * factor,
+        cost_usd=None if cost is None else cost * job.sampled_from / rows,
         batches=batches,
         waves=waves,
         sample_seconds=seconds,

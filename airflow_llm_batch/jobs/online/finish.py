@@ -67,7 +67,7 @@ def finish(store: JobStore, hook: LLMBatchHook, job: Job, calls: Calls, stop: Ev
     with Claim.of(store, "calls", hook.options) as claim:
         rows = unfinished(store, hook, job)
         if len(rows):
-            reserve_more(hook, store, hold_to_budget(job, len(rows)))
+            reserve_more(hook, store, hold_to_budget(job, len(rows)), "late")
             asyncio.run(Online(store, hook, job, calls, stop=stop, claim=claim).call(rows))
             claim.check()
     return len(rows)

@@ -59,22 +59,23 @@ class Row(NamedTuple):
     line: bytes | None
 
 
-def try_first(
-    store: JobStore, hook: LLMBatchHook, job: Job, trial: Trial, stop: Event, *, judge: bool = True
-) -> Tried | None:
+def try_first(store: JobStore, hook: LLMBatchHook, job: Job, trial: Trial, stop: Event) -> Tried | None:
     """Call the rows that are tried first, unless that was done; what they have shown, None without an answer.
+
+    Without a trial they are called all the same where an earlier try has begun to, and where so few rows are no batch;
+    and the others are sent whatever is answered.
 
     Rows that nobody answers, for a reason that may pass, are sent in a batch like all others, where one of so few rows
     is taken; else they are called once more before the job is landed.
 
-    :param judge: False to send the others whatever is answered.
     :raises FirstRowsFailed: when all of them are refused for good, or more of them failed than may.
     :raises RefusedForGood: when the vendor refuses the key.
     :raises Interrupted: when it was stopped; what was answered is kept.
     """
     listing = store.listing()
     called = [shard for shard in job.shards if shard.is_tried and not is_given_back(listing.attempts(shard.index))]
-    if not called:
+    states, least = listing.states(job), hook.provider.limits.minimum
+    if not any(trial.rows or shard.rows < least or states[shard.index] != "planned" for shard in called):
         return None
     if any(listing.attempts(shard.index).ended() is None for shard in called):
         log.info("Trying %d rows before anything is uploaded.", sum(shard.rows for shard in called))
@@ -93,7 +94,7 @@ def try_first(
         return None
     tried = kept(store, hook, job, answered)
     tell(tried)
-    if judge and (why := why_not(answered, trial)):
+    if trial.rows and (why := why_not(answered, trial)):
         for shard in called:
             # The next run of the task tries them anew: something was mended meanwhile.
             store.attempts(shard.index).forget_calls()
@@ -101,7 +102,8 @@ def try_first(
         raise FirstRowsFailed(
             f"{why} They were tried before anything was uploaded: {len(answered)} calls for {usd(cost)}, no batch was "
             "made and nothing else was sent. Mend the request and clear the task, or send it as it is with "
-            "check_first=0."
+            "check_first=0.",
+            cost,
         )
     return tried
 
@@ -225,7 +227,10 @@ def why_not(rows: Sequence[Row], trial: Trial) -> str | None:
 
 
 def finish_tried(store: JobStore, hook: LLMBatchHook, job: Job, stop: Event) -> None:
-    """Call once more, before the job is landed, the rows that were tried first and that nobody has answered."""
+    """Call once more, before the job is landed for the first time, the rows that were tried first and that nobody has
+    answered; later they are a further round's."""
+    if store.manifest() is not None or store.was_killed():
+        return
     listing = store.listing()
     left = []
     for shard in job.shards:
@@ -234,10 +239,15 @@ def finish_tried(store: JobStore, hook: LLMBatchHook, job: Job, stop: Event) -> 
         called = shard.is_tried and created is not None and is_call(created.batch_id)
         if called and (batch is None or batch.outcome != "completed"):
             left.append(shard)
-    if left:
-        try:
-            Online(store, hook, of_shards(job, left), Calls(concurrency=AT_ONCE, timeout=PATIENCE), stop=stop).run()
-        except VendorUnavailable as error:
-            log.warning("Rows that were to be tried first have no answer still: %s", error)
-            for shard in left:
-                close(store, hook, job, shard, rows_of(store, hook, job, shard))
+    if not left:
+        return
+    progress = store.progress()
+    try:
+        Online(store, hook, of_shards(job, left), Calls(concurrency=AT_ONCE, timeout=PATIENCE), stop=stop).run()
+    except VendorUnavailable as error:
+        log.warning("Rows that were to be tried first have no answer still: %s", error)
+        for shard in left:
+            close(store, hook, job, shard, rows_of(store, hook, job, shard))
+    if progress is not None:
+        # These few are not what the job has come to.
+        store.save_progress(progress)

@@ -13,13 +13,13 @@ import pytest
 from support.tasks import drive, operator
 
 from airflow_llm_batch.alerts import Alerts
-from airflow_llm_batch.budgets import lines
+from airflow_llm_batch.chargeback import lines
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, FirstRowsFailed
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money import ledger as ledger_module
-from airflow_llm_batch.jobs.money.budgets import Account, accounts_of, budgets_of
+from airflow_llm_batch.jobs.money.accounts import Account, accounts_of, budgets_of
 from airflow_llm_batch.jobs.money.ledger import Ledger, folder_of
 from airflow_llm_batch.models import Job
 from airflow_llm_batch.operators import CompletionOperator, SubmitBatchOperator
@@ -362,7 +362,7 @@ def test_a_month_as_csv(connect, context, storage, tmp_path):
     month = datetime.now(UTC).strftime("%Y-%m")
     told = list(lines(storage, month))
     assert [line["spent_usd"] for line in told] == costs
-    command = [sys.executable, "-m", "airflow_llm_batch.budgets", month, "--storage", storage]
+    command = [sys.executable, "-m", "airflow_llm_batch.chargeback", month, "--storage", storage]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = list(csv.DictReader(io.StringIO(done.stdout[done.stdout.index("period,") :])))
     assert [(line["run_id"], float(line["spent_usd"]), float(line["reserved_usd"])) for line in found] == [

@@ -22,7 +22,7 @@ from airflow_llm_batch.exceptions import (
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.claims import Claim
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.jobs.money.budgets import Account
+from airflow_llm_batch.jobs.money.accounts import Account
 from airflow_llm_batch.jobs.money.ledger import Ledger, folder_of
 from airflow_llm_batch.jobs.online import flex, online, trial
 from airflow_llm_batch.jobs.options import Origin
@@ -367,3 +367,23 @@ def test_a_damaged_earlier_job_stops_no_wait(connect, context):
         task = BatchSensor(task_id="wait", job=handle, deferrable=False, poke_interval=0.02, alerts=alerts)
         assert task.execute(context)["job"] == handle["job"]
         assert alerts.late_after(JobStore(handle["job"])) is None
+
+
+def test_each_reason_for_more_is_booked(storage):
+    """A job whose prompts turn out longer, and whose deadline is kept by calls: both are reserved, each once."""
+    store = JobStore(f"{storage}/dag/run/submit/-1")
+    store.save_job(
+        Job(
+            id="0", fingerprint="", provider="openai", conn_id="c", created_at=datetime.now(UTC), rows=1, shards=(),
+            dag_id="dag", run_id="run", task_id="submit",
+        )
+    )  # fmt: skip
+    account, book = Account("all", "all", "", "2026-11", 1.0), Ledger(storage)
+    book.reserve(store, [account], 0.1)
+    for _ in range(2):
+        book.more(store, 0.2, "tried")
+        book.more(store, 0.4, "late")
+    assert book.last(folder_of(account)).sum_reserved == pytest.approx(0.7)
+    book.settle(store, 0.3, landed=True)
+    last = book.last(folder_of(account))
+    assert (last.sum_spent, round(last.sum_reserved, 9)) == (0.3, 0.0)

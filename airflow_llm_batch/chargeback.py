@@ -1,4 +1,4 @@
-"""A month of budgets as CSV, for charging back: ``python -m airflow_llm_batch.budgets 2026-11``."""
+"""A month of budgets as CSV, for charging back: ``python -m airflow_llm_batch.chargeback 2026-11``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def lines(storage: str, month: str) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m airflow_llm_batch.budgets", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m airflow_llm_batch.chargeback", description=__doc__)
     parser.add_argument("month", nargs="?", default=datetime.now(UTC).strftime("%Y-%m"), help="as 2026-11; this one")
     parser.add_argument("--storage", help="object storage URI, [llm_batch] storage by default")
     given = parser.parse_args()

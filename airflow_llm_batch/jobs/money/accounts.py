@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.providers.options import problems_of
 
 #: what a budget may be by, beside any key of the metadata
 ALL, CONNECTION, DAG, TAG = "all", "connection", "dag", "tag"
@@ -67,10 +68,9 @@ def budgets_of(given: Any, where: str) -> list[Budget]:
     try:
         listed = [Budget.model_validate(one) for one in (given if isinstance(given, list) else [given])]
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(
-            f"{where} is not usable: {wrong}. Give dollars by 'month' or 'day', and 'by': 'connection', 'dag', 'tag' "
-            "or a key of the metadata. Nothing was sent."
+            f"{where} is not usable: {problems_of(error)}. Give dollars by 'month' or 'day', and 'by': 'connection', "
+            "'dag', 'tag' or a key of the metadata. Nothing was sent."
         ) from None
     if any(budget.month is None and budget.day is None for budget in listed):
         raise ConfigurationError(f"{where} has neither 'month' nor 'day'; give dollars for one. Nothing was sent.")
