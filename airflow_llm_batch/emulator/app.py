@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import Body, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
@@ -21,11 +21,12 @@ from airflow_llm_batch.emulator import (
     openai,
     uploads,
     vertex,
+    window,
 )
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
 from airflow_llm_batch.emulator.events import Keys, Sender
 from airflow_llm_batch.emulator.presets import routes as presets
-from airflow_llm_batch.emulator.settings import Faults, HttpFault, Settings
+from airflow_llm_batch.emulator.settings import HttpFault, Settings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,12 +44,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The app; ``app.state.vendor`` holds its files and batches."""
     app = FastAPI(title="LLM batch emulator", docs_url=None, redoc_url=None)
     app.state.vendor = Vendor(settings or Settings())
-    keys = Keys()
-    Sender(app.state.vendor, keys).start()
+    app.state.keys = Keys()
+    Sender(app.state.vendor, app.state.keys).start()
     app.state.store = gcs.Store(app.state.vendor.directory)
-    for dialect in DIALECTS:
-        app.include_router(dialect.router)
-    app.include_router(uploads.router)
+    # As they are: ``include_router`` makes each route anew, in far more time than most emulators serve.
+    for room in (*DIALECTS, uploads, window):
+        app.router.routes.extend(room.router.routes)
     app.add_middleware(FaultMiddleware, vendor=app.state.vendor)
 
     async def refuse(request: Request, error: Any) -> JSONResponse:
@@ -66,35 +67,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
         return refused(dialect_of(request.url.path).Refusal(400, problems), 400)
-
-    @app.get("/.well-known/jwks.json")
-    def public_keys() -> dict[str, Any]:
-        return keys.public()
-
-    @app.get("/_emulator/stats")
-    def stats() -> dict[str, Any]:
-        found: dict[str, Any] = app.state.vendor.stats()
-        return found
-
-    @app.put("/_emulator/faults")
-    def set_faults(faults: Faults) -> Faults:
-        app.state.vendor.settings.faults = faults
-        return faults
-
-    @app.put("/_emulator/duration")
-    def set_duration(seconds: Annotated[float, Body(ge=0)]) -> float:
-        """Of batches that are created from now on."""
-        app.state.vendor.settings.duration = seconds
-        return seconds
-
-    @app.post("/_emulator/reset")
-    def reset() -> None:
-        """Forget every file, batch, call and fault."""
-        vendor = app.state.vendor
-        kept = (vendor.files, vendor.batches, vendor.keys, vendor.calls, vendor.tiers, vendor.failures, app.state.store)
-        for held in kept:
-            held.clear()
-        vendor.settings.faults = Faults()
 
     return app
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -13,6 +15,40 @@ import uvicorn
 from airflow_llm_batch.emulator.app import create_app
 from airflow_llm_batch.emulator.batches import Vendor
 from airflow_llm_batch.emulator.settings import Faults, Settings
+
+#: seconds in which calls under way may end; the event loop's end cancels the others
+GRACE = 2.0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, that ends when it is told: uvicorn itself looks ten times a second and pauses once more."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.told = asyncio.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def stop(self) -> None:
+        """From any thread."""
+        self.should_exit = True
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.told.set)
+
+    async def main_loop(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.told.wait(), 0.1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        if under_way := set(self.server_state.tasks):
+            await asyncio.wait(under_way, timeout=GRACE)
 
 
 class Emulator:
@@ -31,8 +67,8 @@ class Emulator:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(("127.0.0.1", port))
-        config = uvicorn.Config(self.app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2)
-        self.server = uvicorn.Server(config)
+        config = uvicorn.Config(self.app, log_level="critical", lifespan="off")
+        self.server = Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
 
     @property
@@ -56,7 +92,7 @@ class Emulator:
         raise RuntimeError("the emulator did not start within 10 seconds")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.server.should_exit = True
+        self.server.stop()
         self.thread.join(10)
         self.socket.close()
         self.vendor.close()

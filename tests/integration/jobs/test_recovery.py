@@ -366,10 +366,10 @@ def test_a_vendor_that_quotes_the_key_does_not_spread_it(connect, emulator, monk
     """Error messages are cleaned of the key, whoever put it there."""
     from airflow_llm_batch.emulator import openai
 
-    def quoting():
+    def quoting(*args):
         raise openai.Refusal(401, f"Incorrect API key provided: {SECRET}")
 
-    emulator.app.dependency_overrides[openai.vendor_of] = quoting
+    monkeypatch.setattr(emulator.vendor, "newest", quoting)
     with pytest.raises(RequestRejected, match=r"provided: \*\*\*") as caught:
         LLMBatchHook(connect(emulator.url)).list_batches()
     assert SECRET not in repr(caught.value)
