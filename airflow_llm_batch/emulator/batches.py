@@ -71,6 +71,7 @@ class EmulatedBatch:
     fates: bytearray = field(default_factory=bytearray)
     prompt_tokens: int = 0
     cancelled_at: float | None = None
+    cancel_seconds: float | None = None
     expire: float | None = None
     healed: bool = False
     upstream_done: int | None = None
@@ -112,7 +113,8 @@ class EmulatedBatch:
             ended = self.validated_at
             return View("failed", 0, 0, ended) if now >= ended else View("validating", 0, 0, None)
         if self.cancelled_at is not None:
-            ended = self.cancelled_at + 0.1 * self.duration
+            takes = 0.1 * self.duration if self.cancel_seconds is None else self.cancel_seconds
+            ended = self.cancelled_at + takes
             done = self._done(self.cancelled_at)
             over = now >= ended
             return View("cancelled" if over else "cancelling", done, self._failed(done), ended if over else None)
@@ -175,6 +177,7 @@ class Vendor:
 
     def add_batch(self, batch: EmulatedBatch) -> EmulatedBatch:
         faults = self.settings.faults
+        batch.cancel_seconds = self.settings.cancel_seconds
         batch.healed = faults.heal is not None and len(self.batches) >= faults.heal
         batch.expire = None if batch.healed else faults.expire
         if faults.fail:

@@ -103,6 +103,7 @@ class Settings(BaseModel):
     """How an emulator behaves when nothing goes wrong.
 
     :param duration: seconds from a batch's creation to its end.
+    :param cancel_seconds: from a cancellation to its end; a tenth of ``duration`` when None.
     :param api_key: the only key accepted; any key is when None.
     :param upstream: base URL of an OpenAI-compatible server that answers every request instead of the emulator.
     :param upstream_key: its key.
@@ -118,6 +119,7 @@ class Settings(BaseModel):
     """
 
     duration: float = Field(default=5.0, ge=0)
+    cancel_seconds: float | None = Field(default=None, ge=0)
     api_key: str | None = None
     upstream: str | None = None
     upstream_key: str = "none"

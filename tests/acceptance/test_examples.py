@@ -225,6 +225,7 @@ def test_the_online_lane_answers_without_a_batch(bag, provider, connect, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_the_deadline_is_kept_in_a_dag(bag, connect, tmp_path):
     """A batch that would take a minute: cancelled after ten seconds, the rest called, the set complete."""
     with Emulator(duration=40) as emulator:

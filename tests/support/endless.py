@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 import zlib
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from support.servers import serving
 
 MB = 2**20
 
@@ -86,13 +87,9 @@ def endless():
         def handle_error(self, request, client_address):
             """Callers hang up here."""
 
-    httpd = Site(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    vendor.url = f"http://127.0.0.1:{httpd.server_port}/v1"
-    try:
+    with serving(Site(("127.0.0.1", 0), Handler)) as url:
+        vendor.url = f"{url}/v1"
         yield vendor
-    finally:
-        httpd.shutdown()
 
 
 def padded(value, megabytes):

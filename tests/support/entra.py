@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from airflow_llm_batch.emulator.server import Server
+
 
 def certificate(folder):
     """A certificate for 127.0.0.1 and its key, as files."""
@@ -47,7 +49,7 @@ def over_tls(emulator, folder):
         emulator.app, host="127.0.0.1", port=0, log_level="critical", lifespan="off",
         ssl_certfile=str(cert), ssl_keyfile=str(key),
     )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -55,5 +57,5 @@ def over_tls(emulator, folder):
     try:
         yield f"https://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        server.should_exit = server.force_exit = True
+        server.stop()
         thread.join(10)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import json
-import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote, quote_plus
 
-from support.servers import GOOD
+from support.servers import GOOD, serving
 
 
 def spellings(key: str) -> list[str]:
@@ -116,10 +115,6 @@ def quoting(key: str):
         def log_message(self, *args):
             pass
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    vendor.url = f"http://127.0.0.1:{httpd.server_port}/v1"
-    try:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        vendor.url = f"{url}/v1"
         yield vendor
-    finally:
-        httpd.shutdown()

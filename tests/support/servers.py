@@ -17,6 +17,16 @@ GOOD = {
 
 
 @contextmanager
+def serving(httpd):
+    """One of the standard library's servers in a thread; by itself it looks every half second whether it is to end."""
+    threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_port}"
+    finally:
+        httpd.shutdown()
+
+
+@contextmanager
 def server(answer, retry_after_ms=None):
     """A model server: ``answer(times asked before, body) -> (status, body)``, by prompt.
 
@@ -48,9 +58,5 @@ def server(answer, retry_after_ms=None):
     class Site(ThreadingHTTPServer):
         request_queue_size = 128
 
-    httpd = Site(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{httpd.server_port}/v1", asked, bodies
-    finally:
-        httpd.shutdown()
+    with serving(Site(("127.0.0.1", 0), Handler)) as url:
+        yield f"{url}/v1", asked, bodies

@@ -237,7 +237,9 @@ class Watch:
         return turn.interval(now) * (RARER if now - self.told_at < TRUSTED else 1)
 
     async def gather(self) -> None:
-        """Let those arrive that come at the same time."""
+        """Let those arrive that come at the same time as the first."""
+        if not self.turns:
+            await self.arrived.wait()
         await asyncio.sleep(min([GATHERING, *(turn.least / 2 for turn in self.turns)]))
         self.arrived.clear()
 

@@ -163,7 +163,7 @@ def test_a_full_queue_is_waited_for_in_either_form(azure, context, tmp_path, ref
     """A refusal at the door, or a batch that fails with two files of no bytes: every shard runs in the end, once."""
     faults = {"enqueued_tokens": 150, **({"refuse_enqueued": refuse} if refuse else {})}
     extra = {**extra, "limits": {"requests": 4}, "room_seconds": 0.05}
-    emulator, conn_id = azure(extra, {"duration": 0.2, "faults": faults})
+    emulator, conn_id = azure(extra, {"duration": 0.05, "faults": faults})
     task = operator(conn_id, tmp_path, request=REQUEST, rows=texts(20), passthrough=None)
     summary = drive(task, context)
     assert summary["counts"]["succeeded"] == 20

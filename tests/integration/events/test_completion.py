@@ -18,6 +18,7 @@ from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.emulator.events import event_of, signed
 from airflow_llm_batch.exceptions import Busy, ConfigurationError
 from airflow_llm_batch.jobs.directory.awaited import Awaited, AwaitedJobs, forget_awaited
+from airflow_llm_batch.jobs.waiting import mail
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator, completed_jobs
 from airflow_llm_batch.plugin import hooks
 from airflow_llm_batch.storage import below
@@ -257,15 +258,16 @@ def test_one_of_many_tells(storage):
     assert jobs.begin_telling(mine) is False
 
 
-def test_the_vendors_event_wakes_the_watcher(connect, context, storage):
+def test_the_vendors_event_wakes_the_watcher(connect, context, storage, monkeypatch):
     """With looks five minutes apart the asset is complete with the event."""
-    with Emulator(duration=3, webhook_secret=SECRET) as emulator:
+    monkeypatch.setattr(mail, "EVERY", 0.2)
+    with Emulator(duration=2, webhook_secret=SECRET) as emulator:
         conn_id = connect(emulator.url, webhook_secret=SECRET)
         _, handle = submit(context, conn_id, completion="pushed")
         from airflow_llm_batch.webhooks import Event, Mailbox
 
         def push():
-            time.sleep(6)
+            time.sleep(3)
             Mailbox(storage, conn_id).keep(
                 Event(id="e", kind="batch.completed", batch=handle["batches"][0], at=datetime.now(UTC))
             )

@@ -24,7 +24,9 @@ from support.jobs import chat, spec, submit, texts
 
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.emulator.events import Keys, event_of, signed
+from airflow_llm_batch.emulator.server import Server
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs.waiting import mail as mails
 from airflow_llm_batch.jobs.waiting.mail import Mail
 from airflow_llm_batch.operators import CleanupJobsOperator
 from airflow_llm_batch.plugin import hooks
@@ -177,7 +179,7 @@ def test_nothing_of_a_body_is_logged(door, caplog):
 @pytest.fixture
 def served(storage):
     """The route on a port of its own."""
-    server = uvicorn.Server(uvicorn.Config(hooks.make_hooks(storage), port=0, log_level="critical", lifespan="off"))
+    server = Server(uvicorn.Config(hooks.make_hooks(storage), port=0, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     for _ in range(500):
@@ -185,7 +187,7 @@ def served(storage):
             break
         time.sleep(0.01)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/hooks/llm_test"
-    server.should_exit = True
+    server.stop()
     thread.join(10)
 
 
@@ -193,11 +195,12 @@ def served(storage):
 def test_an_event_wakes_what_waits(connect, store, served, storage, monkeypatch, faults):
     """With looks five minutes apart the wait ends with the event; one that is lost is made up for by the next look."""
     monkeypatch.setenv("AIRFLOW__LLM_BATCH__STORAGE", storage)
-    settings = {"duration": 3, "webhook_url": served, "webhook_secret": SECRET, "faults": faults}
+    monkeypatch.setattr(mails, "EVERY", 0.2)
+    settings = {"duration": 2, "webhook_url": served, "webhook_secret": SECRET, "faults": faults}
     with Emulator(**settings) as emulator:
         conn_id = connect(emulator.url, webhook_secret=SECRET)
         _, [batch_id] = submit(store, LLMBatchHook(conn_id), spec(texts(3), chat("openai")))
-        apart = 8 if "lost_events" in faults else 300
+        apart = 3 if "lost_events" in faults else 300
         trigger = BatchTrigger(store.uri, conn_id, poll_interval=apart, max_poll_interval=apart)
 
         async def fired():
@@ -215,7 +218,8 @@ def test_gemini_tells_of_a_single_batch_by_its_own_key(connect, store, served, s
     """No secret: the batch is created with the route's address, the event is signed with a key of the vendor's, which
     is fetched once; what another key has signed, or for somebody else, or long ago, is refused."""
     monkeypatch.setenv("AIRFLOW__LLM_BATCH__STORAGE", storage)
-    with Emulator(duration=3) as emulator:
+    monkeypatch.setattr(mails, "EVERY", 0.2)
+    with Emulator(duration=2) as emulator:
         conn_id = connect(emulator.url, "gemini", webhook_url=served)
         _, [batch_id] = submit(store, LLMBatchHook(conn_id), spec(texts(3), chat("gemini")))
         trigger = BatchTrigger(store.uri, conn_id, poll_interval=300, max_poll_interval=300)

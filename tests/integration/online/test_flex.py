@@ -349,8 +349,7 @@ def test_auto_falls_back_only_where_the_budget_has_the_full_price(connect, conte
 def test_finishing_online_prefers_flex(connect, context, tmp_path, model, faults, served):
     """What the deadline has cut off is called at flex where the vendor lists the model for it, and at the full price
     where it has none or refuses it after all: each row once."""
-    with Emulator(duration=60, faults={"flex": faults}) as emulator:
-        emulator.vendor.settings.duration = 20
+    with Emulator(duration=60, cancel_seconds=0, faults={"flex": faults}) as emulator:
         task = batch_operator(
             connect(emulator.url), tmp_path, rows=texts(60), passthrough=None, deadline=0.3,
             on_deadline="finish_online", request=ChatRequest(model, user="{text}", max_tokens=50),

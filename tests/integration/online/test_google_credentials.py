@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import threading
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
 import httpx
 import pytest
+from support.servers import serving
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.providers.vertex.credentials import Google
@@ -49,7 +49,6 @@ class Tokens:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property
     def url(self):
@@ -59,8 +58,8 @@ class Tokens:
 @pytest.fixture
 def tokens():
     made = Tokens()
-    yield made
-    made.server.shutdown()
+    with serving(made.server):
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from hypothesis import given
 from hypothesis import strategies as st
 from support import MODELS, TESTS, read_jsonl
-from support.servers import GOOD, server
+from support.servers import GOOD, server, serving
 from support.tasks import drive
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, FailedRows
@@ -121,11 +121,12 @@ class Server:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.running = serving(self.server)
+        self.running.__enter__()
         return self
 
     def __exit__(self, *error):
-        self.server.shutdown()
+        self.running.__exit__(*error)
 
 
 def test_rows_are_called_and_landed_like_a_batch(emulator, provider, connect, context, tmp_path):
@@ -364,8 +365,7 @@ def test_the_budget_knows_the_synchronous_price(emulator, connect, context, tmp_
 def test_the_deadline_is_kept_by_finishing_online(connect, context, tmp_path, one_task, model):
     """A half-done batch is cancelled at the deadline and harvested, and only the rest is called: each row paid once, at
     half the price where flex has the model."""
-    with Emulator(duration=2.0) as emulator:
-        emulator.vendor.settings.duration = 60
+    with Emulator(duration=60, cancel_seconds=0) as emulator:
         conn_id = connect(emulator.url, limits={"requests": 50})
         request = ChatRequest(model, user="{text}", max_tokens=50)
         asked = {"rows": texts(100), "key": "id", "request": request, "conn_id": conn_id}
@@ -380,7 +380,6 @@ def test_the_deadline_is_kept_by_finishing_online(connect, context, tmp_path, on
         emulator.vendor.add_batch = half_done
         target = {"destination": f"file://{tmp_path}/out"}
         late = {"deadline": 0.5, "on_deadline": "finish_online"}
-        threading.Thread(target=cancel_at_once, args=(emulator,), daemon=True).start()
         if one_task:
             task = LLMBatchOperator(task_id="submit", poll_interval=0.05, **asked, **target, **late)
             summary = drive(task, context)
@@ -408,8 +407,7 @@ def test_the_deadline_is_kept_by_finishing_online(connect, context, tmp_path, on
 
 def test_finishing_online_is_held_to_the_budget(connect, context, tmp_path):
     """A budget that batches fit and calls do not: the deadline cancels, and nothing is called above max_cost."""
-    with Emulator(duration=2.0) as emulator:
-        emulator.vendor.settings.duration = 20
+    with Emulator(duration=20, cancel_seconds=0) as emulator:
         task = LLMBatchOperator(
             task_id="submit", conn_id=connect(emulator.url), rows=texts(100), key="id", poll_interval=0.05,
             request=ChatRequest("gpt-5-mini", user="{text}", max_tokens=50), destination=f"file://{tmp_path}/out",
@@ -431,15 +429,6 @@ def test_a_killed_task_keeps_what_was_answered_and_lands_nothing(connect, contex
             drive(task, context)
         assert not list((tmp_path / "out").iterdir())
         assert server.answered["gpt-5-mini"] == 20
-
-
-def cancel_at_once(emulator):
-    """Vendors take minutes to cancel; here it is done as soon as it is asked for."""
-    for _ in range(1000):
-        for batch in list(emulator.vendor.batches.values()):
-            if batch.cancelled_at is not None and batch.cancelled_at > time.time() - 50:
-                batch.cancelled_at -= 0
-        time.sleep(0.02)
 
 
 KILLED = """

@@ -108,7 +108,7 @@ def test_a_late_job_is_told_once_and_waited_for(connect, context, tmp_path, kind
     with Emulator(duration=0) as emulator:
         conn_id = connect(emulator.url)
         for number in range(5):
-            emulator.vendor.settings.duration = 3.0 if number in (2, 4) else 0.05
+            emulator.vendor.settings.duration = {2: 1.5, 4: 3.0}.get(number, 0.05)
             context["ti"].run_id = f"scheduled__2026-01-0{number}-{base}"
             if kind == "one task":
                 drive(operator(conn_id, tmp_path, alerts=alerts), context)

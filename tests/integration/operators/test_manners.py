@@ -14,7 +14,7 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSkipException
 from support import MODELS
 from support.jobs import chat, spec, submit
-from support.servers import GOOD, server
+from support.servers import GOOD, server, serving
 
 from airflow_llm_batch import exceptions
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest, Sql
@@ -255,16 +255,14 @@ def test_a_gateway_gets_its_headers_query_and_form(connect, context, tmp_path, l
         def log_message(self, *args):
             pass
 
-    site = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
-    threading.Thread(target=site.serve_forever, daemon=True).start()
     extra = {
         "headers": {"x-litellm-model": "my-model", "X-Gateway-Token": "hush-hush-hush"},
         "query": {"api-version": "2026-01-01"},
         "form": {"target_model_names": "my-model"},
     }
-    conn_id = connect(f"http://127.0.0.1:{site.server_port}/v1", **extra)
-    given = {"conn_id": conn_id, "rows": ["a"], "request": ChatRequest("gpt-5-mini", user="{text}")}
-    try:
+    given = {"rows": ["a"], "request": ChatRequest("gpt-5-mini", user="{text}")}
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Gateway)) as url:
+        given["conn_id"] = connect(f"{url}/v1", **extra)
         if lane == "batch":
             with pytest.raises(RequestRejected) as caught:
                 SubmitBatchOperator(task_id="s", **given).execute(context)
@@ -272,8 +270,6 @@ def test_a_gateway_gets_its_headers_query_and_form(connect, context, tmp_path, l
             assert b'name="target_model_names"\r\n\r\nmy-model' in seen[0][2]
         else:
             CompletionOperator(task_id="s", destination=f"file://{tmp_path}", fail_on="none", **given).execute(context)
-    finally:
-        site.shutdown()
     path, headers, _ = seen[0]
     assert path.endswith("?api-version=2026-01-01")
     lower = {name.lower(): value for name, value in headers.items()}
