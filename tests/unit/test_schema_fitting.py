@@ -258,11 +258,14 @@ def undocumented(schema):
     return None
 
 
-@settings(max_examples=400, deadline=None)
-@given(schemas, st.integers())
-def test_what_is_fitted_is_taken_and_loses_no_answer(schema, seed):
+@pytest.mark.parametrize("examples", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_what_is_fitted_is_taken_and_loses_no_answer(examples):
     """Whatever fits the schema that was given fits the one that is sent, which the vendor's rules take; and an answer
     to the one that is sent is unwrapped into what the user's schema describes."""
+    settings(max_examples=examples, deadline=None)(given(schemas, st.integers())(is_taken_whole))()
+
+
+def is_taken_whole(schema, seed):
     rules = (
         (OPENAI, lambda s: openai_problem("o", s, True)),
         (ANTHROPIC, anthropic_problem),

@@ -173,8 +173,11 @@ def fuzzed():
     assert tried["lost"] == 0
 
 
+@pytest.mark.parametrize("examples", [8, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("wanted", ["text", "output"])
-def test_any_json_in_any_place_lands_every_row_once(hook, provider, store, tmp_path, monkeypatch, wanted, fuzzed):
+def test_any_json_in_any_place_lands_every_row_once(
+    hook, provider, store, tmp_path, monkeypatch, wanted, fuzzed, examples
+):
     """Thousands of mutated lines through both formats: no exception, a record per row, alike in both."""
     request = chat(provider, output=CLOSED if wanted == "output" else None)
     submit(store, hook, spec([f"t{n}" for n in range(ROWS)], request))
@@ -184,7 +187,7 @@ def test_any_json_in_any_place_lands_every_row_once(hook, provider, store, tmp_p
         shard.index: store.attempts(shard.index).ended().model_copy(update={"succeeded": 0}) for shard in job.shards
     }
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def run(data):
         lines = [data.draw(mutated(provider, f"{job.id}-{row}")) for row in range(ROWS)]

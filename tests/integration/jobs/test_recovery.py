@@ -106,14 +106,17 @@ from airflow_llm_batch.jobs.planning.shards import fingerprint_of
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 rows = [{"text": "x", "tags": {"a", "b", "c", "d"}}]
 request = ChatRequest("m", user="{text} {tags}", params={"stop": "{tags}"})
+print([*rows[0]["tags"]])
 print(fingerprint_of(RowSpec(rows, request, None, {"tags": "tags"}), OpenAI("http://h"), "0a0a0a0a"))
 """
     run = {"capture_output": True, "text": True, "check": True}
-    told = {
+    told = [
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, **run).stdout
-        for seed in ("1", "2", "3")
-    }
-    assert len(told) == 1
+        for seed in ("1", "2")
+    ]
+    (order, fingerprint), (other, same) = (text.splitlines() for text in told)
+    assert order != other
+    assert fingerprint == same
 
 
 class Lazy(Sequence):
@@ -477,10 +480,11 @@ ROW_KINDS = (
 )
 
 
-def test_a_soak_of_faults_pays_every_job_once(emulator, connect, tmp_path):
-    """300 jobs with seeded faults at random calls, retried as Airflow would: one batch a shard, one record a row."""
-    draw, began, struck = random.Random(20261121), time.time(), 0
-    for number in range(300):
+@pytest.mark.parametrize("jobs", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_soak_of_faults_pays_every_job_once(emulator, connect, tmp_path, jobs):
+    """Many jobs with seeded faults at random calls, retried as Airflow would: one batch a shard, one record a row."""
+    draw, struck = random.Random(20261121), 0
+    for number in range(jobs):
         provider = draw.choice(("openai", "anthropic"))
         extra = {"settle_seconds": 0.01, "create_seconds": 0.02, "limits": {"requests": 5}}
         hook = LLMBatchHook(connect(emulator.url, provider, **extra))
@@ -506,8 +510,7 @@ def test_a_soak_of_faults_pays_every_job_once(emulator, connect, tmp_path):
         assert sum(manifest.counts.values()) == len(rows)
         struck += sum(fault.times == 0 for fault in emulator.vendor.settings.faults.http)
         hook.close()
-    assert struck > 200
-    assert time.time() - began < 240
+    assert struck > jobs * 2 / 3
 
 
 @pytest.mark.parametrize("hours", [-1, -0.18, 0.19, 1])

@@ -446,6 +446,7 @@ print(json.dumps(task.execute(context)["counts"]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_task_goes_on_without_calling_again_what_was_answered(tmp_path):
     """SIGKILL three times in the middle: no row whose answer came is called twice, but for those in flight."""
     environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path / "home")}
