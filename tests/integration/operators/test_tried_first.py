@@ -68,7 +68,9 @@ def test_three_rows_are_called_and_not_asked_again(connect, context, provider, t
     """Of a thousand rows three are called, the batch has the others, and each lands once."""
     with Emulator(duration=0) as emulator:
         conn_id = connect(emulator.url, provider)
-        handle = submitting(conn_id, provider=provider).execute(context)
+        # Deployments for batches take no calls as a rule: Azure's are tried when somebody says so.
+        by_number = {"check_first": 3} if provider == "azure" else {}
+        handle = submitting(conn_id, provider=provider, **by_number).execute(context)
         assert calls(emulator) == (3, 1)
         [batch] = emulator.vendor.batches.values()
         assert batch.total == MANY - 3
