@@ -110,7 +110,9 @@ def forgeries():
             yield f"{name} is {text!r}", {name: text}
 
 
-@pytest.mark.parametrize(("what", "change"), forgeries(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("what", "change"), list(forgeries()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_forgeries_are_refused_alike(door, storage, what, change):
     """401 and the same words each time: whether the connection exists is not told either."""
     answer = push(door, **change)
