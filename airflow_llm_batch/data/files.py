@@ -87,7 +87,7 @@ def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
     if not names:
         raise NoRows(f"No files match {uri}. Nothing was sent. (on_empty='skip' skips the task then.)")
     protocol = path.protocol or "file"
-    return [storage_path_of(protocol, name, path.conn_id) for name in sorted(names)]
+    return [storage_path_of(protocol, name, connection_of(path)) for name in sorted(names)]
 
 
 def is_data(name: str, above: str) -> bool:
@@ -97,6 +97,11 @@ def is_data(name: str, above: str) -> bool:
     above = (above.partition("://")[2] or above).strip("/")
     parts = below.strip("/").removeprefix(above).strip("/").split("/")
     return bool(parts[-1]) and not any(part[:1] in (".", "_") and "=" not in part for part in parts)
+
+
+def connection_of(path: ObjectStoragePath) -> str | None:
+    """The connection that a path is read with; Airflow 3.1 keeps it among the storage options."""
+    return getattr(path, "conn_id", None) or path.storage_options.get("conn_id")
 
 
 def storage_path_of(protocol: str, name: str, conn_id: str | None) -> ObjectStoragePath:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
+from airflow_llm_batch.data.files import connection_of
 from airflow_llm_batch.data.requests import BatchLines
 from airflow_llm_batch.data.sources import read_rows
 from airflow_llm_batch.data.templates import columns_of, compile_template
@@ -256,3 +258,17 @@ def test_a_wide_header_costs_no_more_than_its_columns(tmp_path):
     names = [f"c{n}" for n in range(20_000)]
     (tmp_path / "wide.csv").write_text(",".join(names) + "\n" + ",".join("x" for _ in names) + "\n")
     assert len(next(row for _, row in read_rows(f"file://{tmp_path}/wide.csv"))) == 20_000
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        SimpleNamespace(conn_id="store", storage_options={}),
+        SimpleNamespace(storage_options={"conn_id": "store"}),
+    ],
+    ids=["3.3", "3.1"],
+)
+def test_a_path_tells_its_connection_as_each_airflow_keeps_it(path):
+    """Directories and globs are listed with the connection of the path that was given."""
+    assert connection_of(path) == "store"
+    assert connection_of(SimpleNamespace(storage_options={})) is None
