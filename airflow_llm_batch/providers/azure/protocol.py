@@ -25,12 +25,12 @@ from airflow_llm_batch.providers.azure.credentials import (
     of_machine,
 )
 from airflow_llm_batch.providers.base import Facts, Flow
-from airflow_llm_batch.providers.bodies import Call, Payload, after
+from airflow_llm_batch.providers.bodies import Payload, after
 from airflow_llm_batch.providers.coerce import text_of, word
 from airflow_llm_batch.providers.images import openai_tokens
 from airflow_llm_batch.providers.openai.chat import CAP, OLD_CAP
 from airflow_llm_batch.providers.openai.models import REASONING
-from airflow_llm_batch.providers.openai.protocol import INPUTS_EXPIRE, FileOptions, OpenAI, decode_sent
+from airflow_llm_batch.providers.openai.protocol import INPUTS_EXPIRE, FileOptions, OpenAI, Sent
 from airflow_llm_batch.providers.options import FORM, Number, Text, Texts
 from airflow_llm_batch.providers.troubles import is_full
 from airflow_llm_batch.request import Request
@@ -303,12 +303,11 @@ class Azure(OpenAI):
         # Azure's table of flex errors has one 429, for want of room and for the rate, and one remedy: to wait.
         return response.status_code == httpx.codes.TOO_MANY_REQUESTS
 
-    def call(self, line: bytes, shard: Shard) -> Call:
-        sent = decode_sent(line)
+    def called_at(self, sent: Sent, shard: Shard) -> list[str]:
         parts = endpoint_of(sent.url).removeprefix("/v1/").split("/")
         if self.is_dated and parts != ["responses"]:
             parts = ["deployments", msgspec.json.decode(sent.body, type=Named).model, *parts]
-        return super().call(line, shard)._replace(path=self.url(*parts).raw_path)
+        return parts
 
 
 def endpoint_of(url: str) -> str:

@@ -227,10 +227,14 @@ class OpenAI(Provider):
 
     def call(self, line: bytes, shard: Shard) -> Call:
         sent = decode_sent(line)
-        path = self.url(*(sent.url or shard.endpoint).removeprefix("/v1/").split("/")).raw_path
+        path = self.url(*self.called_at(sent, shard)).raw_path
         # Asked twice with the same key, a vendor that knows it answers once.
         headers = {"content-type": "application/json", "idempotency-key": sent.custom_id}
         return Call(sent.custom_id, path, bytes(sent.body), headers)
+
+    def called_at(self, sent: Sent, shard: Shard) -> list[str]:
+        """The parts of a synchronous endpoint's path, below the base URL."""
+        return (sent.url or shard.endpoint).removeprefix("/v1/").split("/")
 
     def takes_flex(self, endpoint: str, model: str) -> bool | None:
         if self.flex_price_factor is None or endpoint not in (CHAT, RESPONSES):

@@ -115,5 +115,4 @@ def test_a_call_costs_one_request_and_one_look_at_the_claim(task, provider, tmp_
     assert costs.of(":connect_tcp", ".joinpath", "httpx/_models.py:Request.__init__") == 0
     assert costs.of(":urlparse") <= (1 if provider == "gemini" else 0)
     assert costs.of(":read_frequent") == 1
-    # Azure's dated versions have the deployment in the address, which is looked at for each.
-    assert costs.ours <= CALLED + (10 if provider == "azure" else 0)
+    assert costs.ours <= CALLED

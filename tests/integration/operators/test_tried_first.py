@@ -170,7 +170,16 @@ def test_a_dry_run_calls_nobody(connect, context):
         assert calls(emulator) == (0, 0)
 
 
-@pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429, "retry_after": "0.2"}, {"cut": "before"}], ids=str)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 503},
+        {"status": 429, "retry_after": "0.2"},
+        pytest.param({"status": 429}, marks=pytest.mark.slow),
+        {"cut": "before"},
+    ],
+    ids=str,
+)
 def test_where_nobody_answers_calls_the_batch_has_every_row(connect, context, tmp_path, fault, monkeypatch):
     """Calls fail for a reason that may pass: the rows that were to be tried go into a batch like all others."""
     monkeypatch.setattr(trial, "PATIENCE", 1.0)
