@@ -149,7 +149,9 @@ class Shard(BaseModel):
     :param key: what marks the batch as ours where the vendor keeps metadata: job, index and content.
     :param tokens: of all its prompts, estimated.
     :param token: part of the names of its files; each attempt at planning has its own, so none can touch another's.
-    :param lane: ``online`` for the rows that are tried before all others, unless nobody answers them.
+    :param lane: ``online`` for the rows that are tried before all others, unless nobody answers them. Of rows that
+        nobody is asked: ``copy`` where another row asks the same, ``known`` where an earlier job was answered, ``none``
+        where only such rows are wanted and no answer is known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -178,6 +180,8 @@ class Job(Fact):
     :param id: 8 hex digits derived from the job directory; the prefix of every ``custom_id``.
     :param fingerprint: sha256 over everything that would be sent, keys and pass-through columns included.
     :param request: the request template as planned, for people to read.
+    :param spared: shards of rows that nobody is asked; their ``lane`` says why.
+    :param cache: URI of the answers that it uses and adds to; ``cache_bytes`` they may have together.
     :param estimate: by model.
     :param key_kind: what the keys are, as ``data.kinds`` names it; ``columns`` says it of the pass-through columns.
     :param console_url: the vendor's page of a batch, ``{id}``; empty where another server was asked.
@@ -203,6 +207,9 @@ class Job(Fact):
     created_at: datetime
     rows: int
     shards: tuple[Shard, ...]
+    spared: tuple[Shard, ...] = ()
+    cache: str | None = None
+    cache_bytes: int | None = None
     request: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     estimate: dict[str, Estimate] = {}
@@ -223,6 +230,11 @@ class Job(Fact):
     run_id: str | None = None
     task_id: str | None = None
     map_index: int = -1
+
+    @property
+    def rows_asked(self) -> int:
+        """Rows that somebody is asked, and is paid for."""
+        return sum(shard.rows for shard in self.shards)
 
     @property
     def batches(self) -> int:

@@ -35,6 +35,8 @@ class Result(msgspec.Struct):
         ``audio_output_tokens`` (among ``input_tokens`` and ``output_tokens``).
     :param inference_geo: where the answer was computed, as Anthropic tells: ``us`` costs more.
     :param raw: the vendor's whole line, where it is kept: by choice, and where it could not be landed otherwise.
+    :param answered_by: of a row that nobody was asked, the ``custom_id`` of the request whose answer it is: of a row of
+        the same job that asks the same, or of an earlier job. Its cost and tokens are 0, for they were paid there.
     """
 
     key: Any = None
@@ -67,6 +69,7 @@ class Result(msgspec.Struct):
     cache_write_1h_tokens: int | None = None
     raw: Any = None
     inference_geo: str | None = None
+    answered_by: str | None = None
 
 
 class Failure(msgspec.Struct):
@@ -131,6 +134,8 @@ class Usage(BaseModel):
 class LandedRound(BaseModel):
     """One round of a job: the rows that it asked, and what became of them.
 
+    :param spared: rows that nobody was asked, by why: ``copy`` or ``known``; ``spared_usd``, what their answers had
+        cost, None where that is not known.
     :param estimated_cost_usd: before anything was sent, at most; None where it was not known.
     """
 
@@ -148,6 +153,8 @@ class LandedRound(BaseModel):
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     cache_saving_usd: float | None = None
+    spared: dict[str, int] = Field(default_factory=dict)
+    spared_usd: float | None = 0.0
 
 
 class Whole(BaseModel):
@@ -197,6 +204,8 @@ class Manifest(Fact):
     :param estimated_input_tokens: of this round's rows whose usage was told, and ``input_error_percent``, how far that
         was from what was billed for them; None where nothing was estimated. ``estimate_basis`` is how.
     :param lane: how the rows of the last round travelled: ``batch``, ``flex`` or ``online``.
+    :param spared: rows that nobody was asked in all rounds, by why: ``copy`` of a row that asks the same, or ``known``
+        from an earlier job; ``spared_usd`` is what their answers had cost.
     """
 
     job: str
@@ -231,13 +240,15 @@ class Manifest(Fact):
     estimate_basis: str = ""
     lane: str = "batch"
     whole: Whole | None = None
+    spared: dict[str, int] = Field(default_factory=dict)
+    spared_usd: float | None = 0.0
 
     def summary(self, uri: str) -> dict[str, Any]:
         """The manifest as it travels in XCom; ``uri`` is where the whole of it lies."""
         keys = (
             "files", "rows", "counts", "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
             "estimated_cost_usd", "provider", "models", "batches", "cached_share", "cache_saving_usd",
-            "input_error_percent", "lane",
+            "input_error_percent", "lane", "spared", "spared_usd",
         )  # fmt: skip
         fields = self.model_dump(mode="json", include=set(keys))
         return {"manifest": uri, "message": self.message, **fields, "rounds": len(self.rounds)}
@@ -264,6 +275,8 @@ class Manifest(Fact):
         if self.cache_saving_usd:
             worth = usd(abs(self.cache_saving_usd))
             saved += f"; caches saved {worth}" if self.cache_saving_usd > 0 else f"; caches cost {worth} more"
+        if spared := sum(self.spared.values()):
+            saved += f"; {spared:,} rows not asked, which had cost {usd(self.spared_usd)}"
         reasons = "; ".join(f"{r.rows:,} x {r.code or r.status}: {r.message or 'no message'}" for r in self.reasons)
         whole = f" {self.whole.message}" if self.whole is not None else ""
         message = f"{self.rows:,} rows landed{rounds}: {counts}; {cost}{saved}.{whole}"

@@ -14,8 +14,10 @@ from airflow_llm_batch.exceptions import ConfigurationError
 QUOTA = "quota"
 #: rows that the vendor counts as finished, and does not deliver
 UNDELIVERED = "undelivered"
+#: rows that nobody was asked, since no earlier job was answered to them
+NOT_IN_CACHE = "not_in_cache"
 #: what is asked again by choice only: it was, or may have been, paid for or wanted, or fails again at once
-BY_CHOICE = ("truncated", "invalid", "refused", "cancelled", QUOTA, UNDELIVERED)
+BY_CHOICE = ("truncated", "invalid", "refused", "cancelled", QUOTA, UNDELIVERED, NOT_IN_CACHE)
 
 
 #: what Airflow asks for the tasks that an argument depends on, and for its value when the task runs

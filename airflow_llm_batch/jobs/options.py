@@ -10,6 +10,7 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.data.answer_cache import AnswerCache
     from airflow_llm_batch.providers.base import Provider
     from airflow_llm_batch.providers.options import Options
 
@@ -119,6 +120,32 @@ class Trial:
                 "sent."
             )
         return First(rows, rows + 1)
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Whether rows may be answered without being asked.
+
+    :param ask_once: of rows that ask the same one is asked.
+    :param cache: answers of earlier jobs, which this one adds its own to.
+    :param cache_only: nothing is asked that is not there.
+    """
+
+    ask_once: bool = False
+    cache: AnswerCache | None = None
+    cache_only: bool = False
+
+    def check(self) -> None:
+        """:raises ConfigurationError: for ``cache_only`` without a cache."""
+        if self.cache_only and self.cache is None:
+            raise ConfigurationError("cache_only=True needs a cache. Nothing was sent.")
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.ask_once or self.cache is not None
+
+
+NO_REUSE = Reuse()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,17 @@ from airflow_llm_batch.jobs.looks import Looks
 from airflow_llm_batch.jobs.money import funds
 from airflow_llm_batch.jobs.money.accounts import DAG
 from airflow_llm_batch.jobs.money.budget import check_again, check_budget, estimated_cost, total
-from airflow_llm_batch.jobs.options import NOT_TRIED, Deadline, Origin, Recovery, Target, Trial, Waves
+from airflow_llm_batch.jobs.options import (
+    NO_REUSE,
+    NOT_TRIED,
+    Deadline,
+    Origin,
+    Recovery,
+    Reuse,
+    Target,
+    Trial,
+    Waves,
+)
 from airflow_llm_batch.jobs.planning.encoding import RowSpec
 from airflow_llm_batch.jobs.planning.plan import take_up, write_plan
 from airflow_llm_batch.jobs.planning.shards import all_too_small, fingerprint_of, too_small
@@ -68,11 +78,12 @@ class JobRun:
         max_cost: float | None = None,
         trial: Trial | None = None,
         labels: Mapping[str, Sequence[str]] | None = None,
+        reuse: Reuse = NO_REUSE,
     ) -> None:
         self.hook, self.store, self.origin, self.log = hook, store, origin, log
         self.waves, self.recovery = waves or Waves(), recovery or Recovery()
         self.metadata, self.max_cost, self.trial = metadata, max_cost, trial or Trial()
-        self.labels = labels or {}
+        self.labels, self.reuse = labels or {}, reuse
         self._spent = 0.0
         self.stop = Event()
         self.submitting = False
@@ -110,6 +121,7 @@ class JobRun:
         metadata = self.origin.metadata(self.metadata)
         provider.check_metadata(metadata)
         self.recovery.check()
+        self.reuse.check()
         rows.check(provider)
         facts = {**vars(self.origin), "max_cost": self.max_cost, "budgeted": any(funds.declared(self.hook))}
         first = self.trial.first(provider) if isinstance(rows, RowSpec) else NOT_TRIED
@@ -121,8 +133,9 @@ class JobRun:
                 if unwanted.budgeted:
                     funds.release(store, sent=history.is_sent(store, unwanted))
             job = job or write_plan(
-                self.store, self.hook, rows, self.waves, metadata=metadata, facts=facts, first=first
-            )
+                self.store, self.hook, rows, self.waves,
+                metadata=metadata, facts=facts, first=first, reuse=self.reuse,
+            )  # fmt: skip
         self._job = job
         return job
 
@@ -234,7 +247,7 @@ class JobRun:
         calls = Calls() if begun == "online" else at_less(self.hook, self.job, Calls())
         self.log.info(
             "The job's %s rows are too few for a batch: they are called one by one (%s).",
-            f"{self.job.rows:,}",
+            f"{self.job.rows_asked:,}",
             calls.lane,
         )
         call([self], calls, None)
@@ -316,7 +329,7 @@ class JobRun:
         """The same for another job of the task."""
         run = JobRun(
             self.hook, store, self.origin, self.log, waves=self.waves, recovery=self.recovery,
-            metadata=self.metadata, max_cost=self.max_cost, trial=self.trial, labels=self.labels,
+            metadata=self.metadata, max_cost=self.max_cost, trial=self.trial, labels=self.labels, reuse=self.reuse,
         )  # fmt: skip
         run.stop = self.stop
         return run

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_llm_batch.alerts import SendsAlerts
+from airflow_llm_batch.data.answer_cache import AnswerCache
 from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.exceptions import BudgetExceeded, Busy, ConfigurationError, InputError, Interrupted, NoRows
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.options import Origin, Recovery, Target, Trial, Waves, at_least_one
+from airflow_llm_batch.jobs.options import Origin, Recovery, Reuse, Target, Trial, Waves, at_least_one
 from airflow_llm_batch.links import LINKS, addresses
 from airflow_llm_batch.numbers import number
 from airflow_llm_batch.operators.failing import check_failures, failing_share
@@ -33,7 +34,7 @@ class AsksRows(SendsAlerts):
 
     template_fields: Sequence[str] = (
         "rows", "request", "key", "passthrough", "metadata", "max_cost", "max_enqueued_tokens",
-        "max_running_shards", "check_first", "sample", "recovery", "storage", "conn_id",
+        "max_running_shards", "check_first", "sample", "cache", "recovery", "storage", "conn_id",
     )  # fmt: skip
     operator_extra_links = LINKS
 
@@ -50,6 +51,9 @@ class AsksRows(SendsAlerts):
         max_running_shards: int | str | None = None,
         check_first: int | str = "auto",
         sample: int | str | None = None,
+        ask_once: bool = False,
+        cache: AnswerCache | str | None = None,
+        cache_only: bool = False,
         dry_run: bool = False,
         on_empty: str = "fail",
         recovery: Recovery | None = None,
@@ -63,6 +67,7 @@ class AsksRows(SendsAlerts):
         self.request = copy.copy(request)
         self.key, self.passthrough, self.metadata = key, passthrough, metadata
         self.max_cost, self.only_plan = max_cost, dry_run
+        self.ask_once, self.cache, self.cache_only = ask_once, cache, cache_only
         self.max_enqueued_tokens, self.max_running_shards = max_enqueued_tokens, max_running_shards
         self.check_first, self.sample = check_first, sample
         if on_empty not in ("fail", "skip"):
@@ -79,6 +84,7 @@ class AsksRows(SendsAlerts):
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         # Airflow renders nested objects in place; these are shared by every run of the DAG object.
         self.request, self.recovery = copy.copy(self.request), copy.copy(self.recovery)
+        self.cache = copy.copy(self.cache)
         if hasattr(self.rows, "template_fields"):
             self.rows = copy.copy(self.rows)
         super().render_template_fields(context, jinja_env)
@@ -122,6 +128,7 @@ class AsksRows(SendsAlerts):
             max_cost=None if self.max_cost is None else number("max_cost", self.max_cost),
             trial=self.trial(context),
             labels=self.labels(context),
+            reuse=Reuse(self.ask_once, AnswerCache.of(self.cache), self.cache_only),
         )
         self._runs.append(run)
         return run
@@ -186,7 +193,9 @@ class AsksRows(SendsAlerts):
             job = run.job
             estimate = {name: e.model_dump() for name, e in job.estimate.items()}
             context["ti"].xcom_push(key="estimate", value=estimate)
-            raise AirflowSkipException(f"dry_run: {job.rows:,} rows in {job.batches} batches. {describe(job, lane)}")
+            raise AirflowSkipException(
+                f"dry_run: {job.rows_asked:,} rows in {job.batches} batches. {describe(job, lane)}"
+            )
         for balance in self._reserved(run, most or lane):
             self.alerts.tell_of_budget(context, self.log, balance, run.store.uri)
         return cost

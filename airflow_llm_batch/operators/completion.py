@@ -129,14 +129,15 @@ class CompletionOperator(RunsRounds):
             return "online", "the fastest answer is wanted"
         lane, why = self._by_size(runs)
         if lane == "online" and self.strategy != "fastest" and all(flex.saves(run.hook, run.job) for run in runs):
-            if flex.leaves_time(runs[0].job.rows, int(self.concurrency), seconds(self.deadline)):
+            if flex.leaves_time(max(run.job.rows_asked for run in runs), int(self.concurrency), seconds(self.deadline)):
                 return "flex", f"{why}, and flex costs less"
             why += "; too short for flex"
         return lane, why
 
     def _by_size(self, runs: Sequence[JobRun]) -> tuple[str, str]:
         """``batch`` or ``online``, and why."""
-        rows, least, allowed = runs[0].job.rows, int(self.batch_from), seconds(self.deadline)
+        rows = max(run.job.rows_asked for run in runs)
+        least, allowed = int(self.batch_from), seconds(self.deadline)
         for run in runs:
             if (why := run.hook.provider.no_batches) is not None:
                 return "online", f"connection {run.hook.conn_id!r} has no batches ({why})"

@@ -34,12 +34,37 @@ class Entry(msgspec.Struct):
     :param key: the user's name of the row, as JSON.
     :param columns: the pass-through columns, a JSON object.
     :param custom_id: only where it is not made of the job's id and the row number.
+    :param digest: of what is asked, in hex, where answers are used again.
+    :param of: the row that is asked in this one's place, since it asks the same.
+    :param answer: the ``Result`` that is there already, as JSON; ``null`` for none.
     """
 
     row: int
     key: msgspec.Raw = msgspec.Raw(b"null")
     columns: msgspec.Raw = msgspec.Raw(b"{}")
     custom_id: str | None = None
+    digest: str = ""
+    of: int | None = None
+    answer: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def line(self) -> bytes:
+        """The row, its key and columns, as a line that tells nothing of how it is answered."""
+        return entry_line(self.row, bytes(self.key), bytes(self.columns))
+
+
+def entry_line(row: int, key: bytes, columns: bytes = b"{}") -> bytes:
+    """:param key: as JSON; likewise ``columns``."""
+    if columns == b"{}":
+        return b'{"row":%d,"key":%b}\n' % (row, key)
+    return b'{"row":%d,"key":%b,"columns":%b}\n' % (row, key, columns)
+
+
+def with_answer(line: bytes, digest: bytes, of: int | None = None, answer: bytes | None = None) -> bytes:
+    """An ``entry_line`` that tells how the row is answered, see ``Entry``."""
+    named = b"" if of is None else b',"of":%d' % of
+    known = b"" if answer is None else b',"answer":%b' % answer
+    return b'%b,"digest":"%b"%b%b}\n' % (line[:-2], digest.hex().encode(), named, known)
 
 
 class Entries:
@@ -107,6 +132,12 @@ def sent(store: JobStore, index: int, token: str) -> Iterator[tuple[bytes, bytes
         yield from zip(requests, rows, strict=True)
 
 
+def entries(store: JobStore, shard: Shard) -> Iterator[Entry]:
+    """Every line of ``rows.jsonl``, one after the other."""
+    with open_fact(store.rows(shard.index, shard.token)) as lines:
+        yield from map(msgspec.json.Decoder(Entry).decode, lines)
+
+
 def shard_rows(store: JobStore, shard: Shard) -> RowSet:
     """Every row of a shard."""
     number = msgspec.json.Decoder(RowNumber).decode
@@ -120,7 +151,7 @@ def shard_rows(store: JobStore, shard: Shard) -> RowSet:
 def asked_rows(store: JobStore, job: Job) -> RowSet:
     """Every row of a job."""
     asked = RowSet()
-    for shard in job.shards:
+    for shard in (*job.shards, *job.spared):
         asked.update(shard_rows(store, shard))
     return asked
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,6 +34,15 @@ def without_cache(result: Result, model: str, price: Price, cost: Cost | None) -
     )
 
 
+def without_cost(result: Result) -> None:
+    """An answer that was paid for elsewhere."""
+    result.cost_usd = 0.0
+    result.input_tokens = result.cached_tokens = result.cache_write_tokens = result.cache_write_1h_tokens = None
+    result.output_tokens = result.reasoning_tokens = None
+    if result.answered_by is not None:
+        result.input_tokens = result.output_tokens = 0
+
+
 def cache_figures(sums: Sums) -> dict[str, Any]:
     return {"cache_write_tokens": sums.cache_write_tokens, "cache_saving_usd": sums.cache_saving_usd}
 
@@ -46,7 +57,7 @@ def landed_round(number: int, uri: str, own: Tally, estimated: float | None) -> 
         round=number,
         job=uri,
         rows=own.requests,
-        succeeded=own.counts["succeeded"],
+        succeeded=own.answered()["succeeded"],
         input_tokens=total.input_tokens,
         output_tokens=total.output_tokens,
         cost_usd=total.cost_usd,
@@ -56,15 +67,25 @@ def landed_round(number: int, uri: str, own: Tally, estimated: float | None) -> 
         usage=own.usage(),
         cached_tokens=total.cached_tokens,
         **cache_figures(total),
+        **own.spared_figures(),
     )
+
+
+def spared_figures(rounds: Sequence[LandedRound]) -> dict[str, Any]:
+    """What nobody was asked, of all rounds."""
+    spared: Counter[str] = Counter()
+    for done in rounds:
+        spared.update(done.spared)
+    worth = [done.spared_usd for done in rounds]
+    return {"spared": dict(spared), "spared_usd": None if None in worth else sum(filter(None, worth))}
 
 
 def input_figures(job: Job, own: Tally) -> dict[str, Any]:
     """The estimate of the prompts beside what was billed, of rows whose usage was told; nothing where either lacks."""
     used, estimates = own.total, job.estimate.values()
-    if not (used.told and job.rows and used.input_tokens and estimates) or any(e.unknown for e in estimates):
+    if not (used.told and job.rows_asked and used.input_tokens and estimates) or any(e.unknown for e in estimates):
         return {}
-    expected = sum(e.input_tokens for e in estimates) * used.told / job.rows
+    expected = sum(e.input_tokens for e in estimates) * used.told / job.rows_asked
     return {
         "estimated_input_tokens": round(expected),
         "input_error_percent": round((expected / used.input_tokens - 1) * 100, 2),

@@ -92,7 +92,12 @@ def delete_files(listing: Listing, job: Job, hook: LLMBatchHook, manifest: Manif
             f"The connection's delete_files is {scope!r}; give 'none', 'inputs' or 'all'. Everything was landed."
         )
     store = listing.store
-    if scope == "none" or job.adopted or manifest.rounds[-1].rows != job.rows or store.cleaned() in (scope, "all"):
+    if (
+        scope == "none"
+        or job.adopted
+        or manifest.rounds[-1].rows != job.rows_asked
+        or store.cleaned() in (scope, "all")
+    ):
         return
     if history.lane(listing, job) in CALLED or not all(exists(storage_path(file)) for file in manifest.files):
         return

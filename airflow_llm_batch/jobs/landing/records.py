@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterator
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -22,17 +21,18 @@ from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.again import DELIVERY, Again, NotDelivered, not_delivered
 from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
 from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
-from airflow_llm_batch.jobs.landing.figures import cache_figures, input_figures, landed_round, without_cache
+from airflow_llm_batch.jobs.landing.figures import without_cache, without_cost
+from airflow_llm_batch.jobs.landing.manifest import manifest_of
 from airflow_llm_batch.jobs.landing.raw import as_written, without_answer
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
 from airflow_llm_batch.jobs.landing.side import SideFile
-from airflow_llm_batch.jobs.money.budget import estimated_cost
+from airflow_llm_batch.jobs.landing.unasked import Unasked, add_to_cache
 from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
-from airflow_llm_batch.jobs.money.whole import whole_of
+from airflow_llm_batch.jobs.reuse.answers import NewAnswers
 from airflow_llm_batch.jobs.submission.doubt import confirm
 from airflow_llm_batch.models import Batch, Job, Shard, is_call
-from airflow_llm_batch.results import ROW_STATUSES, Failure, Manifest, Result
+from airflow_llm_batch.results import Failure, Manifest, Result
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Landing:
         self.files: list[str] = []
         self.encode = msgspec.json.Encoder().encode
         self.redactor = hook.transport.redactor
+        self.unasked, self.new = Unasked(store, job), NewAnswers()
 
     def land(self, batches: dict[int, Batch], before: Manifest | None = None) -> Manifest:
         """Land every shard, and what earlier rounds have landed of the rows that this one does not ask.
@@ -103,10 +104,7 @@ class Landing:
             # What may be refused comes before the first file is published.
             if earlier is not None:
                 carried = earlier.carry(self.layout)
-            for shard in self.job.shards:
-                seen = self.listing.attempts(shard.index)
-                batches[shard.index] = confirm(self.store, self.hook, self.job, shard, batches[shard.index], seen)
-                self.land_shard(shard, batches[shard.index], progress)
+            self.land_shards(batches, progress)
             self.own, counts = self.tally.copy(), self.tally.counts
             if earlier is not None:
                 stays = earlier.carry_kept(self.layout)
@@ -119,24 +117,31 @@ class Landing:
                 self.tally.add_usage(earlier.manifest)
             self.hold()
             kept = [*carried.commit(), *stays.commit()]
+            add_to_cache(self.new, self.store, self.job, self.log)
         except BaseException:
             carried.discard()
             stays.discard()
             self.aside.discard()
             self.failed.discard()
             raise
+        finally:
+            self.unasked.close()
+            self.new.close()
         self.failed.commit()
-        aside = earlier.manifest.aside if earlier is not None else None
-        if self.aside.size:
-            aside = self.aside.commit()
-        else:
-            self.aside.discard()
+        aside = self.commit_aside() or (earlier.manifest.aside if earlier is not None else None)
         ended = [batches[shard.index].id for shard in self.job.shards]
         ids = [batch_id for batch_id in ended if batch_id and not is_call(batch_id)]
-        manifest = self.manifest(counts, kept, aside, ids, earlier.manifest if earlier else None)
+        manifest = manifest_of(self, counts, kept, aside, ids)
         elsewhere = dict(before.places) if before is not None else {}
         elsewhere.pop(manifest.destination, None)
         return manifest.model_copy(update={"elsewhere": elsewhere})
+
+    def commit_aside(self) -> str | None:
+        """The file of lines that are no records, None where there are none."""
+        if self.aside.size:
+            return self.aside.commit()
+        self.aside.discard()
+        return None
 
     @property
     def seconds_at_vendor(self) -> float | None:
@@ -150,49 +155,13 @@ class Landing:
             return None
         return Earlier(self.store, self.job, JobStore(self.job.repairs), before, self.destination)
 
-    def manifest(
-        self,
-        counts: Counter[str],
-        carried: list[str],
-        aside: str | None,
-        ids: list[str],
-        earlier: Manifest | None,
-    ) -> Manifest:
-        """What was landed, all rounds together."""
-        own, total, estimated = self.own, self.tally.total, estimated_cost(self.job, self.lane)
-        this = landed_round(self.job.round, self.store.uri, own, estimated)
-        rounds = [*(earlier.rounds if earlier else ()), this]
-        estimates = [done.estimated_cost_usd for done in rounds]
-        return Manifest(
-            job=self.store.uri,
-            destination=self.destination.uri,
-            files=[*carried, *self.files],
-            carried=carried,
-            rows=counts.total(),
-            counts={status: counts[status] for status in ROW_STATUSES},
-            dropped=dict(self.dropped),
-            aside=aside,
-            reasons=self.tally.top_reasons(),
-            input_tokens=total.input_tokens,
-            cached_tokens=total.cached_tokens,
-            output_tokens=total.output_tokens,
-            cost_usd=total.cost_usd,
-            sync_cost_usd=total.sync_cost_usd,
-            saving_usd=total.saving_usd,
-            batch_cost_usd=total.batch_cost_usd,
-            estimated_cost_usd=None if None in estimates else sum(filter(None, estimates)),
-            usage=self.tally.usage(),
-            rounds=rounds,
-            batches=[*(earlier.batches if earlier else ()), *ids],
-            provider=self.job.provider,
-            models=self.tally.models,
-            landed_at=datetime.now(UTC),
-            cached_share=total.cached_tokens / total.input_tokens if total.input_tokens else None,
-            **cache_figures(total),
-            **input_figures(self.job, own),
-            lane=self.lane,
-            whole=whole_of(self.job, self.hook.provider.limits, counts.total(), total.cost_usd, self.seconds_at_vendor),
-        )
+    def land_shards(self, batches: dict[int, Batch], progress: StepLog) -> None:
+        for shard in self.job.shards:
+            seen = self.listing.attempts(shard.index)
+            batches[shard.index] = confirm(self.store, self.hook, self.job, shard, batches[shard.index], seen)
+            self.land_shard(shard, batches[shard.index], progress)
+        for shard in self.job.spared:
+            self.land_spared(shard, progress)
 
     def land_shard(self, shard: Shard, batch: Batch, progress: StepLog) -> None:
         entries = Entries.load(self.store, shard)
@@ -205,6 +174,7 @@ class Landing:
             kept = self.tally.copy()
             self.aside.begin()
             self.failed.begin()
+            self.new.begin()
             reconciler = Reconciler(self.job.id, entries, self.hook.provider, self.aside.add, ids)
             try:
                 files = self.land_lines(shard, batch, reconciler, progress)
@@ -220,8 +190,24 @@ class Landing:
         entries.close()
         self.aside.keep()
         self.failed.keep()
+        self.new.keep()
         self.dropped.update(reconciler.dropped)
         self.files += files
+
+    def land_spared(self, shard: Shard, progress: StepLog) -> None:
+        """Land rows that nobody was asked; those whose results they take over were landed before."""
+        records = self.destination.begin(self.layout, f"results-{self.job.id}-{shard.index:05d}")
+        try:
+            for number, (entry, result) in enumerate(self.unasked.rows(shard, self.only), 1):
+                self.land_row(entry, result, shard, records, None)
+                if number % 1000 == 0:
+                    progress.add(1000)
+            self.hold()
+            self.files += records.commit()
+        except BaseException:
+            records.discard()
+            raise
+        self.failed.keep()
 
     def hold(self) -> None:
         """:raises Interrupted: when another try has taken over; it publishes what this one would."""
@@ -277,10 +263,10 @@ class Landing:
         """What the job directory had when the landing began: everything has ended then."""
         return self.store.listing()
 
-    def land_row(self, entry: Entry, result: Result, shard: Shard, records: Writer, price: Price) -> None:
+    def land_row(self, entry: Entry, result: Result, shard: Shard, records: Writer, price: Price | None) -> None:
         """Fill in what the vendor could not know of a row, write it, and add it to the sums.
 
-        :param price: what an answer costs that came as this one did.
+        :param price: what an answer costs that came as this one did, None where nobody was asked.
         """
         line, result.raw = result.raw, None
         if result.status != "succeeded":
@@ -292,11 +278,19 @@ class Landing:
         if self.check is not None:
             self.check(result)
         model = shard.model or self.model or ""
-        cost = price(result, model)
-        result.model = result.model or model or None
         result.key, result.row, result.shard, result.round = entry.key, entry.row, shard.index, self.job.round
         result.provider = self.job.provider
-        result.cost_usd = dollars(cost.paid) if cost else None
+        if price is None:
+            self.tally.spare(result, shard.lane)
+            without_cost(result)
+        else:
+            cost = price(result, model)
+            result.model = result.model or model or None
+            result.cost_usd = dollars(cost.paid) if cost else None
+            self.tally.add(result, cost, without_cache(result, model, price, cost))
+            self.unasked.keep(result)
+            if entry.digest and self.job.cache and result.status == "succeeded":
+                self.new.add(entry.digest, result)
         stays = self.earlier.keeps(entry.row, result.status) if self.earlier is not None else None
         # What was answered before was paid for, and is worth more than the news that it was asked in vain.
         if stays is None:
@@ -304,7 +298,6 @@ class Landing:
                 records.write(result, entry.columns)
             except Unwritable as error:
                 records.write(without_answer(result, str(error), line), entry.columns)
-        self.tally.add(result, cost, without_cache(result, model, price, cost))
         if result.status != "succeeded":
             code = result.error_code or (result.finish_reason if result.status == "truncated" else None)
             message = result.error_message and result.error_message[:LONGEST]

@@ -163,11 +163,11 @@ def hold_to_budget(job: Job, rows: int) -> float:
     batched, called = estimated_cost(job), estimated_cost(job, "online")
     if batched is None or called is None:
         return 0.0
-    share = rows / job.rows
+    share = rows / job.rows_asked
     cost = (1 - share) * batched + share * called
     if job.max_cost is not None and cost > job.max_cost:
         raise BudgetExceeded(
-            f"Calling {rows:,} of {job.rows:,} rows online may take the job to {usd(cost)}, above max_cost="
+            f"Calling {rows:,} of {job.rows_asked:,} rows online may take the job to {usd(cost)}, above max_cost="
             f"{usd(job.max_cost)}. They were not called, and nothing was billed for them."
         )
     return max(cost - batched, 0.0)

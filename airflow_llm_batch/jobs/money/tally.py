@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from airflow_llm_batch.jobs.money.pricing import Cost, dollars, picodollars
 from airflow_llm_batch.results import Failure, Manifest, Reason, Result, Usage
@@ -63,6 +64,29 @@ class Tally:
 
     sums: dict[tuple[str, str], Sums] = field(default_factory=dict)
     reasons: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
+    #: rows that nobody was asked, by lane, model and status; what their answers had cost in picodollars, and how many
+    #: of them had no price
+    spared: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    worth: int = 0
+    unpriced: int = 0
+
+    def spare(self, result: Result, lane: str) -> None:
+        """Add a row that nobody was asked.
+
+        :param result: with what its answer had cost.
+        """
+        self.spared[lane, result.model or "", result.status] += 1
+        self.worth += picodollars(result.cost_usd)
+        self.unpriced += result.answered_by is not None and result.cost_usd is None
+
+    def spared_figures(self) -> dict[str, Any]:
+        lanes: Counter[str] = Counter()
+        for (lane, _, _), rows in self.spared.items():
+            lanes[lane] += rows if lane != "none" else 0
+        return {
+            "spared": {lane: rows for lane, rows in lanes.items() if rows},
+            "spared_usd": None if self.unpriced else dollars(self.worth),
+        }
 
     def add(self, result: Result, cost: Cost | None, uncached: Cost | None) -> None:
         """:param uncached: what the same tokens cost where nothing is cached."""
@@ -104,7 +128,8 @@ class Tally:
             self.sums.setdefault((line.model, line.status), Sums()).add(used)
 
     def copy(self) -> Tally:
-        return Tally({kind: replace(sums) for kind, sums in self.sums.items()}, Counter(self.reasons))
+        sums = {kind: replace(sums) for kind, sums in self.sums.items()}
+        return Tally(sums, Counter(self.reasons), Counter(self.spared), self.worth, self.unpriced)
 
     @property
     def requests(self) -> int:
@@ -112,6 +137,13 @@ class Tally:
 
     @property
     def counts(self) -> Counter[str]:
+        """Rows by status, those that nobody was asked too."""
+        counts = self.answered()
+        for (_, _, status), rows in self.spared.items():
+            counts[status] += rows
+        return counts
+
+    def answered(self) -> Counter[str]:
         """Requests by status."""
         counts: Counter[str] = Counter()
         for (_, status), sums in self.sums.items():
@@ -127,7 +159,8 @@ class Tally:
 
     @property
     def models(self) -> list[str]:
-        return sorted({model for model, _ in self.sums if model})
+        asked, spared = (model for model, _ in self.sums), (model for _, model, _ in self.spared)
+        return sorted({model for model in (*asked, *spared) if model})
 
     def by_model(self) -> dict[str, dict[str, Sums]]:
         """What each model used, by status, and over ``all``."""

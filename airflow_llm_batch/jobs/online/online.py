@@ -102,7 +102,7 @@ class Online:
         """
         check = OutputCheck(self.job.output_schema) if self.job.output_schema is not None else None
         vendor = Vendor(self.hook, self.calls, check)
-        progress = StepLog(log, "rows answered", self.job.rows if rows is None else len(rows))
+        progress = StepLog(log, "rows answered", self.job.rows_asked if rows is None else len(rows))
         try:
             for shard in self.job.shards:
                 if not self.is_over:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.data.outputs import OutputCheck
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.journal import Journal
-from airflow_llm_batch.jobs.directory.rows import answered_rows
+from airflow_llm_batch.jobs.directory.rows import answered_rows, entries, shard_rows
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.online.endpoint import Vendor
 from airflow_llm_batch.jobs.online.online import Ahead, Line, at_once, begin, close, wanted_lines, watch
+from airflow_llm_batch.jobs.planning.sparing import COPY, KNOWN
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -112,6 +115,10 @@ class Race:
     def rows(self, done: RowSet) -> Iterator[tuple[Line, ...]]:
         """Every row that has no answer, as a line for each model."""
         streams = [all_lines(lane) for lane in self.lanes]
+        for lane in self.lanes:
+            for shard in lane.job.spared:
+                # Known ones are done; copies follow the row that is asked, and what is in no cache is not asked.
+                done.update(shard_rows(lane.store, shard))
         return (lines for lines in zip(*streams, strict=True) if lines[0].row not in done)
 
     def answered(self) -> RowSet:
@@ -139,8 +146,17 @@ class Race:
 
     def add_answered(self, number: int, rows: RowSet) -> None:
         lane = self.lanes[number]
+        own = RowSet()
         for shard in lane.job.shards:
-            rows.update(answered_rows(lane.store, lane.job, shard))
+            own.update(answered_rows(lane.store, lane.job, shard))
+        for shard in lane.job.spared:
+            if shard.lane == KNOWN:
+                own.update(shard_rows(lane.store, shard))
+        for shard in lane.job.spared:
+            for entry in entries(lane.store, shard) if shard.lane == COPY else ():
+                if entry.of in own:
+                    own.add(entry.row)
+        rows.update(own)
 
 
 def rows_where(count: int, holds: Callable[[int], bool]) -> RowSet:
@@ -152,9 +168,11 @@ def rows_where(count: int, holds: Callable[[int], bool]) -> RowSet:
 
 
 def all_lines(lane: Online) -> Iterator[Line]:
-    """Every request of a job, in the order of its rows."""
-    for shard in lane.job.shards:
-        yield from wanted_lines(lane.store, shard, RowSet(), None, lane.hook.provider)
+    """Every row's request of a job, in the order of its rows."""
+    job, provider = lane.job, lane.hook.provider
+    shards = (*job.shards, *job.spared) if job.spared else job.shards
+    lines = (wanted_lines(lane.store, shard, RowSet(), None, provider) for shard in shards)
+    return heapq.merge(*lines, key=lambda line: line.row) if job.spared else chain.from_iterable(lines)
 
 
 def check_of(lane: Online) -> OutputCheck | None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
 
 Group = tuple[str, str]
+#: lanes of rows that somebody is asked
+ASKED = frozenset({"batch", "online"})
+#: the first index of shards that nobody is asked: those that are count from 0
+SPARED_FROM = 1_000_000
 
 
 class ShardFile:
@@ -118,12 +122,15 @@ class Cutter:
 
     def __init__(self, store: JobStore, limits: Limits, metadata: Mapping[str, str]) -> None:
         self.store, self.limits, self.metadata = store, limits, metadata
-        # Rows that are called are no batch, and never too few for one.
+        # Rows that are called, or not asked at all, are no batch, and never too few for one.
         self.called = limits.model_copy(update={"minimum": 0})
         self.token = uuid.uuid4().hex[:8]
-        self.indices = count()
+        self.indices, self.spared_indices = count(), count(SPARED_FROM)
         self.finished: list[Shard] = []
-        self.tried: dict[Group, ShardFile] = {}
+        #: of rows that nobody is asked
+        self.spared: list[Shard] = []
+        #: in lanes of their own: rows that are tried first, and those that nobody is asked
+        self.beside: dict[tuple[str, Group], ShardFile] = {}
         self.opened: dict[Group, ShardFile] = {}
         self.full: dict[Group, ShardFile] = {}
 
@@ -142,33 +149,38 @@ class Cutter:
         file = self.opened[group] = ShardFile(self.store, next(self.indices), group, self.limits, self.token)
         file.add(line)
 
-    def add_tried(self, line: Line) -> None:
-        """Put a line into the shard that is tried before all others."""
-        group = line.kind.group
-        file = self.tried.get(group)
+    def add_beside(self, line: Line) -> None:
+        """Put a line into a shard of its lane."""
+        place = line.lane, line.kind.group
+        file = self.beside.get(place)
         if file is None or not file.add(line):
             if file is not None:
-                self._finish(self.tried.pop(group))
-            file = ShardFile(self.store, next(self.indices), group, self.called, self.token, "online")
-            self.tried[group] = file
+                self._finish(self.beside.pop(place))
+            group = line.kind.group
+            index = next(self.indices if line.lane in ASKED else self.spared_indices)
+            file = ShardFile(self.store, index, group, self.called, self.token, line.lane)
+            self.beside[place] = file
             file.add(line)
 
     def _finish(self, file: ShardFile) -> None:
-        self.finished.append(file.finish(self.store.job_id, self.metadata))
+        shards = self.finished if file.lane in ASKED else self.spared
+        shards.append(file.finish(self.store.job_id, self.metadata))
 
     def finish(self) -> list[Shard]:
-        """All shards, in order."""
+        """All shards that are asked, in order; ``spared`` has the others."""
         for group, before in self.full.items():
             before.give_to(self.opened[group])
-        for files in (self.tried, self.full, self.opened):
-            while files:
-                self._finish(files.pop(next(iter(files))))
+        for file in (*self.beside.values(), *self.full.values(), *self.opened.values()):
+            self._finish(file)
+        for files in (self.beside, self.full, self.opened):
+            files.clear()
+        self.spared.sort(key=lambda shard: shard.index)
         return sorted(self.finished, key=lambda shard: shard.index)
 
     def discard(self) -> None:
-        for file in (*self.tried.values(), *self.full.values(), *self.opened.values()):
+        for file in (*self.beside.values(), *self.full.values(), *self.opened.values()):
             file.discard()
-        remove_files(self.store, self.finished)
+        remove_files(self.store, [*self.finished, *self.spared])
 
 
 def remove_files(store: JobStore, shards: list[Shard]) -> None:

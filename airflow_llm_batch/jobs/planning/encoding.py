@@ -18,11 +18,13 @@ from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batc
 from airflow_llm_batch.data.sources import read_rows, sources_of
 from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
 from airflow_llm_batch.exceptions import InputError, NoRows
+from airflow_llm_batch.jobs.directory.rows import entry_line
 from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens, static_tokens
 from airflow_llm_batch.jobs.planning.braces import check_meaning, check_template, needs_columns
 from airflow_llm_batch.jobs.planning.keys import UniqueKeys
 from airflow_llm_batch.jobs.planning.lengths import RowTokens
 from airflow_llm_batch.jobs.planning.sampling import spread
+from airflow_llm_batch.jobs.reuse.digests import content, digest, digest_of
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
@@ -77,20 +79,27 @@ class Line(msgspec.Struct, gc=False):
     """One encoded row: its lines of ``requests.jsonl`` and ``rows.jsonl``, newlines included.
 
     :param tokens: of the prompt, estimated.
+    :param row: its number.
+    :param digest: of what is asked; equal for rows that ask the same.
+    :param lane: that of its shard.
     """
 
     request: bytes
     entry: bytes
     tokens: int
     kind: Kind
+    row: int
+    digest: bytes
+    lane: str = "batch"
 
 
 class Encoded(NamedTuple):
-    """A row's request line, newline included; ``tokens`` of its prompt, estimated."""
+    """A row's request line, newline included; ``tokens`` of its prompt, estimated; ``digest`` of what is asked."""
 
     line: bytes
     kind: Kind
     tokens: int
+    digest: bytes
 
 
 Encode = Callable[[int, Mapping[str, Any]], Encoded]
@@ -204,7 +213,7 @@ def row_encoder(
             kinds.add_schema(schema_of(row.get("body") or row.get("params")))
         if nulls.columns:
             nulls.look(number, row)
-        request, kind, tokens = encode(number, row)
+        request, kind, tokens, digest = encode(number, row)
         if len(request) > limit:
             raise InputError(
                 f"its request has {len(request):,} bytes, over {provider.name}'s limit of {limit:,} for a whole "
@@ -214,14 +223,14 @@ def row_encoder(
         if key is not None:
             named = to_stable_json(key)
             kinds.key.add(column_kind(key))
-        entry = b'{"row":%d,"key":%b}\n' % (number, named or b"%d" % number)
+        carried = b"{}"
         if columns:
             values = {name: plain(row[column]) for name, column in columns}
             for name, value in values.items():
                 kinds.columns[name].add(column_kind(value))
             carried = to_stable_json(values)
-            entry = b'%b,"columns":%b}\n' % (entry[:-2], carried)
-        return Line(request, entry, tokens, kind), named
+        entry = entry_line(number, named or b"%d" % number, carried)
+        return Line(request, entry, tokens, kind, number, digest), named
 
     return encode_row
 
@@ -264,7 +273,7 @@ def encode_whole(template: RequestTemplate, provider: Provider, job_id: str) -> 
         if static is None:
             static = static_tokens(asked, provider)
         tokens = prompt_tokens(line, request.body, provider, request.model)
-        return Encoded(line, kind_of(request, provider, static), tokens)
+        return Encoded(line, kind_of(request, provider, static), tokens, digest_of(asked, provider))
 
     return encode
 
@@ -289,6 +298,8 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
     pieces = re.split(mark.encode() + rb"(\d{4})", line)
     order = [int(place) for place in pieces[1::2]]
     kind = kind_of(request, provider, static_tokens(rendered, provider))
+    same = re.split(mark.encode() + rb"(\d{4})", content(rendered, provider))
+    places = list(map(int, same[1::2]))
     prefix = f"{job_id}-".encode()
     tokens = RowTokens(request, line, provider, mark)
     # A text that is split for a cache's mark may leave nothing behind it.
@@ -301,10 +312,12 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
         if whole is not None and not all(map(str.strip, texts)):
             return whole(number, row)
         encoded = [to_json(text)[1:-1] for text in texts]
+        asked = same.copy()
+        asked[1::2] = [encoded[place] for place in places]
         encoded.append(b"%b%d" % (prefix, number))
         parts = pieces.copy()
         parts[1::2] = [encoded[place] for place in order]
         line = b"".join(parts)
-        return Encoded(line, kind, tokens.of(texts, line))
+        return Encoded(line, kind, tokens.of(texts, line), digest(b"".join(asked)))
 
     return encode

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import struct
-import tempfile
 from array import array
 from types import TracebackType
 
 from airflow_llm_batch.exceptions import InputError
-
-#: keys held before they are put into the temporary file
-HELD = 50_000
-BUCKETS = 256
-PACK = struct.Struct("=3q").pack
+from airflow_llm_batch.jobs.reuse.buckets import HashBuckets
 
 
 class UniqueKeys:
-    """Refuses keys of which there is more than one. Memory holds a few ten thousand of them, a file the rest.
+    """Refuses keys of which there is more than one.
 
-    A key is kept as two independent 64-bit hashes and its row, in one of many buckets; ``finish`` looks through one
-    bucket after the other. Use as a context manager and call ``finish`` after the last key.
+    A key is kept as two independent 64-bit hashes and its row. Use as a context manager and call ``finish`` after the
+    last key.
 
     :param column: the key column's name, for the message.
     """
@@ -28,53 +22,31 @@ class UniqueKeys:
     def __init__(self, column: str) -> None:
         self.column = column
         self.salt = os.urandom(8)
-        self.count = 0
-        self.buckets = [bytearray() for _ in range(BUCKETS)]
-        #: one per time that memory was full: where each bucket begins in the file, and where the last one ends
-        self.spills: list[array[int]] = []
+        self.hashes = HashBuckets()
 
     def __enter__(self) -> UniqueKeys:
-        self.file = tempfile.TemporaryFile(prefix="llm-batch-keys-")
+        self.hashes.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.file.close()
+        self.hashes.__exit__(kind, error, at)
 
     def add(self, encoded: bytes, row: int) -> None:
         """Add a key, as JSON."""
-        first = hash(encoded)
-        self.buckets[first % BUCKETS] += PACK(first, hash(encoded + self.salt), row)
-        self.count += 1
-        if self.count % HELD == 0:
-            self.spill()
-
-    def spill(self) -> None:
-        starts = array("Q")
-        for bucket in self.buckets:
-            starts.append(self.file.tell())
-            self.file.write(bucket)
-            bucket.clear()
-        starts.append(self.file.tell())
-        self.spills.append(starts)
+        self.hashes.add(hash(encoded), hash(encoded + self.salt), row)
 
     def finish(self) -> None:
         """Look for duplicates.
 
         :raises InputError: names both rows.
         """
-        for number, bucket in enumerate(self.buckets):
-            for starts in self.spills:
-                self.file.seek(starts[number])
-                bucket += self.file.read(starts[number + 1] - starts[number])
-            held = array("q", bytes(bucket))
-            keys = set(zip(held[::3], held[1::3], strict=True))
-            if len(keys) * 3 != len(held):
-                self.refuse(held)
-            bucket.clear()
+        for held in self.hashes:
+            if len(set(zip(held[::3], held[1::3], strict=True))) * 3 != len(held):
+                self._refuse(held)
 
-    def refuse(self, held: array[int]) -> None:
+    def _refuse(self, held: array[int]) -> None:
         rows: dict[tuple[int, int], int] = {}
-        for first, second, row in sorted(zip(held[::3], held[1::3], held[2::3], strict=True), key=lambda k: k[2]):
+        for first, second, row in zip(held[::3], held[1::3], held[2::3], strict=True):
             before = rows.setdefault((first, second), row)
             if before != row:
                 raise InputError(

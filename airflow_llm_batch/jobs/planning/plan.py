@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,21 +13,23 @@ from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.jobs.money.budget import describe, priced, together
+from airflow_llm_batch.jobs.money.budget import describe, estimated_cost, priced, together
 from airflow_llm_batch.jobs.money.funds import release
 from airflow_llm_batch.jobs.money.likely import likely
 from airflow_llm_batch.jobs.money.pricing import Prices
 from airflow_llm_batch.jobs.money.tokens import counter_of
-from airflow_llm_batch.jobs.options import NOT_TRIED, First
+from airflow_llm_batch.jobs.options import NO_REUSE, NOT_TRIED, First
 from airflow_llm_batch.jobs.planning.caching import caching
 from airflow_llm_batch.jobs.planning.cutter import remove_files
 from airflow_llm_batch.jobs.planning.shards import Rows, fingerprint_of, write_shards
+from airflow_llm_batch.jobs.planning.sparing import COPY, KNOWN, NONE
 from airflow_llm_batch.models import Job, Shard
+from airflow_llm_batch.results import usd
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
-    from airflow_llm_batch.jobs.options import Waves
+    from airflow_llm_batch.jobs.options import Reuse, Waves
     from airflow_llm_batch.providers.base import Provider
 
 log = logging.getLogger(__name__)
@@ -88,20 +91,22 @@ def write_plan(
     metadata: Mapping[str, str],
     facts: Mapping[str, Any],
     first: First = NOT_TRIED,
+    reuse: Reuse = NO_REUSE,
 ) -> Job | None:
     """Write the shards, and then the plan.
 
     :param metadata: kept by the vendor with each batch.
     :param facts: further fields of the job: of its task instance, and ``max_cost``.
     :param first: the rows that are to be tried before the others are sent.
+    :param reuse: whether some need not be asked.
     :return: None when another attempt has published its plan first; that one is what gets sent.
     """
     provider = hook.provider
     prices = Prices.of(hook)
     progress = StepLog(log, "rows encoded")
     limits = provider.limits.model_copy(update={"tokens": waves.max_enqueued_tokens})
-    written = write_shards(rows, provider, store, metadata, limits, progress.add, first)
-    shards, kinds = written.shards, written.kinds
+    written = write_shards(rows, provider, store, metadata, limits, progress.add, first, reuse)
+    shards, spared, kinds = written.shards, written.spared, written.kinds
 
     looked = caching(rows.request, provider, together(written.use, written.tried))
 
@@ -117,19 +122,39 @@ def write_plan(
         conn_id=hook.conn_id,
         created_at=datetime.now(UTC),
         console_url=provider.console_url if provider.console("") else "",
-        rows=sum(shard.rows for shard in shards),
+        rows=sum(shard.rows for shard in (*shards, *spared)),
         shards=tuple(shards),
+        spared=tuple(spared),
+        cache=reuse.cache.uri if reuse.cache is not None else None,
+        cache_bytes=reuse.cache.max_bytes if reuse.cache is not None else None,
         estimate=estimate,
         **{"several_vectors": written.several_vectors, **rows.facts(kinds)},
         **asdict(waves),
         **facts,
     )
     if not store.save_job(job):
-        remove_files(store, shards)
+        remove_files(store, [*shards, *spared])
         return None
     log.info("Job %s: %s rows in %d shard(s) at %s", job.id, f"{job.rows:,}", len(shards), store.uri)
+    if spared:
+        log.info("%s of them are asked; %s.", f"{job.rows_asked:,}", ", ".join(why_not_asked(spared)))
+    if written.alike:
+        worth = (estimated_cost(job) or 0.0) * written.alike / job.rows
+        log.info(
+            "%s rows ask exactly what another row asks: ask_once=True would ask each question once%s.",
+            f"{written.alike:,}", f" and save about {usd(worth)}" if worth else "",
+        )  # fmt: skip
     log.info("%s", describe(job))
     return job
+
+
+def why_not_asked(spared: Sequence[Shard]) -> list[str]:
+    """How many rows nobody is asked, by why."""
+    rows: Counter[str] = Counter()
+    for shard in spared:
+        rows[shard.lane] += shard.rows
+    words = {COPY: "ask what another row asks", KNOWN: "were answered to earlier jobs", NONE: "are in no cache"}
+    return [f"{rows[lane]:,} {why}" for lane, why in words.items() if rows[lane]]
 
 
 def estimated(model: str, use: Estimate, shards: Sequence[Shard], prices: Prices, provider: Provider) -> Estimate:

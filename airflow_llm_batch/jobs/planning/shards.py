@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.jobs.money.tokens import Kind
-from airflow_llm_batch.jobs.options import NOT_TRIED, First
+from airflow_llm_batch.jobs.options import NO_REUSE, NOT_TRIED, First, Reuse
 from airflow_llm_batch.jobs.planning.cutter import Cutter
 from airflow_llm_batch.jobs.planning.encoding import Line
+from airflow_llm_batch.jobs.planning.sparing import Counted, spared
 from airflow_llm_batch.models import Limits, Shard
 
 if TYPE_CHECKING:
@@ -51,16 +52,18 @@ WORTH = 8 * 2**20
 
 
 class Written(NamedTuple):
-    """The shard files of a job: the shards in order, the fingerprint of all that would be sent, the expected use, that
-    of rows that are tried first, what keys and pass-through columns hold, and whether a request embeds several
-    texts."""
+    """The shard files of a job: the shards in order, those that nobody is asked, the fingerprint of all rows, the
+    expected use, that of rows that are tried first, what keys and pass-through columns hold, whether a request embeds
+    several texts, and how many rows ask the same as another one, though each is asked."""
 
     shards: list[Shard]
+    spared: list[Shard]
     fingerprint: str
     use: dict[str, Estimate]
     tried: dict[str, Estimate]
     kinds: Kinds
     several_vectors: bool
+    alike: int
 
 
 class Use:
@@ -105,6 +108,7 @@ def write_shards(
     limits: Limits | None = None,
     report: Callable[[int], Any] = lambda rows: None,
     first: First = NOT_TRIED,
+    reuse: Reuse = NO_REUSE,
 ) -> Written:
     """Write the job's shard files.
 
@@ -112,31 +116,50 @@ def write_shards(
     :param limits: of one shard; the provider's by default.
     :param report: told how many rows were added, every thousand of them.
     :param first: the rows that get shards of their own, to be called before the others are sent.
+    :param reuse: whether some need not be asked.
     """
     use, tried, kinds = Use(), Use(), Kinds(spec.passthrough)
     cutter = Cutter(store, limits or provider.limits, metadata)
-    # Of everything that is sent, in the order of the rows: how it is cut into shards changes nothing.
+    # Of all rows in their order: how they are cut into shards, and which of them are asked, changes nothing.
     fingerprint = hashlib.sha256(f"{provider.name}{spec.identity}".encode())
+    counted, most_inputs = Counted(), 1
+
+    def to_ask() -> Iterator[Line]:
+        """The lines that somebody is asked; the others have their place then."""
+        nonlocal most_inputs
+        lines = noted(spec.lines(provider, store.job_id, kinds), fingerprint, report)
+        for line in spared(lines, reuse) if reuse.is_wanted else counted(lines):
+            most_inputs = max(most_inputs, line.kind.inputs)
+            if line.lane == "batch":
+                yield line
+            else:
+                cutter.add_beside(line)
+
     try:
-        head, lines = taken_first(spec.lines(provider, store.job_id, kinds), first, cutter.limits.minimum)
+        head, lines = taken_first(to_ask(), first, cutter.limits.minimum)
         for line in head:
-            fingerprint.update(line.request)
-            fingerprint.update(line.entry)
-            cutter.add_tried(line)
+            line.lane = "online"
+            cutter.add_beside(line)
             tried.add(line)
-        for number, line in enumerate(lines, len(head) + 1):
-            fingerprint.update(line.request)
-            fingerprint.update(line.entry)
+        for line in lines:
             cutter.add(line)
             use.add(line)
-            if number % 1000 == 0:
-                report(1000)
         shards = cutter.finish()
     except BaseException:
         cutter.discard()
         raise
-    several = any(kind.inputs > 1 for kind in (*use.kinds, *tried.kinds))
-    return Written(shards, fingerprint.hexdigest(), use.estimates(), tried.estimates(), kinds, several)
+    used = use.estimates(), tried.estimates()
+    return Written(shards, cutter.spared, fingerprint.hexdigest(), *used, kinds, most_inputs > 1, counted.alike)
+
+
+def noted(lines: Iterator[Line], fingerprint: Any, report: Callable[[int], Any]) -> Iterator[Line]:
+    """Lines passed on and taken note of."""
+    for number, line in enumerate(lines, 1):
+        fingerprint.update(line.request)
+        fingerprint.update(line.entry)
+        yield line
+        if number % 1000 == 0:
+            report(1000)
 
 
 def taken_first(lines: Iterator[Line], first: First, minimum: int) -> tuple[list[Line], Iterator[Line]]:
@@ -160,8 +183,8 @@ def taken_first(lines: Iterator[Line], first: First, minimum: int) -> tuple[list
 
 def too_small(shards: Sequence[Shard], provider: Provider) -> str | None:
     """Why some shards cannot be sent as batches, None where all can."""
-    rows = min((shard.rows for shard in shards if not shard.is_tried), default=0)
     least = provider.limits.minimum
+    rows = min((shard.rows for shard in shards if not shard.is_tried), default=0 if shards else least)
     if rows >= least:
         return None
     why = f"A batch of this job has {rows:,} rows, and {provider.title} takes none of fewer than {least:,}."

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from airflow_llm_batch.data.failed import QUOTA, UNDELIVERED
+from airflow_llm_batch.data.failed import NOT_IN_CACHE, QUOTA, UNDELIVERED
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.values import to_json
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
-from airflow_llm_batch.jobs.directory.rows import RowNumber, sent
+from airflow_llm_batch.jobs.directory.rows import Entry, RowNumber, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.tokens import kind_of, prompt_tokens, raised_caps
 from airflow_llm_batch.jobs.planning.encoding import Line
+from airflow_llm_batch.jobs.reuse.digests import digest_of
 from airflow_llm_batch.models import Job
 from airflow_llm_batch.providers.endings import NONE, PAUSED, UNKNOWN
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code
@@ -40,8 +41,8 @@ def is_worth_asking(failure: Failure, also: Iterable[str]) -> bool:
     if failure.status == "errored":
         return is_passing_code(code) or (QUOTA in also and is_empty_account(code))
     if failure.status in ("expired", "missing"):
-        # What the vendor says it has finished was paid for.
-        return code != UNDELIVERED or UNDELIVERED in also
+        # What the vendor says it has finished was paid for, and what was not to be asked is not asked.
+        return code not in (UNDELIVERED, NOT_IN_CACHE) or code in also
     return failure.status in also and code != NO_ROOM
 
 
@@ -118,7 +119,7 @@ class Repair(NamedTuple):
                 if wants_room(failure):
                     truncated.add(failure.row)
         for store, job in history.chain(self.store):
-            for shard in job.shards:
+            for shard in (*job.shards, *job.spared):
                 if (job.round, shard.index) in shards:
                     for line, entry in sent(store, shard.index, shard.token):
                         row = read_number(entry).row
@@ -136,15 +137,21 @@ class Repair(NamedTuple):
     ) -> Line | None:
         """One request once more; None for a truncated one whose cap is not ours to raise."""
         request = provider.request_of(msgspec.json.decode(sent), shard)
+        row = read_entry(entry)
+        digest = bytes.fromhex(row.digest)
         if truncated:
             raised = raised_caps(request, provider, self.token_factor)
             if raised is None:
                 return None
-            request = raised
+            request, digest = raised, b""
         request = provider.translate(request)
         line = to_json(provider.line(request, custom_id)) + b"\n"
         tokens = prompt_tokens(line, request.body, provider, request.model)
-        return Line(line, entry, tokens, kind_of(request, provider))
+        bare = row.line if row.digest else entry
+        # What is asked otherwise than it was is known by what is sent.
+        digest = digest or digest_of(request, provider)
+        return Line(line, bare, tokens, kind_of(request, provider), row.row, digest)
 
 
 read_number = msgspec.json.Decoder(RowNumber).decode
+read_entry = msgspec.json.Decoder(Entry).decode

@@ -66,7 +66,7 @@ class JobWait:
         :raises WaitEnded: when nothing was ever submitted.
         """
         job = store.job_now()
-        self.rows = job.rows
+        self.rows = job.rows_asked
         deadline = None if self.allowed is None else job.created_at.timestamp() + self.allowed
         wait = Wait({}, deadline, on_deadline)
         listing = store.listing()

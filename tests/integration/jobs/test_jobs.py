@@ -26,8 +26,9 @@ from airflow_llm_batch.jobs.directory.attempts import Attempts
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.planning.encoding import passthrough_map
-from airflow_llm_batch.jobs.planning.keys import HELD, UniqueKeys
+from airflow_llm_batch.jobs.planning.keys import UniqueKeys
 from airflow_llm_batch.jobs.planning.shards import write_shards
+from airflow_llm_batch.jobs.reuse.buckets import HELD
 from airflow_llm_batch.jobs.submission import submit as submission
 from airflow_llm_batch.jobs.submission.named import adopt
 from airflow_llm_batch.jobs.waiting.wait import JobWait
