@@ -2,6 +2,7 @@
 
 from airflow_llm_batch.jobs.options import Recovery
 from airflow_llm_batch.operators.cleanup import CleanupJobsOperator
+from airflow_llm_batch.operators.compact import CompactAnswersOperator
 from airflow_llm_batch.operators.completion import CompletionOperator
 from airflow_llm_batch.operators.fetch import FetchResultsOperator
 from airflow_llm_batch.operators.handle import completed_jobs
@@ -10,6 +11,7 @@ from airflow_llm_batch.operators.submit import SubmitBatchOperator
 
 __all__ = [
     "CleanupJobsOperator",
+    "CompactAnswersOperator",
     "CompletionOperator",
     "FetchResultsOperator",
     "LLMBatchOperator",

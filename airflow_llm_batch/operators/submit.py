@@ -51,8 +51,8 @@ class SubmitBatchOperator(AsksRows):
     :param ask_once: of rows that ask exactly the same (model, prompt, parameters, schema), one is asked: the others are
         landed with its answer, ``answered_by`` and a cost of 0. Off, the log says what it would have saved.
     :param cache: a folder in any object storage (or an ``AnswerCache``, with an age and a number of bytes) where the
-        answers of succeeded rows are kept: what an earlier job was answered there is not asked again, and is landed with
-        ``answered_by`` and a cost of 0. Needs the extra ``answers``.
+        answers of succeeded rows are kept: what an earlier job was answered there is not asked again, and is landed
+        with ``answered_by`` and a cost of 0. Needs the extra ``answers``.
     :param cache_only: ask nobody: rows that the cache does not know are landed as ``missing``.
     :param on_empty: ``fail`` or ``skip`` the task, and with it what depends on it, when there are no rows or no files.
     :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.

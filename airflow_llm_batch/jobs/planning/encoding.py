@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -23,15 +22,13 @@ from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens, st
 from airflow_llm_batch.jobs.planning.braces import check_meaning, check_template, needs_columns
 from airflow_llm_batch.jobs.planning.keys import UniqueKeys
 from airflow_llm_batch.jobs.planning.lengths import RowTokens
+from airflow_llm_batch.jobs.planning.nulls import Nulls
 from airflow_llm_batch.jobs.planning.sampling import spread
 from airflow_llm_batch.jobs.reuse.digests import content, digest, digest_of
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Provider
-
-
-log = logging.getLogger(__name__)
 
 
 class RowSpec(NamedTuple):
@@ -233,31 +230,6 @@ def row_encoder(
         return Line(request, entry, tokens, kind, number, digest), named
 
     return encode_row
-
-
-class Nulls:
-    """Columns of a prompt that hold nothing: refused, or told once.
-
-    :ivar columns: those that are still looked at.
-    """
-
-    def __init__(self, template: RequestTemplate) -> None:
-        self.fail = template.on_null == "fail"
-        self.columns = sorted(template.columns() or ())
-
-    def look(self, number: int, row: Mapping[str, Any]) -> None:
-        """:raises InputError: for a null, where it is not to be empty."""
-        for column in self.columns:
-            value = row.get(column)
-            if type(value) is str or plain(value) is not None or column not in row:
-                continue
-            if self.fail:
-                raise InputError(f"its column {column!r} is null, which on_null='fail' refuses")
-            log.warning(
-                "Row %d has nothing in %r: such columns are empty in prompts (on_null='fail' refuses).", number, column
-            )
-            self.columns = [name for name in self.columns if name != column]
-            return
 
 
 def encode_whole(template: RequestTemplate, provider: Provider, job_id: str) -> Encode:

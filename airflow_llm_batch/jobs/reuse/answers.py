@@ -23,7 +23,8 @@ import msgspec
 
 from airflow_llm_batch.exceptions import SourceUnavailable
 from airflow_llm_batch.jobs.reuse.duck import session
-from airflow_llm_batch.outages import is_outage, patiently
+from airflow_llm_batch.jobs.reuse.folder import Folder
+from airflow_llm_batch.outages import patiently
 from airflow_llm_batch.results import Result
 from airflow_llm_batch.storage import fresh, is_local, removed, storage_path, whole_file
 
@@ -70,6 +71,8 @@ class AnswerFiles:
     def __init__(self, cache: AnswerCache) -> None:
         self.cache = cache
         self.root = storage_path(cache.uri.rstrip("/"))
+        #: of an object store
+        self.folder: Folder | None = None
 
     def files(self) -> list[StoredFile]:
         """All of them as of now, those written first first."""
@@ -78,6 +81,8 @@ class AnswerFiles:
             found = patiently(root.fs.find, root.path, detail=True)
         except FileNotFoundError:
             return []
+        except Exception as error:
+            raise self.unavailable(error) from error
         start = len(root.fs._strip_protocol(root.path).rstrip("/")) + 1
         return sorted(
             StoredFile(seconds_of(facts), path[start:], int(facts.get("size") or 0))
@@ -90,13 +95,12 @@ class AnswerFiles:
         """A session that can read the files by ``address``."""
         with session() as connection:
             if not is_local(self.root):
-                from fsspec.implementations.dirfs import DirFileSystem
-
-                connection.register_filesystem(DirFileSystem(path=self.root.path, fs=fresh(self.root).fs))
+                self.folder = Folder(self.root.path, fresh(self.root).fs)
+                connection.register_filesystem(self.folder)
             yield connection
 
     def address(self, file: StoredFile) -> str:
-        return f"{self.root.path}/{file.name}" if is_local(self.root) else f"dir://{file.name}"
+        return f"{self.root.path}/{file.name}" if is_local(self.root) else f"answers://{file.name}"
 
     def readable(self, connection: DuckDBPyConnection, files: Sequence[StoredFile]) -> list[str]:
         """The addresses of those files that can be read from one end to the other; the others are told."""
@@ -108,8 +112,7 @@ class AnswerFiles:
                     [[self.address(file)]],
                 ).fetchall()
             except Exception as error:
-                if is_outage(error):
-                    raise self.unavailable(error) from error
+                self.check_store()
                 log.warning(
                     "The answers in %s/%s cannot be used: %s. What they answered is asked again; remove the file.",
                     self.root, file.name, str(error).splitlines()[0][:300],
@@ -157,6 +160,7 @@ class AnswerFiles:
                 connection.execute(query, [addresses, since.replace(tzinfo=None)])
                 break
             except Exception as error:
+                self.check_store()
                 if look == LOOKS - 1:
                     raise self.unavailable(error) from error
                 log.info("Looking for answers once more: %s", str(error).splitlines()[0][:300])
@@ -167,15 +171,22 @@ class AnswerFiles:
         while rows := found.fetchmany(FETCHED):
             yield from rows
 
+    def check_store(self) -> None:
+        """:raises SourceUnavailable: when the store has failed; not for a file that is gone, or cannot be read."""
+        trouble = self.folder.trouble if self.folder is not None else None
+        if trouble is not None and not isinstance(trouble, FileNotFoundError):
+            raise self.unavailable(trouble) from trouble
+
     def unavailable(self, error: BaseException) -> SourceUnavailable:
         return SourceUnavailable(
             f"The answers in {self.root} cannot be read: {type(error).__name__}: {error}. Nothing was sent."
         )
 
-    def write(self, connection: DuckDBPyConnection, query: str, name: str) -> int:
+    def write(self, connection: DuckDBPyConnection, query: str, name: str, *, replaces: bool = False) -> int:
         """Write a file of answers, sorted, and make room for it.
 
         :param query: gives them, without an order.
+        :param replaces: others, which go when all of what replaces them is there.
         :return: its bytes, 0 when there are none.
         :raises ValueError: when it is larger than all files together may be.
         """
@@ -192,7 +203,8 @@ class AnswerFiles:
                 f"(format parquet, compression zstd, row_group_size {group})"
             )
             size = made.stat().st_size
-            self.make_room(size, name)
+            if not replaces:
+                self.make_room(size, name)
             with made.open("rb") as source, whole_file(self.root / name) as file:
                 while block := source.read(2**20):
                     file.write(block)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import duckdb
@@ -12,13 +14,14 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import MODELS
+from support.stores import Bucket
 from support.tasks import drive, explicit, landed, operator
 
 from airflow_llm_batch.data import AnswerCache, ChatRequest, EmbeddingRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
+from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable, SourceUnavailable
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.operators import CompletionOperator
+from airflow_llm_batch.operators import CompactAnswersOperator, CompletionOperator
 
 
 def night(tmp_path, number):
@@ -443,3 +446,112 @@ def test_every_row_is_landed_and_no_question_is_paid_twice(connect, tmp_path_fac
             assert sum(summary["spared"].values()) == len(texts) - len(set(new) if once else new)
             assert sum(row["cost_usd"] > 0 for row in rows) == len(set(new) if once else new)
             seen.update(questions)
+
+
+def compacted(cache):
+    return CompactAnswersOperator(task_id="compact", cache=cache).execute({})
+
+
+def files_of(tmp_path):
+    return sorted(str(path.relative_to(tmp_path / "answers")) for path in (tmp_path / "answers").rglob("*.parquet"))
+
+
+def test_many_files_become_few(connect, tmp_path, monkeypatch):
+    """Nights' files are made into one for each beginning of a hash; every answer is found as before."""
+    cache = f"file://{tmp_path}/answers"
+    with Emulator(duration=0) as emulator:
+        conn_id = connect(emulator.url)
+        for number in range(5):
+            ask(conn_id, tmp_path, number, [f"text {n}" for n in range(10 * number, 10 * number + 10)])
+        assert len(files_of(tmp_path)) == 5
+        assert compacted(cache)["answers"] == 50
+        assert [name.partition("/")[0] for name in files_of(tmp_path)] == ["all"]
+        monkeypatch.setattr("airflow_llm_batch.jobs.reuse.compaction.TARGET", 2000)
+        done = compacted(cache)
+        assert done["before"] == 1
+        assert len({name.partition("/")[0] for name in files_of(tmp_path)}) == done["after"] > 10
+        summary, rows = ask(conn_id, tmp_path, 9, [f"text {n}" for n in range(60)])
+    assert summary["spared"] == {"known": 50}
+    assert [row["text"] for row in rows] == [f"text {n}" for n in range(60)]
+
+
+def test_a_compaction_leaves_out_what_does_not_count(connect, tmp_path):
+    """Too old, bought twice, too many bytes: gone; a damaged file stays where it lies for somebody to look at."""
+    cache = f"file://{tmp_path}/answers"
+    with Emulator(duration=0) as emulator:
+        conn_id = connect(emulator.url)
+        ask(conn_id, tmp_path, 1, ["one", "two"])
+        age(tmp_path / "answers", days=10)
+        ask(conn_id, tmp_path, 2, ["one", "three"], cache=AnswerCache(cache, max_age=86400))
+        (tmp_path / "answers" / "new" / "spoiled.parquet").write_bytes(b"not a file of answers")
+        assert compacted(AnswerCache(cache))["answers"] == 3
+        assert compacted(AnswerCache(cache, max_age=86400))["answers"] == 2
+        assert "new/spoiled.parquet" in files_of(tmp_path)
+        (tmp_path / "answers" / "new" / "spoiled.parquet").unlink()
+        ask(conn_id, tmp_path, 3, [f"text {n}" for n in range(200)])
+        age(tmp_path / "answers", days=3)
+        ask(conn_id, tmp_path, 4, [f"other {n}" for n in range(200)])
+        size = sum(path.stat().st_size for path in (tmp_path / "answers").rglob("*.parquet"))
+        assert compacted(AnswerCache(cache, max_bytes=int(0.7 * size)))["answers"] == 200
+        assert sum(path.stat().st_size for path in (tmp_path / "answers").rglob("*.parquet")) <= 0.7 * size
+        assert compacted(AnswerCache(cache, max_bytes=1))["answers"] == 0
+        assert files_of(tmp_path) == []
+
+
+def test_jobs_and_compactions_at_once_lose_nothing(connect, tmp_path):
+    """Four threads add, one compacts all the time: in the end every answer is there."""
+    cache = f"file://{tmp_path}/answers"
+    over = threading.Event()
+
+    def compact_always():
+        for _ in range(200):
+            if over.is_set():
+                return
+            compacted(cache)
+
+    with Emulator(duration=0) as emulator, ThreadPoolExecutor(5) as pool:
+        conn_id = connect(emulator.url)
+        compacting = pool.submit(compact_always)
+        try:
+            asked = [
+                pool.submit(ask, conn_id, tmp_path, n, [f"text {k}" for k in range(5 * n, 5 * n + 8)])
+                for n in range(8)
+            ]  # fmt: skip
+            for done in asked:
+                assert done.result()[0]["counts"]["succeeded"] == 8
+        finally:
+            over.set()
+        compacting.result()
+        summary, _ = ask(conn_id, tmp_path, 20, [f"text {n}" for n in range(43)], cache_only=True)
+    assert summary["spared"] == {"known": 43}
+
+
+def test_a_cache_in_an_object_store(connect, tmp_path):
+    """Another store than the job's; one that fails at times costs nothing but time."""
+    bucket = Bucket(seed=3)
+    cache = f"{bucket.uri}/answers"
+    with Emulator(duration=0) as emulator:
+        conn_id = connect(emulator.url)
+        texts = [f"text {n}" for n in range(30)]
+        ask(conn_id, tmp_path, 1, texts, cache=cache)
+        assert len(bucket.files) == 1
+        summary, rows = ask(conn_id, tmp_path, 2, [*texts, "new"], cache=cache)
+        assert summary["spared"] == {"known": 30}
+        assert compacted(cache)["answers"] == 31
+        assert len(bucket.files) == 1
+        bucket.failing = 0.2
+        summary, rows = ask(conn_id, tmp_path, 3, texts, cache=cache)
+    assert summary["spared"] == {"known": 30}
+    assert [row["text"] for row in rows] == texts
+
+
+def test_a_cache_that_cannot_be_reached_is_not_paid_for(connect, tmp_path):
+    """The task fails for now, before anything is sent: a retry will find the answers."""
+    bucket = Bucket()
+    with Emulator(duration=0) as emulator:
+        conn_id = connect(emulator.url)
+        ask(conn_id, tmp_path, 1, ["one"], cache=f"{bucket.uri}/answers")
+        bucket.failing = 1.0
+        with pytest.raises(SourceUnavailable, match="Nothing was sent"):
+            ask(conn_id, tmp_path, 2, ["one"], cache=f"{bucket.uri}/answers")
+        assert len(emulator.vendor.batches) == 1
