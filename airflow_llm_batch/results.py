@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from pydantic import BaseModel, Field
 
-from airflow_llm_batch.models import Fact
+from airflow_llm_batch.models import Fact, Rules
 
 RowStatus = Literal["succeeded", "errored", "expired", "cancelled", "truncated", "refused", "invalid", "missing"]
 ROW_STATUSES: tuple[RowStatus, ...] = (
@@ -197,6 +197,8 @@ class Manifest(Fact):
     :param estimated_input_tokens: of this round's rows whose usage was told, and ``input_error_percent``, how far that
         was from what was billed for them; None where nothing was estimated. ``estimate_basis`` is how.
     :param lane: how the rows of the last round travelled: ``batch``, ``flex`` or ``online``.
+    :param rules: that its answers were held to beside their schema; ``schema_alone`` where their class could not be
+        imported, and its validators have not run.
     """
 
     job: str
@@ -231,6 +233,8 @@ class Manifest(Fact):
     estimate_basis: str = ""
     lane: str = "batch"
     whole: Whole | None = None
+    rules: Rules = Rules()
+    schema_alone: bool = False
 
     def summary(self, uri: str) -> dict[str, Any]:
         """The manifest as it travels in XCom; ``uri`` is where the whole of it lies."""

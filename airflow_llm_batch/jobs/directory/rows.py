@@ -42,6 +42,9 @@ class Entry(msgspec.Struct):
     custom_id: str | None = None
 
 
+read_entry = msgspec.json.Decoder(Entry).decode
+
+
 class Entries:
     """The lines of ``rows.jsonl``, found by row number: two arrays and a file, no object per row.
 
@@ -49,7 +52,7 @@ class Entries:
     """
 
     def __init__(self, lines: Iterable[bytes]) -> None:
-        self.decode = msgspec.json.Decoder(Entry).decode
+        self.decode = read_entry
         number = msgspec.json.Decoder(RowNumber).decode
         self.rows, self.starts = array("Q"), array("Q", [0])
         self.file: IO[bytes] = io.BytesIO()

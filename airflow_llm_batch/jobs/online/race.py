@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.data.outputs import OutputCheck
+from airflow_llm_batch.data.row_check import row_check
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.journal import Journal
 from airflow_llm_batch.jobs.directory.rows import answered_rows
 from airflow_llm_batch.jobs.directory.rowset import RowSet
+from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.online.endpoint import Vendor
 from airflow_llm_batch.jobs.online.online import Ahead, Line, at_once, begin, close, wanted_lines, watch
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.data.row_check import Check
     from airflow_llm_batch.jobs.online.online import Online
 
 log = logging.getLogger(__name__)
@@ -157,8 +159,8 @@ def all_lines(lane: Online) -> Iterator[Line]:
         yield from wanted_lines(lane.store, shard, RowSet(), None, lane.hook.provider)
 
 
-def check_of(lane: Online) -> OutputCheck | None:
-    return OutputCheck(lane.job.output_schema) if lane.job.output_schema is not None else None
+def check_of(lane: Online) -> Check | None:
+    return row_check(lane.job.output_schema, rules_of(lane.store, lane.job), log)
 
 
 async def race(vendors: Sequence[Vendor], lines: Sequence[Line]) -> tuple[int, bytes]:
@@ -178,7 +180,7 @@ async def race(vendors: Sequence[Vendor], lines: Sequence[Line]) -> tuple[int, b
                 if (error := call.exception()) is not None:
                     errors.append(error)
                     continue
-                if vendors[number].is_good(call.result()):
+                if vendors[number].is_good(call.result(), lines[number].entry):
                     return number, call.result()
                 failed[number] = call.result()
     finally:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.data.checks import rules_for
 from airflow_llm_batch.data.files import named
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.kinds import kind_of as column_kind
@@ -23,6 +24,7 @@ from airflow_llm_batch.jobs.planning.braces import check_meaning, check_template
 from airflow_llm_batch.jobs.planning.keys import UniqueKeys
 from airflow_llm_batch.jobs.planning.lengths import RowTokens
 from airflow_llm_batch.jobs.planning.sampling import spread
+from airflow_llm_batch.models import Rules
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
@@ -57,6 +59,10 @@ class RowSpec(NamedTuple):
         """:raises InputError: for an output schema that is none."""
         if self.request is not None and (schema := self.request.schema()) is not None:
             validator(schema)
+
+    def rules(self, checks: Sequence[str] | None) -> Rules:
+        """:raises NothingBilled: for checks that no answer to these rows could pass."""
+        return rules_for(self.request, self.passthrough, checks or ())
 
     def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
         return encode_rows(self, provider, job_id, kinds)

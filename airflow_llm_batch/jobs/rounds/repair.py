@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.data.checks import verify
 from airflow_llm_batch.data.failed import QUOTA, UNDELIVERED
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.values import to_json
@@ -14,10 +15,11 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.rows import RowNumber, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
+from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.tokens import kind_of, prompt_tokens, raised_caps
 from airflow_llm_batch.jobs.planning.encoding import Line
-from airflow_llm_batch.models import Job
+from airflow_llm_batch.models import Job, Rules
 from airflow_llm_batch.providers.endings import NONE, PAUSED, UNKNOWN
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code
 from airflow_llm_batch.results import Failure
@@ -98,6 +100,14 @@ class Repair(NamedTuple):
                 f"The job at {self.store.uri} was not landed yet, so nobody knows which rows failed; put a "
                 "FetchResultsOperator before this task. Nothing was sent."
             )
+
+    def rules(self, checks: Sequence[str] | None) -> Rules:
+        """Those of the job that is repaired, but for checks that are given.
+
+        :raises NothingBilled: for checks that no answer to these rows could pass.
+        """
+        verify(checks or (), self.job.columns, self.job.output_schema, free=False)
+        return rules_of(self.store, self.job, checks)
 
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """What the plan takes over from the job it repairs."""
