@@ -76,7 +76,8 @@ class FetchResultsOperator(LandsResults):
         try:
             store = self._store(hook, handle, context)
             job = store.job()
-            verify(self.checks or (), job.columns, job.output_schema, refusal="Nothing was landed, nothing is lost.")
+            schema, refusal = job.output_schema, "Nothing was landed, and nothing is lost."
+            verify(self.checks or (), job.columns, schema, free=schema is None, refusal=refusal)
             run = JobRun(hook, store, Origin.of(job), self.log)
             manifest = run.land(self.target)
         finally:

@@ -106,7 +106,8 @@ class Repair(NamedTuple):
 
         :raises NothingBilled: for checks that no answer to these rows could pass.
         """
-        verify(checks or (), self.job.columns, self.job.output_schema, free=False)
+        schema = self.job.output_schema
+        verify(checks or (), self.job.columns, schema, free=schema is None)
         return rules_of(self.store, self.job, checks)
 
     def facts(self, kinds: Kinds) -> dict[str, Any]:
