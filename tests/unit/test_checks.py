@@ -179,7 +179,7 @@ def test_checks_come_after_the_class_and_see_what_lands():
 
 
 def test_only_answers_that_are_good_so_far_are_checked():
-    """A refused, errored or truncated row keeps its status and its reason; a tool call has no output, and is checked."""
+    """A refused, errored or truncated row keeps its status and reason; a tool call has no output, and is checked."""
     for status in ("errored", "truncated", "refused", "expired", "missing"):
         result = judged(Result(status=status, error_code="why"), fails)
         assert (result.status, result.error_code) == (status, "why")

@@ -135,7 +135,7 @@ def test_rows_of_a_batch_that_was_made_elsewhere_are_checked(connect, context, t
             return FetchResultsOperator(task_id="fetch", **given).execute(context)
 
         summary = fetch("row.text == 'hi' and row.key == 'a'")
-        with pytest.raises(InputError, match="without a schema there is no output.*Nothing was landed"):
+        with pytest.raises(InputError, match=r"without a schema there is no output.*Nothing was landed"):
             fetch("output.total > 3")
         with pytest.raises(ConfigurationError, match="are given to the FetchResultsOperator"):
             SubmitBatchOperator(task_id="s", batch_id=batch_id, checks=["row.text"]).execute(context)
@@ -179,7 +179,7 @@ def test_other_checks_buy_nothing_and_are_applied_to_what_was_answered(connect, 
 
 
 def test_a_fetch_has_the_checks_of_the_submission_or_its_own(connect, context, tmp_path):
-    """A cleared submission's new checks reach the next fetch, and a fetch may have others: nothing is sent for either."""
+    """A cleared submission's new checks reach the next fetch, and a fetch may have others; neither sends anything."""
     with opinions(said) as (emulator, bodies):
         conn_id = connect(emulator.url)
 
