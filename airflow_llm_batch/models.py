@@ -174,6 +174,19 @@ class Shard(BaseModel):
         return self.lane == "online"
 
 
+class Rules(Fact):
+    """What answers have to pass beside their schema. They are no part of what is sent: a job's may change.
+
+    :param output_class: path of the Pydantic class that they are validated as, ``module:qualname``.
+    :param checks: paths of functions, and expressions.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    output_class: str | None = None
+    checks: tuple[str, ...] = ()
+
+
 class Job(Fact):
     """The plan of a job, kept as ``job.json``. Written once; holds no secret.
 
@@ -195,6 +208,7 @@ class Job(Fact):
     :param sampled_from: rows that there are in all, None where these are not a sample of them.
     :param budgeted: there were budgets that span jobs when it was planned.
     :param max_cost: dollars that the job may cost, rows that are called online after all included; None for any.
+    :param rules: of its answers, as it was planned; ``rules.json`` has them where they have changed since.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -230,6 +244,7 @@ class Job(Fact):
     run_id: str | None = None
     task_id: str | None = None
     map_index: int = -1
+    rules: Rules = Rules()
 
     @property
     def rows_asked(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from pydantic import BaseModel, Field
 
-from airflow_llm_batch.models import Fact
+from airflow_llm_batch.models import Fact, Rules
 
 RowStatus = Literal["succeeded", "errored", "expired", "cancelled", "truncated", "refused", "invalid", "missing"]
 ROW_STATUSES: tuple[RowStatus, ...] = (
@@ -206,6 +206,8 @@ class Manifest(Fact):
     :param lane: how the rows of the last round travelled: ``batch``, ``flex`` or ``online``.
     :param spared: rows that nobody was asked in all rounds, by why: ``copy`` of a row that asks the same, or ``known``
         from an earlier job; ``spared_usd`` is what their answers had cost.
+    :param rules: that its answers were held to beside their schema; ``schema_alone`` where their class could not be
+        imported, and its validators have not run.
     """
 
     job: str
@@ -242,6 +244,8 @@ class Manifest(Fact):
     whole: Whole | None = None
     spared: dict[str, int] = Field(default_factory=dict)
     spared_usd: float | None = 0.0
+    rules: Rules = Rules()
+    schema_alone: bool = False
 
     def summary(self, uri: str) -> dict[str, Any]:
         """The manifest as it travels in XCom; ``uri`` is where the whole of it lies."""

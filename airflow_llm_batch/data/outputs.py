@@ -35,11 +35,13 @@ class OutputCheck:
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
-        self.validate = validator(without_sets(schema)).validate
+        made = validator(without_sets(schema))
+        self.validate, self.is_valid = made.validate, made.is_valid
         #: vendors want an object at the root, and got one around a schema of anything else
         self.may_be_wrapped = not is_object(schema)
 
-    def __call__(self, result: Result) -> None:
+    def __call__(self, result: Result, *whose: msgspec.Raw) -> None:
+        """:param whose: the row's key and columns, which a schema does not ask for."""
         if result.status != "succeeded" or result.tool_calls:
             return
         try:

@@ -168,12 +168,14 @@ class Target:
     :param destination: directory for the files, any ``ObjectStoragePath`` URI.
     :param max_file_size: bytes after which another file is begun, None for one file a shard.
     :param keep_raw: every record has the vendor's whole line in ``raw``.
+    :param checks: that answers have to pass, None for the job's own.
     """
 
     destination: str
     format: str = "jsonl"
     max_file_size: int | None = None
     keep_raw: bool = False
+    checks: tuple[str, ...] | None = None
 
 
 @dataclass

@@ -17,6 +17,7 @@ from airflow_llm_batch.exceptions import (
     Interrupted,
 )
 from airflow_llm_batch.jobs.directory import history
+from airflow_llm_batch.jobs.directory.rules import keep_rules, rules_of
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
 from airflow_llm_batch.jobs.looks import Looks
@@ -62,6 +63,7 @@ class JobRun:
     :param store: where it lies. Planning rows that have changed moves it beside what was there.
     :param origin: the task instance that makes it.
     :param metadata: the user's, kept by the vendor with each batch.
+    :param checks: of its answers, None for those that its rows bring along.
     :ivar stop: set by another thread, ends a step half-way; what was done is kept.
     """
 
@@ -79,11 +81,12 @@ class JobRun:
         trial: Trial | None = None,
         labels: Mapping[str, Sequence[str]] | None = None,
         reuse: Reuse = NO_REUSE,
+        checks: Sequence[str] | None = None,
     ) -> None:
         self.hook, self.store, self.origin, self.log = hook, store, origin, log
         self.waves, self.recovery = waves or Waves(), recovery or Recovery()
         self.metadata, self.max_cost, self.trial = metadata, max_cost, trial or Trial()
-        self.labels, self.reuse = labels or {}, reuse
+        self.labels, self.reuse, self.checks = labels or {}, reuse, checks
         self._spent = 0.0
         self.stop = Event()
         self.submitting = False
@@ -124,6 +127,7 @@ class JobRun:
         self.reuse.check()
         rows.check(provider)
         facts = {**vars(self.origin), "max_cost": self.max_cost, "budgeted": any(funds.declared(self.hook))}
+        facts["rules"] = rules = rows.rules(self.checks)
         first = self.trial.first(provider) if isinstance(rows, RowSpec) else NOT_TRIED
         job = None
         while job is None:
@@ -132,6 +136,8 @@ class JobRun:
                 cancel_running(store, self.hook, unwanted)
                 if unwanted.budgeted:
                     funds.release(store, sent=history.is_sent(store, unwanted))
+            if job is not None:
+                keep_rules(self.store, job, rules)
             job = job or write_plan(
                 self.store, self.hook, rows, self.waves,
                 metadata=metadata, facts=facts, first=first, reuse=self.reuse,
@@ -295,7 +301,8 @@ class JobRun:
         following = self.beside(history.following(self.store, len(manifest.rounds) + 1))
         planned = following.store.load_job()
         if planned is not None and history.is_begun(following.store, planned):
-            # Whatever it asks was decided when it began.
+            # Whatever it asks was decided when it began; what answers have to pass was not.
+            keep_rules(following.store, planned, rules_of(self.store, self.job))
             following.submit()
             return following
         # What was cancelled since the task was failed or cleared by hand is wanted again now that the task runs.

@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_llm_batch.alerts import SendsAlerts
 from airflow_llm_batch.data.answer_cache import AnswerCache
+from airflow_llm_batch.data.checks import texts_of
 from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.exceptions import BudgetExceeded, Busy, ConfigurationError, InputError, Interrupted, NoRows
 from airflow_llm_batch.hooks import LLMBatchHook
@@ -57,6 +58,7 @@ class AsksRows(SendsAlerts):
         dry_run: bool = False,
         on_empty: str = "fail",
         recovery: Recovery | None = None,
+        checks: Sequence[Any] | None = None,
         storage: str | None = None,
         conn_id: str = LLMBatchHook.default_conn_name,
         **kwargs: Any,
@@ -73,6 +75,7 @@ class AsksRows(SendsAlerts):
         if on_empty not in ("fail", "skip"):
             raise ConfigurationError(f"on_empty is {on_empty!r}; give 'fail' or 'skip'.")
         self.on_empty, self.recovery, self.storage, self.conn_id = on_empty, recovery, storage, conn_id
+        self.checks = texts_of(checks)
         self.link_addresses: dict[str, str] = {}
         # Made when they are needed: Airflow copies operators, and an event cannot be copied.
         self._runs: list[JobRun] = []
@@ -129,6 +132,7 @@ class AsksRows(SendsAlerts):
             trial=self.trial(context),
             labels=self.labels(context),
             reuse=Reuse(self.ask_once, AnswerCache.of(self.cache), self.cache_only),
+            checks=self.checks,
         )
         self._runs.append(run)
         return run

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_llm_batch.data.checks import texts_of, verify
 from airflow_llm_batch.exceptions import plainly
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.options import Origin
+from airflow_llm_batch.jobs.options import Origin, Target
 from airflow_llm_batch.lineage import emit_asset_events
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.arguments import LandsResults
@@ -36,6 +38,7 @@ class FetchResultsOperator(LandsResults):
     :param fail_on: fails the task, after landing, when this many rows did not succeed: a share between 0 and 1 (half of
         them by default), ``"any"``, ``"all"``, or ``"none"`` to never fail for rows.
     :param keep_raw: the vendor's whole answer as a column ``raw``, for what the other columns leave out.
+    :param checks: what answers have to pass, in place of the job's own (``SubmitBatchOperator``).
     :param alerts: who is told of the landing, and when: ``Alerts(notify=[...])``.
     :param conn_id: the ``llmbatch`` connection; the job's own by default.
     :return: the manifest's summary (XCom): ``{"manifest": URI, "message": one line for people, "files": [URI], "rows",
@@ -46,10 +49,22 @@ class FetchResultsOperator(LandsResults):
     template_fields: Sequence[str] = ("job", *LandsResults.template_fields, "conn_id")
     ui_color = "#d9f2e3"
 
-    def __init__(self, *, job: Mapping[str, Any] | str, conn_id: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        job: Mapping[str, Any] | str,
+        checks: Sequence[Any] | None = None,
+        conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.job = job
+        self.checks = texts_of(checks)
         self.conn_id = conn_id
+
+    @property
+    def target(self) -> Target:
+        return replace(super().target, checks=self.checks)
 
     @plainly
     def execute(self, context: Context) -> dict[str, Any]:
@@ -60,7 +75,10 @@ class FetchResultsOperator(LandsResults):
         hook = LLMBatchHook(handle.conn_id)
         try:
             store = self._store(hook, handle, context)
-            run = JobRun(hook, store, Origin.of(store.job()), self.log)
+            job = store.job()
+            schema, refusal = job.output_schema, "Nothing was landed, and nothing is lost."
+            verify(self.checks or (), job.columns, schema, free=schema is None, refusal=refusal)
+            run = JobRun(hook, store, Origin.of(job), self.log)
             manifest = run.land(self.target)
         finally:
             hook.close()

@@ -54,6 +54,11 @@ class SubmitBatchOperator(AsksRows):
         answers of succeeded rows are kept: what an earlier job was answered there is not asked again, and is landed
         with ``answered_by`` and a cost of 0. Needs the extra ``answers``.
     :param cache_only: ask nobody: rows that the cache does not know are landed as ``missing``.
+    :param checks: what every answer has to pass beyond its schema, or its row is ``invalid``: functions of
+        ``(output, row)`` that can be imported, and expressions such as ``"output.total == row.amount"``. ``row`` has
+        the pass-through columns, ``key`` and the answer's other fields (``text``, ``tool_calls``...). A function
+        returns None or True for good, False or a reason for bad, or raises ``ValueError`` with the reason. They are no
+        part of what is sent: with others a cleared task sends nothing again, and what it has answered is landed anew.
     :param on_empty: ``fail`` or ``skip`` the task, and with it what depends on it, when there are no rows or no files.
     :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.
     :param batch_id: a vendor's batch that exists already: waited for and fetched like any other, keyed by its
@@ -82,6 +87,10 @@ class SubmitBatchOperator(AsksRows):
         rows = self.given_rows(context)
         if (rows is None) == (self.batch_id is None):
             raise ConfigurationError("Give either rows, or the batch_id of a batch that exists. Nothing was sent.")
+        if self.batch_id is not None and self.checks:
+            raise ConfigurationError(
+                "The checks of a batch that was made elsewhere are given to the FetchResultsOperator. Nothing was sent."
+            )
         self._check_destinations(context)
         if self.batch_id is not None:
             return self._take(context, str(self.batch_id)).to_xcom()

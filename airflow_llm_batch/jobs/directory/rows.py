@@ -67,6 +67,9 @@ def with_answer(line: bytes, digest: bytes, of: int | None = None, answer: bytes
     return b'%b,"digest":"%b"%b%b}\n' % (line[:-2], digest.hex().encode(), named, known)
 
 
+read_entry = msgspec.json.Decoder(Entry).decode
+
+
 class Entries:
     """The lines of ``rows.jsonl``, found by row number: two arrays and a file, no object per row.
 
@@ -74,7 +77,7 @@ class Entries:
     """
 
     def __init__(self, lines: Iterable[bytes]) -> None:
-        self.decode = msgspec.json.Decoder(Entry).decode
+        self.decode = read_entry
         number = msgspec.json.Decoder(RowNumber).decode
         self.rows, self.starts = array("Q"), array("Q", [0])
         self.file: IO[bytes] = io.BytesIO()

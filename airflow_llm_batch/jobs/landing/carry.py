@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_llm_batch.results import Failure, Manifest
 
 
+SUCCEEDED = "succeeded"
 #: statuses of rows that have an answer, paid for though it is not what was wanted
 ANSWERED = frozenset({"truncated", "invalid", "refused"})
 #: and of rows that have none
@@ -46,9 +47,18 @@ class Earlier:
         self.asked = asked_rows(store, job)
         #: of the rows that are asked again those whose landed record holds an answer, by its status
         self.answered: dict[str, RowSet] = {}
+        failed = RowSet()
         for failure in repaired.failures():
-            if failure.row in self.asked and failure.as_landed in ANSWERED:
-                self.answered.setdefault(failure.as_landed, RowSet()).add(failure.row)
+            if failure.row in self.asked:
+                failed.add(failure.row)
+                if failure.as_landed in ANSWERED:
+                    self.answered.setdefault(failure.as_landed, RowSet()).add(failure.row)
+        if len(failed) < len(self.asked):
+            # What answers have to pass is not what it was when these were asked again.
+            good = self.answered[SUCCEEDED] = RowSet()
+            for row in self.asked:
+                if row not in failed:
+                    good.add(row)
         #: and those of them whose record stays, since this round has no answer, by what it has instead
         self.kept: dict[str, RowSet] = {}
         self.places = manifest.files
@@ -86,7 +96,7 @@ class Earlier:
         for rows in self.kept.values():
             # A shard may be read more than once.
             rows.discard(row)
-        if earlier is None or status not in WITHOUT_ANSWER:
+        if earlier is None or status == SUCCEEDED or (status not in WITHOUT_ANSWER and earlier != SUCCEEDED):
             return None
         self.kept.setdefault(status, RowSet()).add(row)
         return earlier
@@ -130,6 +140,7 @@ class Earlier:
         for failure in self.repaired.failures():
             if failure.row in self.asked:
                 counts[failure.as_landed] -= 1
+        counts[SUCCEEDED] -= len(self.answered.get(SUCCEEDED, ()))
         return counts
 
 

@@ -11,6 +11,7 @@ from airflow_llm_batch.estimate import CALLED
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.claims import Claim
+from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.landing.figures import report_figures
 from airflow_llm_batch.jobs.landing.ownership import short_hash, take_place
 from airflow_llm_batch.jobs.landing.records import Landing
@@ -50,7 +51,8 @@ def land(
     destination = FileDestination.of(target)
     with Claim.of(store, f"landing-{short_hash(destination.uri)}", hook.options) as claim:
         before = store.manifest()
-        if before is not None and (by := store.taken_over()) is not None and is_landed(by, target):
+        kept = before is not None and has_passed(store, before, target)
+        if before is not None and kept and (by := store.taken_over()) is not None and is_landed(by, target):
             log.info("The rows lie there already, landed together with those of the repair at %s.", by.uri)
             return before
         if store.cleaned() == "all":
@@ -79,7 +81,8 @@ def as_landed(store: JobStore, target: Target) -> Manifest:
         return manifest
     raise ResultsUnusable(
         f"The vendor's files of {store.uri} were deleted after they were landed (delete_files='all'), and cannot be "
-        f"landed once more. What was landed: {', '.join(manifest.files) if manifest else 'unknown'}."
+        "landed once more, in another place or held to other checks. "
+        f"What was landed: {', '.join(manifest.files) if manifest else 'unknown'}."
     )
 
 
@@ -137,12 +140,17 @@ def land_once(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log
 def is_landed(store: JobStore, target: Target) -> bool:
     """Whether the rows lie there already, as this job has landed them, or one that repairs it."""
     manifest, destination = store.manifest(), FileDestination.of(target)
-    if manifest is None or manifest.destination != destination.uri:
+    if manifest is None or manifest.destination != destination.uri or not has_passed(store, manifest, target):
         return False
     if destination.holds(manifest.files):
         return True
     by = store.taken_over()
     return by is not None and is_landed(by, target)
+
+
+def has_passed(store: JobStore, manifest: Manifest, target: Target) -> bool:
+    """Whether what was landed has passed what is wanted of it now."""
+    return manifest.rules == rules_of(store, store.job(), target.checks)
 
 
 def report(manifest: Manifest, log: Logger) -> None:

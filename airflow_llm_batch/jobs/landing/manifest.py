@@ -60,4 +60,6 @@ def manifest_of(
         lane=landing.lane,
         whole=whole_of(job, limits, rows, total.cost_usd, landing.seconds_at_vendor),
         **spared_figures(rounds),
+        rules=landing.rules,
+        schema_alone=getattr(landing.check, "is_short", False),
     )

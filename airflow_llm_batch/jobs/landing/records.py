@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from airflow_llm_batch.data.destinations import FileDestination
-from airflow_llm_batch.data.outputs import OutputCheck
+from airflow_llm_batch.data.row_check import row_check
 from airflow_llm_batch.data.sinks import Layout
 from airflow_llm_batch.downloads import batch_lines
 from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.journal import journal_lines
 from airflow_llm_batch.jobs.directory.rows import Entries, Entry
+from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.again import DELIVERY, Again, NotDelivered, not_delivered
 from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
@@ -66,8 +67,7 @@ class Landing:
         claim: Claim | None = None,
     ) -> None:
         self.store, self.job, self.hook, self.log = store, job, hook, log
-        self.claim = claim
-        self.only = only
+        self.claim, self.only = claim, only
         self.destination = FileDestination.of(target)
         chosen = hook.options.delivery_seconds
         self.delivery_seconds = DELIVERY if chosen is None else chosen
@@ -78,7 +78,8 @@ class Landing:
         self.batched: Price = partial(self.prices.cost, called=False)
         #: the model of rows that no answer names one for
         self.model = next(iter(job.estimate)) if len(job.estimate) == 1 else None
-        self.check = OutputCheck(job.output_schema) if job.output_schema is not None else None
+        self.rules = rules_of(store, job, target.checks)
+        self.check = row_check(job.output_schema, self.rules, log)
         self.tally = Tally()
         #: this round alone
         self.own = Tally()
@@ -275,20 +276,21 @@ class Landing:
             line = line and self.redactor.data(line)
         if (self.keep_raw or result.error_code == "bad_vector") and line is not None:
             result.raw = as_written(line)
-        if self.check is not None:
-            self.check(result)
         model = shard.model or self.model or ""
         result.key, result.row, result.shard, result.round = entry.key, entry.row, shard.index, self.job.round
         result.provider = self.job.provider
+        cost = price(result, model) if price is not None else None
+        if price is not None:
+            result.model = result.model or model or None
+            result.cost_usd = dollars(cost.paid) if cost else None
+            self.unasked.keep(result)
+        if self.check is not None:
+            self.check(result, entry.key, entry.columns)
         if price is None:
             self.tally.spare(result, shard.lane)
             without_cost(result)
         else:
-            cost = price(result, model)
-            result.model = result.model or model or None
-            result.cost_usd = dollars(cost.paid) if cost else None
             self.tally.add(result, cost, without_cache(result, model, price, cost))
-            self.unasked.keep(result)
             if entry.digest and self.job.cache and result.status == "succeeded":
                 self.new.add(entry.digest, result)
         stays = self.earlier.keeps(entry.row, result.status) if self.earlier is not None else None
@@ -298,7 +300,7 @@ class Landing:
                 records.write(result, entry.columns)
             except Unwritable as error:
                 records.write(without_answer(result, str(error), line), entry.columns)
-        if result.status != "succeeded":
+        if result.status != "succeeded" and stays != "succeeded":
             code = result.error_code or (result.finish_reason if result.status == "truncated" else None)
             message = result.error_message and result.error_message[:LONGEST]
             place = shard.index, self.job.round

@@ -17,6 +17,7 @@ import msgspec
 from airflow_llm_batch.bounded import TooLarge
 from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
 from airflow_llm_batch.jobs.directory.journal import UNANSWERED
+from airflow_llm_batch.jobs.directory.rows import read_entry
 from airflow_llm_batch.jobs.online.flex import CALL_TAKES, Tier
 from airflow_llm_batch.jobs.online.pace import Pace
 from airflow_llm_batch.pauses import retry_after
@@ -25,7 +26,7 @@ from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_co
 from airflow_llm_batch.wire import Wire
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.data.outputs import OutputCheck
+    from airflow_llm_batch.data.row_check import Check
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.models import Shard
     from airflow_llm_batch.providers.bodies import Call
@@ -91,10 +92,10 @@ class Tried(NamedTuple):
 class Vendor:
     """One model's endpoint: its connections and its pace.
 
-    :param check: for answers that have to fit a schema.
+    :param check: what answers have to pass to be good.
     """
 
-    def __init__(self, hook: LLMBatchHook, calls: Calls, check: OutputCheck | None = None) -> None:
+    def __init__(self, hook: LLMBatchHook, calls: Calls, check: Check | None = None) -> None:
         self.provider, self.calls, self.check = hook.provider, calls, check
         self.transport, self.auth = hook.transport, hook.transport.auth
         self.origin, self.connect_timeout = httpx.URL(hook.provider.call_url), hook.transport.connect_timeout
@@ -244,14 +245,15 @@ class Vendor:
             response = await wire.post(call.path, {**call.headers, **await self.auth.aheaders(request)}, call.body)
         return response
 
-    def is_good(self, line: bytes) -> bool:
-        """Whether an answer is one to take: finished, not refused, and fit for the schema."""
+    def is_good(self, line: bytes, entry: bytes) -> bool:
+        """Whether an answer is one to take: finished, not refused, and past what its row's answers have to pass."""
         try:
             result: Result = self.provider.read(line)
         except UNREADABLE:
             return False
         if self.check is not None:
-            self.check(result)
+            whose = read_entry(entry)
+            self.check(result, whose.key, whose.columns)
         return result.status == "succeeded"
 
     async def close(self) -> None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from airflow_llm_batch.data.outputs import OutputCheck
 from airflow_llm_batch.estimate import CALLED
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.claims import Claim
@@ -47,12 +46,14 @@ class Line(NamedTuple):
     """One request to call.
 
     :param tokens: of the prompt, estimated.
+    :param entry: its line of ``rows.jsonl``.
     """
 
     shard: Shard
     row: int
     request: bytes
     tokens: int
+    entry: bytes
 
 
 class Online:
@@ -100,8 +101,7 @@ class Online:
 
         :param rows: the only ones to call, None for all.
         """
-        check = OutputCheck(self.job.output_schema) if self.job.output_schema is not None else None
-        vendor = Vendor(self.hook, self.calls, check)
+        vendor = Vendor(self.hook, self.calls)
         progress = StepLog(log, "rows answered", self.job.rows_asked if rows is None else len(rows))
         try:
             for shard in self.job.shards:
@@ -274,7 +274,7 @@ def wanted_lines(
     for request, entry in sent(store, shard.index, shard.token):
         row = number(entry).row
         if row not in done and (rows is None or row in rows):
-            yield Line(shard, row, request, sent_tokens(request, provider, shard))
+            yield Line(shard, row, request, sent_tokens(request, provider, shard), entry)
 
 
 class Ahead(Generic[T]):

@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.data.outputs import OutputCheck
+from airflow_llm_batch.data.row_check import row_check
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.journal import Journal
 from airflow_llm_batch.jobs.directory.rows import answered_rows, entries, shard_rows
 from airflow_llm_batch.jobs.directory.rowset import RowSet
+from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.online.endpoint import Vendor
 from airflow_llm_batch.jobs.online.online import Ahead, Line, at_once, begin, close, wanted_lines, watch
 from airflow_llm_batch.jobs.planning.sparing import COPY, KNOWN
 from airflow_llm_batch.step_log import StepLog
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.data.row_check import Check
     from airflow_llm_batch.jobs.online.online import Online
 
 log = logging.getLogger(__name__)
@@ -175,8 +177,8 @@ def all_lines(lane: Online) -> Iterator[Line]:
     return heapq.merge(*lines, key=lambda line: line.row) if job.spared else chain.from_iterable(lines)
 
 
-def check_of(lane: Online) -> OutputCheck | None:
-    return OutputCheck(lane.job.output_schema) if lane.job.output_schema is not None else None
+def check_of(lane: Online) -> Check | None:
+    return row_check(lane.job.output_schema, rules_of(lane.store, lane.job), log)
 
 
 async def race(vendors: Sequence[Vendor], lines: Sequence[Line]) -> tuple[int, bytes]:
@@ -196,7 +198,7 @@ async def race(vendors: Sequence[Vendor], lines: Sequence[Line]) -> tuple[int, b
                 if (error := call.exception()) is not None:
                     errors.append(error)
                     continue
-                if vendors[number].is_good(call.result()):
+                if vendors[number].is_good(call.result(), lines[number].entry):
                     return number, call.result()
                 failed[number] = call.result()
     finally:

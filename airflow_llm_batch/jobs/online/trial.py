@@ -11,13 +11,12 @@ from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
-from airflow_llm_batch.data.outputs import OutputCheck
+from airflow_llm_batch.data.row_check import row_check
 from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import FirstRowsFailed, Interrupted, VendorUnavailable
 from airflow_llm_batch.jobs.directory.journal import UNANSWERED, journal_lines
-from airflow_llm_batch.jobs.directory.rows import RowNumber, sent
+from airflow_llm_batch.jobs.directory.rows import read_entry, sent
+from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.directory.tried import Tried, TriedRow
 from airflow_llm_batch.jobs.money.likely import Seen, corrected
 from airflow_llm_batch.jobs.money.pricing import Prices, dollars
@@ -146,7 +145,6 @@ def of_shards(job: Job, shards: Sequence[Shard]) -> Job:
 
 def rows_of(store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard) -> list[Row]:
     """A shard's rows with what was answered to them."""
-    check = OutputCheck(job.output_schema) if job.output_schema is not None else None
     results: dict[str, tuple[Result, bytes]] = {}
     for line in journal_lines(store, store.attempts(shard.index)):
         try:
@@ -155,15 +153,15 @@ def rows_of(store: JobStore, hook: LLMBatchHook, job: Job, shard: Shard) -> list
             continue
         passing = result.status == "errored" and is_passing_code(result.error_code or "")
         if UNANSWERED not in line and not passing and result.custom_id not in results:
-            if check is not None:
-                check(result)
             results[result.custom_id] = result, line
-    number = msgspec.json.Decoder(RowNumber).decode
+    check = row_check(job.output_schema, rules_of(store, job), log)
     rows = []
-    for request, entry in sent(store, shard.index, shard.token):
-        row = number(entry).row
-        tokens = sent_tokens(request, hook.provider, shard)
-        rows.append(Row(shard, row, request, tokens, *results.get(f"{job.id}-{row}", (None, None))))
+    for request, line in sent(store, shard.index, shard.token):
+        entry = read_entry(line)
+        answer = results.get(f"{job.id}-{entry.row}", (None, None))
+        if check is not None and answer[0] is not None:
+            check(answer[0], entry.key, entry.columns)
+        rows.append(Row(shard, entry.row, request, sent_tokens(request, hook.provider, shard), *answer))
     return rows
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.data.checks import rules_for
 from airflow_llm_batch.data.files import named
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.kinds import kind_of as column_kind
@@ -25,6 +26,7 @@ from airflow_llm_batch.jobs.planning.lengths import RowTokens
 from airflow_llm_batch.jobs.planning.nulls import Nulls
 from airflow_llm_batch.jobs.planning.sampling import spread
 from airflow_llm_batch.jobs.reuse.digests import content, digest, digest_of
+from airflow_llm_batch.models import Rules
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
@@ -56,6 +58,10 @@ class RowSpec(NamedTuple):
         """:raises InputError: for an output schema that is none."""
         if self.request is not None and (schema := self.request.schema()) is not None:
             validator(schema)
+
+    def rules(self, checks: Sequence[str] | None) -> Rules:
+        """:raises NothingBilled: for checks that no answer to these rows could pass."""
+        return rules_for(self.request, self.passthrough, checks or ())
 
     def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
         return encode_rows(self, provider, job_id, kinds)

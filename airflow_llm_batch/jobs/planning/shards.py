@@ -15,7 +15,7 @@ from airflow_llm_batch.jobs.options import NO_REUSE, NOT_TRIED, First, Reuse
 from airflow_llm_batch.jobs.planning.cutter import Cutter
 from airflow_llm_batch.jobs.planning.encoding import Line
 from airflow_llm_batch.jobs.planning.sparing import Counted, spared
-from airflow_llm_batch.models import Limits, Shard
+from airflow_llm_batch.models import Limits, Rules, Shard
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.requests import RequestTemplate
@@ -39,6 +39,12 @@ class Rows(Protocol):
 
     def check(self, provider: Provider) -> None:
         """:raises LLMBatchError: when they cannot be asked, whatever the rows are."""
+
+    def rules(self, checks: Sequence[str] | None) -> Rules:
+        """What their answers have to pass.
+
+        :param checks: as they were given, None where nothing was said.
+        """
 
     def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
         """Every row encoded; the same each time."""

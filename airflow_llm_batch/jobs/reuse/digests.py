@@ -28,6 +28,11 @@ def digest(content: bytes) -> bytes:
     return blake2b(content, digest_size=SIZE).digest()
 
 
+def again(digest: bytes, round_number: int) -> bytes:
+    """Of what was answered, and not well: the same question is put once more, and that answer is another one."""
+    return blake2b(digest + b" %d" % round_number, digest_size=SIZE).digest()
+
+
 def digest_of(request: Request, provider: Provider) -> bytes:
     """``SIZE`` bytes, the same on every machine."""
     return digest(content(request, provider))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from airflow_llm_batch.data.checks import verify
 from airflow_llm_batch.data.failed import NOT_IN_CACHE, QUOTA, UNDELIVERED
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.values import to_json
@@ -14,11 +15,12 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.rows import Entry, RowNumber, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
+from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.tokens import kind_of, prompt_tokens, raised_caps
 from airflow_llm_batch.jobs.planning.encoding import Line
-from airflow_llm_batch.jobs.reuse.digests import digest_of
-from airflow_llm_batch.models import Job
+from airflow_llm_batch.jobs.reuse.digests import again, digest_of
+from airflow_llm_batch.models import Job, Rules
 from airflow_llm_batch.providers.endings import NONE, PAUSED, UNKNOWN
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code
 from airflow_llm_batch.results import Failure
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from airflow_llm_batch.models import Shard
     from airflow_llm_batch.providers.base import Provider
 
+#: statuses of rows that were answered
+ANSWERED = frozenset({"invalid", "refused", "truncated"})
 #: truncated for want of room in the model, which no higher cap gives
 NO_ROOM = "model_context_window_exceeded"
 
@@ -100,6 +104,15 @@ class Repair(NamedTuple):
                 "FetchResultsOperator before this task. Nothing was sent."
             )
 
+    def rules(self, checks: Sequence[str] | None) -> Rules:
+        """Those of the job that is repaired, but for checks that are given.
+
+        :raises NothingBilled: for checks that no answer to these rows could pass.
+        """
+        schema = self.job.output_schema
+        verify(checks or (), self.job.columns, schema, free=schema is None)
+        return rules_of(self.store, self.job, checks)
+
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """What the plan takes over from the job it repairs."""
         job = self.job
@@ -110,12 +123,14 @@ class Repair(NamedTuple):
     def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
         """The requests as they were sent, round by round, under ids of the new job."""
         chosen: dict[int, RowSet] = {}
-        truncated = RowSet()
+        truncated, answered = RowSet(), RowSet()
         shards: set[tuple[int, int]] = set()
         for failure in self.store.failures():
             if is_worth_asking(failure, self.also):
                 chosen.setdefault(failure.round, RowSet()).add(failure.row)
                 shards.add((failure.round, failure.shard))
+                if failure.status in ANSWERED:
+                    answered.add(failure.row)
                 if wants_room(failure):
                     truncated.add(failure.row)
         for store, job in history.chain(self.store):
@@ -124,9 +139,11 @@ class Repair(NamedTuple):
                     for line, entry in sent(store, shard.index, shard.token):
                         row = read_number(entry).row
                         if row in chosen[job.round] and (
-                            again := self.line(line, entry, row in truncated, provider, f"{job_id}-{row}", shard)
+                            asked := self.line(line, entry, row in truncated, provider, f"{job_id}-{row}", shard)
                         ):
-                            yield again
+                            if row in answered:
+                                asked.digest = again(asked.digest, self.job.round)
+                            yield asked
 
     def any(self, provider: Provider) -> bool:
         """Whether there are such rows at all."""

@@ -555,3 +555,37 @@ def test_a_cache_that_cannot_be_reached_is_not_paid_for(connect, tmp_path):
         with pytest.raises(SourceUnavailable, match="Nothing was sent"):
             ask(conn_id, tmp_path, 2, ["one"], cache=f"{bucket.uri}/answers")
         assert len(emulator.vendor.batches) == 1
+
+
+def is_long(output, row):
+    """Fails for rows that are to fail."""
+    return None if row["input"] != "row 1" else "too short"
+
+
+def test_checks_are_each_rows_own(connect, tmp_path):
+    """Two rows ask the same, and a check that knows the row fails one of them: the other's record is good."""
+    rows = [{"id": n, "text": "same", "input": f"row {n}"} for n in range(3)]
+    arguments = {"rows": rows, "key": "id", "passthrough": ["input"], "checks": [is_long], "fail_on": "none"}
+    with Emulator(duration=0) as emulator:
+        conn_id = connect(emulator.url)
+        summary, landed_rows = ask(conn_id, tmp_path, 1, [], ask_once=True, **arguments)
+        assert requests(emulator) == 1
+        assert [row["status"] for row in landed_rows] == ["succeeded", "invalid", "succeeded"]
+        summary, landed_rows = ask(conn_id, tmp_path, 2, [], **arguments)
+        assert requests(emulator) == 1
+    assert summary["spared"] == {"known": 3}
+    assert [row["status"] for row in landed_rows] == ["succeeded", "invalid", "succeeded"]
+
+
+def test_what_was_answered_badly_is_asked_and_not_looked_up(connect, tmp_path):
+    """A known answer that fails a check is asked for anew where that is wanted; that answer is known the night after."""
+    rows = [{"id": 1, "text": "same", "input": "row 1"}]
+    arguments = {
+        "rows": rows, "key": "id", "passthrough": ["input"], "checks": [is_long], "fail_on": "none",
+        "also": ("invalid",), "max_rounds": 2,
+    }  # fmt: skip
+    with Emulator(duration=0) as emulator:
+        conn_id = connect(emulator.url)
+        ask(conn_id, tmp_path, 1, ["same"])
+        summary, _ = ask(conn_id, tmp_path, 2, [], **arguments)
+        assert (requests(emulator), summary["rounds"], summary["spared"]) == (2, 2, {"known": 1})
