@@ -2,10 +2,11 @@
 
 What holds where: a small file is one request, which S3, GCS and Azure take whole or not at all. A larger one S3 and GCS
 write atomically (``autocommit=False``); adlfs (Azure) ignores that, so it is written beside its place and moved, as
-local files are. ``create_exclusive`` lets one of many writers win on local files, S3, GCS and Azure; a store that
-ignores preconditions lets all of them win, and the job directory then protects against retries and crashes but not
-against two attempts in the same instant. What fails for a moment is tried again (``outages``); the parts of a large
-file that is being written are left to the store's driver, which does so by itself.
+local files are. ``create_exclusive`` lets one of many writers win on local files, S3, GCS and Azure: to a store it is
+one request with a condition, for there are servers that forget the condition where an upload takes several. A store
+that ignores preconditions lets all of them win; ``jobs.directory.exclusive`` finds it out. What fails for a moment is
+tried again (``outages``); the parts of a large file that is being written are left to the store's driver, which does so
+by itself.
 """
 
 from __future__ import annotations
@@ -211,8 +212,11 @@ def create(path: ObjectStoragePath, data: bytes) -> None:
         create_linked(path.path, data)
         return
     try:
-        with path.fs.open(path.path, "xb") as file:
-            file.write(data)
+        if path.protocol in AT_ONCE:
+            path.fs.pipe_file(path.path, data, mode="create")
+        else:
+            with path.fs.open(path.path, "xb") as file:
+                file.write(data)
     except Exception as error:
         # Some servers do not say which condition it was; there is one only.
         if status_of(error) == EXISTS:

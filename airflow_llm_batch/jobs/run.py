@@ -17,6 +17,7 @@ from airflow_llm_batch.exceptions import (
     Interrupted,
 )
 from airflow_llm_batch.jobs.directory import history
+from airflow_llm_batch.jobs.directory.exclusive import check_exclusive
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
 from airflow_llm_batch.jobs.looks import Looks
@@ -120,6 +121,8 @@ class JobRun:
                 cancel_running(store, self.hook, unwanted)
                 if unwanted.budgeted:
                     funds.release(store, sent=history.is_sent(store, unwanted))
+            if job is None:
+                check_exclusive(self.store.address.storage)
             job = job or write_plan(
                 self.store, self.hook, rows, self.waves, metadata=metadata, facts=facts, first=first
             )
