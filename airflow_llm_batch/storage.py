@@ -12,6 +12,7 @@ by itself.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import uuid
 from collections.abc import Collection, Iterator
@@ -39,6 +40,8 @@ EXISTS = 412
 LOCAL = frozenset({"", "file", "local"})
 #: these ignore autocommit=False and publish what was written when an exception closed the file
 COMMIT_ALWAYS = frozenset({"abfs", "abfss", "az", "adl", "wasb", "wasbs"})
+#: the logger by which Azure's SDK tells of requests
+AZURE_REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
 #: these publish what comes in one request whole or not at all
 AT_ONCE = frozenset(EXTRAS)
 
@@ -61,6 +64,8 @@ def storage_path(uri: str | os.PathLike[str] | ObjectStoragePath) -> ObjectStora
         )
     if scheme in LOCAL:
         attach_local(scheme or "file")
+    elif scheme in COMMIT_ALWAYS:
+        quiet_azure()
     try:
         path = ObjectStoragePath(text if scheme else f"file://{text}")
         path.fs  # noqa: B018  (a file system that is not installed shows here)
@@ -78,6 +83,17 @@ def attach_local(scheme: str) -> None:
     from fsspec.implementations.local import LocalFileSystem
 
     attach(scheme, fs=LocalFileSystem())
+
+
+@cache
+def quiet_azure() -> None:
+    """Keep each request's headers out of the task log: Azure's SDK tells two lines of INFO for every request.
+
+    Whoever wants them gives that logger a level, or has everything at DEBUG; neither is changed here.
+    """
+    requests = logging.getLogger(AZURE_REQUESTS)
+    if requests.level == logging.NOTSET and requests.getEffectiveLevel() > logging.DEBUG:
+        requests.setLevel(logging.WARNING)
 
 
 class WholeFile:
