@@ -6,6 +6,42 @@ from typing import Any
 
 from airflow_llm_batch.connection_form import FIELDS
 
+#: of Airflow's configuration, below ``[llm_batch]``
+OPTIONS: dict[str, dict[str, Any]] = {
+    "storage": {
+        "description": (
+            "Object storage URI for job directories, reachable from every worker and triggerer. "
+            "Empty means a directory below AIRFLOW_HOME, which only suits a single machine: an "
+            "executor other than LocalExecutor has its jobs refused then."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "s3://aws_default@my-bucket/llm-batch",
+        "default": None,
+    },
+    "exclusive_creation": {
+        "description": (
+            "'required': where the storage lets two attempts create the same file, a job is refused "
+            "before anything is sent. 'waived': it is sent with a warning, and you see to it that "
+            "two attempts of one task never run at once."
+        ),
+        "version_added": "0.2.0",
+        "type": "string",
+        "example": "waived",
+        "default": "required",
+    },
+    "budget": {
+        "description": (
+            "Dollars that jobs may cost by month or day (UTC), a JSON object or a list of them: for "
+            "all together, or by connection, dag, tag or a key of the jobs' metadata."
+        ),
+        "version_added": "0.2.0",
+        "type": "string",
+        "example": '[{"month": 5000}, {"day": 100, "by": "dag"}, {"month": 800, "by": "team"}]',
+        "default": None,
+    },
+}
+
 
 def get_provider_info() -> dict[str, Any]:
     """Entry point ``apache_airflow_provider``."""
@@ -36,31 +72,5 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
-        "config": {
-            "llm_batch": {
-                "description": "LLM batch jobs.",
-                "options": {
-                    "storage": {
-                        "description": (
-                            "Object storage URI for job directories, reachable from every worker and triggerer. "
-                            "Empty means a directory below AIRFLOW_HOME, which only suits a single machine."
-                        ),
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": "s3://aws_default@my-bucket/llm-batch",
-                        "default": None,
-                    },
-                    "budget": {
-                        "description": (
-                            "Dollars that jobs may cost by month or day (UTC), a JSON object or a list of them: for "
-                            "all together, or by connection, dag, tag or a key of the jobs' metadata."
-                        ),
-                        "version_added": "0.2.0",
-                        "type": "string",
-                        "example": '[{"month": 5000}, {"day": 100, "by": "dag"}, {"month": 800, "by": "team"}]',
-                        "default": None,
-                    },
-                },
-            }
-        },
+        "config": {"llm_batch": {"description": "LLM batch jobs.", "options": OPTIONS}},
     }

@@ -2,15 +2,17 @@
 
 What holds where: a small file is one request, which S3, GCS and Azure take whole or not at all. A larger one S3 and GCS
 write atomically (``autocommit=False``); adlfs (Azure) ignores that, so it is written beside its place and moved, as
-local files are. ``create_exclusive`` lets one of many writers win on local files, S3, GCS and Azure; a store that
-ignores preconditions lets all of them win, and the job directory then protects against retries and crashes but not
-against two attempts in the same instant. What fails for a moment is tried again (``outages``); the parts of a large
-file that is being written are left to the store's driver, which does so by itself.
+local files are. ``create_exclusive`` lets one of many writers win on local files, S3, GCS and Azure: to a store it is
+one request with a condition, for there are servers that forget the condition where an upload takes several. A store
+that ignores preconditions lets all of them win; ``jobs.directory.exclusive`` finds it out. What fails for a moment is
+tried again (``outages``); the parts of a large file that is being written are left to the store's driver, which does so
+by itself.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import uuid
 from collections.abc import Collection, Iterator
@@ -38,6 +40,8 @@ EXISTS = 412
 LOCAL = frozenset({"", "file", "local"})
 #: these ignore autocommit=False and publish what was written when an exception closed the file
 COMMIT_ALWAYS = frozenset({"abfs", "abfss", "az", "adl", "wasb", "wasbs"})
+#: the logger by which Azure's SDK tells of requests
+AZURE_REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
 #: these publish what comes in one request whole or not at all
 AT_ONCE = frozenset(EXTRAS)
 
@@ -60,6 +64,8 @@ def storage_path(uri: str | os.PathLike[str] | ObjectStoragePath) -> ObjectStora
         )
     if scheme in LOCAL:
         attach_local(scheme or "file")
+    elif scheme in COMMIT_ALWAYS:
+        quiet_azure()
     try:
         path = ObjectStoragePath(text if scheme else f"file://{text}")
         path.fs  # noqa: B018  (a file system that is not installed shows here)
@@ -77,6 +83,17 @@ def attach_local(scheme: str) -> None:
     from fsspec.implementations.local import LocalFileSystem
 
     attach(scheme, fs=LocalFileSystem())
+
+
+@cache
+def quiet_azure() -> None:
+    """Keep each request's headers out of the task log: Azure's SDK tells two lines of INFO for every request.
+
+    Whoever wants them gives that logger a level, or has everything at DEBUG; neither is changed here.
+    """
+    requests = logging.getLogger(AZURE_REQUESTS)
+    if requests.level == logging.NOTSET and requests.getEffectiveLevel() > logging.DEBUG:
+        requests.setLevel(logging.WARNING)
 
 
 class WholeFile:
@@ -211,8 +228,11 @@ def create(path: ObjectStoragePath, data: bytes) -> None:
         create_linked(path.path, data)
         return
     try:
-        with path.fs.open(path.path, "xb") as file:
-            file.write(data)
+        if path.protocol in AT_ONCE:
+            path.fs.pipe_file(path.path, data, mode="create")
+        else:
+            with path.fs.open(path.path, "xb") as file:
+                file.write(data)
     except Exception as error:
         # Some servers do not say which condition it was; there is one only.
         if status_of(error) == EXISTS:

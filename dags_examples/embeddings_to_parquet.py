@@ -1,4 +1,4 @@
-"""Embeddings of a catalogue, as Parquet with a fixed-size list of float32: what vector stores load as it is."""
+"""Embeddings of a catalogue, as Parquet with a list of float32 in each row: what vector stores load as it is."""
 
 from __future__ import annotations
 

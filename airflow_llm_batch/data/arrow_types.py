@@ -150,6 +150,11 @@ def type_of_constants(schema: dict[str, Any]) -> str | None:
     return names.get(kinds.pop()) if len(kinds) == 1 else None
 
 
+def of_any_length(kind: pa.DataType) -> pa.DataType:
+    """The type that every reader takes: pyarrow before 26 reads no null among lists of fixed size."""
+    return pa.list_(kind.value_type) if pa.types.is_fixed_size_list(kind) else kind
+
+
 def fit(value: Any, kind: pa.DataType) -> Any:
     """An answer, which fits its schema, for a column of the schema's type.
 

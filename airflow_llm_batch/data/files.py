@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from airflow_llm_batch.airflow_versions import connection_of
 from airflow_llm_batch.blocks import CHUNK
 from airflow_llm_batch.exceptions import InputError, NoRows
 from airflow_llm_batch.storage import fresh, open_blocks, storage_path, unreadable
@@ -97,11 +98,6 @@ def is_data(name: str, above: str) -> bool:
     above = (above.partition("://")[2] or above).strip("/")
     parts = below.strip("/").removeprefix(above).strip("/").split("/")
     return bool(parts[-1]) and not any(part[:1] in (".", "_") and "=" not in part for part in parts)
-
-
-def connection_of(path: ObjectStoragePath) -> str | None:
-    """The connection that a path is read with; Airflow 3.1 keeps it among the storage options."""
-    return getattr(path, "conn_id", None) or path.storage_options.get("conn_id")
 
 
 def storage_path_of(protocol: str, name: str, conn_id: str | None) -> ObjectStoragePath:

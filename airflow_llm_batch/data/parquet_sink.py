@@ -11,7 +11,16 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airflow_llm_batch.data.arrow_types import JSON_TEXT, arrow_type, as_json, fit, kind_type, legal_text, stored
+from airflow_llm_batch.data.arrow_types import (
+    JSON_TEXT,
+    arrow_type,
+    as_json,
+    fit,
+    kind_type,
+    legal_text,
+    of_any_length,
+    stored,
+)
 from airflow_llm_batch.data.sinks import not_alike
 from airflow_llm_batch.exceptions import Unwritable
 from airflow_llm_batch.results import Result
@@ -57,7 +66,7 @@ class ParquetSink:
 
     ``output`` has the type of the job's output schema, ``embedding`` is a list of float32 (a list of such lists where
     requests embed several texts), the key and the pass-through columns have the types that planning met. What has no
-    single type is JSON text.
+    single type is JSON text. No list is of fixed size: pyarrow before 26 cannot read those where a row failed.
     """
 
     suffix = ".parquet"
@@ -179,8 +188,10 @@ class ParquetSink:
                 keep = [row not in without for row in batch["row"].to_pylist()]
                 taken, left = taken + sum(keep), left + keep.count(False)
                 if self.writer is None:
-                    self.writer = pq.ParquetWriter(Out(self.file), batch.schema, compression="zstd")
-                self.writer.write_batch(batch.filter(pa.array(keep, pa.bool_())))
+                    schema = pa.schema([field.with_type(of_any_length(field.type)) for field in batch.schema])
+                    self.writer = pq.ParquetWriter(Out(self.file), schema, compression="zstd")
+                kept = pa.Table.from_batches([batch.filter(pa.array(keep, pa.bool_()))])
+                self.writer.write_table(kept.cast(self.writer.schema))
         return taken, left
 
     def flush(self) -> None:

@@ -18,6 +18,7 @@ from airflow_llm_batch.exceptions import (
 )
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.rules import keep_rules, rules_of
+from airflow_llm_batch.jobs.directory.exclusive import check_exclusive
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
 from airflow_llm_batch.jobs.looks import Looks
@@ -138,6 +139,8 @@ class JobRun:
                     funds.release(store, sent=history.is_sent(store, unwanted))
             if job is not None:
                 keep_rules(self.store, job, rules)
+            else:
+                check_exclusive(self.store.address.storage)
             job = job or write_plan(
                 self.store, self.hook, rows, self.waves,
                 metadata=metadata, facts=facts, first=first, reuse=self.reuse,

@@ -19,6 +19,7 @@ from airflow_llm_batch.links import LINKS, addresses
 from airflow_llm_batch.numbers import number
 from airflow_llm_batch.operators.failing import check_failures, failing_share
 from airflow_llm_batch.operators.handle import JobHandle
+from airflow_llm_batch.operators.reach import check_reach
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -156,12 +157,19 @@ class AsksRows(SendsAlerts):
 
         :param rows: as they were given.
         """
+        check_reach(run, self.executor, own=bool(self.storage), shares=self.shares(run))
         try:
             run.plan(self._rows(rows, request))
         except NoRows as error:
             if self.on_empty == "skip":
                 raise AirflowSkipException(str(error)) from None
             raise
+
+    def shares(self, run: JobRun) -> bool:
+        """Whether the job needs what others keep in ``[llm_batch] storage``: budgets that span jobs."""
+        from airflow_llm_batch.jobs.money.funds import declared
+
+        return any(declared(run.hook))
 
     def _rows(self, rows: Any, request: RequestTemplate | None) -> Rows:
         from airflow_llm_batch.data.failed import FailedRows

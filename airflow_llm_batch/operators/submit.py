@@ -116,6 +116,10 @@ class SubmitBatchOperator(AsksRows):
         finally:
             run.hook.close()
 
+    def shares(self, run: JobRun) -> bool:
+        # Who tells of the end finds the job on a list there.
+        return self.completion is not None or super().shares(run)
+
     def _go(self, context: Context, run: JobRun, handle: JobHandle) -> Any:
         """Leave the job to the vendor; somebody else tells of its end. Defers while shards wait for room."""
         states = set(run.store.states(run.job).values())

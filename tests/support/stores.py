@@ -116,7 +116,7 @@ class Bucket(AbstractFileSystem):
         return self.read(self._strip_protocol(path), start, end)
 
     def pipe_file(self, path, value, mode="overwrite", **kwargs):
-        self.write("PUT", self._strip_protocol(path), value)
+        self.write("PUT", self._strip_protocol(path), value, exclusive=mode == "create")
 
     def rm_file(self, path):
         key = self._strip_protocol(path)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from airflow_llm_batch.airflow_versions import connection_of
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
-from airflow_llm_batch.data.files import connection_of
 from airflow_llm_batch.data.requests import BatchLines
 from airflow_llm_batch.data.sources import read_rows
 from airflow_llm_batch.data.templates import columns_of, compile_template

@@ -91,6 +91,13 @@ class JobAddress:
         """The jobs whose place this one has taken, oldest first."""
         return [replace(self, generation=number, round=1) for number in range(1, self.generation)]
 
+    @property
+    def storage(self) -> str:
+        """URI of what holds the jobs of all DAGs."""
+        scheme, mark, path = self.folder.partition("://")
+        parts = path.split("/")
+        return scheme + mark + "/".join(parts[:-3] or parts[:1])
+
     def of_round(self, number: int) -> JobAddress:
         return replace(self, round=number)
 
@@ -105,7 +112,12 @@ class JobAddress:
 
 def default_storage() -> str:
     """``[llm_batch] storage``, or a directory below AIRFLOW_HOME, which only suits a single machine."""
+    home = os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow")
+    return configured_storage() or f"file://{home}/llm_batch"
+
+
+def configured_storage() -> str | None:
+    """``[llm_batch] storage``, None where it is not set."""
     from airflow.providers.common.compat.sdk import conf
 
-    home = os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow")
-    return conf.get("llm_batch", "storage", fallback=None) or f"file://{home}/llm_batch"
+    return conf.get("llm_batch", "storage", fallback=None) or None

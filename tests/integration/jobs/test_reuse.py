@@ -578,7 +578,7 @@ def test_checks_are_each_rows_own(connect, tmp_path):
 
 
 def test_what_was_answered_badly_is_asked_and_not_looked_up(connect, tmp_path):
-    """A known answer that fails a check is asked for anew where that is wanted; that answer is known the night after."""
+    """A known answer that fails a check is asked for anew, where that is wanted."""
     rows = [{"id": 1, "text": "same", "input": "row 1"}]
     arguments = {
         "rows": rows, "key": "id", "passthrough": ["input"], "checks": [is_long], "fail_on": "none",

@@ -244,3 +244,55 @@ def test_every_answer_that_fits_its_schema_fits_its_column(schema, data):
 def test_pydantic_models_become_structs():
     """As they are sent, references and all."""
     assert arrow_type(json_schema(Review)).field("parts").type.value_type.field("weight").type == pa.float64()
+
+
+def kinds_within(kind):
+    return [kind] + [inner for n in range(kind.num_fields) for inner in kinds_within(kind.field(n).type)]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_no_list_is_of_fixed_size(tmp_path, several):
+    """pyarrow 16 to 25 read no null among lists of fixed size, and pages of them are not ours to mend later."""
+    from airflow_llm_batch.data.parquet_sink import ParquetSink
+    from airflow_llm_batch.data.sinks import Layout
+    from airflow_llm_batch.storage import storage_path
+
+    schema = {"type": "object", "additionalProperties": False, "properties": {"v": {
+        "type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2,
+    }}}  # fmt: skip
+    columns = {"mine": "list:number", "empty": "list:"}
+    layout = Layout(schema, key="integer", columns=columns, several_vectors=several)
+    sink = ParquetSink(storage_path(f"file://{tmp_path}/a.parquet"), layout)
+    for row, vector in enumerate((None, [1.0, 2.0], None)):
+        given = [vector] * 2 if several and vector else vector
+        output = {"v": vector} if vector else None
+        result = Result(key=msgspec.Raw(b"%d" % row), row=row, embedding=given, output=output)
+        sink.write(result, msgspec.Raw(b'{"mine": [1.0, 2.0]}' if vector else b"{}"))
+    sink.close()
+    sink.commit()
+    written = pq.read_schema(tmp_path / "a.parquet")
+    found = [kind for field in written for kind in kinds_within(field.type)]
+    assert sum(map(pa.types.is_list, found)) == (6 if several else 5)
+    assert not any(map(pa.types.is_fixed_size_list, found))
+    # As readers see it that know nothing of Arrow: repeated in the middle, optional outside.
+    columns = pq.ParquetFile(tmp_path / "a.parquet").schema
+    levels = {column.path: column.max_repetition_level for column in map(columns.column, range(len(columns)))}
+    assert levels["embedding" + ".list.element" * (2 if several else 1)] == (2 if several else 1)
+    assert pq.read_table(tmp_path / "a.parquet")["embedding"].null_count == 2
+
+
+def test_a_carried_file_with_lists_of_fixed_size_is_written_as_all_can_read_it(tmp_path):
+    """As files of an earlier version may be; nulls stay nulls."""
+    from airflow_llm_batch.data.parquet_sink import ParquetSink
+    from airflow_llm_batch.data.sinks import Layout
+    from airflow_llm_batch.storage import storage_path
+
+    vectors = pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.float32(), 2))
+    pq.write_table(pa.table({"row": [0, 1, 2], "embedding": vectors}), tmp_path / "old.parquet")
+    sink = ParquetSink(storage_path(f"file://{tmp_path}/new.parquet"), Layout())
+    assert sink.copy(storage_path(f"file://{tmp_path}/old.parquet"), {1}) == (2, 1)
+    sink.close()
+    sink.commit()
+    table = pq.read_table(tmp_path / "new.parquet")
+    assert table.schema.field("embedding").type == pa.list_(pa.float32())
+    assert table.to_pylist() == [{"row": 0, "embedding": [1, 2]}, {"row": 2, "embedding": [5, 6]}]
