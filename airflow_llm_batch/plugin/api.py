@@ -14,7 +14,8 @@ from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.money.accounts import DAG, PERIODS
 from airflow_llm_batch.jobs.money.ledger import Ledger
 from airflow_llm_batch.jobs.view.detail import JobDetail, detail
-from airflow_llm_batch.jobs.view.overview import JobView, following, total
+from airflow_llm_batch.jobs.view.overview import JobView, following
+from airflow_llm_batch.jobs.view.sums import Sum, summed
 from airflow_llm_batch.links import files_page
 from airflow_llm_batch.models import is_call
 from airflow_llm_batch.plugin.access import UNKNOWN, Asks, require_edit, require_read
@@ -51,19 +52,6 @@ class Jobs(BaseModel):
     dags: list[str]
     providers: list[str]
     note: str = ""
-
-
-class Sum(BaseModel):
-    """What the jobs of one day or one DAG came to. Dollars of jobs whose cost is not known are not in it; ``unknown``
-    counts those jobs."""
-
-    name: str
-    jobs: int = 0
-    rows: int = 0
-    tokens: int = 0
-    cost_usd: float = 0.0
-    saving_usd: float = 0.0
-    unknown: int = 0
 
 
 class BudgetView(BaseModel):
@@ -205,22 +193,3 @@ async def cancel(dag_id: str, run_id: str, task_id: str, map_index: str, seen: S
     finally:
         seen.forget()
     return {"message": message}
-
-
-def summed(jobs: Iterable[tuple[str, JobView]]) -> list[Sum]:
-    """Jobs by name, in the order of the names."""
-    groups: dict[str, list[JobView]] = {}
-    for name, job in jobs:
-        groups.setdefault(name, []).append(job)
-    return [
-        Sum(
-            name=name,
-            jobs=len(group),
-            rows=sum(job.requests for job in group),
-            tokens=sum(job.tokens for job in group),
-            cost_usd=total(job.cost_usd or 0 for job in group) or 0,
-            saving_usd=total(job.saving_usd or 0 for job in group) or 0,
-            unknown=sum(job.cost_usd is None and job.landed_at is not None for job in group),
-        )
-        for name, group in sorted(groups.items())
-    ]
