@@ -14,6 +14,7 @@ BUCKET = "llm-batch-demo"
 
 class Vendor(NamedTuple):
     """:param extra: of the connection, beside the provider's name.
+    :param path: where the API lies at the emulator.
     :param needs: a package that it cannot do without, and how that is installed; None for none.
     :param store: whether it wants an S3 server.
     """
@@ -22,6 +23,7 @@ class Vendor(NamedTuple):
     extra: dict[str, Any] = {}  # noqa: RUF012
     needs: tuple[str, str] | None = None
     store: bool = False
+    path: str = ""
 
 
 AMAZON = ("moto.server", "pip install 'airflow-provider-llm-batch[s3]' 'moto[s3,server]'")
@@ -31,6 +33,7 @@ VENDORS: dict[str, Vendor] = {
     "azure": Vendor("batch-mini", {"deployments": {"batch-mini": "gpt-5-mini"}}),
     "anthropic": Vendor("claude-haiku-4-5"),
     "gemini": Vendor("gemini-2.5-flash"),
+    "mistral": Vendor("mistral-small-latest", path="/mistral/v1"),
     "vertex": Vendor(
         "gemini-2.5-flash",
         {"project": "demo", "location": "us-central1", "gcp_conn_id": "demo_google", "storage": f"gs://{BUCKET}/stage"},
@@ -69,8 +72,9 @@ def connections(name: str, url: str, store: str | None) -> dict[str, str]:
     """
     # Batches of 500 show several shards at work; real limits are far higher and need no setting.
     extra = {"provider": name, **VENDORS[name].extra, "limits": {"requests": 500}}
+    host = f"{url}{VENDORS[name].path}"
     made: dict[str, dict[str, Any]] = {
-        "llm_batch_default": {"conn_type": "llmbatch", "host": url, "password": "emulator-key", "extra": extra}
+        "llm_batch_default": {"conn_type": "llmbatch", "host": host, "password": "emulator-key", "extra": extra}
     }
     if name == "vertex":
         del made["llm_batch_default"]["password"]

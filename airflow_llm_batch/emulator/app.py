@@ -18,6 +18,7 @@ from airflow_llm_batch.emulator import (
     bedrock_openai,
     gcs,
     gemini,
+    mistral,
     openai,
     uploads,
     vertex,
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 #: each vendor's module: ``router``, ``owns(path)``, and ``Refusal(status, message)``, an exception with ``status`` and
-#: ``body``; the first that owns a path answers for it
-DIALECTS: tuple[Any, ...] = (gemini, anthropic, bedrock, bedrock_openai, azure, vertex, gcs, presets, openai)
+#: ``body``; the first that owns a path answers for it. Where OpenAI's mechanisms serve one that has other errors, its
+#: ``words(refusal)`` says them
+DIALECTS: tuple[Any, ...] = (
+    gemini, anthropic, bedrock, bedrock_openai, azure, vertex, gcs, mistral, presets, openai,
+)  # fmt: skip
 
 
 def dialect_of(path: str) -> Any:
@@ -53,6 +57,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(FaultMiddleware, vendor=app.state.vendor)
 
     async def refuse(request: Request, error: Any) -> JSONResponse:
+        words = getattr(dialect_of(request.url.path), "words", None)
+        if words is not None and isinstance(error, openai.Refusal):
+            error = words(error)
         return refused(error, error.status)
 
     for dialect in DIALECTS:

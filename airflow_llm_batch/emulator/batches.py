@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
 from airflow_llm_batch.emulator.caches import Caches
+from airflow_llm_batch.emulator.json_lines import encode, read_lines, used_by
 from airflow_llm_batch.emulator.settings import Settings
 
 #: turns one input line into ``(succeeded, result line)``; given what became of it when it was not worked on
@@ -53,6 +52,8 @@ class EmulatedBatch:
     :param dialect: the name of the protocol it was made in.
     :param fates: one byte a row, 1 for a row that fails on the vendor's side.
     :param split: rows that fail are written into a file of their own.
+    :param silent: rows that were not worked on have no line.
+    :param refused: rows of those that were worked on that were bad requests; known when it has ended.
     :param names: the member of a result line that names its row.
     :param webhooks: who is told of this batch's end alone.
     """
@@ -83,6 +84,8 @@ class EmulatedBatch:
     lost: int = 0
     looks: int = 0
     split: bool = False
+    silent: bool = False
+    refused: int = 0
     names: str = "custom_id"
     webhooks: tuple[str, ...] = ()
     #: a look has told of its end
@@ -245,8 +248,11 @@ class Vendor:
                     yield False, encode(answer(request, view.phase)[1])
             return
         for index, request in enumerate(read_lines(batch.lines)):
+            if batch.silent and index >= view.done:
+                break
             unfinished = view.phase if index >= view.done else "errored" if batch.fates[index] else None
             succeeded, result = answer(request, unfinished)
+            batch.refused += not succeeded and unfinished is None
             yield succeeded, encode(result)
 
     def disturb(self, lines: list[bytes], batch: EmulatedBatch) -> int:
@@ -290,25 +296,3 @@ class Vendor:
             },
             "billed_rows": sum(view.done - view.failed for view in views.values()),
         }
-
-
-def used_by(line: bytes) -> tuple[int, int]:
-    """Tokens in and out that a result line reports."""
-    try:
-        body = msgspec.json.decode(line)["response"]["body"]
-        usage = body["usage"]
-    except (ValueError, KeyError, TypeError):
-        return 0, 0
-    read = usage.get("prompt_tokens", usage.get("input_tokens", 0))
-    return int(read), int(usage.get("completion_tokens", usage.get("output_tokens", 0)))
-
-
-def read_lines(path: Path) -> Iterator[Any]:
-    with path.open("rb") as file:
-        for line in file:
-            if line.strip():
-                yield msgspec.json.decode(line)
-
-
-def encode(line: Any) -> bytes:
-    return msgspec.json.encode(line)

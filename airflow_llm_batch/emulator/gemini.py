@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from airflow_llm_batch.emulator import answers, flex, gemini_answers, gemini_files
-from airflow_llm_batch.emulator.batches import EmulatedBatch, QueueFull, Vendor, View, read_lines
+from airflow_llm_batch.emulator.batches import EmulatedBatch, QueueFull, Vendor, View
 from airflow_llm_batch.emulator.gemini_files import router as files_router
 from airflow_llm_batch.emulator.google_api import (
     CODES,
@@ -30,6 +30,7 @@ from airflow_llm_batch.emulator.google_api import (
     paged,
     stamp,
 )
+from airflow_llm_batch.emulator.json_lines import read_lines
 from airflow_llm_batch.providers.gemini.words import camel_members
 
 __all__ = ["NAME", "Refusal", "owns", "router"]

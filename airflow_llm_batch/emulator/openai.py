@@ -269,11 +269,18 @@ async def synchronous(request: Request, vendor: Held) -> Response:
     return await answered(vendor, request.url.path, await json_body(request))
 
 
-async def answered(vendor: Vendor, path: str, body: dict[str, Any], dialect: str = NAME) -> Response:
+async def answered(
+    vendor: Vendor,
+    path: str,
+    body: dict[str, Any],
+    dialect: str = NAME,
+    show: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> Response:
     """The answer to one call.
 
     :param path: one of ``ANSWERS``.
     :param dialect: whose models they are.
+    :param show: an answer as the vendor spells it.
     """
     if vendor.settings.upstream:
         if body.get("stream"):
@@ -291,7 +298,7 @@ async def answered(vendor: Vendor, path: str, body: dict[str, Any], dialect: str
         return StreamingResponse(streams.chat(said, usage), media_type="text/event-stream")
     if body.get("stream") and path.endswith("/responses"):
         return StreamingResponse(streams.response(said), media_type="text/event-stream")
-    return JSONResponse(said)
+    return JSONResponse(show(said))
 
 
 def tier_of(vendor: Vendor, dialect: str, body: dict[str, Any]) -> str:

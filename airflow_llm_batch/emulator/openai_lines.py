@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from airflow_llm_batch.emulator import answers, responses
-from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor, encode
+from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
+from airflow_llm_batch.emulator.json_lines import encode
 
 MOST_REQUESTS = 50_000
 UNFINISHED = {
@@ -39,9 +40,10 @@ def validate(
 
     :param most: requests that one file may hold.
     :param url_of: an address as ``ANSWERS`` knows it, from what a line may say.
-    :param bare: a line has no method and no address: they are the batch's.
+    :param bare: a line has no method and no address: they are the batch's, and so is the model of a line without one.
     """
     seen: set[str] = set()
+    model_of_all = {"model": batch.model} if bare and batch.model else {}
     usual = {"method": "POST", "url": batch.endpoint} if bare else {}
 
     def problem(code: str, message: str, line: int | None = None, param: str | None = None) -> None:
@@ -53,7 +55,7 @@ def validate(
                 continue
             try:
                 line = {**usual, **msgspec.json.decode(raw)}
-                body = line["body"]
+                body = line["body"] = {**model_of_all, **line["body"]}
                 custom_id, url, method = line["custom_id"], url_of(line["url"]), line["method"]
                 model = body.get("model")
             except (ValueError, KeyError, TypeError, AttributeError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import msgspec
 
-from airflow_llm_batch.emulator.batches import read_lines
+from airflow_llm_batch.emulator.json_lines import read_lines
 
 if TYPE_CHECKING:
     from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor

@@ -42,7 +42,7 @@ def row(vendor: type[Provider]) -> list[str]:
     factor = vendor.batch_price_factor
     return [
         f"`{vendor.name}`", vendor.title, f"{limits.requests:,}, {size(limits.bytes)}", f"{limits.minimum or 1:,}",
-        f"{float(factor):.0%}" if factor else "as the server says",
+        f"{float(factor):.0%}" if factor else "not known",
         f"{float(vendor.flex_price_factor):.0%}" if vendor.flex_price_factor else "no",
         ", ".join(f"`{endpoint}`" for endpoint in sorted(vendor.endpoints)),
         facts.schemas, facts.tools, facts.images,

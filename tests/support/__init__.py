@@ -10,6 +10,7 @@ TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
 MODELS = {
     "openai": "gpt-5-mini", "azure": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "gemini": "gemini-3.8-flash",
+    "mistral": "mistral-small-latest",
 }  # fmt: skip
 SECRET = "sk-planted-secret-4711"
 

@@ -10,6 +10,8 @@ class Dialect(NamedTuple):
 
     :param looks: reading one batch; ``results`` a download of what it has answered.
     :param looks_before: reads that ``results`` matches too, before the download.
+    :param base: where the API lies at the emulator.
+    :param calls: the synchronous endpoint.
     :param page: batches that a listing gives at once.
     :param cap: what the body calls the token cap.
     """
@@ -21,6 +23,8 @@ class Dialect(NamedTuple):
     page: int
     cap: str
     looks_before: int = 0
+    base: str = ""
+    calls: str = "POST /v1/chat/completions"
 
 
 DIALECTS = {
@@ -34,6 +38,10 @@ DIALECTS = {
     "anthropic": Dialect(
         "POST /v1/messages/batches", "GET /v1/messages/batches", "GET /v1/messages/batches/*",
         "GET /v1/messages/batches/*", 1000, "max_tokens", looks_before=1,
+    ),
+    "mistral": Dialect(
+        "POST /mistral/v1/batch/jobs", "GET /mistral/v1/batch/jobs", "GET /mistral/v1/batch/jobs/*",
+        "GET /mistral/v1/files/*", 100, "max_tokens", base="/mistral/v1", calls="POST /mistral/v1/chat/completions",
     ),
     "gemini": Dialect(
         "POST /v1beta/models/gemini-3.8-flash:batchGenerateContent", "GET /v1beta/batches", "GET /v1beta/batches/*",

@@ -57,7 +57,6 @@ RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
 #: the metadata entry that says whose batch this is
 KEY = "airflow_llm_batch"
-MOST_METADATA = 16
 #: seconds after which an input file is deleted by the vendor: long enough for a shard that waits for room
 INPUTS_EXPIRE = 14 * 86400
 
@@ -106,6 +105,10 @@ class OpenAI(Provider):
     caches_by_itself = True
     facts = Facts("key", "strict, fitted", "yes", "yes", "30 days")
     page_size = 100
+    #: where batches are, below the base URL
+    jobs: ClassVar[tuple[str, ...]] = ("batches",)
+    #: metadata that a batch keeps: entries, characters of a name, characters of a value
+    keeps: ClassVar[tuple[int, int, int]] = (16, 64, 512)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -173,26 +176,30 @@ class OpenAI(Provider):
         return Request("/v1/" + str(url).removeprefix("/v1").lstrip("/"), dict(line["body"]))
 
     def check_metadata(self, metadata: Mapping[str, str]) -> None:
-        if len(metadata) > MOST_METADATA - 1:
+        most, name_length, value_length = self.keeps
+        if len(metadata) > most - 1:
             theirs = sum(not name.startswith("airflow_") for name in metadata)
             ours = len(metadata) - theirs + 1
             raise InputError(
-                f"metadata has {theirs} entries; {self.name} keeps {MOST_METADATA} of a batch, and {ours} are ours "
-                f"(whose it is, DAG, run and task). Give at most {MOST_METADATA - ours}. Nothing was sent."
+                f"metadata has {theirs} entries; {self.name} keeps {most} of a batch, and {ours} are ours "
+                f"(whose it is, DAG, run and task). Give at most {most - ours}. Nothing was sent."
             )
         for name, value in metadata.items():
-            if len(name) > 64 or len(value) > 512:
+            if len(name) > name_length or len(value) > value_length:
                 raise InputError(
                     f"metadata {name[:80]!r} has {len(name)} characters and its value {len(value)}; {self.name} keeps "
-                    "64 and 512. Shorten it. Nothing was sent."
+                    f"{name_length} and {value_length}. Shorten it. Nothing was sent."
                 )
 
     def upload(self, filename: str, content: Payload) -> Flow[str | None]:
-        expiry = self.expiry("input")
-        anchored = {f"expires_after[{name}]": str(value) for name, value in expiry.items()}
-        headers, body = encode_multipart({"purpose": "batch", **anchored, **self.options.form}, filename, content)
+        fields = {"purpose": "batch", **self.input_expiry(), **self.options.form}
+        headers, body = encode_multipart(fields, filename, content)
         response = yield repeatable(streamed("POST", self.url("files"), headers, body))
         return str(self.expect(response, "the upload of an input file")["id"])
+
+    def input_expiry(self) -> dict[str, str]:
+        """The fields of an upload that say when the file expires."""
+        return {f"expires_after[{name}]": str(value) for name, value in self.expiry("input").items()}
 
     @property
     def window(self) -> str:
@@ -214,7 +221,7 @@ class OpenAI(Provider):
             body["output_expires_after"] = expiry
         body |= self.options.create
         headers = self.create_headers(shard)
-        response = yield httpx.Request("POST", self.url("batches"), json=body, headers=headers)
+        response = yield httpx.Request("POST", self.url(*self.jobs), json=body, headers=headers)
         return self.parse(self.expect(response, "the creation of a batch"))
 
     def expiry(self, what: str) -> dict[str, Any]:
@@ -285,12 +292,12 @@ class OpenAI(Provider):
         raise self.too_many(self.find_pages)
 
     def get(self, batch_id: str) -> Flow[Batch]:
-        response = yield httpx.Request("GET", self.url("batches", batch_id))
+        response = yield httpx.Request("GET", self.url(*self.jobs, batch_id))
         return self.parse(self.expect(response, f"a look at batch {batch_id}"))
 
     def list(self, after: str | None = None, limit: int | None = None) -> Flow[Page]:
         response = yield httpx.Request(
-            "GET", self.url("batches", query={"after": after, "limit": limit or self.page_size})
+            "GET", self.url(*self.jobs, query={"after": after, "limit": limit or self.page_size})
         )
         body = self.expect(response, "a listing of batches")
         # Azure's documentation shows a listing as "value" as well.
@@ -306,7 +313,7 @@ class OpenAI(Provider):
         return batch
 
     def cancel(self, batch_id: str) -> Flow[Batch]:
-        response = yield repeatable(httpx.Request("POST", self.url("batches", batch_id, "cancel")))
+        response = yield repeatable(httpx.Request("POST", self.url(*self.jobs, batch_id, "cancel")))
         if response.status_code in (400, 409):
             # It ended first; what it ended as is what the caller wants to know.
             return (yield from self.get(batch_id))

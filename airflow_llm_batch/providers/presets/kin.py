@@ -187,11 +187,16 @@ class Kin(OpenAI):
         return batch
 
 
+def hours_of(window: str) -> int | None:
+    """A completion window in hours; None where it is none."""
+    number = WINDOW.fullmatch(window)
+    return int(number[1]) * (24 if number[2] == "d" else 1) if number else None
+
+
 def check_window(asked: str, windows: range | tuple[str, ...], title: str) -> None:
     """:raises ConfigurationError: for a completion window that a vendor does not have."""
     if isinstance(windows, range):
-        number = WINDOW.fullmatch(asked)
-        good = number is not None and int(number[1]) * (24 if number[2] == "d" else 1) in windows
+        good = hours_of(asked) in windows
         known = f"{windows[0]}h to {windows[-1]}h, in whole hours or days (7d)"
     else:
         good, known = asked in windows, " or ".join(windows)
