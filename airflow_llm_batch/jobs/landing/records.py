@@ -12,6 +12,7 @@ import msgspec
 
 from airflow_llm_batch.data.destinations import FileDestination
 from airflow_llm_batch.data.outputs import OutputCheck
+from airflow_llm_batch.data.raw import as_written, without_answer
 from airflow_llm_batch.data.sinks import Layout
 from airflow_llm_batch.downloads import batch_lines
 from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable
@@ -23,7 +24,6 @@ from airflow_llm_batch.jobs.landing.again import DELIVERY, Again, NotDelivered, 
 from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
 from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
 from airflow_llm_batch.jobs.landing.figures import cache_figures, input_figures, landed_round, without_cache
-from airflow_llm_batch.jobs.landing.raw import as_written, without_answer
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
 from airflow_llm_batch.jobs.landing.side import SideFile
 from airflow_llm_batch.jobs.money.budget import estimated_cost
