@@ -17,8 +17,8 @@ from airflow_llm_batch.exceptions import (
     Interrupted,
 )
 from airflow_llm_batch.jobs.directory import history
-from airflow_llm_batch.jobs.directory.rules import keep_rules, rules_of
 from airflow_llm_batch.jobs.directory.exclusive import check_exclusive
+from airflow_llm_batch.jobs.directory.rules import keep_rules, rules_of
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
 from airflow_llm_batch.jobs.looks import Looks

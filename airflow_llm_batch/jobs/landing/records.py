@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from airflow_llm_batch.data.destinations import FileDestination
+from airflow_llm_batch.data.raw import as_written, without_answer
 from airflow_llm_batch.data.row_check import row_check
 from airflow_llm_batch.data.sinks import Layout
 from airflow_llm_batch.downloads import batch_lines
@@ -24,7 +25,6 @@ from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
 from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
 from airflow_llm_batch.jobs.landing.figures import without_cache, without_cost
 from airflow_llm_batch.jobs.landing.manifest import manifest_of
-from airflow_llm_batch.jobs.landing.raw import as_written, without_answer
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
 from airflow_llm_batch.jobs.landing.side import SideFile
 from airflow_llm_batch.jobs.landing.unasked import Unasked, add_to_cache
