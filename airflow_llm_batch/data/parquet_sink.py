@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 class ParquetSink:
-    """One Parquet file, zstd-compressed, of the columns that ``Records`` has. No list is of fixed size: pyarrow before 26
-    cannot read those where a row failed."""
+    """One Parquet file, zstd-compressed, of the columns that ``Records`` has. No list is of fixed size: pyarrow before
+    26 cannot read those where a row failed."""
 
     suffix = ".parquet"
 

@@ -1,7 +1,7 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
     python tests/killing/harness.py openai azure anthropic gemini bedrock groq together perplexity waves rounds tried
-    python tests/killing/harness.py mistral
+    python tests/killing/harness.py mistral cached
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -48,13 +48,16 @@ from airflow_llm_batch.providers import anthropic, bedrock, gemini, openai  # no
 from airflow_llm_batch.sensors import BatchSensor  # noqa: E402
 
 ROWS, SHARDS, MOST_TRIES = 10, 2, 4
+#: rows of the column ``cached``
+KNOWN, COPIES = 2, 2
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``tried`` is OpenAI with two rows called before anything is uploaded, and a budget that spans jobs
 #: ``rounds`` is one task for all of it, which asks three rows again
+#: ``cached`` is OpenAI with an answer cache that knows two rows, and two rows that ask what others ask
 #: ``bedrock`` reads and writes in an S3 server of its own
 #: ``groq`` is found by metadata in a listing without pages, ``together`` by its input file, which three calls upload,
 #: ``perplexity`` is told again for the same key; every other vendor of OpenAI's kind is found as one of these
-MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried"), "gpt-5-mini") | {
+MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried", "cached"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
     "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
     "gemini": "gemini-3.8-flash",
@@ -154,8 +157,7 @@ def run_task(name: str, provider: str, directory: Path, stop_at: int | None, how
 def execute(name: str, provider: str, directory: Path) -> object:
     ti = SimpleNamespace(dag_id="dag", run_id=directory.name, task_id=name, map_index=-1)
     context = {"ti": ti}
-    rows = [{"id": f"k{n}", "text": f"text {n}"} for n in range(ROWS)]
-    request = ChatRequest(model=MODELS[provider], user="{text}", max_tokens=50)
+    rows, request = rows_of(provider), ChatRequest(model=MODELS[provider], user="{text}", max_tokens=50)
     out = f"file://{directory}/out"
     if name == "rounds":
         asked = {"rows": rows, "key": "id", "request": request, "conn_id": provider}
@@ -163,12 +165,44 @@ def execute(name: str, provider: str, directory: Path) -> object:
     if name == "submit":
         asked = {"rows": rows, "key": "id", "request": request, "conn_id": provider}
         first = TRIED if provider == "tried" else 0
-        return SubmitBatchOperator(task_id=name, check_first=first, **asked).execute(context)
+        reuse = {"ask_once": True, "cache": f"file://{directory}/answers"} if provider == "cached" else {}
+        return SubmitBatchOperator(task_id=name, check_first=first, **asked, **reuse).execute(context)
     if name == "wait":
         job = json.loads((directory / "submit.xcom").read_text())
         return BatchSensor(task_id=name, job=job, deferrable=False, poke_interval=0.01).execute(context)
     job = json.loads((directory / "wait.xcom").read_text())
     return FetchResultsOperator(task_id=name, job=job, destination=out).execute(context)
+
+
+def rows_of(provider: str) -> list[dict[str, str]]:
+    """The last two ask what others ask, where that is of use."""
+    alike = COPIES if provider == "cached" else 0
+    same = [*range(ROWS - alike), *range(KNOWN, KNOWN + alike)]
+    return [{"id": f"k{n}", "text": f"text {same[n]}"} for n in range(ROWS)]
+
+
+def cache_in(directory: Path, known: int | None = None) -> int:
+    """How many of the rows an answer cache knows.
+
+    :param known: first rows whose answers are put there before.
+    """
+    from airflow_llm_batch.data import AnswerCache
+    from airflow_llm_batch.data.kinds import Kinds
+    from airflow_llm_batch.jobs.planning.encoding import RowSpec
+    from airflow_llm_batch.jobs.reuse.answers import AnswerFiles
+    from airflow_llm_batch.jobs.reuse.new import NewAnswers
+    from airflow_llm_batch.providers.registry import provider_class
+    from airflow_llm_batch.results import Result
+
+    request = ChatRequest(model=MODELS["cached"], user="{text}", max_tokens=50)
+    files = AnswerFiles(AnswerCache(f"file://{directory}/answers"))
+    lines = list(RowSpec(rows_of("cached"), request, "id", {}).lines(provider_class("openai")({}), "job", Kinds(())))
+    if known is not None:
+        new = NewAnswers()
+        for line in lines[:known]:
+            new.add(line.digest.hex(), Result(status="succeeded", text=f"text {line.row}", custom_id="before"))
+        new.publish(files, "before")
+    return len(list(files.find(((line.row, line.digest.hex()) for line in lines), datetime.now(UTC))))
 
 
 def run_job(provider: str, task: str | None, stop_at: int | None, how: str, number: int) -> dict:
@@ -178,6 +212,8 @@ def run_job(provider: str, task: str | None, stop_at: int | None, how: str, numb
         VENDOR.put("/_emulator/faults", json={"row_errors": 0.3, "heal": 1}).raise_for_status()
     directory = HOME / f"{provider}-{task}-{how}-{number}"
     directory.mkdir()
+    if provider == "cached":
+        cache_in(directory, KNOWN)
     tries = Counter()
     for name in TASKS[provider]:
         for _ in range(MOST_TRIES):
@@ -203,7 +239,8 @@ def run_job(provider: str, task: str | None, stop_at: int | None, how: str, numb
         "billed": stats["billed_rows"],
         "landed": len(landed),
         "exact": len(stats["batches"]) == SHARDS + (provider == "rounds")
-        and stats["billed_rows"] + called == ROWS
+        and stats["billed_rows"] + called == ROWS - (KNOWN + COPIES if provider == "cached" else 0)
+        and (provider != "cached" or cache_in(directory) == ROWS)
         and called == (TRIED if provider == "tried" else 0)
         and booked(provider, directory)
         and set(times) == {f"k{n}" for n in range(ROWS)}
@@ -248,8 +285,8 @@ def main(providers: list[str]) -> int:
                     print(line if outcome["exact"] else f"{line}   <- WRONG", flush=True)
     counted = ", ".join(f"{provider} {n} {how}" for (provider, how), n in sorted(struck.items()))
     print(
-        f"Wanted everywhere: {SHARDS} batches (rounds: {SHARDS + 1}), {ROWS} rows billed, {ROWS} rows landed once each "
-        "under its own key."
+        f"Wanted everywhere: {SHARDS} batches (rounds: {SHARDS + 1}), {ROWS} rows billed (cached: "
+        f"{ROWS - KNOWN - COPIES}), {ROWS} rows landed once each under its own key."
     )
     print(f"{sum(struck.values())} points struck ({counted}); {wrong} not exact")
     return 1 if wrong or not struck else 0

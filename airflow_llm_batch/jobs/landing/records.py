@@ -30,7 +30,7 @@ from airflow_llm_batch.jobs.landing.side import SideFile
 from airflow_llm_batch.jobs.landing.unasked import Unasked, add_to_cache
 from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
-from airflow_llm_batch.jobs.reuse.answers import NewAnswers
+from airflow_llm_batch.jobs.reuse.new import NewAnswers
 from airflow_llm_batch.jobs.submission.doubt import confirm
 from airflow_llm_batch.models import Batch, Job, Shard, is_call
 from airflow_llm_batch.results import Failure, Manifest, Result
@@ -286,13 +286,9 @@ class Landing:
             self.unasked.keep(result)
         if self.check is not None:
             self.check(result, entry.key, entry.columns)
+        worth = result.cost_usd
         if price is None:
-            self.tally.spare(result, shard.lane)
             without_cost(result)
-        else:
-            self.tally.add(result, cost, without_cache(result, model, price, cost))
-            if entry.digest and self.job.cache and result.status == "succeeded":
-                self.new.add(entry.digest, result)
         stays = self.earlier.keeps(entry.row, result.status) if self.earlier is not None else None
         # What was answered before was paid for, and is worth more than the news that it was asked in vain.
         if stays is None:
@@ -300,6 +296,12 @@ class Landing:
                 records.write(result, entry.columns)
             except Unwritable as error:
                 records.write(without_answer(result, str(error), line), entry.columns)
+        if price is None:
+            self.tally.spare(result, shard.lane, worth)
+        else:
+            self.tally.add(result, cost, without_cache(result, model, price, cost))
+            if entry.digest and self.job.cache and result.status == "succeeded":
+                self.new.add(entry.digest, result)
         if result.status != "succeeded" and stays != "succeeded":
             code = result.error_code or (result.finish_reason if result.status == "truncated" else None)
             message = result.error_message and result.error_message[:LONGEST]

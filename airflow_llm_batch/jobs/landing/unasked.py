@@ -14,7 +14,8 @@ from airflow_llm_batch.exceptions import ResultsUnusable
 from airflow_llm_batch.jobs.directory.rows import entries
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.planning.sparing import COPY, KNOWN
-from airflow_llm_batch.jobs.reuse.answers import AnswerFiles, NewAnswers
+from airflow_llm_batch.jobs.reuse.answers import AnswerFiles
+from airflow_llm_batch.jobs.reuse.new import NewAnswers
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ class Unasked:
             self.results.execute("create table results (row_number integer primary key, result blob)")
 
     def keep(self, result: Result) -> None:
-        """Take note of a landed result, if others take it over."""
+        """Take note of a result as it came, if others take it over; the vendor's line stays with the row it is of."""
         if self.results is not None and result.row in self.wanted:
-            values = result.row, encode(result)
+            values = result.row, encode(msgspec.structs.replace(result, raw=None))
             self.results.execute("insert or replace into results values (?, ?)", values)
 
     def rows(self, shard: Shard, only: Container[int] | None) -> Iterator[tuple[Entry, Result]]:

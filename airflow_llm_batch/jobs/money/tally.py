@@ -70,14 +70,14 @@ class Tally:
     worth: int = 0
     unpriced: int = 0
 
-    def spare(self, result: Result, lane: str) -> None:
+    def spare(self, result: Result, lane: str, worth: float | None) -> None:
         """Add a row that nobody was asked.
 
-        :param result: with what its answer had cost.
+        :param worth: dollars that its answer had cost, None where that is not known.
         """
         self.spared[lane, result.model or "", result.status] += 1
-        self.worth += picodollars(result.cost_usd)
-        self.unpriced += result.answered_by is not None and result.cost_usd is None
+        self.worth += picodollars(worth)
+        self.unpriced += result.answered_by is not None and worth is None
 
     def spared_figures(self) -> dict[str, Any]:
         lanes: Counter[str] = Counter()

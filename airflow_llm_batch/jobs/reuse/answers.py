@@ -1,32 +1,31 @@
 """The answer cache: what was asked and answered before, in Parquet files that anybody may read.
 
-new/{job}-{round}.parquet   what one job has added; written once
+new/{job}.parquet           what one job has added; written once
 {prefix}/{token}.parquet    what a compaction has made of them: answers whose hash begins so
 
 Every file has the columns of ``COLUMNS``, sorted by ``digest``; of several answers to one question the newest counts.
 Files are only ever added, or taken away whole, so jobs at the same time lose nothing. A file that cannot be read costs
-its answers: what they answered is asked again.
+its answers: what they answered is asked again. DuckDB joins hashes and places, which are small and which it keeps on
+disk; answers, which may be large, are read and written a row group at a time.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
 from airflow_llm_batch.exceptions import SourceUnavailable
 from airflow_llm_batch.jobs.reuse.duck import session
-from airflow_llm_batch.jobs.reuse.folder import Folder
-from airflow_llm_batch.outages import patiently
-from airflow_llm_batch.results import Result
-from airflow_llm_batch.storage import fresh, is_local, removed, storage_path, whole_file
+from airflow_llm_batch.jobs.reuse.folder import Anywhere, Folder
+from airflow_llm_batch.jobs.reuse.stored import Stored
+from airflow_llm_batch.outages import is_outage, patiently
+from airflow_llm_batch.storage import fresh, removed, storage_path
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -34,27 +33,15 @@ if TYPE_CHECKING:
     from airflow_llm_batch.data.answer_cache import AnswerCache
 
 log = logging.getLogger(__name__)
-#: name -> type; ``answer`` is the ``Result`` as JSON, ``checksum`` the CRC-32 of hash and answer
-COLUMNS = {
-    "digest": "VARCHAR",
-    "provider": "VARCHAR",
-    "model": "VARCHAR",
-    "answered_at": "TIMESTAMP",
-    "answered_by": "VARCHAR",
-    "cost_usd": "DOUBLE",
-    "answer": "VARCHAR",
-    "checksum": "BIGINT",
-}
-NEW = "new"
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Stored).decode
 #: rows that are handed to DuckDB at once, and taken from it
-BATCH = 20_000
-FETCHED = 500
-#: bytes of answers that one row group holds; its rows are a multiple of 2,048
-GROUP, VECTOR, MOST_ROWS = 16 * 2**20, 2048, 122_880
+BATCH, FETCHED = 20_000, 2_000
 #: how often it is looked again, where files were taken away meanwhile
 LOOKS = 5
-encode = msgspec.json.Encoder().encode
-decode = msgspec.json.Decoder(Result).decode
+#: files whose addresses are given, with the places of their rows; and what DuckDB reads of them
+FILES = "read_parquet(?, union_by_name=true, filename=true, file_row_number=true)"
+PLACES = "digest, answered_at, filename, file_row_number"
 
 
 class StoredFile(msgspec.Struct, frozen=True, order=True):
@@ -71,11 +58,13 @@ class AnswerFiles:
     def __init__(self, cache: AnswerCache) -> None:
         self.cache = cache
         self.root = storage_path(cache.uri.rstrip("/"))
-        #: of an object store
-        self.folder: Folder | None = None
+        self.folder = Folder(self.root.path, self.root.fs)
 
     def files(self) -> list[StoredFile]:
-        """All of them as of now, those written first first."""
+        """All of them as of now, those written first first.
+
+        :raises SourceUnavailable: when the store does not answer.
+        """
         root = fresh(self.root)
         try:
             found = patiently(root.fs.find, root.path, detail=True)
@@ -94,32 +83,36 @@ class AnswerFiles:
     def reading(self) -> Iterator[DuckDBPyConnection]:
         """A session that can read the files by ``address``."""
         with session() as connection:
-            if not is_local(self.root):
-                self.folder = Folder(self.root.path, fresh(self.root).fs)
-                connection.register_filesystem(self.folder)
+            connection.register_filesystem(self.folder)
             yield connection
 
     def address(self, file: StoredFile) -> str:
-        return f"{self.root.path}/{file.name}" if is_local(self.root) else f"answers://{file.name}"
+        return f"{self.folder.protocol}://{file.name}"
+
+    def open(self, address: str) -> Anywhere:
+        return self.folder.open(address.partition("://")[2])
 
     def readable(self, connection: DuckDBPyConnection, files: Sequence[StoredFile]) -> list[str]:
-        """The addresses of those files that can be read from one end to the other; the others are told."""
+        """The addresses of those files whose hashes can be read; the others are told."""
         good = []
         for file in files:
             try:
                 connection.execute(
-                    f"select bit_xor(hash({', '.join(COLUMNS)})) from read_parquet(?)",  # noqa: S608
+                    f"select bit_xor(hash({PLACES})) from {FILES}",  # noqa: S608
                     [[self.address(file)]],
                 ).fetchall()
             except Exception as error:
                 self.check_store()
-                log.warning(
-                    "The answers in %s/%s cannot be used: %s. What they answered is asked again; remove the file.",
-                    self.root, file.name, str(error).splitlines()[0][:300],
-                )  # fmt: skip
+                self.tell_damaged(self.address(file), error)
             else:
                 good.append(self.address(file))
         return good
+
+    def tell_damaged(self, address: str, error: BaseException) -> None:
+        log.warning(
+            "The answers in %s/%s cannot be used: %s. What they answered is asked again; remove the file.",
+            self.root, address.partition("://")[2], str(error).splitlines()[0][:300] if str(error) else repr(error),
+        )  # fmt: skip
 
     def find(self, wanted: Iterable[tuple[int, str]], now: datetime) -> Iterator[tuple[int, bytes]]:
         """The newest answer to each question that has one, as (row, ``Result`` as JSON), in the order of the rows.
@@ -127,38 +120,30 @@ class AnswerFiles:
         :param wanted: rows with their hashes, in hex.
         :raises SourceUnavailable: when the store does not answer.
         """
-        with self.reading() as connection:
+        with self.reading() as connection, tempfile.TemporaryFile(prefix="llm-batch-answers-") as held:
             files = self.files()
             if not files:
                 return
             connection.execute("create table wanted (row_number bigint, digest varchar)")
             for rows, digests in batches(wanted):
                 connection.execute("insert into wanted select unnest(?), unnest(?)", [rows, digests])
-            spoiled = 0
-            for row, digest, answer, checksum in self._joined(connection, files, now):
-                if checksum == checksum_of(digest, answer):
-                    yield row, answer.encode()
-                else:
-                    spoiled += 1
-            if spoiled:
-                log.warning("%d answers in %s were damaged and are asked again.", spoiled, self.root)
+            if not self._locate(connection, files, now):
+                return
+            self.hold(connection, held)
+            query = "select row_number, start, size from wanted join held using (digest) order by row_number"
+            for row, stored in self.held(connection, held, query):
+                yield row, stored.answer.encode()
 
-    def _joined(
-        self, connection: DuckDBPyConnection, files: Sequence[StoredFile], now: datetime
-    ) -> Iterator[tuple[int, str, str, int]]:
-        """What is found, complete before the first of it is told: files may go meanwhile."""
+    def _locate(self, connection: DuckDBPyConnection, files: Sequence[StoredFile], now: datetime) -> bool:
+        """Find where the newest answer to each question lies; False where there are no files any more."""
         since = self.cache.since(now) or datetime(1970, 1, 1, tzinfo=UTC)
-        query = (
-            "create or replace table found as select w.row_number, a.digest, a.answer, a.checksum "
-            "from read_parquet(?, union_by_name=true) a join wanted w on a.digest = w.digest "
-            "where a.answered_at >= ? "
-            "qualify row_number() over (partition by w.row_number order by a.answered_at desc, a.answered_by) = 1"
-        )
+        asked = "answered_at >= ? and digest in (select digest from wanted)"
+        query = f"create or replace table places as {newest(asked)}"
         addresses = [self.address(file) for file in files]
         for look in range(LOOKS):
             try:
                 connection.execute(query, [addresses, since.replace(tzinfo=None)])
-                break
+                return True
             except Exception as error:
                 self.check_store()
                 if look == LOOKS - 1:
@@ -166,14 +151,66 @@ class AnswerFiles:
                 log.info("Looking for answers once more: %s", str(error).splitlines()[0][:300])
                 addresses = self.readable(connection, self.files())
                 if not addresses:
-                    return
-        found = connection.execute("select * from found order by row_number")
+                    return False
+        return False
+
+    def hold(self, connection: DuckDBPyConnection, held: IO[bytes], where: str = "true") -> None:
+        """Copy answers into a temporary file, and note where there in ``held``.
+
+        :param where: a condition on ``places``.
+        """
+        connection.execute("create or replace table held (digest varchar, start bigint, size bigint)")
+
+        def copied() -> Iterator[tuple[str, int, int]]:
+            for stored in self.stored(connection.cursor(), where):
+                line = encode(stored)
+                yield stored.digest, held.tell(), len(line)
+                held.write(line)
+
+        inserting = connection.cursor()
+        for digests, starts, sizes in batches(copied()):
+            inserting.execute("insert into held select unnest(?), unnest(?), unnest(?)", [digests, starts, sizes])
+
+    def stored(self, connection: DuckDBPyConnection, where: str = "true") -> Iterator[Stored]:
+        """The answers at ``places``, file by file; those that are damaged are told and left out."""
+        from airflow_llm_batch.jobs.reuse.parquet import at_places
+
+        names = connection.execute(f"select distinct filename from places where {where} order by 1").fetchall()  # noqa: S608
+        for (address,) in names:
+            found = connection.execute(
+                f"select file_row_number from places where filename = ? and {where} order by 1", [address]  # noqa: S608
+            )  # fmt: skip
+            spoiled = 0
+            try:
+                with self.open(address) as file:
+                    for stored in at_places(file, numbers(found)):
+                        if stored.is_whole:
+                            yield stored
+                        else:
+                            spoiled += 1
+            except FileNotFoundError as error:
+                self.tell_damaged(address, error)
+            except Exception as error:
+                if is_outage(error):
+                    raise self.unavailable(error) from error
+                self.tell_damaged(address, error)
+            if spoiled:
+                log.warning("%d answers in %s were damaged and are asked again.", spoiled, address)
+
+    def held(self, connection: DuckDBPyConnection, held: IO[bytes], query: str) -> Iterator[tuple[Any, Stored]]:
+        """What was held, as (whatever the query has first, ``Stored``).
+
+        :param query: selects it, ``start`` and ``size``.
+        """
+        found = connection.execute(query)
         while rows := found.fetchmany(FETCHED):
-            yield from rows
+            for first, start, size in rows:
+                held.seek(start)
+                yield first, decode(held.read(size))
 
     def check_store(self) -> None:
         """:raises SourceUnavailable: when the store has failed; not for a file that is gone, or cannot be read."""
-        trouble = self.folder.trouble if self.folder is not None else None
+        trouble = self.folder.trouble
         if trouble is not None and not isinstance(trouble, FileNotFoundError):
             raise self.unavailable(trouble) from trouble
 
@@ -181,34 +218,6 @@ class AnswerFiles:
         return SourceUnavailable(
             f"The answers in {self.root} cannot be read: {type(error).__name__}: {error}. Nothing was sent."
         )
-
-    def write(self, connection: DuckDBPyConnection, query: str, name: str, *, replaces: bool = False) -> int:
-        """Write a file of answers, sorted, and make room for it.
-
-        :param query: gives them, without an order.
-        :param replaces: others, which go when all of what replaces them is there.
-        :return: its bytes, 0 when there are none.
-        :raises ValueError: when it is larger than all files together may be.
-        """
-        rows, size = connection.execute(
-            f"select count(*), coalesce(avg(strlen(answer)), 0) from ({query})"  # noqa: S608
-        ).fetchall()[0]
-        if not rows:
-            return 0
-        group = min(max(int(GROUP / (size + 100)) // VECTOR, 1) * VECTOR, MOST_ROWS)
-        with tempfile.TemporaryDirectory(prefix="llm-batch-answers-") as folder:
-            made = Path(folder) / "answers.parquet"
-            connection.execute(
-                f"copy (select {', '.join(COLUMNS)} from ({query}) order by digest) to '{made}' "  # noqa: S608
-                f"(format parquet, compression zstd, row_group_size {group})"
-            )
-            size = made.stat().st_size
-            if not replaces:
-                self.make_room(size, name)
-            with made.open("rb") as source, whole_file(self.root / name) as file:
-                while block := source.read(2**20):
-                    file.write(block)
-        return size
 
     def make_room(self, size: int, name: str) -> None:
         """Take away what was written first, until so many bytes more are not too many.
@@ -234,63 +243,18 @@ class AnswerFiles:
             removed(f"{self.root}/{file.name}")
 
 
-class NewAnswers:
-    """Answers of one job, held in a temporary file until they are added to the cache."""
-
-    def __init__(self) -> None:
-        self.file: IO[bytes] = tempfile.SpooledTemporaryFile(2**20)  # noqa: SIM115
-        self.count = 0
-        self.kept = 0, 0
-
-    def begin(self) -> None:
-        """Forget what was added and not kept: a shard may be downloaded more than once."""
-        self.count, end = self.kept
-        self.file.seek(end)
-        self.file.truncate()
-
-    def keep(self) -> None:
-        self.kept = self.count, self.file.tell()
-
-    def add(self, digest: str, result: Result) -> None:
-        """Keep an answer: what is the row's own is left out of it."""
-        bare = msgspec.structs.replace(
-            result, key=None, row=-1, shard=None, round=1, output=None, raw=None, answered_by=None
-        )
-        self.file.write(b"%b %b\n" % (digest.encode(), encode(bare)))
-        self.count += 1
-
-    def rows(self) -> Iterator[tuple[str, str | None, str | None, str, float | None, str, int]]:
-        """What each column but ``answered_at`` holds."""
-        self.file.seek(0)
-        for line in self.file:
-            digest, _, answer = line.rstrip(b"\n").decode().partition(" ")
-            result = decode(answer)
-            yield (
-                digest, result.provider, result.model, result.custom_id, result.cost_usd, answer,
-                checksum_of(digest, answer),
-            )  # fmt: skip
-
-    def publish(self, files: AnswerFiles, name: str) -> int:
-        """Add them to a cache, under a name that is the same each time; their bytes."""
-        if not self.count:
-            return 0
-        with session() as connection:
-            held = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
-            connection.execute(f"create table added ({held})")
-            now = datetime.now(UTC).replace(tzinfo=None)
-            for values in batches(self.rows()):
-                digests, providers, models, by, costs, answers, checksums = values
-                columns = [digests, providers, models, [now] * len(digests), by, costs, answers, checksums]
-                places = ", ".join(f"unnest(?::{kind}[])" for kind in COLUMNS.values())
-                connection.execute(f"insert into added select {places}", columns)
-            return files.write(connection, "select * from added", f"{NEW}/{name}.parquet")
-
-    def close(self) -> None:
-        self.file.close()
+def newest(where: str = "true") -> str:
+    """A query for where the newest answer to each question lies."""
+    return (
+        f"select {PLACES} from {FILES} where {where} "  # noqa: S608
+        "qualify row_number() over (partition by digest order by answered_at desc, filename, file_row_number) = 1"
+    )
 
 
-def checksum_of(digest: str, answer: str) -> int:
-    return zlib.crc32(answer.encode(), zlib.crc32(digest.encode()))
+def numbers(found: DuckDBPyConnection) -> Iterator[int]:
+    while rows := found.fetchmany(FETCHED):
+        for (number,) in rows:
+            yield number
 
 
 def batches(rows: Iterable[tuple[object, ...]]) -> Iterator[tuple[list[object], ...]]:

@@ -389,7 +389,7 @@ def test_an_unwritable_cache_loses_nothing_but_itself(connect, tmp_path, monkeyp
     def fail(self, *arguments):
         raise PermissionError("no")
 
-    monkeypatch.setattr(AnswerFiles, "write", fail)
+    monkeypatch.setattr(AnswerFiles, "make_room", fail)
     with Emulator(duration=0) as emulator:
         summary, _ = ask(connect(emulator.url), tmp_path, 1, ["one", "two"])
     assert summary["counts"]["succeeded"] == 2
