@@ -33,6 +33,8 @@ VENDORS: dict[str, Vendor] = {
     "azure": Vendor("batch-mini", {"deployments": {"batch-mini": "gpt-5-mini"}}),
     "anthropic": Vendor("claude-haiku-4-5"),
     "gemini": Vendor("gemini-2.5-flash"),
+    "openrouter": Vendor("openai/gpt-5-mini", path="/openrouter/api/v1"),
+    "xai": Vendor("grok-4.3", path="/xai/v1"),
     "mistral": Vendor("mistral-small-latest", path="/mistral/v1"),
     "vertex": Vendor(
         "gemini-2.5-flash",

@@ -20,9 +20,11 @@ from airflow_llm_batch.emulator import (
     gemini,
     mistral,
     openai,
+    openrouter,
     uploads,
     vertex,
     window,
+    xai,
 )
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
 from airflow_llm_batch.emulator.events import Keys, Sender
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 #: ``body``; the first that owns a path answers for it. Where OpenAI's mechanisms serve one that has other errors, its
 #: ``words(refusal)`` says them
 DIALECTS: tuple[Any, ...] = (
-    gemini, anthropic, bedrock, bedrock_openai, azure, vertex, gcs, mistral, presets, openai,
+    gemini, anthropic, bedrock, bedrock_openai, azure, vertex, gcs, mistral, openrouter, xai, presets, openai,
 )  # fmt: skip
 
 

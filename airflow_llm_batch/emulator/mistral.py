@@ -35,7 +35,8 @@ STATUSES = {"validating": "QUEUED", "running": "RUNNING", "finalizing": "RUNNING
 MEMBERS = {
     CHAT: "model messages temperature top_p max_tokens stream stop random_seed metadata response_format tools "
     "tool_choice presence_penalty frequency_penalty min_tokens repetition_penalty top_k logprobs top_logprobs "
-    "prompt_logprobs top_prompt_logprobs n prediction parallel_tool_calls reasoning_effort prompt_mode guardrails prompt_cache_key "
+    "prompt_logprobs top_prompt_logprobs n prediction parallel_tool_calls reasoning_effort prompt_mode guardrails "
+    "prompt_cache_key "
     "service_tier safe_prompt",
     EMBEDDINGS: "model input metadata output_dimension output_dtype encoding_format",
 }

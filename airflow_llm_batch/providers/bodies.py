@@ -46,6 +46,23 @@ class Payload(httpx.SyncByteStream, httpx.AsyncByteStream):
         return Payload(chunks, len(head) + self.size + len(tail))
 
 
+def as_array(lines: Payload, head: bytes, tail: bytes) -> Payload:
+    """JSON lines as the members of an array, between ``head`` and ``tail``."""
+    # The lines hold no raw newline, so each line end becomes a comma; the last one is covered by a space.
+    last = lines.size - 1
+
+    def chunks() -> Iterator[bytes]:
+        position = 0
+        for chunk in lines:
+            joined = chunk.replace(b"\n", b",")
+            if position <= last < position + len(chunk):
+                joined = joined[: last - position] + b" "
+            position += len(chunk)
+            yield joined
+
+    return Payload(chunks, lines.size).framed(head, tail)
+
+
 def with_members(body: bytes, members: Mapping[str, str], instead_of: Iterable[str] = ()) -> bytes:
     """A JSON object with further members; the values of the others stay as they are written.
 

@@ -23,6 +23,8 @@ PROVIDERS: dict[str, str] = {
     "gemini": "airflow_llm_batch.providers.gemini.protocol:Gemini",
     "bedrock": "airflow_llm_batch.providers.bedrock.protocol:Bedrock",
     "bedrock-openai": "airflow_llm_batch.providers.bedrock.openai:BedrockOpenAI",
+    "openrouter": "airflow_llm_batch.providers.openrouter.protocol:OpenRouter",
+    "xai": "airflow_llm_batch.providers.xai.protocol:XAI",
     "mistral": "airflow_llm_batch.providers.mistral.protocol:Mistral",
 }
 #: vendors and servers of OpenAI's kind

@@ -12,6 +12,7 @@ class Dialect(NamedTuple):
     :param looks_before: reads that ``results`` matches too, before the download.
     :param base: where the API lies at the emulator.
     :param calls: the synchronous endpoint.
+    :param cancels: a batch can be cancelled; ``keeps`` what one that expires has done is told.
     :param page: batches that a listing gives at once.
     :param cap: what the body calls the token cap.
     """
@@ -25,6 +26,8 @@ class Dialect(NamedTuple):
     looks_before: int = 0
     base: str = ""
     calls: str = "POST /v1/chat/completions"
+    cancels: bool = True
+    keeps: bool = True
 
 
 DIALECTS = {
@@ -42,6 +45,15 @@ DIALECTS = {
     "mistral": Dialect(
         "POST /mistral/v1/batch/jobs", "GET /mistral/v1/batch/jobs", "GET /mistral/v1/batch/jobs/*",
         "GET /mistral/v1/files/*", 100, "max_tokens", base="/mistral/v1", calls="POST /mistral/v1/chat/completions",
+    ),
+    "openrouter": Dialect(
+        "POST /openrouter/api/v1/batches", "GET /openrouter/api/v1/batches", "GET /openrouter/api/v1/batches/*",
+        "GET /openrouter/api/v1/batches/*", 100, "max_tokens", looks_before=1, base="/openrouter/api/v1",
+        calls="POST /openrouter/api/v1/chat/completions", cancels=False, keeps=False,
+    ),
+    "xai": Dialect(
+        "POST /xai/v1/batches", "GET /xai/v1/batches", "GET /xai/v1/batches/*", "GET /xai/v1/batches/*", 100,
+        "max_completion_tokens", looks_before=1, base="/xai/v1", calls="POST /xai/v1/chat/completions",
     ),
     "gemini": Dialect(
         "POST /v1beta/models/gemini-3.8-flash:batchGenerateContent", "GET /v1beta/batches", "GET /v1beta/batches/*",

@@ -6,6 +6,8 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
+import httpx
+import openai
 import pytest
 from support import SECRET
 from support.sdks import until
@@ -121,3 +123,133 @@ def test_mistrals_sdk_cancels_and_sees_time_run_out():
         told = client.batch.jobs.get(job_id=late.id)
         assert (told.status, told.succeeded_requests) == ("TIMEOUT_EXCEEDED", 3)
         assert client.batch.jobs.delete(job_id=late.id).deleted
+
+
+def openrouter_client(emulator):
+    sdk = pytest.importorskip("openrouter")
+    return sdk.OpenRouter(api_key=SECRET, server_url=f"{emulator.url}/openrouter/api/v1", timeout_ms=10_000)
+
+
+def test_openrouters_sdk_takes_a_batch_from_its_requests_to_its_results(emulator):
+    """Its types read every answer: what was accepted, listings without results, results inside the batch."""
+    client = openrouter_client(emulator)
+    make = {"endpoint": CHAT, "model": "openai/gpt-5-mini"}
+    made = [client.batch.create_batches(**make, requests=[asked(f"r{n}") for n in range(3)]) for _ in range(3)]
+    batch = client.batch.get_batches(id=made[0].id)
+    assert (made[0].object, batch.status, batch.request_counts.completed, batch.error) == (
+        "batch",
+        "completed",
+        3,
+        None,
+    )
+    said = {one.custom_id: one.response.body.choices[0].message.content for one in batch.results}
+    assert said == {"r0": "r0", "r1": "r1", "r2": "r2"}
+    page = client.batch.list(limit=2)
+    assert [one.id for one in page.result.data] == [made[2].id, made[1].id]
+    assert [one.results for one in page.result.data] == [None, None]
+    assert [one.id for one in page.next().result.data] == [made[0].id]
+    messages = [{"custom_id": "m", "body": {"max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}}]
+    claude = {"endpoint": "/v1/messages", "model": "anthropic/claude-haiku-4.5", "requests": messages}
+    answered = client.batch.get_batches(id=client.batch.create_batches(**claude).id)
+    assert answered.results[0].response.body.content[0].text == "hi"
+    assert client.batch.delete(id=made[0].id).id == made[0].id
+
+
+def test_openrouters_sdk_is_refused_what_openrouter_refuses(emulator):
+    """Two of one id, another model in a row, too many; one bad request fails the whole batch, and says which."""
+    sdk = pytest.importorskip("openrouter")
+    client = openrouter_client(emulator)
+    make = {"endpoint": CHAT, "model": "openai/gpt-5-mini", "requests": [asked("a")]}
+    many = [asked(str(n)) for n in range(5001)]
+    for requests in ([asked("a"), asked("a")], [asked("a", model="other")], many, []):
+        with pytest.raises(sdk.errors.OpenRouterError):
+            client.batch.create_batches(**{**make, "requests": requests})
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    odd = {"custom_id": "odd", "body": {"messages": [{"role": "user", "content": picture}]}}
+    failed = client.batch.get_batches(id=client.batch.create_batches(**{**make, "requests": [asked("a"), odd]}).id)
+    assert (failed.status, failed.results, failed.error.message) == ("failed", None, "odd: media must be given by URL")
+    with pytest.raises(sdk.errors.OpenRouterError):
+        client.batch.get_batches(id="nobodys")
+
+
+def test_openrouter_wants_endpoint_and_model_before_the_requests(emulator):
+    """Its SDK's order is taken, any other is not: the server reads as it comes."""
+    url, headers = f"{emulator.url}/openrouter/api/v1/batches", {"authorization": f"Bearer {SECRET}"}
+    good = {"endpoint": CHAT, "model": "m", "requests": [asked("a")]}
+    assert httpx.post(url, json=good, headers=headers).status_code == 202
+    for order in (["requests", "endpoint", "model"], ["endpoint", "requests", "model"]):
+        response = httpx.post(url, json={name: good[name] for name in order}, headers=headers)
+        assert (response.status_code, "before 'requests'" in response.text) == (400, True)
+
+
+def xai_calls(emulator):
+    return httpx.Client(base_url=f"{emulator.url}/xai/v1", headers={"authorization": f"Bearer {SECRET}"})
+
+
+def whole(name, **body):
+    body = {"model": "grok-4.3", "messages": [{"role": "user", "content": name}], **body}
+    return {"custom_id": name, "method": "POST", "url": CHAT, "body": body}
+
+
+@pytest.mark.slow
+def test_xais_batches_have_the_fields_of_its_sdk(emulator):
+    """Its SDK speaks gRPC alone: its messages judge the names, and OpenAI's SDK, which xAI offers, files and calls. It
+    wants older packages than others here: installed without them, for the slow tests."""
+    proto = pytest.importorskip("xai_sdk.proto").batch_pb2
+    client = openai.OpenAI(base_url=f"{emulator.url}/xai/v1", api_key=SECRET, max_retries=0)
+    rows = [whole("b"), whole("a"), {**whole("c"), "url": "/v1/responses", "body": {"model": "grok-4.3", "input": "c"}}]
+    file = client.files.create(file=("in.jsonl", lines(*rows)), purpose="batch")
+    assert client.chat.completions.create(**whole("hello")["body"]).choices[0].message.content == "hello"
+    with xai_calls(emulator) as calls:
+        batch = calls.post("/batches", json={"name": "run-1", "input_file_id": file.id}).json()
+        told = calls.get(f"/batches/{batch['batch_id']}").json()
+        assert told.keys() <= {*proto.Batch.DESCRIPTOR.fields_by_name}
+        assert told["state"].keys() == {*proto.BatchState.DESCRIPTOR.fields_by_name}
+        assert (told["name"], told["state"]["num_success"], "status" in told) == ("run-1", 3, False)
+        first = calls.get(f"/batches/{batch['batch_id']}/results?limit=2").json()
+        assert first.keys() == {*proto.ListBatchResultsResponse.DESCRIPTOR.fields_by_name}
+        token = first["pagination_token"]
+        rest = calls.get(f"/batches/{batch['batch_id']}/results?limit=2&pagination_token={token}").json()
+        read = [(row["batch_request_id"], completion(row)) for row in first["results"] + rest["results"]]
+        assert read == [("a", "a"), ("b", "b"), ("c", "c")]
+        assert rest["pagination_token"] is None
+        listed = calls.get("/batches?limit=1").json()
+        assert listed.keys() == {*proto.ListBatchesResponse.DESCRIPTOR.fields_by_name}
+        assert calls.post(f"/batches/{batch['batch_id']}/requests", json={}).status_code == 412
+    assert client.files.delete(file.id).deleted
+
+
+def completion(row):
+    return row["batch_result"]["response"]["chat_get_completion"]["choices"][0]["message"]["content"]
+
+
+def test_xai_cancels_a_batch_of_a_bad_file_for_good(emulator):
+    """One line is enough; nothing is counted ever. A bad key is a bad request."""
+    with xai_calls(emulator) as calls:
+        file = calls.post("/files", files={"file": ("in.jsonl", lines(whole("a")) + b"no json\n")}).json()
+        batch = calls.post("/batches", json={"name": "n", "input_file_id": file["id"]}).json()
+        told = calls.get(f"/batches/{batch['batch_id']}").json()
+        assert "JSONL file validation failed" in told["cancel_by_xai_message"]
+        assert set(told["state"].values()) == {0}
+        assert httpx.get(calls.base_url.join("/xai/v1/batches")).status_code == 400
+        late = {"file": ("in.jsonl", b"x"), "expires_after": (None, "3600")}
+        assert calls.post("/files", files=late).status_code == 400
+
+
+def test_xais_counters_go_back_after_a_cancellation():
+    """What was on its way lands, and is counted as answered then."""
+    with Emulator(duration=600, cancel_seconds=0.3) as emulator, xai_calls(emulator) as calls:
+        file = calls.post("/files", files={"file": ("in.jsonl", lines(*map(whole, "abcd")))}).json()
+        batch = calls.post("/batches", json={"name": "n", "input_file_id": file["id"]}).json()
+        emulator.vendor.batches[batch["batch_id"]].created_at -= 300
+        first = calls.post(f"/batches/{batch['batch_id']}:cancel").json()["state"]
+        assert (first["num_success"], first["num_cancelled"]) == (0, 4)
+        read = lambda: calls.get(f"/batches/{batch['batch_id']}").json()["state"]  # noqa: E731
+        assert until(read, lambda state: state["num_success"])["num_cancelled"] == 2
+        results = calls.get(f"/batches/{batch['batch_id']}/results").json()["results"]
+        assert [row["batch_result"].get("error") for row in results] == [
+            None,
+            None,
+            "Batch cancelled",
+            "Batch cancelled",
+        ]
