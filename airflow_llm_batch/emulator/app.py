@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from airflow_llm_batch.emulator import (
     anthropic,
+    anthropic_clouds,
     azure,
     bedrock,
     bedrock_openai,
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 #: ``body``; the first that owns a path answers for it. Where OpenAI's mechanisms serve one that has other errors, its
 #: ``words(refusal)`` says them
 DIALECTS: tuple[Any, ...] = (
-    gemini, anthropic, bedrock, bedrock_openai, azure, vertex, gcs, mistral, openrouter, xai, presets, openai,
+    gemini, anthropic, anthropic_clouds, bedrock, bedrock_openai, azure, vertex, gcs, mistral, openrouter, xai, presets,
+    openai,
 )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ PROVIDERS: dict[str, str] = {
     "openai": "airflow_llm_batch.providers.openai.protocol:OpenAI",
     "azure": "airflow_llm_batch.providers.azure.protocol:Azure",
     "anthropic": "airflow_llm_batch.providers.anthropic.protocol:Anthropic",
+    "anthropic-aws": "airflow_llm_batch.providers.anthropic.clouds:AnthropicAWS",
+    "anthropic-google": "airflow_llm_batch.providers.anthropic.clouds:AnthropicGoogle",
     "vertex": "airflow_llm_batch.providers.vertex.protocol:Vertex",
     "gemini": "airflow_llm_batch.providers.gemini.protocol:Gemini",
     "bedrock": "airflow_llm_batch.providers.bedrock.protocol:Bedrock",

@@ -59,7 +59,7 @@ class AnthropicOptions(Options):
 class Anthropic(Provider):
     name = price_id = "anthropic"
     title = "Anthropic"
-    Options = AnthropicOptions
+    Options: ClassVar[type[AnthropicOptions]] = AnthropicOptions
     options: AnthropicOptions
     default_base_url = "https://api.anthropic.com"
     default_limits: ClassVar[Limits] = Limits(requests=100_000, bytes=256_000_000 - len(HEAD + TAIL))
@@ -78,8 +78,13 @@ class Anthropic(Provider):
 
     def auth(self, login: Login) -> Credentials:
         key = self.key_of(login)
+        return Static([self.base_url], {"x-api-key": key, **self.headers}, [key])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of every call, beside the key."""
         beta = {"anthropic-beta": self.options.anthropic_beta} if self.options.anthropic_beta else {}
-        return Static([self.base_url], {"x-api-key": key, "anthropic-version": self.version, **beta}, [key])
+        return {"anthropic-version": self.version, **beta}
 
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)

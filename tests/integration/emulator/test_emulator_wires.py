@@ -6,6 +6,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -253,3 +254,44 @@ def test_xais_counters_go_back_after_a_cancellation():
             "Batch cancelled",
             "Batch cancelled",
         ]
+
+
+def claude(custom_id):
+    body = {"model": "claude-haiku-4-5", "max_tokens": 20, "messages": [{"role": "user", "content": custom_id}]}
+    return {"custom_id": custom_id, "params": body}
+
+
+@pytest.mark.parametrize("kind", ["key", "signature", "google"])
+def test_anthropics_sdk_batches_behind_a_clouds_account(emulator, kind):
+    """By key, by AWS's signature and by Google's token: a batch from its requests to its results."""
+    if kind == "google":
+        client = anthropic.AnthropicGoogleCloud(
+            project="p1", workspace_id="wrkspc_1", token_provider=lambda: "ya29.x", max_retries=0,
+            base_url=f"{emulator.url}/anthropic-google/v1/projects/p1/locations/global/workspaces/wrkspc_1/invoke",
+        )  # fmt: skip
+    else:
+        keys = {"api_key": SECRET} if kind == "key" else {"aws_access_key": "AKID", "aws_secret_key": "secret"}
+        client = anthropic.AnthropicAWS(
+            base_url=f"{emulator.url}/anthropic-aws",
+            aws_region="us-east-1",
+            workspace_id="wrkspc_1",
+            max_retries=0,
+            **keys,
+        )
+    made = client.messages.batches.create(requests=[claude("a"), claude("b")])
+    assert client.messages.batches.retrieve(made.id).request_counts.succeeded == 2
+    assert [batch.id for batch in client.messages.batches.list()] == [made.id]
+    said = {one.custom_id: one.result.message.content[0].text for one in client.messages.batches.results(made.id)}
+    assert said == {"a": "a", "b": "b"}
+    assert client.messages.create(**claude("hi")["params"]).content[0].text == "hi"
+
+
+def test_claude_on_aws_wants_a_workspace_and_its_own_signature(emulator):
+    """As its user guide says."""
+    url = f"{emulator.url}/anthropic-aws/v1/messages/batches"
+    headers = {"x-api-key": SECRET, "anthropic-version": "2023-06-01"}
+    assert httpx.get(url, headers=headers).status_code == 400
+    named = {**headers, "anthropic-workspace-id": "wrkspc_1"}
+    assert httpx.get(url, headers=named).status_code == 200
+    foreign = {"authorization": "AWS4-HMAC-SHA256 Credential=AK/20261121/us-east-1/bedrock/aws4_request, ..."}
+    assert httpx.get(url, headers={**named, **foreign}).status_code == 403
