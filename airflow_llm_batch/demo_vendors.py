@@ -38,6 +38,9 @@ VENDORS: dict[str, Vendor] = {
     "gemini": Vendor("gemini-2.5-flash"),
     "openrouter": Vendor("openai/gpt-5-mini", path="/openrouter/api/v1"),
     "xai": Vendor("grok-4.3", path="/xai/v1"),
+    "fireworks": Vendor(
+        "accounts/fireworks/models/llama-v3p1-8b-instruct", {"account": "demo"}, path="/fireworks"
+    ),
     "mistral": Vendor("mistral-small-latest", path="/mistral/v1"),
     "vertex": Vendor(
         "gemini-2.5-flash",

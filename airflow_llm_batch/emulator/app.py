@@ -17,6 +17,7 @@ from airflow_llm_batch.emulator import (
     azure,
     bedrock,
     bedrock_openai,
+    fireworks,
     gcs,
     gemini,
     mistral,
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 #: ``body``; the first that owns a path answers for it. Where OpenAI's mechanisms serve one that has other errors, its
 #: ``words(refusal)`` says them
 DIALECTS: tuple[Any, ...] = (
-    gemini, anthropic, anthropic_clouds, bedrock, bedrock_openai, azure, vertex, gcs, mistral, openrouter, xai, presets,
-    openai,
+    gemini, anthropic, anthropic_clouds, bedrock, bedrock_openai, azure, vertex, gcs, fireworks, mistral, openrouter,
+    xai, presets, openai,
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import httpx
@@ -107,8 +107,19 @@ class Paged(NamedTuple):
     read: Callable[[httpx.Response], tuple[list[bytes], httpx.Request | None]]
 
 
-#: where lines lie: a body that is lines, stored objects, or pages
-Source = httpx.Request | Stored | Paged
+class Located(NamedTuple):
+    """Result lines at addresses that have to be asked for, and are good for a while.
+
+    :param request: asks for them.
+    :param read: turns the answer into requests for bodies of lines.
+    """
+
+    request: httpx.Request
+    read: Callable[[httpx.Response], Sequence[httpx.Request]]
+
+
+#: where lines lie: a body that is lines, stored objects, pages, or bodies whose addresses are told
+Source = httpx.Request | Stored | Paged | Located
 
 
 def repeatable(request: httpx.Request) -> httpx.Request:

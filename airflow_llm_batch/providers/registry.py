@@ -27,6 +27,7 @@ PROVIDERS: dict[str, str] = {
     "bedrock-openai": "airflow_llm_batch.providers.bedrock.openai:BedrockOpenAI",
     "openrouter": "airflow_llm_batch.providers.openrouter.protocol:OpenRouter",
     "xai": "airflow_llm_batch.providers.xai.protocol:XAI",
+    "fireworks": "airflow_llm_batch.providers.fireworks.protocol:Fireworks",
     "mistral": "airflow_llm_batch.providers.mistral.protocol:Mistral",
 }
 #: vendors and servers of OpenAI's kind

@@ -21,7 +21,7 @@ from support import TESTS
         "waves tried",
         "groq together perplexity",
         "mistral openrouter",
-        "xai",
+        "xai fireworks",
     ],
 )
 def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys, column):

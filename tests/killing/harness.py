@@ -1,7 +1,7 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
     python tests/killing/harness.py openai azure anthropic gemini bedrock groq together perplexity waves rounds tried
-    python tests/killing/harness.py mistral openrouter xai
+    python tests/killing/harness.py mistral openrouter xai fireworks
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -63,6 +63,7 @@ MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried"), "gpt-5-m
     "mistral": "mistral-small-latest",
     "openrouter": "openai/gpt-5-mini",
     "xai": "grok-4.3",
+    "fireworks": "accounts/fireworks/models/llama-v3p1-8b-instruct",
 }
 #: what a vendor's connection needs, where it is not OpenAI's
 VENDORS = (
@@ -72,12 +73,14 @@ VENDORS = (
         | {"gcp_conn_id": "gcp"},
     }
     | {name: {"provider": name} for name in ("groq", "together", "perplexity", "mistral", "openrouter", "xai")}
+    | {"fireworks": {"provider": "fireworks", "account": "acc"}}
 )
 #: where those are at the emulator that are not at its root
 PATHS = {"groq": "groq/openai/v1", "together": "together/v1", "perplexity": "perplexity/v1"} | {
     "mistral": "mistral/v1",
     "openrouter": "openrouter/api/v1",
     "xai": "xai/v1",
+    "fireworks": "fireworks",
 }
 BUCKET = "killing"
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}

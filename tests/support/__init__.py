@@ -11,6 +11,7 @@ ROOT = TESTS.parent
 MODELS = {
     "openai": "gpt-5-mini", "azure": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "gemini": "gemini-3.8-flash",
     "mistral": "mistral-small-latest", "openrouter": "openai/gpt-5-mini", "xai": "grok-4.3",
+    "fireworks": "accounts/fireworks/models/llama-v3p1-8b-instruct",
 }  # fmt: skip
 SECRET = "sk-planted-secret-4711"
 

@@ -295,3 +295,47 @@ def test_claude_on_aws_wants_a_workspace_and_its_own_signature(emulator):
     assert httpx.get(url, headers=named).status_code == 200
     foreign = {"authorization": "AWS4-HMAC-SHA256 Credential=AK/20261121/us-east-1/bedrock/aws4_request, ..."}
     assert httpx.get(url, headers={**named, **foreign}).status_code == 403
+
+
+@pytest.mark.slow
+def test_the_sdk_of_fireworks_takes_a_job_from_its_dataset_to_its_results(emulator, monkeypatch):
+    """Its types read every answer; a second job of the same id is a conflict, a bad row fails all, a deletion cancels.
+    It wants newer packages than others here: installed without them, for the slow tests."""
+    sdk = pytest.importorskip("fireworks")
+    client = sdk.Fireworks(api_key=SECRET, account_id="acc", base_url=f"{emulator.url}/fireworks", max_retries=0)
+    about = {"example_count": "3", "format": "CHAT", "user_uploaded": {}}
+    for name, rows in (("good", [asked("b"), asked("a")]), ("bad", [asked("a"), banana()])):
+        assert client.datasets.create(dataset_id=name, dataset=about).state == "UPLOADING"
+        client.datasets.upload(name, file=("in.jsonl", lines(*rows)))
+        assert client.datasets.get(name).state == "READY"
+    make = {"input_dataset_id": "accounts/acc/datasets/good", "model": "accounts/fireworks/models/m"}
+    client.batch_inference_jobs.create(batch_inference_job_id="job-1", **make)
+    with pytest.raises(sdk.ConflictError):
+        client.batch_inference_jobs.create(batch_inference_job_id="job-1", **make)
+    job = client.batch_inference_jobs.get("job-1")
+    assert (job.state, job.job_progress.successfully_processed_requests) == ("JOB_STATE_COMPLETED", 2)
+    urls = client.datasets.get_download_endpoint(job.output_dataset_id.rpartition("/")[2]).filename_to_signed_urls
+    (url,) = urls.values()
+    read = [json.loads(line) for line in httpx.get(url).content.splitlines()]
+    said = {one["custom_id"]: one["response"]["choices"][0]["message"]["content"] for one in read}
+    assert said == {"a": "a", "b": "b"}
+    assert httpx.get(url, headers={"authorization": "Bearer x"}).status_code == 400
+    client.batch_inference_jobs.create(batch_inference_job_id="job-2", **{**make, "input_dataset_id": "bad"})
+    failed = client.batch_inference_jobs.get("job-2")
+    assert (failed.state, "invalid role bananas" in failed.status.message) == ("JOB_STATE_FAILED", True)
+    with pytest.raises(sdk.NotFoundError):
+        client.datasets.get_download_endpoint(failed.output_dataset_id.rpartition("/")[2])
+    assert [one.name.rpartition("/")[2] for one in client.batch_inference_jobs.list()] == ["job-2", "job-1"]
+    with pytest.raises(sdk.BadRequestError, match="example_count"):
+        client.datasets.create(dataset_id="none", dataset={"user_uploaded": {}})
+    client.datasets.delete("good")
+    monkeypatch.setattr(emulator.vendor.settings, "duration", 600)
+    client.datasets.create(dataset_id="more", dataset=about)
+    client.datasets.upload("more", file=("in.jsonl", lines(asked("a"))))
+    client.batch_inference_jobs.create(batch_inference_job_id="job-3", **{**make, "input_dataset_id": "more"})
+    client.batch_inference_jobs.delete("job-3")
+    assert client.batch_inference_jobs.get("job-3").state == "JOB_STATE_DELETING_CLEANING_UP"
+
+
+def banana():
+    return {"custom_id": "odd", "body": {"messages": [{"role": "bananas", "content": "x"}]}}
