@@ -241,7 +241,7 @@ def job_object(account: str, vendor: Vendor, batch: EmulatedBatch) -> dict[str, 
     if view.phase == "running" and vendor.settings.faults.unknown_status:
         state = vendor.settings.faults.unknown_status
     wrong = batch.problems[0] if view.phase == "failed" else {"code": "OK", "message": ""}
-    failed = view.failed + batch.refused
+    failed = view.failed + batch.rejected
     return {
         "name": f"accounts/{account}/batchInferenceJobs/{batch.id}",
         "createTime": stamp(batch.created_at),

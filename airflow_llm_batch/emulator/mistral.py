@@ -274,7 +274,7 @@ def job_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
     phase = view.phase
     unknown = vendor.settings.faults.unknown_status if phase == "running" else None
     # Rows that the job had no time for are not counted.
-    failed = view.failed + batch.refused
+    failed = view.failed + batch.rejected
     return {
         "id": batch.id,
         "object": "batch",
@@ -293,7 +293,7 @@ def job_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
         "completed_at": ended or told["expired_at"],
         "total_requests": batch.total,
         "completed_requests": view.done - batch.lost,
-        "succeeded_requests": counts["completed"] - batch.refused,
+        "succeeded_requests": counts["completed"] - batch.rejected,
         "failed_requests": failed,
     }
 

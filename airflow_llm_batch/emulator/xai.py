@@ -193,7 +193,7 @@ def parsed(line: bytes) -> dict[str, Any] | None:
 def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
     vendor.settle(batch, answer)
     view = batch.view(time.time())
-    total, done, failed = batch.total, view.done, view.failed + batch.refused
+    total, done, failed = batch.total, view.done, view.failed + batch.rejected
     if view.phase in ("validating", "failed"):
         counted = (0, 0, 0, 0, 0)
     elif view.phase == "cancelling":

@@ -54,6 +54,8 @@ ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``bedrock`` reads and writes in an S3 server of its own
 #: ``groq`` is found by metadata in a listing without pages, ``together`` by its input file, which three calls upload,
 #: ``perplexity`` is told again for the same key; every other vendor of OpenAI's kind is found as one of these
+#: ``mistral`` is found by metadata in pages by number, ``xai`` by its name, ``fireworks`` by its id, of which there is
+#: one job at most; ``openrouter`` keeps nothing of ours: it is found by time and size, and its rows prove it
 MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
     "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
