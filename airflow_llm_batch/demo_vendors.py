@@ -32,7 +32,15 @@ VENDORS: dict[str, Vendor] = {
     "openai": Vendor("gpt-5-mini"),
     "azure": Vendor("batch-mini", {"deployments": {"batch-mini": "gpt-5-mini"}}),
     "anthropic": Vendor("claude-haiku-4-5"),
+    "anthropic-aws": Vendor(
+        "claude-haiku-4-5", {"region": "us-east-1", "workspace_id": "wrkspc_demo"}, path="/anthropic-aws"
+    ),
     "gemini": Vendor("gemini-2.5-flash"),
+    "openrouter": Vendor("openai/gpt-5-mini", path="/openrouter/api/v1"),
+    "xai": Vendor("grok-4.3", path="/xai/v1"),
+    "fireworks": Vendor(
+        "accounts/fireworks/models/llama-v3p1-8b-instruct", {"account": "demo"}, path="/fireworks"
+    ),
     "mistral": Vendor("mistral-small-latest", path="/mistral/v1"),
     "vertex": Vendor(
         "gemini-2.5-flash",

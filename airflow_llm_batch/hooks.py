@@ -223,7 +223,7 @@ class LLMBatchHook(BaseHook):
 
     def bodies(self, source: Source) -> Iterator[Iterator[bytes]]:
         """What lies at one of ``provider.results``'s sources: bodies of lines, each in chunks."""
-        from airflow_llm_batch.providers.bodies import Paged, Stored
+        from airflow_llm_batch.providers.bodies import Located, Paged, Stored
         from airflow_llm_batch.storage import below, read_chunks
 
         if isinstance(source, Stored):
@@ -234,8 +234,10 @@ class LLMBatchHook(BaseHook):
                 lines, request = source.read(self.transport.get(request))
                 yield (line + b"\n" for line in lines)
         else:
-            with self.transport.stream(source) as chunks:
-                yield chunks
+            told = source.read(self.transport.get(source.request)) if isinstance(source, Located) else [source]
+            for request in told:
+                with self.transport.stream(request) as chunks:
+                    yield chunks
 
     def vendor_time(self, moment: datetime) -> datetime | None:
         """A moment of ours by the vendor's clock, which every answer tells; None before there was one."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SCOPE = "airflow_llm_batch"
 #: ``gen_ai.provider.name`` where it is not ours
 PROVIDERS = {
+    "anthropic-aws": "anthropic",
+    "anthropic-google": "anthropic",
     "azure": "azure.ai.openai",
     "bedrock": "aws.bedrock",
     "bedrock-openai": "aws.bedrock",

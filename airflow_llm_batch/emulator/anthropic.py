@@ -45,7 +45,7 @@ def vendor_of(request: Request) -> Vendor:
     """Checks key and version; every route asks for it."""
     vendor: Vendor = request.app.state.vendor
     key = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
-    if not key.strip():
+    if not key.strip() and not getattr(request.state, "anonymous", False):
         raise Refusal(401, "x-api-key header is required")
     if vendor.settings.api_key not in (None, key.strip()):
         raise Refusal(401, "invalid x-api-key")
@@ -252,7 +252,8 @@ def batch_object(request: Request, vendor: Vendor, batch: EmulatedBatch) -> dict
     if status == "in_progress" and vendor.settings.faults.unknown_status:
         status = vendor.settings.faults.unknown_status
     shown = batch.output is None or batch.shows_files(vendor.settings.faults.undelivered)
-    url = f"{str(request.base_url).rstrip('/')}/v1/messages/batches/{batch.id}/results"
+    base = str(request.base_url).rstrip("/") + getattr(request.state, "base", "")
+    url = f"{base}/v1/messages/batches/{batch.id}/results"
     return {
         "id": batch.id,
         "type": "message_batch",

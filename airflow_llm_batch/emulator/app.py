@@ -13,16 +13,20 @@ from fastapi.responses import JSONResponse
 
 from airflow_llm_batch.emulator import (
     anthropic,
+    anthropic_clouds,
     azure,
     bedrock,
     bedrock_openai,
+    fireworks,
     gcs,
     gemini,
     mistral,
     openai,
+    openrouter,
     uploads,
     vertex,
     window,
+    xai,
 )
 from airflow_llm_batch.emulator.batches import QueueFull, Vendor
 from airflow_llm_batch.emulator.events import Keys, Sender
@@ -36,7 +40,8 @@ if TYPE_CHECKING:
 #: ``body``; the first that owns a path answers for it. Where OpenAI's mechanisms serve one that has other errors, its
 #: ``words(refusal)`` says them
 DIALECTS: tuple[Any, ...] = (
-    gemini, anthropic, bedrock, bedrock_openai, azure, vertex, gcs, mistral, presets, openai,
+    gemini, anthropic, anthropic_clouds, bedrock, bedrock_openai, azure, vertex, gcs, fireworks, mistral, openrouter,
+    xai, presets, openai,
 )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ class EmulatedBatch:
     :param fates: one byte a row, 1 for a row that fails on the vendor's side.
     :param split: rows that fail are written into a file of their own.
     :param silent: rows that were not worked on have no line.
-    :param refused: rows of those that were worked on that were bad requests; known when it has ended.
+    :param rejected: rows of those that were worked on that were bad requests; known when it has ended.
     :param names: the member of a result line that names its row.
     :param webhooks: who is told of this batch's end alone.
     """
@@ -85,7 +85,7 @@ class EmulatedBatch:
     looks: int = 0
     split: bool = False
     silent: bool = False
-    refused: int = 0
+    rejected: int = 0
     names: str = "custom_id"
     webhooks: tuple[str, ...] = ()
     #: a look has told of its end
@@ -252,7 +252,7 @@ class Vendor:
                 break
             unfinished = view.phase if index >= view.done else "errored" if batch.fates[index] else None
             succeeded, result = answer(request, unfinished)
-            batch.refused += not succeeded and unfinished is None
+            batch.rejected += not succeeded and unfinished is None
             yield succeeded, encode(result)
 
     def disturb(self, lines: list[bytes], batch: EmulatedBatch) -> int:

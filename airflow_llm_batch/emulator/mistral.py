@@ -35,7 +35,8 @@ STATUSES = {"validating": "QUEUED", "running": "RUNNING", "finalizing": "RUNNING
 MEMBERS = {
     CHAT: "model messages temperature top_p max_tokens stream stop random_seed metadata response_format tools "
     "tool_choice presence_penalty frequency_penalty min_tokens repetition_penalty top_k logprobs top_logprobs "
-    "prompt_logprobs top_prompt_logprobs n prediction parallel_tool_calls reasoning_effort prompt_mode guardrails prompt_cache_key "
+    "prompt_logprobs top_prompt_logprobs n prediction parallel_tool_calls reasoning_effort prompt_mode guardrails "
+    "prompt_cache_key "
     "service_tier safe_prompt",
     EMBEDDINGS: "model input metadata output_dimension output_dtype encoding_format",
 }
@@ -273,7 +274,7 @@ def job_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
     phase = view.phase
     unknown = vendor.settings.faults.unknown_status if phase == "running" else None
     # Rows that the job had no time for are not counted.
-    failed = view.failed + batch.refused
+    failed = view.failed + batch.rejected
     return {
         "id": batch.id,
         "object": "batch",
@@ -292,7 +293,7 @@ def job_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
         "completed_at": ended or told["expired_at"],
         "total_requests": batch.total,
         "completed_requests": view.done - batch.lost,
-        "succeeded_requests": counts["completed"] - batch.refused,
+        "succeeded_requests": counts["completed"] - batch.rejected,
         "failed_requests": failed,
     }
 

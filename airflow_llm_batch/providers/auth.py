@@ -29,6 +29,7 @@ class Credentials(httpx.Auth):
     """Adds headers to requests for its own origins (scheme, host, port), and to no other.
 
     :param origins: addresses of the servers that may see them.
+    :ivar besides: headers that the vendor wants with every call beside those that prove who asks.
     :ivar also: further headers for the same origins, as gateways want them.
     """
 
@@ -37,6 +38,7 @@ class Credentials(httpx.Auth):
 
     def __init__(self, origins: Iterable[str]) -> None:
         self.origins = tuple(httpx.URL(origin) for origin in origins)
+        self.besides: Mapping[str, str] = {}
         self.also: Mapping[str, str] = {}
 
     @abstractmethod
@@ -56,7 +58,7 @@ class Credentials(httpx.Auth):
         return any(same_origin(url, origin) for origin in self.origins)
 
     def headers(self, request: httpx.Request) -> dict[str, str]:
-        return {**self.sign(request), **self.also} if self.owns(request.url) else {}
+        return {**self.sign(request), **self.besides, **self.also} if self.owns(request.url) else {}
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         if self.requires_request_body:

@@ -91,6 +91,8 @@ class Provider(ABC):
     #: by what a lost create is found: ``metadata``, a ``client token``, a ``name``, a ``label``, the ``input file``, or
     #: ``time`` and size
     found_by: ClassVar[str] = "metadata"
+    #: a running batch can be cancelled
+    cancels: ClassVar[bool] = True
     #: creating a shard's batch twice makes one batch
     is_idempotent: ClassVar[bool] = False
     #: whether a call of a request tells what a batch would answer to it: it goes to the same model, by the same rights

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import VendorUnavailable
 from airflow_llm_batch.models import Batch
 from airflow_llm_batch.providers.coerce import objects, text_of, word
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.models import Shard
+    from airflow_llm_batch.providers.base import Flow, Provider
 
 #: seconds since 1970 above which a time is taken for milliseconds
 MILLISECONDS = 10**11
@@ -32,6 +36,24 @@ def identifier(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     return str(value) or None
+
+
+def by_time_and_size(provider: Provider, shard: Shard, since: datetime) -> Flow[list[Batch]]:
+    """Batches since a moment that have as many requests as a shard, where nothing marks one; newest first."""
+    earliest = since - timedelta(minutes=5)
+    found: list[Batch] = []
+    after = None
+    for _ in range(provider.find_pages):
+        page = yield from provider.list(after)
+        for batch in page.items:
+            if batch.created_at and batch.created_at < earliest:
+                return found
+            if batch.total == shard.rows:
+                found.append(batch)
+        if page.after is None:
+            return found
+        after = page.after
+    raise provider.too_many(provider.find_pages)
 
 
 def batch_id(raw: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import httpx
@@ -44,6 +44,23 @@ class Payload(httpx.SyncByteStream, httpx.AsyncByteStream):
             yield tail
 
         return Payload(chunks, len(head) + self.size + len(tail))
+
+
+def as_array(lines: Payload, head: bytes, tail: bytes) -> Payload:
+    """JSON lines as the members of an array, between ``head`` and ``tail``."""
+    # The lines hold no raw newline, so each line end becomes a comma; the last one is covered by a space.
+    last = lines.size - 1
+
+    def chunks() -> Iterator[bytes]:
+        position = 0
+        for chunk in lines:
+            joined = chunk.replace(b"\n", b",")
+            if position <= last < position + len(chunk):
+                joined = joined[: last - position] + b" "
+            position += len(chunk)
+            yield joined
+
+    return Payload(chunks, lines.size).framed(head, tail)
 
 
 def with_members(body: bytes, members: Mapping[str, str], instead_of: Iterable[str] = ()) -> bytes:
@@ -90,8 +107,19 @@ class Paged(NamedTuple):
     read: Callable[[httpx.Response], tuple[list[bytes], httpx.Request | None]]
 
 
-#: where lines lie: a body that is lines, stored objects, or pages
-Source = httpx.Request | Stored | Paged
+class Located(NamedTuple):
+    """Result lines at addresses that have to be asked for, and are good for a while.
+
+    :param request: asks for them.
+    :param read: turns the answer into requests for bodies of lines.
+    """
+
+    request: httpx.Request
+    read: Callable[[httpx.Response], Sequence[httpx.Request]]
+
+
+#: where lines lie: a body that is lines, stored objects, pages, or bodies whose addresses are told
+Source = httpx.Request | Stored | Paged | Located
 
 
 def repeatable(request: httpx.Request) -> httpx.Request:

@@ -19,10 +19,15 @@ PROVIDERS: dict[str, str] = {
     "openai": "airflow_llm_batch.providers.openai.protocol:OpenAI",
     "azure": "airflow_llm_batch.providers.azure.protocol:Azure",
     "anthropic": "airflow_llm_batch.providers.anthropic.protocol:Anthropic",
+    "anthropic-aws": "airflow_llm_batch.providers.anthropic.clouds:AnthropicAWS",
+    "anthropic-google": "airflow_llm_batch.providers.anthropic.clouds:AnthropicGoogle",
     "vertex": "airflow_llm_batch.providers.vertex.protocol:Vertex",
     "gemini": "airflow_llm_batch.providers.gemini.protocol:Gemini",
     "bedrock": "airflow_llm_batch.providers.bedrock.protocol:Bedrock",
     "bedrock-openai": "airflow_llm_batch.providers.bedrock.openai:BedrockOpenAI",
+    "openrouter": "airflow_llm_batch.providers.openrouter.protocol:OpenRouter",
+    "xai": "airflow_llm_batch.providers.xai.protocol:XAI",
+    "fireworks": "airflow_llm_batch.providers.fireworks.protocol:Fireworks",
     "mistral": "airflow_llm_batch.providers.mistral.protocol:Mistral",
 }
 #: vendors and servers of OpenAI's kind

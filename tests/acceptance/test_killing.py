@@ -20,7 +20,8 @@ from support import TESTS
         "vertex rounds",
         "waves tried",
         "groq together perplexity",
-        "mistral",
+        "mistral openrouter",
+        "xai fireworks",
     ],
 )
 def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys, column):

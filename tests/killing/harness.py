@@ -1,7 +1,7 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
     python tests/killing/harness.py openai azure anthropic gemini bedrock groq together perplexity waves rounds tried
-    python tests/killing/harness.py mistral cached
+    python tests/killing/harness.py mistral cached openrouter xai fireworks
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -57,6 +57,8 @@ KNOWN, COPIES = 2, 2
 #: ``bedrock`` reads and writes in an S3 server of its own
 #: ``groq`` is found by metadata in a listing without pages, ``together`` by its input file, which three calls upload,
 #: ``perplexity`` is told again for the same key; every other vendor of OpenAI's kind is found as one of these
+#: ``mistral`` is found by metadata in pages by number, ``xai`` by its name, ``fireworks`` by its id, of which there is
+#: one job at most; ``openrouter`` keeps nothing of ours: it is found by time and size, and its rows prove it
 MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried", "cached"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
     "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
@@ -64,6 +66,9 @@ MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried", "cached")
     "vertex": "gemini-2.5-flash",
     **dict.fromkeys(("groq", "together", "perplexity"), "llama-3.1-8b-instant"),
     "mistral": "mistral-small-latest",
+    "openrouter": "openai/gpt-5-mini",
+    "xai": "grok-4.3",
+    "fireworks": "accounts/fireworks/models/llama-v3p1-8b-instruct",
 }
 #: what a vendor's connection needs, where it is not OpenAI's
 VENDORS = (
@@ -72,11 +77,15 @@ VENDORS = (
         "vertex": {"provider": "vertex", "project": "p", "location": "us-central1", "storage": "gs://b/stage"}
         | {"gcp_conn_id": "gcp"},
     }
-    | {name: {"provider": name} for name in ("groq", "together", "perplexity", "mistral")}
+    | {name: {"provider": name} for name in ("groq", "together", "perplexity", "mistral", "openrouter", "xai")}
+    | {"fireworks": {"provider": "fireworks", "account": "acc"}}
 )
 #: where those are at the emulator that are not at its root
 PATHS = {"groq": "groq/openai/v1", "together": "together/v1", "perplexity": "perplexity/v1"} | {
     "mistral": "mistral/v1",
+    "openrouter": "openrouter/api/v1",
+    "xai": "xai/v1",
+    "fireworks": "fireworks",
 }
 BUCKET = "killing"
 TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}

@@ -10,7 +10,8 @@ TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
 MODELS = {
     "openai": "gpt-5-mini", "azure": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "gemini": "gemini-3.8-flash",
-    "mistral": "mistral-small-latest",
+    "mistral": "mistral-small-latest", "openrouter": "openai/gpt-5-mini", "xai": "grok-4.3",
+    "fireworks": "accounts/fireworks/models/llama-v3p1-8b-instruct",
 }  # fmt: skip
 SECRET = "sk-planted-secret-4711"
 

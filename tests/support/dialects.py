@@ -12,6 +12,8 @@ class Dialect(NamedTuple):
     :param looks_before: reads that ``results`` matches too, before the download.
     :param base: where the API lies at the emulator.
     :param calls: the synchronous endpoint.
+    :param extra: of a connection.
+    :param cancels: a batch can be cancelled, and gives what it has done; ``keeps`` that one which expires gives that.
     :param page: batches that a listing gives at once.
     :param cap: what the body calls the token cap.
     """
@@ -25,6 +27,9 @@ class Dialect(NamedTuple):
     looks_before: int = 0
     base: str = ""
     calls: str = "POST /v1/chat/completions"
+    cancels: bool = True
+    keeps: bool = True
+    extra: dict[str, str] = {}  # noqa: RUF012
 
 
 DIALECTS = {
@@ -42,6 +47,21 @@ DIALECTS = {
     "mistral": Dialect(
         "POST /mistral/v1/batch/jobs", "GET /mistral/v1/batch/jobs", "GET /mistral/v1/batch/jobs/*",
         "GET /mistral/v1/files/*", 100, "max_tokens", base="/mistral/v1", calls="POST /mistral/v1/chat/completions",
+    ),
+    "openrouter": Dialect(
+        "POST /openrouter/api/v1/batches", "GET /openrouter/api/v1/batches", "GET /openrouter/api/v1/batches/*",
+        "GET /openrouter/api/v1/batches/*", 100, "max_tokens", looks_before=1, base="/openrouter/api/v1",
+        calls="POST /openrouter/api/v1/chat/completions", cancels=False, keeps=False,
+    ),
+    "xai": Dialect(
+        "POST /xai/v1/batches", "GET /xai/v1/batches", "GET /xai/v1/batches/*", "GET /xai/v1/batches/*", 100,
+        "max_completion_tokens", looks_before=1, base="/xai/v1", calls="POST /xai/v1/chat/completions",
+    ),
+    "fireworks": Dialect(
+        "POST /fireworks/v1/accounts/acc/batchInferenceJobs", "GET /fireworks/v1/accounts/acc/batchInferenceJobs",
+        "GET /fireworks/v1/accounts/acc/batchInferenceJobs/*", "GET /fireworks/store/*", 200, "max_tokens",
+        base="/fireworks", calls="POST /fireworks/inference/v1/chat/completions", cancels=False,
+        extra={"account": "acc"},
     ),
     "gemini": Dialect(
         "POST /v1beta/models/gemini-3.8-flash:batchGenerateContent", "GET /v1beta/batches", "GET /v1beta/batches/*",

@@ -9,7 +9,9 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-GIVEN = re.compile(r"Credential=(\w+)/(\d+)/([a-z0-9-]+)/(\w+)/aws4_request, ?SignedHeaders=([^,]+), ?Signature=(\w+)")
+GIVEN = re.compile(
+    r"Credential=(\w+)/(\d+)/([a-z0-9-]+)/([\w-]+)/aws4_request, ?SignedHeaders=([^,]+), ?Signature=(\w+)"
+)
 
 
 class Verifying:
@@ -33,8 +35,11 @@ class Verifying:
         call = f"{scope['method']} {scope['path']}"
         self.counted["good" if is_signed(scope, body, self.keys) else call] += 1
 
+        read = iter([{"type": "http.request", "body": body, "more_body": False}])
+
         async def again():
-            return {"type": "http.request", "body": body, "more_body": False}
+            # Who streams an answer listens on for a caller that leaves.
+            return next(read, None) or await receive()
 
         await self.app(scope, again, send)
 

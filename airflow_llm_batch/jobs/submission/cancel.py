@@ -21,6 +21,9 @@ def cancel_running(store: JobStore, hook: LLMBatchHook, job: Job) -> None:
     if job.provider != hook.provider.name:
         log.warning("The unwanted job ran at %s; its batches are left as they are.", job.provider)
         return
+    if not hook.provider.cancels:
+        log.warning("%s cannot cancel batches: those of the unwanted job go on, and are billed.", hook.provider.title)
+        return
     listing = store.listing()
     for shard in job.shards:
         attempts = listing.attempts(shard.index)

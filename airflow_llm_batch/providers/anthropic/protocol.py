@@ -6,7 +6,7 @@ Source: wire facts of Anthropic's SDK and platform documentation; the whole batc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
 import httpx
@@ -20,8 +20,8 @@ from airflow_llm_batch.providers.anthropic.models import check_params
 from airflow_llm_batch.providers.anthropic.results import read_frequent, read_line
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider, Requests
-from airflow_llm_batch.providers.batches import batch_id, identifier, moment, readable
-from airflow_llm_batch.providers.bodies import Call, Payload, repeatable, streamed
+from airflow_llm_batch.providers.batches import batch_id, by_time_and_size, identifier, moment, readable
+from airflow_llm_batch.providers.bodies import Call, Payload, as_array, repeatable, streamed
 from airflow_llm_batch.providers.caching import CLAUDE, claudes_mark, least, marked
 from airflow_llm_batch.providers.coerce import members, whole, word
 from airflow_llm_batch.providers.images import anthropic_tokens
@@ -59,7 +59,7 @@ class AnthropicOptions(Options):
 class Anthropic(Provider):
     name = price_id = "anthropic"
     title = "Anthropic"
-    Options = AnthropicOptions
+    Options: ClassVar[type[AnthropicOptions]] = AnthropicOptions
     options: AnthropicOptions
     default_base_url = "https://api.anthropic.com"
     default_limits: ClassVar[Limits] = Limits(requests=100_000, bytes=256_000_000 - len(HEAD + TAIL))
@@ -78,8 +78,13 @@ class Anthropic(Provider):
 
     def auth(self, login: Login) -> Credentials:
         key = self.key_of(login)
+        return Static([self.base_url], {"x-api-key": key, **self.headers}, [key])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of every call, beside the key."""
         beta = {"anthropic-beta": self.options.anthropic_beta} if self.options.anthropic_beta else {}
-        return Static([self.base_url], {"x-api-key": key, "anthropic-version": self.version, **beta}, [key])
+        return {"anthropic-version": self.version, **beta}
 
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
@@ -127,28 +132,13 @@ class Anthropic(Provider):
         yield
 
     def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
-        # The lines hold no raw newline, so each line end becomes a comma; the last one is covered by a space.
-        last = content.size - 1
-        body = Payload(lambda: commas(content, last), content.size).framed(HEAD, TAIL)
+        body = as_array(content, HEAD, TAIL)
         url = self.url("v1", "messages", "batches")
         response = yield streamed("POST", url, {"content-type": "application/json"}, body)
         return parse_batch(self.expect(response, "the creation of a batch"))
 
     def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
-        earliest = since - timedelta(minutes=5)
-        found: Batches = []
-        after = None
-        for _ in range(self.find_pages):
-            page = yield from self.list(after)
-            for batch in page.items:
-                if batch.created_at and batch.created_at < earliest:
-                    return found
-                if batch.total == shard.rows:
-                    found.append(batch)
-            if page.after is None:
-                return found
-            after = page.after
-        raise self.too_many(self.find_pages)
+        return (yield from by_time_and_size(self, shard, since))
 
     def get(self, batch_id: str) -> Flow[Batch]:
         response = yield httpx.Request("GET", self.url("v1", "messages", "batches", batch_id))
@@ -207,17 +197,6 @@ def is_of(address: str, origin: httpx.URL) -> bool:
         return same_origin(httpx.URL(address), origin)
     except (httpx.InvalidURL, ValueError, TypeError):
         return False
-
-
-def commas(content: Payload, last: int) -> Any:
-    """Lines as the members of a JSON array; ``last`` is the position of the final newline."""
-    position = 0
-    for chunk in content:
-        joined = chunk.replace(b"\n", b",")
-        if position <= last < position + len(chunk):
-            joined = joined[: last - position] + b" "
-        position += len(chunk)
-        yield joined
 
 
 def parse_batch(raw: dict[str, Any]) -> Batch:

@@ -1,4 +1,4 @@
-"""Signing Bedrock's requests: AWS's Signature Version 4 with an Airflow connection's credentials.
+"""Signing requests to AWS: its Signature Version 4 with an Airflow connection's credentials.
 
 Source: AWS's reference on signing; done by botocore, with what Airflow's amazon provider makes of the connection
 (keys, profile, role, web identity), refreshed where it expires.
@@ -6,6 +6,7 @@ Source: AWS's reference on signing; done by botocore, with what Airflow's amazon
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from threading import Lock
@@ -15,6 +16,7 @@ import httpx
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.providers.auth import Credentials
+from airflow_llm_batch.providers.bodies import Payload
 
 SERVICE = "bedrock"
 #: headers that are signed besides the host and those that botocore adds
@@ -27,19 +29,25 @@ def domain(region: str) -> str:
     return "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
 
 
+def digest(request: httpx.Request) -> str:
+    """SHA-256 of a body, in hex."""
+    found = hashlib.sha256()
+    for chunk in request.stream if isinstance(request.stream, Payload) else [request.read()]:
+        found.update(chunk)
+    return found.hexdigest()
+
+
 class Signed(Credentials):
     """Signs each request to one of some origins.
 
     :param origins: base URLs of Bedrock and its runtime.
     :param conn_id: an Airflow connection of type ``aws``.
-    :param region: of the signature.
+    :param region: of the signature; ``service`` whom it is for.
     """
 
-    requires_request_body = True
-
-    def __init__(self, origins: Iterable[str], conn_id: str, region: str) -> None:
+    def __init__(self, origins: Iterable[str], conn_id: str, region: str, service: str = SERVICE) -> None:
         super().__init__(origins)
-        self.conn_id, self.region = conn_id, region
+        self.conn_id, self.region, self.service = conn_id, region, service
         self.lock = Lock()
         self.known: tuple[str, ...] = ()
 
@@ -52,13 +60,15 @@ class Signed(Credentials):
         try:
             from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
         except ImportError:
-            raise ConfigurationError(f"Bedrock needs Airflow's amazon provider: {EXTRA}. Nothing was sent.") from None
+            raise ConfigurationError(
+                f"Signing for AWS needs Airflow's amazon provider: {EXTRA}. Nothing was sent."
+            ) from None
         hook = AwsBaseHook(aws_conn_id=self.conn_id, region_name=self.region, client_type=SERVICE)
         found = hook.get_session(region_name=self.region).get_credentials()
         if found is None:
             raise ConfigurationError(
                 f"The aws connection {self.conn_id!r} gives no credentials. Name one in the extra's aws_conn_id, or "
-                "give a Bedrock API key as the password. Nothing was sent."
+                "give an API key as the password. Nothing was sent."
             )
         return found
 
@@ -75,6 +85,12 @@ class Signed(Credentials):
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
 
+        class Streamed(SigV4Auth):  # type: ignore[misc]  # botocore has no types
+            """A body is read as it is sent, and not held."""
+
+            def payload(self, _: AWSRequest) -> str:
+                return digest(request)
+
         kept = {name: request.headers[name] for name in SIGNED if name in request.headers}
         # Each name and value of the query is encoded AWS's way, which is not httpx's.
         signed = AWSRequest(
@@ -82,9 +98,8 @@ class Signed(Credentials):
             str(request.url.copy_with(query=None)),
             headers=kept,
             params=request.url.params.multi_items(),
-            data=request.read() or None,
         )
-        SigV4Auth(credentials, SERVICE, self.region).add_auth(signed)
+        Streamed(credentials, self.service, self.region).add_auth(signed)
         return {name.lower(): value for name, value in signed.headers.items() if name.lower() not in kept}
 
     @property

@@ -48,6 +48,11 @@ def a_region(value: Any) -> str | None:
     return value
 
 
+def known_region(given: str | None) -> str | None:
+    """A region, as far as anybody says."""
+    return given or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+
+
 def several(value: Any) -> list[str]:
     """A list of texts, or one."""
     given = [value] if isinstance(value, str) and value else value or []
@@ -83,8 +88,7 @@ class AwsOptions(Options):
 
     @property
     def known_region(self) -> str | None:
-        """The region, as far as anybody says."""
-        return self.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        return known_region(self.region)
 
     def opened(self, uri: str) -> str:
         """An address with the connection that opens it: its own, the storage's where it lies in that bucket, or the one

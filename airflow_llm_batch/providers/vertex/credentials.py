@@ -16,6 +16,11 @@ DEFAULT_CONNECTION = "google_cloud_default"
 REMEDY = "pip install 'airflow-provider-llm-batch[gcs]'"
 
 
+def chain(value: Any) -> Any:
+    """Service accounts as a list, or as one text with commas."""
+    return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value or None
+
+
 class Google(Credentials):
     """Bearer tokens of google-auth, each fetched before the one in use expires.
 

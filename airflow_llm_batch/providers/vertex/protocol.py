@@ -28,7 +28,7 @@ from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.images import anthropic_tokens, gemini_tokens
 from airflow_llm_batch.providers.options import FORM, Options, Text, Texts
 from airflow_llm_batch.providers.vertex import names, requests
-from airflow_llm_batch.providers.vertex.credentials import DEFAULT_CONNECTION, Google
+from airflow_llm_batch.providers.vertex.credentials import DEFAULT_CONNECTION, Google, chain
 from airflow_llm_batch.providers.vertex.jobs import MARK, parse_job
 from airflow_llm_batch.providers.vertex.results import read_line, row_of
 from airflow_llm_batch.request import Request
@@ -39,11 +39,6 @@ PATTERNS = ("predictions*.jsonl", "predictions*.jsonl-*-of-*")
 VERSIONED = re.compile(r"/v1(beta1)?$")
 #: characters of a job's name for people
 LONGEST_NAME = 128
-
-
-def chain(value: Any) -> Any:
-    """Service accounts as a list, or as one text with commas."""
-    return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value or None
 
 
 class VertexOptions(Options):

@@ -16,7 +16,7 @@ from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.operators import CompletionOperator
 
-WIRES = ["mistral"]
+WIRES = ["mistral", "openrouter", "xai", "fireworks"]
 SCHEMA = {"type": "object", "properties": {"label": {"enum": ["a", "b"]}}, "required": ["label"]}
 
 
@@ -31,13 +31,13 @@ def vendor(request):
 
 @pytest.fixture
 def conn_id(vendor, emulator, connect):
-    return connect(place(emulator, vendor), vendor)
+    return connect(place(emulator, vendor), vendor, **DIALECTS[vendor].extra)
 
 
 @pytest.fixture
 def hook(vendor, emulator, connect):
     """Batches of three rows."""
-    made = LLMBatchHook(connect(place(emulator, vendor), vendor, limits={"requests": 3}))
+    made = LLMBatchHook(connect(place(emulator, vendor), vendor, limits={"requests": 3}, **DIALECTS[vendor].extra))
     yield made
     made.close()
 
@@ -107,13 +107,16 @@ def test_a_batch_that_expires_gives_what_it_has_done(vendor, conn_id, context, e
     rows = [f"row {n}" for n in range(4)]
     summary = drive(task(conn_id, tmp_path, vendor, rows), context)
     assert [row["text"] for row in landed(summary)] == rows
-    assert [batch.total for batch in emulator.vendor.batches.values()] == [4, 2]
+    asked_again = 2 if DIALECTS[vendor].keeps else 4
+    assert [batch.total for batch in emulator.vendor.batches.values()] == [4, asked_again]
 
 
 def test_a_job_that_is_cancelled_lands_what_was_paid(vendor, connect, store, tmp_path):
     """Cancelled in its midst: answers of the rows that were done, and a result for all others."""
+    if not DIALECTS[vendor].cancels:
+        pytest.skip("it cannot be cancelled")
     with Emulator(duration=600, cancel_seconds=0) as emulator:
-        hook = LLMBatchHook(connect(place(emulator, vendor), vendor))
+        hook = LLMBatchHook(connect(place(emulator, vendor), vendor, **DIALECTS[vendor].extra))
         job, (batch,) = submit(store, hook, spec(texts(10), chat(vendor), "id"))
         # Half of its time is over.
         emulator.vendor.batches[batch].created_at -= 300
@@ -128,7 +131,7 @@ def test_a_job_that_is_cancelled_lands_what_was_paid(vendor, connect, store, tmp
 def test_an_unknown_status_is_waited_for(vendor, connect, store, tmp_path):
     """Nothing is taken for an end that is none."""
     with Emulator(duration=0.3, faults={"unknown_status": "thinking_it_over"}) as emulator:
-        hook = LLMBatchHook(connect(place(emulator, vendor), vendor))
+        hook = LLMBatchHook(connect(place(emulator, vendor), vendor, **DIALECTS[vendor].extra))
         job, _ = submit(store, hook, spec(texts(2), chat(vendor), "id"))
         assert counted(land(store, hook, job, tmp_path / "out")[0]) == {"succeeded": 2}
         hook.close()
@@ -178,3 +181,50 @@ def test_mistrals_embeddings_are_a_job_like_any_other(connect, store, emulator, 
     assert [len(row["embedding"]) for row in rows] == [8] * 3
     assert emulator.vendor.batches[batch].metadata["airflow_llm_batch"] == job.shards[0].key
     hook.close()
+
+
+def test_a_job_at_fireworks_is_made_once_by_its_id(connect, store, emulator):
+    """A create that is sent again is told of the job that there is."""
+    hook = LLMBatchHook(connect(f"{emulator.url}/fireworks", "fireworks", account="acc"))
+    job, (batch,) = submit(store, hook, spec(texts(2), chat("fireworks"), "id"))
+    (shard,) = job.shards
+    again = hook.run(hook.provider.create(shard, store.attempts(0).uploaded(), None))
+    assert (again.id, len(emulator.vendor.batches)) == (batch, 1)
+    hook.close()
+
+
+def test_a_job_at_fireworks_that_is_cancelled_takes_its_results_along(connect, store, tmp_path):
+    """Every row has a result that says so, and nothing is waited for."""
+    with Emulator(duration=600, cancel_seconds=0) as emulator:
+        hook = LLMBatchHook(connect(f"{emulator.url}/fireworks", "fireworks", account="acc"))
+        job, (batch,) = submit(store, hook, spec(texts(4), chat("fireworks"), "id"))
+        emulator.vendor.batches[batch].created_at -= 300
+        cancel_running(store, hook, job)
+        manifest, rows = land(store, hook, job, tmp_path / "out")
+        assert (counted(manifest), len(rows)) == ({"cancelled": 4}, 4)
+        hook.close()
+
+
+def test_a_bad_row_fails_a_job_at_fireworks_and_says_which(connect, store, emulator, tmp_path):
+    """What its judge has against the file is the reason of every row."""
+    hook = LLMBatchHook(connect(f"{emulator.url}/fireworks", "fireworks", account="acc"))
+    job, (batch,) = submit(store, hook, spec(texts(2), chat("fireworks"), "id"))
+    problem = {"code": "INVALID_ARGUMENT", "message": "Dataset has a syntax error: input.jsonl:1: invalid role x"}
+    emulator.vendor.batches[batch].problems.append({**problem, "line": 1, "param": None})
+    manifest, rows = land(store, hook, job, tmp_path / "out")
+    assert counted(manifest) == {"errored": 2}
+    assert {row["error_code"] for row in rows} == {"INVALID_ARGUMENT"}
+    assert "invalid role x" in rows[0]["error_message"]
+    hook.close()
+
+
+def test_openrouter_goes_on_where_it_cannot_be_cancelled(connect, store, tmp_path, caplog):
+    """A job that nobody wants any more is left to its end, and the log says that it is billed."""
+    with Emulator(duration=600) as emulator:
+        hook = LLMBatchHook(connect(f"{emulator.url}/openrouter/api/v1", "openrouter"))
+        job, (batch,) = submit(store, hook, spec(texts(2), chat("openrouter"), "id"))
+        with caplog.at_level("WARNING"):
+            cancel_running(store, hook, job)
+        assert "cannot cancel batches" in caplog.text
+        assert emulator.vendor.batches[batch].cancelled_at is None
+        hook.close()
