@@ -14,7 +14,8 @@ from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.money.accounts import DAG, PERIODS
 from airflow_llm_batch.jobs.money.ledger import Ledger
 from airflow_llm_batch.jobs.view.detail import JobDetail, detail
-from airflow_llm_batch.jobs.view.overview import JobView, following
+from airflow_llm_batch.jobs.view.job import JobView
+from airflow_llm_batch.jobs.view.overview import following
 from airflow_llm_batch.jobs.view.sums import Sum, summed
 from airflow_llm_batch.links import files_page
 from airflow_llm_batch.models import is_call
@@ -25,8 +26,6 @@ from airflow_llm_batch.plugin.snapshot import Snapshot
 router = APIRouter(prefix="/api")
 #: a job's address in the API and among the pages
 JOB = "/job/{dag_id}/{run_id}/{task_id}/{map_index}"
-#: states of jobs that are on their way
-AT_WORK = ("running", "ended")
 
 
 def snapshot_of(request: Request) -> Snapshot:
@@ -100,10 +99,9 @@ class Filters(BaseModel):
     def fits(self, job: JobView) -> bool:
         day = job.created_at.date()
         wanted = ((self.dag_id, job.dag_id), (self.run_id, job.run_id), (self.provider, job.provider))
-        states = {"active": AT_WORK}.get(self.state or "", (self.state,))
         return (
             all(asked in (None, "", actual) for asked, actual in wanted)
-            and (not self.state or job.state in states)
+            and (not self.state or (job.is_at_work if self.state == "active" else job.state == self.state))
             and (self.since is None or day >= self.since)
             and (self.until is None or day <= self.until)
         )
@@ -143,7 +141,7 @@ async def jobs(
     return Jobs(
         jobs=found[offset : offset + limit],
         found=len(found),
-        active=sum(job.state in AT_WORK for job in near),
+        active=sum(job.is_at_work for job in near),
         dags=sorted({job.dag_id for job in mine}),
         providers=sorted({job.provider for job in mine}),
         note=look.note,

@@ -167,7 +167,7 @@ def test_the_pages_from_an_empty_store_to_a_cancelled_job(site, browser):
 
     def moved():
         seen.add(int(bar.get_attribute("aria-valuenow")))
-        return True if row.locator(".badge").inner_text() == "landed" else None
+        return True if row.locator(".badge").inner_text() == "landed with failures" else None
 
     frame.locator(".badge.running").first.wait_for(timeout=60_000)
     admin.shoot("2-running")

@@ -1,17 +1,16 @@
 // All jobs, or those of one DAG run.
 
 import { airflow, ask, jobPath, redraw, route } from "./app.js";
-import { age, badge, clock, cost, dollars, h, instance, link, number, progress, short } from "./dom.js";
+import { MEANING, STATES, age, badge, clock, cost, dollars, h, instance, link, number, progress, short, swatches, took } from "./dom.js";
 import { columns, ranks } from "./plots.js";
 
 const LIMIT = 50;
 const METRICS = [
   { name: "Rows", value: (sum) => sum.rows, told: short },
   { name: "Tokens", value: (sum) => sum.tokens, told: short },
-  { name: "Dollars", value: (sum) => sum.cost_usd, told: dollars },
+  { name: "Dollars", value: (sum) => sum.cost_usd, told: dollars, also: (sum) => sum.committed_usd },
   { name: "Saved", value: (sum) => sum.saving_usd, told: dollars },
 ];
-const STATES = { active: "not landed yet", planned: "planned", running: "running", ended: "ended", landed: "landed", failed: "failed", replaced: "replaced" };
 const MOST = 500;
 const NOTHING = { dag_id: "", provider: "", state: "", since: "", until: "", offset: 0 };
 /** What was chosen stays chosen while a job is looked at. */
@@ -56,6 +55,7 @@ export async function showJobs(run) {
       run || nothing ? null : filterRow(told),
       told.found ? table(told, run) : empty(run, filtered),
       told.found > LIMIT && !run ? pager(told) : null,
+      told.found ? legend() : null,
       run && told.found > MOST ? h("p", { class: "small quiet" }, `The newest ${MOST} of ${number(told.found)} jobs.`) : null,
     ].filter(Boolean),
   };
@@ -81,10 +81,13 @@ function totals(sums) {
   const unknown = sum((day) => day.unknown);
   return h("section", { class: "totals", "aria-label": "Totals" },
     h("div", { class: "panel" },
-      h("div", { class: "metrics" }, METRICS.map(({ name, value, told }, place) =>
-        h("button", { id: `metric-${name}`, "aria-pressed": String(place === chosen.metric), onclick: () => choose({ metric: place }) }, h("strong", {}, told(sum(value))), name))),
-      columns(sums.days, metric.value, metric.told),
-      unknown ? h("p", { class: "small quiet" }, `Without ${number(unknown)} landed jobs whose price is not known.`) : null),
+      h("div", { class: "metrics" }, METRICS.map(({ name, value, told, also }, place) =>
+        h("button", { id: `metric-${name}`, "aria-pressed": String(place === chosen.metric), onclick: () => choose({ metric: place }) },
+          h("strong", {}, told(sum(value))), name,
+          also && sum(also) ? h("span", { class: "small quiet" }, ` and ≤ ${told(sum(also))} at work`) : null))),
+      columns(sums.days, metric),
+      metric.also && sum(metric.also) ? swatches([["brand", "spent"], ["committed", "may be billed at most for jobs that are not landed yet"]]) : null,
+      unknown ? h("p", { class: "small quiet" }, `Without ${number(unknown)} jobs whose price is not known.`) : null),
     h("div", { class: "panel" }, h("h2", {}, `${metric.name} per DAG`), ranks(sums.dags, metric.value, metric.told)));
 }
 
@@ -105,26 +108,33 @@ function filterRow(told) {
   return h("div", { class: "filters" },
     select("dag_id", "DAG", names(told.dags)),
     select("provider", "Provider", names(told.providers)),
-    select("state", "State", Object.entries(STATES)),
+    select("state", "State", [["active", "not landed yet"], ...Object.entries(STATES)]),
     day("since", "From (UTC)"), day("until", "To (UTC)"),
     h("button", { onclick: clear }, "Clear"),
     h("span", { class: "small quiet" }, `${number(told.found)} ${told.found === 1 ? "job" : "jobs"}`));
 }
 
 function table(told, run) {
-  const heads = ["Job", run ? null : "Run", "Provider, model", "Batches", "Progress", "Age", "Cost", "State"];
-  return h("div", { class: "scroll" }, h("table", {},
+  const heads = ["Job", "State", run ? null : "Run", "Provider, model", "Batches", "Progress", "Age", "Cost"];
+  return h("div", { class: "scroll" }, h("table", { class: "jobs" },
     h("thead", {}, h("tr", {}, heads.filter(Boolean).map((name) => h("th", { class: ["Batches", "Cost"].includes(name) ? "number" : "" }, name)))),
     h("tbody", {}, told.jobs.map((job) => h("tr", { "data-job": `${job.dag_id}/${job.run_id}/${job.task_id}/${job.map_index}` },
-      h("td", {}, route(jobPath(job), job.dag_id, { class: "name" }),
+      h("td", {}, route(jobPath(job), job.dag_id, { class: "name wrap" }),
         h("div", { class: "small quiet" }, job.task_id, instance(job), job.lane === "batch" ? "" : ` · ${job.lane}`, job.rounds > 1 ? ` · ${job.rounds} rounds` : "")),
+      h("td", {}, badge(job.state)),
       run ? null : h("td", { class: "small cut", title: job.run_id }, link(airflow(`dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}`), job.run_id)),
-      h("td", { class: "small" }, job.provider, h("div", { class: "quiet" }, job.models.join(", "))),
-      h("td", { class: "number" }, number(job.shards)),
+      h("td", { class: "small" }, job.provider, h("div", { class: "quiet wrap" }, job.models.join(", "))),
+      h("td", { class: "number wide" }, number(job.shards)),
       h("td", {}, progress(job)),
-      h("td", { class: "small", title: clock(job.created_at) }, age(job.created_at)),
-      h("td", { class: "number" }, cost(job), job.saving_usd ? h("div", { class: "small quiet" }, `${dollars(job.saving_usd)} saved`) : null),
-      h("td", {}, badge(job.state)))))));
+      h("td", { class: "small time", title: clock(job.created_at) }, age(job.created_at), h("div", { class: "quiet" }, took(job))),
+      h("td", { class: "number" }, cost(job), job.saving_usd ? h("div", { class: "small quiet" }, `${dollars(job.saving_usd)} saved`) : null))))));
+}
+
+function legend() {
+  return h("details", { class: "small" }, h("summary", {}, "What the states and colours mean"),
+    h("dl", { class: "states" }, Object.entries(MEANING).map(([state, words]) => [h("dt", {}, badge(state)), h("dd", {}, words)])),
+    swatches([["good", "rows with a good answer"], ["bad", "rows that failed"], ["cancelled", "rows that were cancelled"], ["busy", "rows at the vendor"]]),
+    h("p", { class: "quiet" }, `Times are those of ${Intl.DateTimeFormat().resolvedOptions().timeZone}; days are UTC. Costs with ≤ are estimates, at most.`));
 }
 
 function pager(told) {
