@@ -6,6 +6,39 @@ from typing import Any
 
 from airflow_llm_batch.connection_form import FIELDS
 
+#: of the section ``llm_batch`` in Airflow's configuration
+OPTIONS: dict[str, Any] = {
+    "storage": {
+        "description": (
+            "Object storage URI for job directories, reachable from every worker and triggerer. "
+            "Empty means a directory below AIRFLOW_HOME, which only suits a single machine."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "s3://aws_default@my-bucket/llm-batch",
+        "default": None,
+    },
+    "show_answers": {
+        "description": (
+            "Whether a job's page shows rows, requests and answers, to those who may read the logs of the DAG's tasks."
+        ),
+        "version_added": "0.2.0",
+        "type": "boolean",
+        "example": None,
+        "default": "True",
+    },
+    "budget": {
+        "description": (
+            "Dollars that jobs may cost by month or day (UTC), a JSON object or a list of them: for "
+            "all together, or by connection, dag, tag or a key of the jobs' metadata."
+        ),
+        "version_added": "0.2.0",
+        "type": "string",
+        "example": '[{"month": 5000}, {"day": 100, "by": "dag"}, {"month": 800, "by": "team"}]',
+        "default": None,
+    },
+}
+
 
 def get_provider_info() -> dict[str, Any]:
     """Entry point ``apache_airflow_provider``."""
@@ -39,28 +72,7 @@ def get_provider_info() -> dict[str, Any]:
         "config": {
             "llm_batch": {
                 "description": "LLM batch jobs.",
-                "options": {
-                    "storage": {
-                        "description": (
-                            "Object storage URI for job directories, reachable from every worker and triggerer. "
-                            "Empty means a directory below AIRFLOW_HOME, which only suits a single machine."
-                        ),
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": "s3://aws_default@my-bucket/llm-batch",
-                        "default": None,
-                    },
-                    "budget": {
-                        "description": (
-                            "Dollars that jobs may cost by month or day (UTC), a JSON object or a list of them: for "
-                            "all together, or by connection, dag, tag or a key of the jobs' metadata."
-                        ),
-                        "version_added": "0.2.0",
-                        "type": "string",
-                        "example": '[{"month": 5000}, {"day": 100, "by": "dag"}, {"month": 800, "by": "team"}]',
-                        "default": None,
-                    },
-                },
+                "options": OPTIONS,
             }
         },
     }

@@ -76,9 +76,11 @@ class Totals(BaseModel):
 
 
 class Page(JobDetail):
-    """A job's page, and whether the user may cancel it; ``destination_url`` is the store's own page of the files."""
+    """A job's page, whether the user may cancel it and may see its rows; ``destination_url`` is the store's own page of
+    the files."""
 
     may_cancel: bool
+    may_read_rows: bool = True
     destination_url: str = ""
     note: str = ""
 
@@ -175,8 +177,11 @@ async def job(dag_id: str, run_id: str, task_id: str, map_index: str, access: As
     called = any(is_call(shard.batch_id) and not shard.is_tried for shard in shown_job.timeline)
     active = shown_job.state == "running" and not called
     may_cancel = active and await run_in_threadpool(access.may, "PUT", dag_id)
+    may_read = await run_in_threadpool(access.may_read_rows, dag_id)
     shown = files_page(shown_job.destination) if shown_job.destination else ""
-    return Page(**dict(shown_job), may_cancel=may_cancel, destination_url=shown, note=look.note)
+    # These hold prompts, keys and answers.
+    told = dict(shown_job) if may_read else {**dict(shown_job), "tried": None, "failures": []}
+    return Page(**told, may_cancel=may_cancel, may_read_rows=may_read, destination_url=shown, note=look.note)
 
 
 @router.post(f"{JOB}/cancel", dependencies=[Depends(require_edit)])

@@ -204,6 +204,24 @@ def test_the_pages_from_an_empty_store_to_a_cancelled_job(site, browser):
     assert "custom_id" in frame.locator("details[open] pre").first.inner_text()
     batch_id = frame.locator("td.mono", has_text="batch_").first.inner_text().split()[0]
     assert batch_id in site.emulator.vendor.batches
+    # The rows: how the answers spread, those behind a bar, one by its key, its request, and what the vendor said.
+    bars = frame.locator("[data-field=sentiment] button")
+    value = bars.first.inner_text()
+    bars.first.click()
+    frame.locator("tr[data-row]", has_text=value).first.wait_for()
+    assert frame.get_by_label("is").input_value() == value
+    admin.shoot("4-answers")
+    frame.locator("#answers-next").click()
+    frame.get_by_text("11 to 20").first.wait_for()
+    frame.get_by_role("button", name="Clear").click()
+    row_key = frame.locator("tr[data-row] td.mono").nth(3).inner_text().split("\n")[0]
+    frame.get_by_label("Key").fill(row_key)
+    frame.get_by_label("Key").press("Enter")
+    wait_for(lambda: True if frame.locator("tr[data-row]").count() == 1 else None)
+    frame.locator("tr[data-row]").get_by_text("Request as it was sent").click()
+    frame.locator("tr[data-row] pre", has_text="custom_id").first.wait_for()
+    frame.get_by_text("Answer as it came").first.click()
+    frame.locator("details[open] pre", has_text="server_error").first.wait_for()
     frame.get_by_role("button", name=f"Copy {batch_id}").click()
     frame.get_by_text("Copied").wait_for()
     assert admin.page.evaluate("navigator.clipboard.readText()") == batch_id

@@ -1,5 +1,6 @@
 // One job.
 
+import { answers, failures } from "./answers.js";
 import { airflow, ask, redraw, route } from "./app.js";
 import { MEANING, OUTCOMES, age, badge, clock, copy, cost, dollars, h, instance, isAtWork, link, number, progress, short, swatches, took } from "./dom.js";
 import { timeline } from "./plots.js";
@@ -23,10 +24,11 @@ export async function showJob(names) {
       job.note ? h("p", { class: "note", role: "status" }, job.note) : null,
       h("div", { class: "panel" }, progress(job), h("p", { class: "small quiet" }, `${MEANING[job.state][0].toUpperCase()}${MEANING[job.state].slice(1)}.`), facts(job)),
       job.counts ? [h("h2", {}, "Rows"), statuses(job)] : null,
+      answers(job, path),
       job.tried ? tried(job.tried) : null,
       h("h2", {}, "Batches"),
       job.timeline.length ? [h("div", { class: "panel" }, timeline(job.timeline.slice(0, 60), Boolean(job.landed_at), job.state === "cancelling"), kinds(job)), batches(job)] : h("p", { class: "quiet" }, "Nothing was left to ask: no batch was made."),
-      job.failures.length ? failures(job) : null,
+      failures(job, path),
       job.usage.length ? usage(job) : null,
       job.files.length ? files(job) : null,
       h("h2", {}, "What was asked"),
@@ -115,19 +117,6 @@ function tried(first) {
           h("details", {}, h("summary", {}, "Request as it was sent"), h("pre", {}, row.sent)),
           row.status === "succeeded" ? row.answer : [row.error_code, row.error_message || row.answer].filter(Boolean).join(": "))))))),
   ].filter(Boolean);
-}
-
-function failures(job) {
-  return [
-    h("h2", {}, job.failures.length < job.failed ? `The first ${job.failures.length} of ${number(job.failed)} rows that failed` : "Rows that failed"),
-    h("div", { class: "scroll" }, h("table", {},
-      h("thead", {}, h("tr", {}, ["Row", "Key", "Status", "Reason"].map((name) => h("th", {}, name)))),
-      h("tbody", {}, job.failures.map((failure) => h("tr", {},
-        h("td", { class: "small" }, number(failure.row)),
-        h("td", { class: "mono wrap" }, failure.key),
-        h("td", { class: "small" }, failure.status),
-        h("td", { class: "small wrap" }, [failure.error_code, failure.error_message].filter(Boolean).join(": "))))))),
-  ];
 }
 
 function usage(job) {
