@@ -86,8 +86,12 @@ class Page(JobDetail):
 
 
 class Filters(BaseModel):
-    """What to show; days are UTC, both included."""
+    """What to show; days are UTC, both included.
 
+    :param q: part of a DAG's, run's, task's, provider's or model's name; several words have to be there, each anywhere.
+    """
+
+    q: str | None = None
     dag_id: str | None = None
     run_id: str | None = None
     provider: str | None = None
@@ -101,8 +105,10 @@ class Filters(BaseModel):
     def fits(self, job: JobView) -> bool:
         day = job.created_at.date()
         wanted = ((self.dag_id, job.dag_id), (self.run_id, job.run_id), (self.provider, job.provider))
+        names = " ".join([job.dag_id, job.run_id, job.task_id, job.provider, *job.models]).casefold()
         return (
-            all(asked in (None, "", actual) for asked, actual in wanted)
+            all(word in names for word in (self.q or "").casefold().split())
+            and all(asked in (None, "", actual) for asked, actual in wanted)
             and (not self.state or (job.is_at_work if self.state == "active" else job.state == self.state))
             and (self.since is None or day >= self.since)
             and (self.until is None or day <= self.until)

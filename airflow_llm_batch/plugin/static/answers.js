@@ -131,7 +131,7 @@ function asked(row) {
   const id = row.custom_id;
   const load = (event) => {
     if (!event.target.open || shown.sent[id] !== undefined) return;
-    shown.sent[id] = "Looking ...";
+    shown.sent[id] = event.target.querySelector("pre").textContent = "Looking ...";
     const where = new URLSearchParams({ number: row.round ?? 1, shard: row.shard ?? 0, custom_id: id });
     ask(`${shown.path}/sent?${where}`).then(({ sent }) => (shown.sent[id] = sent === null ? "It is not kept here: another job has asked it." : pretty(sent)), (error) => (shown.sent[id] = error.message)).then(redraw);
   };

@@ -140,7 +140,7 @@ export const MEANING = {
   ended: "every batch has ended, and its answers are about to be landed",
   cancelled: "cancelled: what had finished is landed and billed, the other rows are not billed",
   landed: "every row has its answer",
-  with_failures: "landed, and some rows have no good answer: the job's page says why",
+  with_failures: "landed, and some rows have no good answer",
   failed: "landed, and no row has a good answer",
   replaced: "the task's input has changed since, and another job has taken its place",
 };

@@ -15,7 +15,7 @@ export async function showJob(names) {
     data: job,
     make: () => [
       h("div", { class: "head" },
-        route("", "LLM batches"), h("span", { class: "quiet" }, "/"),
+        route(`./${sessionStorage.getItem("llm-batches") ?? ""}`, "LLM batches"), h("span", { class: "quiet" }, "/"),
         h("h1", { class: "wrap" }, job.dag_id), h("span", { class: "quiet" }, job.task_id, instance(job)), badge(job.state),
         h("div", { class: "right" },
           link(airflow(task), "Task and logs"),
@@ -89,7 +89,7 @@ function kinds(job) {
 function batches(job) {
   const counted = (shard) => shard.succeeded === null ? "" : `${number(shard.succeeded + (shard.failed ?? 0))} done${shard.failed ? `, ${number(shard.failed)} failed` : ""}`;
   const tried = (shard) => [...shard.tries.map((reason) => `try: ${reason}`), ...shard.errors].join("; ");
-  return h("div", { class: "scroll" }, h("table", {},
+  return h("div", { class: "scroll" }, h("table", { class: "rows" },
     h("thead", {}, h("tr", {}, ["Batch", "Vendor's id", "State", "Rows", "Tokens, about", ""].map((name) => h("th", {}, name)))),
     h("tbody", {}, job.timeline.map((shard) => h("tr", {},
       h("td", { class: "small" }, shard.round > 1 ? `round ${shard.round}, ` : "", number(shard.index + 1)),

@@ -95,6 +95,9 @@ def test_filters_and_pages(site, connect, storage, tmp_path):
     assert found(state="landed") == ["run-4"]
     assert len(found(state="active")) == 5
     assert found(provider="anthropic") == []
+    assert found(q="RUN-3 gpt") == ["run-3"]
+    assert (found(q="oth"), found(q="run-3 anthropic")) == (["run"], [])
+    assert site.get("totals", q="oth")["dags"][0]["name"] == "other"
     today = datetime.now(UTC).date()
     assert len(found(since=today.isoformat(), until=today.isoformat())) == 6
     assert found(until=(today - timedelta(days=1)).isoformat()) == []

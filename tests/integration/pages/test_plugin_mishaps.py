@@ -219,7 +219,7 @@ def test_adopted_batches_are_shown_and_linked(site, connect, storage, tmp_path, 
         task.execute({"ti": ti})
     [shown] = site.get("jobs")["jobs"]
     assert shown["state"] == "landed"
-    path = task.link_addresses["LLM batch job"].partition("/llm-batches/")[2]
+    path = task.link_addresses["LLM batch job"].rpartition("/llm-batches/")[2]
     assert site.http.get(f"/api/{path}").status_code == 200
     assert job_page("s3://b/round-trip/jobs/round-robin/run/t/-1/round-2").endswith("/job/round-robin/run/t/-1")
 
