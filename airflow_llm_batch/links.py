@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -64,9 +66,19 @@ def addresses(
 
 
 def job_page(job: str) -> str:
-    """The plugin's page of a job."""
+    """The plugin's page of a job, inside Airflow's own frame where that can be linked to."""
     site = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
-    return f"{site}{PREFIX}/job/" + "/".join(quote(name, safe="") for name in JobAddress.parse(job).key)
+    page = f"{PREFIX}/job/" + "/".join(quote(name, safe="") for name in JobAddress.parse(job).key)
+    return f"{site}/plugin{PREFIX}{urlsplit(site).path}{page}" if frame_is_linked() else f"{site}{page}"
+
+
+@cache
+def frame_is_linked() -> bool:
+    """Whether Airflow's address bar follows what it frames: github.com/apache/airflow/pull/72776."""
+    from airflow import __version__
+
+    found = [int(part) for part in re.findall(r"\d+", __version__)[:3]]
+    return found >= [3, 3, 2]
 
 
 def files_page(destination: str) -> str:

@@ -135,6 +135,16 @@ class Progress(Fact):
         return text
 
 
+class Cancelling(Fact):
+    """Somebody has asked for the cancellation of a job's batches: ``cancelling.json``.
+
+    :param batches: the vendor's ids of those that it has taken.
+    """
+
+    at: datetime
+    batches: list[str] = []
+
+
 class Page(NamedTuple):
     """One page of a listing, newest first; ``after`` asks for the next one and is None on the last."""
 

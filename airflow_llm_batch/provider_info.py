@@ -30,6 +30,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "example": "waived",
         "default": "required",
     },
+    "show_answers": {
+        "description": (
+            "Whether a job's page shows rows, requests and answers, to those who may read the logs of the DAG's tasks."
+        ),
+        "version_added": "0.2.0",
+        "type": "boolean",
+        "example": None,
+        "default": "True",
+    },
     "budget": {
         "description": (
             "Dollars that jobs may cost by month or day (UTC), a JSON object or a list of them: for "

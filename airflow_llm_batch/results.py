@@ -78,6 +78,7 @@ class Failure(msgspec.Struct):
     :param key: as JSON.
     :param round: the round that asked for it, whose shard ``shard`` is.
     :param landed: the status of an earlier round's record of the row, which stays since this round has no answer.
+    :param raw: the beginning of the vendor's answer, None where there was none.
     """
 
     row: int
@@ -88,6 +89,7 @@ class Failure(msgspec.Struct):
     shard: int
     round: int = 1
     landed: str | None = None
+    raw: str | None = None
 
     @property
     def as_landed(self) -> str:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.console.places import Found
     from airflow_llm_batch.jobs.view.detail import JobDetail
-    from airflow_llm_batch.jobs.view.overview import JobView, Overview
+    from airflow_llm_batch.jobs.view.job import JobView
+    from airflow_llm_batch.jobs.view.overview import Overview
 
 #: what a shell is told of Ctrl-C
 INTERRUPTED = 130

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_llm_batch.jobs.view.detail import JobDetail
-    from airflow_llm_batch.jobs.view.overview import JobView
+    from airflow_llm_batch.jobs.view.job import JobView
     from airflow_llm_batch.jobs.view.sums import Sum
 
-COLOURS = {"landed": "green", "running": "cyan", "ended": "cyan", "failed": "red", "planned": "dim", "replaced": "dim"}
+COLOURS = {
+    "landed": "green", "with_failures": "yellow", "failed": "red", "running": "cyan", "ended": "cyan",
+    "cancelling": "yellow", "cancelled": "dim", "planned": "dim", "replaced": "dim",
+}  # fmt: skip
 #: failed rows, and batches, that are shown one by one
 MOST = 20
 
@@ -83,10 +86,16 @@ def failures_table(job: JobDetail) -> Table:
 
 def sums_table(sums: Sequence[Sum], name: str) -> Table:
     """What jobs came to, a name a line, and all of them together."""
-    table = Table(name, *(Column(head) for head in ("Jobs", "Rows", "Tokens", "Dollars", "Saved", "Cost unknown")))
+    table = Table(
+        name, *(Column(head) for head in ("Jobs", "Rows", "Tokens", "Dollars", "At work", "Saved", "Cost unknown"))
+    )
     for line in sums:
         counts = (line.jobs, line.rows, line.tokens)
-        money = (usd(line.cost_usd), usd(line.saving_usd))
+        money = (
+            usd(line.cost_usd),
+            f"at most {usd(line.committed_usd)}" if line.committed_usd else "",
+            usd(line.saving_usd),
+        )
         table.add_row(text(line.name), *(f"{n:,}" for n in counts), *money, f"{line.unknown:,}" if line.unknown else "")
     return table
 

@@ -48,7 +48,8 @@ class LLMBatchPlugin(AirflowPlugin):
     # step nor Airflow's own React, which a component would be tied to version by version.
     external_views = [  # noqa: RUF012
         {
-            "name": "LLM batches",
+            # What the narrow navigation has room for.
+            "name": "Batches",
             "href": f"{root_path()}{PREFIX}/",
             "destination": "nav",
             "url_route": "llm-batches",

@@ -14,7 +14,8 @@ from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.money.accounts import DAG, PERIODS
 from airflow_llm_batch.jobs.money.ledger import Ledger
 from airflow_llm_batch.jobs.view.detail import JobDetail, detail
-from airflow_llm_batch.jobs.view.overview import JobView, following
+from airflow_llm_batch.jobs.view.job import JobView
+from airflow_llm_batch.jobs.view.overview import following
 from airflow_llm_batch.jobs.view.sums import Sum, summed
 from airflow_llm_batch.links import files_page
 from airflow_llm_batch.models import is_call
@@ -25,8 +26,6 @@ from airflow_llm_batch.plugin.snapshot import Snapshot
 router = APIRouter(prefix="/api")
 #: a job's address in the API and among the pages
 JOB = "/job/{dag_id}/{run_id}/{task_id}/{map_index}"
-#: states of jobs that are on their way
-AT_WORK = ("running", "ended")
 
 
 def snapshot_of(request: Request) -> Snapshot:
@@ -77,16 +76,22 @@ class Totals(BaseModel):
 
 
 class Page(JobDetail):
-    """A job's page, and whether the user may cancel it; ``destination_url`` is the store's own page of the files."""
+    """A job's page, whether the user may cancel it and may see its rows; ``destination_url`` is the store's own page of
+    the files."""
 
     may_cancel: bool
+    may_read_rows: bool = True
     destination_url: str = ""
     note: str = ""
 
 
 class Filters(BaseModel):
-    """What to show; days are UTC, both included."""
+    """What to show; days are UTC, both included.
 
+    :param q: part of a DAG's, run's, task's, provider's or model's name; several words have to be there, each anywhere.
+    """
+
+    q: str | None = None
     dag_id: str | None = None
     run_id: str | None = None
     provider: str | None = None
@@ -100,10 +105,11 @@ class Filters(BaseModel):
     def fits(self, job: JobView) -> bool:
         day = job.created_at.date()
         wanted = ((self.dag_id, job.dag_id), (self.run_id, job.run_id), (self.provider, job.provider))
-        states = {"active": AT_WORK}.get(self.state or "", (self.state,))
+        names = " ".join([job.dag_id, job.run_id, job.task_id, job.provider, *job.models]).casefold()
         return (
-            all(asked in (None, "", actual) for asked, actual in wanted)
-            and (not self.state or job.state in states)
+            all(word in names for word in (self.q or "").casefold().split())
+            and all(asked in (None, "", actual) for asked, actual in wanted)
+            and (not self.state or (job.is_at_work if self.state == "active" else job.state == self.state))
             and (self.since is None or day >= self.since)
             and (self.until is None or day <= self.until)
         )
@@ -143,7 +149,7 @@ async def jobs(
     return Jobs(
         jobs=found[offset : offset + limit],
         found=len(found),
-        active=sum(job.state in AT_WORK for job in near),
+        active=sum(job.is_at_work for job in near),
         dags=sorted({job.dag_id for job in mine}),
         providers=sorted({job.provider for job in mine}),
         note=look.note,
@@ -177,8 +183,11 @@ async def job(dag_id: str, run_id: str, task_id: str, map_index: str, access: As
     called = any(is_call(shard.batch_id) and not shard.is_tried for shard in shown_job.timeline)
     active = shown_job.state == "running" and not called
     may_cancel = active and await run_in_threadpool(access.may, "PUT", dag_id)
+    may_read = await run_in_threadpool(access.may_read_rows, dag_id)
     shown = files_page(shown_job.destination) if shown_job.destination else ""
-    return Page(**dict(shown_job), may_cancel=may_cancel, destination_url=shown, note=look.note)
+    # These hold prompts, keys and answers.
+    told = dict(shown_job) if may_read else {**dict(shown_job), "tried": None, "failures": []}
+    return Page(**told, may_cancel=may_cancel, may_read_rows=may_read, destination_url=shown, note=look.note)
 
 
 @router.post(f"{JOB}/cancel", dependencies=[Depends(require_edit)])

@@ -8,7 +8,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from airflow_llm_batch.plugin import api, pages
+from airflow_llm_batch.plugin import answers, api, pages
 from airflow_llm_batch.plugin.snapshot import Snapshot, StoreTrouble
 
 HEADERS = {
@@ -49,5 +49,6 @@ def make_app(snapshot: Snapshot | None = None) -> FastAPI:
         return app.openapi()
 
     app.include_router(api.router)
+    app.include_router(answers.router)
     app.include_router(pages.router)
     return app

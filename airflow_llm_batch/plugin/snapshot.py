@@ -14,7 +14,8 @@ from airflow_llm_batch.jobs.view.overview import Overview
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.address import JobKey
-    from airflow_llm_batch.jobs.view.overview import JobView, RoundFiles
+    from airflow_llm_batch.jobs.view.job import JobView
+    from airflow_llm_batch.jobs.view.overview import RoundFiles
 
 T = TypeVar("T")
 FRESH, PATIENCE = 2.0, 5.0

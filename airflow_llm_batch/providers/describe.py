@@ -90,24 +90,28 @@ def kin_table() -> str:
 
 
 def fields() -> dict[str, Any]:
-    """The connection's fields that the form shows, as Airflow wants to know them."""
+    """The connection's fields that the form shows, as Airflow wants to know them: each says whose it is."""
     shown: dict[str, Any] = {}
+    whose: dict[str, dict[str, list[str]]] = {}
     for name in OURS:
         for key, field in provider_class(name).Options.model_fields.items():
             mark = field.json_schema_extra
             if not (isinstance(mark, dict) and mark.get("form")):
                 continue
+            whose.setdefault(key, {}).setdefault(str(field.description), []).append(name)
             if key in shown:
-                if str(field.description) not in shown[key]["description"]:
-                    shown[key]["description"] += f" {field.description}"
                 continue
             schema: dict[str, Any] = {"type": ["string", "null"]}
             if "float" in str(field.annotation) or "float" in str(field.metadata):
                 schema = {"type": ["integer", "null"], "minimum": 1}
             if key == "provider":
-                schema["enum"] = [*OURS]
-            label = key.replace("_", " ").capitalize().replace(" id", " id")
-            shown[key] = {"label": label, "description": field.description, "schema": schema}
+                # Nothing can be asked without one: the form insists.
+                schema = {"type": "string", "enum": [*OURS]}
+            shown[key] = {"label": key.replace("_", " ").capitalize(), "description": "", "schema": schema}
+    for key, texts in whose.items():
+        own = key not in Options.model_fields
+        told = (f"{', '.join(shortly(names))}: {text}" if own else text for text, names in texts.items())
+        shown[key]["description"] = " ".join(told)
     return shown
 
 

@@ -12,14 +12,16 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from support import TESTS
 
-from airflow_llm_batch import demo, demo_processes
+from airflow_llm_batch import demo, demo_processes, links
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.links import job_page
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor
 
@@ -126,14 +128,19 @@ class Visit:
         self.page.fill("input[name=username]", user)
         self.page.fill("input[name=password]", f"pw-{user}")
         self.page.click("button[type=submit]")
-        self.page.get_by_role("link", name="LLM batches").first.wait_for()
+        self.page.get_by_role("link", name="Batches", exact=True).first.wait_for()
 
     def open(self):
         """The pages, by Airflow's own navigation."""
-        self.page.get_by_role("link", name="LLM batches").first.click()
+        self.page.get_by_role("link", name="Batches", exact=True).first.click()
         self.frame = self.page.frame_locator("iframe")
         self.frame.get_by_role("heading", name="LLM batches").wait_for()
         return self.frame
+
+    def open_page(self, address):
+        """A job's page by its link; where that is not in Airflow's frame it is a page of its own."""
+        self.page.goto(self.site.url + urlsplit(address).path)
+        return self.page.frame_locator("iframe") if links.frame_is_linked() else self.page
 
     def row(self, run_id):
         return self.frame.locator(f'tr[data-job="{DAG}/{run_id}/submit/-1"]')
@@ -167,7 +174,7 @@ def test_the_pages_from_an_empty_store_to_a_cancelled_job(site, browser):
 
     def moved():
         seen.add(int(bar.get_attribute("aria-valuenow")))
-        return True if row.locator(".badge").inner_text() == "landed" else None
+        return True if row.locator(".badge").inner_text() == "landed with failures" else None
 
     frame.locator(".badge.running").first.wait_for(timeout=60_000)
     admin.shoot("2-running")
@@ -180,7 +187,18 @@ def test_the_pages_from_an_empty_store_to_a_cancelled_job(site, browser):
     # Filters: what does not fit goes, what fits stays.
     frame.get_by_label("State").select_option("running")
     frame.get_by_text("No job fits these filters.").wait_for()
+    if links.frame_is_linked():
+        # What is chosen is in the address bar, which brings it back.
+        admin.page.wait_for_url("**/plugin/llm-batches/llm-batches/?state=running")
+        admin.page.reload()
+        frame.get_by_text("No job fits these filters.").wait_for()
     frame.get_by_role("button", name="Clear").click()
+    frame.get_by_label("Search").fill("nothing is called so")
+    frame.get_by_label("Search").press("Enter")
+    frame.get_by_text("No job fits these filters.").wait_for()
+    frame.get_by_label("Search").fill("nightly gpt")
+    frame.get_by_label("Search").press("Enter")
+    row.wait_for()
     frame.get_by_label("DAG").select_option(DAG)
     row.wait_for()
     frame.get_by_role("button", name="Dollars").click()
@@ -192,8 +210,10 @@ def test_the_pages_from_an_empty_store_to_a_cancelled_job(site, browser):
     admin.shoot("3-landed")
 
     # The job's page: batches, counts, the failed rows with their reasons, files.
-    row.get_by_role("link", name=DAG).click()
+    # A click anywhere in the row.
+    bar.click()
     frame.get_by_role("heading", name="Rows that failed").wait_for()
+    frame.locator("tr[data-row]").first.wait_for()
     text = frame.locator("main").inner_text()
     assert "server_error" in text
     assert "succeeded" in text
@@ -201,9 +221,27 @@ def test_the_pages_from_an_empty_store_to_a_cancelled_job(site, browser):
     assert "tried first, one by one" in text
     frame.get_by_role("heading", name="Tried first").wait_for()
     frame.get_by_text("Request as it was sent").first.click()
-    assert "custom_id" in frame.locator("details[open] pre").first.inner_text()
+    frame.locator("details[open] pre", has_text="custom_id").first.wait_for()
     batch_id = frame.locator("td.mono", has_text="batch_").first.inner_text().split()[0]
     assert batch_id in site.emulator.vendor.batches
+    # The rows: how the answers spread, those behind a bar, one by its key, its request, and what the vendor said.
+    bars = frame.locator("[data-field=sentiment] button")
+    value = bars.first.inner_text()
+    bars.first.click()
+    frame.locator("tr[data-row]", has_text=value).first.wait_for()
+    assert frame.get_by_label("is").input_value() == value
+    admin.shoot("4-answers")
+    frame.locator("#answers-next").click()
+    frame.get_by_text("11 to 20").first.wait_for()
+    frame.get_by_role("button", name="Clear").click()
+    row_key = frame.locator("tr[data-row] td.mono").nth(3).inner_text().split("\n")[0]
+    frame.get_by_label("Key").fill(row_key)
+    frame.get_by_label("Key").press("Enter")
+    wait_for(lambda: True if frame.locator("tr[data-row]").count() == 1 else None)
+    frame.locator("tr[data-row]").get_by_text("Request as it was sent").click()
+    frame.locator("tr[data-row] pre", has_text="custom_id").first.wait_for()
+    frame.get_by_text("Answer as it came").first.click()
+    frame.locator("details[open] pre", has_text="server_error").first.wait_for()
     frame.get_by_role("button", name=f"Copy {batch_id}").click()
     frame.get_by_text("Copied").wait_for()
     assert admin.page.evaluate("navigator.clipboard.readText()") == batch_id
@@ -251,6 +289,14 @@ def test_the_pages_from_an_empty_store_to_a_cancelled_job(site, browser):
         )
     )
     admin.shoot("8-cancelled")
+
+    # Narrow: nothing lies beyond the edge. And the link of the task's button opens it in Airflow's frame.
+    admin.page.set_viewport_size({"width": 390, "height": 844})
+    narrow = admin.open_page(job_page(f"{site.storage}/{DAG}/{run_id}/submit/-1"))
+    narrow.locator("tr[data-row]").first.wait_for()
+    edges = narrow.locator("html").evaluate("html => [html.scrollWidth, html.clientWidth]")
+    assert edges[0] <= edges[1]
+    admin.shoot("8-narrow")
 
     # Somebody who may not see the DAG gets neither row nor button.
     outsider = Visit(browser, site, "outsider")

@@ -89,7 +89,8 @@ def record(conn_id, dag_id="dag", run_id="run", task_id="submit", map_index=-1, 
 def submit(conn_id, storage, dag_id="dag", run_id="run", rows=("a", "b"), **arguments):
     ti = SimpleNamespace(dag_id=dag_id, run_id=run_id, task_id="submit", map_index=-1)
     arguments = {"request": ChatRequest("gpt-5-mini", max_tokens=9), **arguments}
-    operator = SubmitBatchOperator(task_id="submit", conn_id=conn_id, rows=list(rows), storage=storage, **arguments)
+    rows = list(rows) if isinstance(rows, tuple) else rows
+    operator = SubmitBatchOperator(task_id="submit", conn_id=conn_id, rows=rows, storage=storage, **arguments)
     record(conn_id, dag_id, run_id)
     return operator.execute(cast("Any", {"ti": ti}))
 

@@ -20,3 +20,7 @@ def test_the_form_has_the_options_that_are_marked_for_it():
 
     assert describe.fields() == FIELDS
     assert FIELDS["provider"]["schema"]["enum"][0] == "openai"
+    # What has no "null" among its types is required; what is one vendor's says whose.
+    assert [name for name, field in FIELDS.items() if field["schema"]["type"] == "string"] == ["provider"]
+    assert FIELDS["api_version"]["description"].startswith("azure: ")
+    assert FIELDS["timeout"]["description"].startswith("Seconds of silence")

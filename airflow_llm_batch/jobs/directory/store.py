@@ -11,13 +11,14 @@ manifest.json                     what was landed
 shards/00000/answers-{try}.jsonl  what calls of the online lane have answered, as a batch would have
 rules.json                        what answers have to pass, where that has changed since the plan
 killed.json  cleaned.json  taken_over.json  notes: cancelled by hand, vendor files deleted, landed by a repair
+cancelling.json                   a note: the vendor was asked to cancel these batches
 round-2/                          the job of the next round; -1.2 beside -1 replaces it, -1~{model} is another model's
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,7 +29,7 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
 from airflow_llm_batch.jobs.directory.attempts import Attempts, Listing, ShardState
 from airflow_llm_batch.jobs.directory.tried import Tried
-from airflow_llm_batch.models import Fact, Job, Progress
+from airflow_llm_batch.models import Cancelling, Fact, Job, Progress
 from airflow_llm_batch.results import Failure, Manifest
 from airflow_llm_batch.storage import (
     create_exclusive,
@@ -155,6 +156,13 @@ class JobStore:
     def tried(self) -> Tried | None:
         """What trying some rows first has shown, None where that was not done."""
         return self.read(self.path("tried.json"), Tried)
+
+    def save_cancelling(self, batches: Sequence[str]) -> None:
+        """Note that the vendor was asked to cancel these of the job's batches."""
+        before = self.read(self.path("cancelling.json"), Cancelling)
+        known = before.batches if before is not None else []
+        note = Cancelling(at=datetime.now(UTC), batches=[*dict.fromkeys([*known, *batches])])
+        write_whole(self.path("cancelling.json"), note.dump())
 
     def save_killed(self) -> None:
         """Note that the waiting task was failed or cleared, and its batches therefore cancelled."""

@@ -18,7 +18,8 @@ from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.directory.tried import Tried
-from airflow_llm_batch.jobs.view.overview import FILES_AT_ONCE, JobView, RoundFiles, modified, total, view
+from airflow_llm_batch.jobs.view.job import JobView, total, view
+from airflow_llm_batch.jobs.view.overview import FILES_AT_ONCE, RoundFiles, modified
 from airflow_llm_batch.models import Batch, Created, Shard, ShardProgress, Void, is_call
 from airflow_llm_batch.results import Failure, Reason, Usage
 from airflow_llm_batch.storage import modified_at, read_small, storage_path

@@ -237,6 +237,8 @@ class JobWait:
         """
         self._give_up()
         taken = self.cancel()
+        if not self.wait.pending:
+            self._keep(lambda store: store.save_cancelling(()))
         self._keep(lambda store: store.save_progress(self.wait.progress(time.time())))
         return taken
 
@@ -251,7 +253,7 @@ class JobWait:
 
         :return: whether the vendor took every one.
         """
-        taken = True
+        taken, asked = True, []
         listing = self.store.listing() if self.store is not None else None
         for index, batch_id in list(self.wait.pending.items()):
             created = listing.attempts(index).created() if listing is not None else None
@@ -263,10 +265,13 @@ class JobWait:
                 if self.hook.get_batch(batch_id).outcome is None:
                     self.hook.cancel_batch(batch_id)
                     self.cancelled += 1
+                    asked.append(batch_id)
                     self.log.info("Cancellation of batch %s was asked for; finished rows stay billed.", batch_id)
             except LLMBatchError as error:
                 taken = False
                 self.log.warning("Batch %s could not be cancelled: %s", batch_id, error)
+        if asked:
+            self._keep(lambda store: store.save_cancelling(asked))
         return taken
 
     def _keep(self, write: Callable[[JobStore], None]) -> None:

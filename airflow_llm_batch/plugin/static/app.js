@@ -9,6 +9,7 @@ const base = new URL(document.baseURI).pathname;
 let timer = 0;
 let turn = 0;
 let drawn = "";
+let forced = false;
 let touched = 0;
 
 /** The API's answer. */
@@ -27,6 +28,21 @@ export async function ask(path, options = {}) {
 /** A link to another page of ours: a real one, which Airflow's own address bar follows. */
 export const route = (path, text, attributes = {}) => h("a", { href: path || base, ...attributes }, text);
 
+/** What the address chooses: filters, say. */
+export const query = () => Object.fromEntries(new URLSearchParams(location.search));
+
+/** Choose something else; the address says so, Airflow's own too where it follows its frame's. */
+export function setQuery(change) {
+  const kept = Object.entries({ ...query(), ...change }).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  const text = new URLSearchParams(kept).toString();
+  history.replaceState(null, "", location.pathname + (text ? `?${text}` : ""));
+  try {
+    const around = window.parent;
+    const [before, after] = around.location.pathname.split("/plugin/llm-batches/");
+    if (around !== window && after !== undefined) around.history.replaceState(around.history.state, "", `${before}/plugin/llm-batches${location.pathname}${location.search}`);
+  } catch { /* framed by somebody else */ }
+}
+
 export const jobPath = (job) => `job/${[job.dag_id, job.run_id, job.task_id, job.map_index].map(encodeURIComponent).join("/")}`;
 export const airflow = (path) => base.replace(/llm-batches\/$/, "") + path;
 
@@ -41,6 +57,7 @@ export async function draw() {
     const told = `${new Date().getMinutes()} ${page.clientWidth} ${JSON.stringify(data)}`;
     if (isBusy()) pause = 1500;
     else {
+      forced = false;
       // A page that would look the same is left alone.
       if (told !== drawn) keepPlace(() => page.replaceChildren(...make()));
       drawn = told;
@@ -58,9 +75,10 @@ export async function draw() {
   }, pause);
 }
 
-/** Draw at once, whatever the page looks like now. */
+/** Draw at once, whatever the page looks like now, and though somebody has just chosen something. */
 export function redraw() {
   drawn = "";
+  forced = true;
   return draw();
 }
 
@@ -79,22 +97,25 @@ function show() {
 function isBusy() {
   const typing = ["SELECT", "INPUT"].includes(document.activeElement?.tagName) && Date.now() - touched < 5000;
   const selecting = !getSelection().isCollapsed && page.contains(getSelection().anchorNode);
-  return Boolean(document.querySelector("dialog[open]")) || typing || selecting;
+  return Boolean(document.querySelector("dialog[open]")) || (!forced && (typing || selecting));
 }
 
-/** Focus, scrolling and opened details stay where they are when the page is drawn anew. */
+/** Focus, what is being typed, scrolling and opened details stay as they are when the page is drawn anew. */
 function keepPlace(change) {
-  const like = (node) => [...page.querySelectorAll(node.tagName)].filter((other) => other.id === node.id && other.textContent === node.textContent);
+  const like = (node) => [...page.querySelectorAll(node.tagName)].filter((other) => other.id === node.id && (node.id || other.textContent === node.textContent));
   const held = page.contains(document.activeElement) ? document.activeElement : null;
   const place = held ? like(held).indexOf(held) : -1;
+  const typed = held?.tagName === "INPUT" ? held.value : null;
   const open = [...page.querySelectorAll("details[open]")];
   const [left, top] = [scrollX, scrollY];
   change();
   for (const details of open) {
-    const same = [...page.querySelectorAll("details")].find((other) => other.firstChild.textContent === details.firstChild.textContent);
+    const same = details.id ? document.getElementById(details.id) : [...page.querySelectorAll("details:not([id])")].find((other) => other.firstChild.textContent === details.firstChild.textContent);
     if (same) same.open = true;
   }
-  if (held) (like(held)[place] ?? (held.id ? document.getElementById(held.id) : null))?.focus({ preventScroll: true });
+  const again = held ? like(held)[place] ?? (held.id ? document.getElementById(held.id) : null) : null;
+  if (again && typed !== null && again.type !== "date") again.value = typed;
+  again?.focus({ preventScroll: true });
   scrollTo(left, top);
 }
 

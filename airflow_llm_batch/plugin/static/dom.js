@@ -89,22 +89,36 @@ export function duration(seconds) {
 }
 
 export const age = (time) => duration((Date.now() - new Date(time)) / 1000);
-export const clock = (time) => new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+export const seconds = (from, to) => (new Date(to) - new Date(from)) / 1000;
+const WHEN = { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" };
+/** A moment where whoever looks is, with the name of their zone. */
+export const clock = (time) => new Date(time).toLocaleString(undefined, WHEN);
 
-/** A job's progress: done, failed and what is left, and the state in words. */
+/** A job's progress: done, failed and what is left, and while it is at work the state in words. */
 export function progress(job) {
   const share = (rows) => `${(100 * rows) / Math.max(job.rows, 1)}%`;
-  const good = Math.max(job.done - job.failed, 0);
-  const left = job.state === "running" ? Math.max(job.rows - job.done, 0) : 0;
+  const bad = job.failed - job.cancelled;
+  const left = ["running", "cancelling"].includes(job.state) ? Math.max(job.rows - job.done, 0) : 0;
+  const words = [`${number(job.done - job.cancelled)} / ${number(job.rows)} rows`];
+  if (bad) words.push(`${number(bad)} failed (${percent(bad, job.done)})`);
+  if (job.cancelled) words.push(`${number(job.cancelled)} cancelled`);
   return h("div", { class: "progress" },
     h("div", {
       class: "bar", role: "progressbar", "aria-valuenow": job.done, "aria-valuemax": job.rows, "aria-label": job.words,
     },
-    h("i", { class: "good", width: share(good) }),
-    h("i", { class: "bad", width: share(job.failed) }),
+    h("i", { class: "good", width: share(Math.max(job.done - job.failed, 0)) }),
+    h("i", { class: "bad", width: share(bad) }),
+    h("i", { class: "off", width: share(job.cancelled) }),
     h("i", { class: "busy", width: share(left) })),
-    h("div", { class: "small quiet" },
-      `${number(job.done)} / ${number(job.rows)} rows`, job.failed ? `, ${number(job.failed)} failed` : "", ` · ${job.words}`));
+    h("div", { class: "small quiet" }, words.join(", "), isAtWork(job) || job.state === "planned" ? ` · ${job.words}` : ""));
+}
+
+/** A share, never rounded to none or to all where it is neither. */
+export function percent(part, whole_) {
+  const share = whole_ ? (100 * part) / whole_ : 0;
+  const shown = share < 10 ? share.toFixed(1) : Math.round(share);
+  if (part && Number(shown) === 0) return "< 0.1 %";
+  return part < whole_ && Number(shown) === 100 ? "> 99 %" : `${shown} %`;
 }
 
 /** Which of a task's jobs: ` [3]` of a mapped one, and the second one after its input was changed. */
@@ -114,7 +128,39 @@ export function instance(job) {
   return `${index === "-1" ? "" : ` [${index}]`}${which}${generation > 1 ? ` · job ${generation}, input changed` : ""}`;
 }
 
-export const badge = (state) => h("span", { class: `badge ${state}` }, state);
+/** A job's states as people call them; `MEANING` says what each is. */
+export const STATES = {
+  planned: "planned", running: "running", cancelling: "cancelling", ended: "ended", cancelled: "cancelled",
+  landed: "landed", with_failures: "landed with failures", failed: "failed", replaced: "replaced",
+};
+export const MEANING = {
+  planned: "requests are written, and nothing was sent",
+  running: "batches are with the vendor, or wait for room in its queue",
+  cancelling: "the vendor was asked to cancel what runs; it takes up to ten minutes",
+  ended: "every batch has ended, and its answers are about to be landed",
+  cancelled: "cancelled: what had finished is landed and billed, the other rows are not billed",
+  landed: "every row has its answer",
+  with_failures: "landed, and some rows have no good answer",
+  failed: "landed, and no row has a good answer",
+  replaced: "the task's input has changed since, and another job has taken its place",
+};
+export const badge = (state) => h("span", { class: `badge ${state}`, title: MEANING[state] ?? "" }, STATES[state] ?? state);
+export const isAtWork = (job) => ["running", "cancelling", "ended"].includes(job.state) || (job.state === "cancelled" && !job.landed_at);
+
+/** What a batch ended as, and what it is before that. */
+export const OUTCOMES = {
+  planned: "waiting to be sent", creating: "being sent", running: "at the vendor", ended: "ended", completed: "completed",
+  partial: "completed, some rows failed", failed: "failed as a whole", expired: "not finished in time", cancelled: "cancelled",
+};
+/** How long a job has taken so far, or took: from planning to its landing. */
+export function took(job) {
+  const sent = job.state !== "planned" && job.state !== "replaced";
+  const end = job.ended_at ?? (sent ? Date.now() : null);
+  return end === null ? "" : `${job.ended_at ? "took" : "for"} ${duration(seconds(job.created_at, end))}`;
+}
+
+/** What the colours mean: swatches and words. */
+export const swatches = (pairs) => h("ul", { class: "legend small quiet" }, pairs.map(([kind, words]) => h("li", {}, h("i", { class: `swatch ${kind}` }), words)));
 
 /** What was paid, or what it may cost at most. */
 export function cost(job) {

@@ -1,7 +1,8 @@
 // One job.
 
+import { answers, failures } from "./answers.js";
 import { airflow, ask, redraw, route } from "./app.js";
-import { age, badge, clock, copy, cost, dollars, h, instance, link, number, progress, short } from "./dom.js";
+import { MEANING, OUTCOMES, age, badge, clock, copy, cost, dollars, h, instance, isAtWork, link, number, progress, short, swatches, took } from "./dom.js";
 import { timeline } from "./plots.js";
 
 export async function showJob(names) {
@@ -10,26 +11,27 @@ export async function showJob(names) {
   const task = `dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}/tasks/${encodeURIComponent(job.task_id)}` +
     (job.index === "-1" ? "" : `/mapped/${encodeURIComponent(job.index)}`);
   return {
-    live: job.state === "running" || job.state === "ended",
+    live: isAtWork(job),
     data: job,
     make: () => [
       h("div", { class: "head" },
-        route("", "LLM batches"), h("span", { class: "quiet" }, "/"),
+        route(`./${sessionStorage.getItem("llm-batches") ?? ""}`, "LLM batches"), h("span", { class: "quiet" }, "/"),
         h("h1", { class: "wrap" }, job.dag_id), h("span", { class: "quiet" }, job.task_id, instance(job)), badge(job.state),
         h("div", { class: "right" },
           link(airflow(task), "Task and logs"),
           link(airflow(`dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}`), "DAG run"),
           job.may_cancel ? cancelButton(job, path) : null)),
       job.note ? h("p", { class: "note", role: "status" }, job.note) : null,
-      h("div", { class: "panel" }, progress(job), facts(job)),
+      h("div", { class: "panel" }, progress(job), h("p", { class: "small quiet" }, `${MEANING[job.state][0].toUpperCase()}${MEANING[job.state].slice(1)}.`), facts(job)),
       job.counts ? [h("h2", {}, "Rows"), statuses(job)] : null,
+      answers(job, path),
       job.tried ? tried(job.tried) : null,
       h("h2", {}, "Batches"),
-      job.timeline.length ? [h("div", { class: "panel" }, timeline(job.timeline.slice(0, 60), Boolean(job.landed_at))), batches(job)] : h("p", { class: "quiet" }, "Nothing was left to ask."),
-      job.failures.length ? failures(job) : null,
+      job.timeline.length ? [h("div", { class: "panel" }, timeline(job.timeline.slice(0, 60), Boolean(job.landed_at), job.state === "cancelling"), kinds(job)), batches(job)] : h("p", { class: "quiet" }, "Nothing was left to ask: no batch was made."),
+      failures(job, path),
       job.usage.length ? usage(job) : null,
       job.files.length ? files(job) : null,
-      h("h2", {}, "Asked"),
+      h("h2", {}, "What was asked"),
       job.request ? h("details", {}, h("summary", {}, "Request template"), h("pre", {}, JSON.stringify(job.request, null, 2))) : h("p", { class: "small quiet" }, "The rows were batch input lines."),
     ].flat().filter(Boolean),
   };
@@ -43,11 +45,11 @@ function facts(job) {
     fact("Provider", job.provider, job.models.join(", ")),
     fact("Connection", job.conn_id),
     fact("Lane", job.lane),
-    fact("Submitted", clock(job.created_at), `${age(job.created_at)} ago`),
-    fact("Landed", job.landed_at ? clock(job.landed_at) : "not yet"),
+    fact("Planned", clock(job.created_at), `${age(job.created_at)} ago`),
+    fact("Landed", job.landed_at ? clock(job.landed_at) : "not yet", job.landed_at ? took(job) : ""),
     fact("Rounds", job.rounds > 1 ? number(job.rounds) : null, `${number(job.requests)} requests`),
     fact("Cost", cost(job), job.landed_at && estimate !== null ? `estimated at most ${dollars(estimate)}` : job.landed_at ? "" : "estimate, at most"),
-    fact("Outside of batches", job.sync_cost_usd === null ? null : dollars(job.sync_cost_usd), job.saving_usd ? `${dollars(job.saving_usd)} saved` : ""),
+    fact("The same called one by one", job.sync_cost_usd === null ? null : dollars(job.sync_cost_usd), job.saving_usd ? `${dollars(job.saving_usd)} saved` : ""),
     fact("Tokens", job.tokens ? short(job.tokens) : null, inputError(job)),
     fact("Read from caches", job.cached_tokens || job.cache_write_tokens ? share(job.cached_tokens, job.input_tokens) : null, caches(job)),
     fact("Rows from", job.sources.length ? job.sources.slice(0, 3).join(", ") : null, job.sources.length > 3 ? `and ${job.sources.length - 3} more` : ""));
@@ -76,15 +78,23 @@ function statuses(job) {
       h("li", { class: "wrap" }, `${number(reason.rows)} × ${reason.code ?? reason.status}: ${reason.message ?? "no message"}`))) : null);
 }
 
+/** The colours of the timeline that it shows. */
+function kinds(job) {
+  const running = job.state === "cancelling" ? "cancelling" : "running";
+  const found = new Set(job.timeline.map((shard) => (shard.state === "ended" ? shard.outcome ?? "completed" : shard.created_at ? running : "planned")));
+  const words = { ...OUTCOMES, cancelling: "being cancelled" };
+  return swatches(["planned", ...[...found].filter((kind) => kind !== "planned")].map((kind) => [kind, words[kind]]));
+}
+
 function batches(job) {
   const counted = (shard) => shard.succeeded === null ? "" : `${number(shard.succeeded + (shard.failed ?? 0))} done${shard.failed ? `, ${number(shard.failed)} failed` : ""}`;
   const tried = (shard) => [...shard.tries.map((reason) => `try: ${reason}`), ...shard.errors].join("; ");
-  return h("div", { class: "scroll" }, h("table", {},
+  return h("div", { class: "scroll" }, h("table", { class: "rows" },
     h("thead", {}, h("tr", {}, ["Batch", "Vendor's id", "State", "Rows", "Tokens, about", ""].map((name) => h("th", {}, name)))),
     h("tbody", {}, job.timeline.map((shard) => h("tr", {},
       h("td", { class: "small" }, shard.round > 1 ? `round ${shard.round}, ` : "", number(shard.index + 1)),
       h("td", { class: "mono" }, shard.is_tried ? h("span", { class: "quiet" }, "tried first, one by one") : shard.batch_id ? [shard.batch_id, " ", copy(shard.batch_id)] : h("span", { class: "quiet" }, "not created yet")),
-      h("td", { class: "small" }, shard.outcome ?? shard.status ?? shard.state, tried(shard) ? h("div", { class: "quiet wrap" }, tried(shard)) : null),
+      h("td", { class: "small" }, OUTCOMES[shard.outcome] ?? shard.status ?? OUTCOMES[shard.state], tried(shard) ? h("div", { class: "quiet wrap" }, tried(shard)) : null),
       h("td", { class: "small" }, number(shard.rows), h("div", { class: "quiet" }, counted(shard))),
       h("td", { class: "small" }, short(shard.tokens)),
       h("td", { class: "small" }, shard.console_url ? link(shard.console_url, "Vendor's console") : null))))));
@@ -109,21 +119,8 @@ function tried(first) {
   ].filter(Boolean);
 }
 
-function failures(job) {
-  return [
-    h("h2", {}, job.failures.length < job.failed ? `The first ${job.failures.length} of ${number(job.failed)} rows that failed` : "Rows that failed"),
-    h("div", { class: "scroll" }, h("table", {},
-      h("thead", {}, h("tr", {}, ["Row", "Key", "Status", "Reason"].map((name) => h("th", {}, name)))),
-      h("tbody", {}, job.failures.map((failure) => h("tr", {},
-        h("td", { class: "small" }, number(failure.row)),
-        h("td", { class: "mono wrap" }, failure.key),
-        h("td", { class: "small" }, failure.status),
-        h("td", { class: "small wrap" }, [failure.error_code, failure.error_message].filter(Boolean).join(": "))))))),
-  ];
-}
-
 function usage(job) {
-  const heads = ["Model", "Status", "Requests", "Tokens in", "cached", "Tokens out", "Cost", "Outside of batches"];
+  const heads = ["Model", "Status", "Requests", "Tokens in", "cached", "Tokens out", "Cost", "Called one by one"];
   return [
     h("h2", {}, "Tokens and dollars"),
     h("div", { class: "scroll" }, h("table", {},

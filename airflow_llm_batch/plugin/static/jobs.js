@@ -1,37 +1,40 @@
 // All jobs, or those of one DAG run.
 
-import { airflow, ask, jobPath, redraw, route } from "./app.js";
-import { age, badge, clock, cost, dollars, h, instance, link, number, progress, short } from "./dom.js";
+import { airflow, ask, jobPath, query, redraw, route, setQuery } from "./app.js";
+import { MEANING, STATES, age, badge, clock, cost, dollars, h, instance, link, number, progress, short, swatches, took } from "./dom.js";
 import { columns, ranks } from "./plots.js";
 
 const LIMIT = 50;
 const METRICS = [
-  { name: "Rows", value: (sum) => sum.rows, told: short },
-  { name: "Tokens", value: (sum) => sum.tokens, told: short },
-  { name: "Dollars", value: (sum) => sum.cost_usd, told: dollars },
-  { name: "Saved", value: (sum) => sum.saving_usd, told: dollars },
+  { name: "Rows", value: (sum) => sum.rows, told: short, hint: "How many rows were asked each day will be here, from the first job on." },
+  { name: "Tokens", value: (sum) => sum.tokens, told: short, hint: "The tokens of each day will be here when a job is landed." },
+  { name: "Dollars", value: (sum) => sum.cost_usd, told: dollars, also: (sum) => sum.committed_usd, hint: "What each day has cost will be here when a job is landed whose price is known." },
+  { name: "Saved", value: (sum) => sum.saving_usd, told: dollars, hint: "What batches have saved over single calls will be here when a job is landed." },
 ];
-const STATES = { active: "not landed yet", planned: "planned", running: "running", ended: "ended", landed: "landed", failed: "failed", replaced: "replaced" };
 const MOST = 500;
-const NOTHING = { dag_id: "", provider: "", state: "", since: "", until: "", offset: 0 };
-/** What was chosen stays chosen while a job is looked at. */
-const chosen = { ...NOTHING, metric: 0, ...kept() };
+const NOTHING = { q: "", dag_id: "", provider: "", state: "", since: "", until: "", offset: 0 };
+const FILTERS = Object.keys(NOTHING).filter((name) => name !== "offset");
+/** What the address says is chosen. */
+let chosen = { ...NOTHING, metric: 0 };
 
-function kept() {
-  try {
-    return JSON.parse(sessionStorage.getItem("llm-batches")) ?? {};
-  } catch {
-    return {};
-  }
+function read() {
+  const told = query();
+  const place = METRICS.findIndex(({ name }) => name.toLowerCase() === told.metric);
+  const known = Object.fromEntries(FILTERS.map((name) => [name, told[name] ?? ""]));
+  chosen = { ...known, offset: Math.max(Number.parseInt(told.offset, 10) || 0, 0), metric: Math.max(place, 0) };
 }
 
 function choose(change) {
-  Object.assign(chosen, change);
-  sessionStorage.setItem("llm-batches", JSON.stringify(chosen));
+  const { metric, offset, ...filters } = { ...chosen, ...change };
+  setQuery({ ...filters, offset: offset || "", metric: metric ? METRICS[metric].name.toLowerCase() : "" });
+  // A job's page leads back to the list as it was.
+  sessionStorage.setItem("llm-batches", location.search);
   redraw();
 }
 
 export async function showJobs(run) {
+  read();
+  if (!run) sessionStorage.setItem("llm-batches", location.search);
   const filters = run ? { dag_id: run[0], run_id: run[1] } : { ...chosen };
   delete filters.metric;
   const asked = (extra) => new URLSearchParams(Object.entries({ ...filters, ...extra }).filter(([, value]) => value !== ""));
@@ -40,7 +43,7 @@ export async function showJobs(run) {
     run ? null : ask(`totals?${asked({ offset: "" })}`),
   ]);
   const live = told.active > 0;
-  const filtered = !run && ["dag_id", "provider", "state", "since", "until"].some((name) => chosen[name]);
+  const filtered = !run && FILTERS.some((name) => chosen[name]);
   const nothing = !told.found && !filtered;
   return {
     live,
@@ -51,11 +54,12 @@ export async function showJobs(run) {
         run ? h("span", { class: "quiet" }, `of ${run[0]}, run ${run[1]}`) : null,
         h("div", { class: "right small quiet" }, h("span", { class: live ? "live" : "" }, live ? `${told.active} at work, live` : `as of ${new Date().toLocaleTimeString()}`))),
       told.note ? h("p", { class: "note", role: "status" }, told.note) : null,
-      sums && sums.days.length ? totals(sums) : null,
+      sums && !filtered ? totals(sums) : sums?.days.length ? totals(sums) : null,
       sums && sums.budgets.length ? budgets(sums.budgets) : null,
       run || nothing ? null : filterRow(told),
       told.found ? table(told, run) : empty(run, filtered),
       told.found > LIMIT && !run ? pager(told) : null,
+      told.found ? legend() : null,
       run && told.found > MOST ? h("p", { class: "small quiet" }, `The newest ${MOST} of ${number(told.found)} jobs.`) : null,
     ].filter(Boolean),
   };
@@ -81,11 +85,14 @@ function totals(sums) {
   const unknown = sum((day) => day.unknown);
   return h("section", { class: "totals", "aria-label": "Totals" },
     h("div", { class: "panel" },
-      h("div", { class: "metrics" }, METRICS.map(({ name, value, told }, place) =>
-        h("button", { id: `metric-${name}`, "aria-pressed": String(place === chosen.metric), onclick: () => choose({ metric: place }) }, h("strong", {}, told(sum(value))), name))),
-      columns(sums.days, metric.value, metric.told),
-      unknown ? h("p", { class: "small quiet" }, `Without ${number(unknown)} landed jobs whose price is not known.`) : null),
-    h("div", { class: "panel" }, h("h2", {}, `${metric.name} per DAG`), ranks(sums.dags, metric.value, metric.told)));
+      h("div", { class: "metrics" }, METRICS.map(({ name, value, told, also }, place) =>
+        h("button", { id: `metric-${name}`, "aria-pressed": String(place === chosen.metric), onclick: () => choose({ metric: place }) },
+          h("strong", {}, told(sum(value))), name,
+          also && sum(also) ? h("span", { class: "small quiet" }, ` and ≤ ${told(sum(also))} at work`) : null))),
+      sum(metric.value) || (metric.also && sum(metric.also)) ? columns(sums.days, metric) : h("p", { class: "empty" }, metric.hint),
+      metric.also && sum(metric.also) ? swatches([["brand", "spent"], ["committed", "may be billed at most for jobs that are not landed yet"]]) : null,
+      unknown ? h("p", { class: "small quiet" }, `Without ${number(unknown)} jobs whose price is not known.`) : null),
+    h("div", { class: "panel" }, h("h2", {}, `${metric.name} per DAG`), sum(metric.value) ? ranks(sums.dags, metric.value, metric.told) : h("p", { class: "quiet small" }, "The DAGs with the most will be here.")));
 }
 
 function filterRow(told) {
@@ -102,29 +109,44 @@ function filterRow(told) {
   const day = (name, label) => h("label", {}, label, h("input", { id: `filter-${name}`, type: "date", value: chosen[name], onblur: typed(name), onkeydown: (event) => event.key === "Enter" && typed(name)(event), onchange: typed(name) }));
   const clear = () => choose(NOTHING);
   const names = (list) => list.map((name) => [name, name]);
+  const search = (event) => event.target.value !== chosen.q && choose({ q: event.target.value, offset: 0 });
   return h("div", { class: "filters" },
+    h("label", {}, "Search", h("input", { id: "filter-q", type: "search", placeholder: "DAG, run, task, model", value: chosen.q, onchange: search, onsearch: search })),
     select("dag_id", "DAG", names(told.dags)),
     select("provider", "Provider", names(told.providers)),
-    select("state", "State", Object.entries(STATES)),
+    select("state", "State", [["active", "not landed yet"], ...Object.entries(STATES)]),
     day("since", "From (UTC)"), day("until", "To (UTC)"),
     h("button", { onclick: clear }, "Clear"),
     h("span", { class: "small quiet" }, `${number(told.found)} ${told.found === 1 ? "job" : "jobs"}`));
 }
 
+/** A click anywhere in a row is one on its job, unless it is one on something else, or selects text. */
+function follow(event) {
+  if (event.target.closest("a, button") || !getSelection().isCollapsed) return;
+  event.currentTarget.querySelector("a.name").click();
+}
+
 function table(told, run) {
-  const heads = ["Job", run ? null : "Run", "Provider, model", "Batches", "Progress", "Age", "Cost", "State"];
-  return h("div", { class: "scroll" }, h("table", {},
+  const heads = ["Job", "State", run ? null : "Run", "Provider, model", "Batches", "Progress", "Age", "Cost"];
+  return h("div", { class: "scroll" }, h("table", { class: "jobs" },
     h("thead", {}, h("tr", {}, heads.filter(Boolean).map((name) => h("th", { class: ["Batches", "Cost"].includes(name) ? "number" : "" }, name)))),
-    h("tbody", {}, told.jobs.map((job) => h("tr", { "data-job": `${job.dag_id}/${job.run_id}/${job.task_id}/${job.map_index}` },
-      h("td", {}, route(jobPath(job), job.dag_id, { class: "name" }),
+    h("tbody", {}, told.jobs.map((job) => h("tr", { class: "follow", "data-job": `${job.dag_id}/${job.run_id}/${job.task_id}/${job.map_index}`, onclick: follow },
+      h("td", {}, route(jobPath(job), job.dag_id, { class: "name wrap" }),
         h("div", { class: "small quiet" }, job.task_id, instance(job), job.lane === "batch" ? "" : ` · ${job.lane}`, job.rounds > 1 ? ` · ${job.rounds} rounds` : "")),
+      h("td", {}, badge(job.state)),
       run ? null : h("td", { class: "small cut", title: job.run_id }, link(airflow(`dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}`), job.run_id)),
-      h("td", { class: "small" }, job.provider, h("div", { class: "quiet" }, job.models.join(", "))),
-      h("td", { class: "number" }, number(job.shards)),
+      h("td", { class: "small" }, job.provider, h("div", { class: "quiet wrap" }, job.models.join(", "))),
+      h("td", { class: "number wide" }, number(job.shards)),
       h("td", {}, progress(job)),
-      h("td", { class: "small", title: clock(job.created_at) }, age(job.created_at)),
-      h("td", { class: "number" }, cost(job), job.saving_usd ? h("div", { class: "small quiet" }, `${dollars(job.saving_usd)} saved`) : null),
-      h("td", {}, badge(job.state)))))));
+      h("td", { class: "small time", title: clock(job.created_at) }, age(job.created_at), h("div", { class: "quiet" }, took(job))),
+      h("td", { class: "number" }, cost(job), job.saving_usd ? h("div", { class: "small quiet" }, `${dollars(job.saving_usd)} saved`) : null))))));
+}
+
+function legend() {
+  return h("details", { class: "small" }, h("summary", {}, "What the states and colours mean"),
+    h("dl", { class: "states" }, Object.entries(MEANING).map(([state, words]) => [h("dt", {}, badge(state)), h("dd", {}, words)])),
+    swatches([["good", "rows with a good answer"], ["bad", "rows that failed"], ["cancelled", "rows that were cancelled"], ["busy", "rows at the vendor"]]),
+    h("p", { class: "quiet" }, `Times are those of ${Intl.DateTimeFormat().resolvedOptions().timeZone}; days are UTC. Costs with ≤ are estimates, at most.`));
 }
 
 function pager(told) {
@@ -140,5 +162,5 @@ function empty(run, filtered) {
   if (filtered) return h("div", { class: "empty" }, "No job fits these filters.");
   return h("div", { class: "empty" },
     h("p", {}, run ? "This run has not submitted any LLM batches." : "No LLM batches yet."),
-    run ? null : h("p", { class: "small" }, "They appear here as soon as a SubmitBatchOperator or LLMBatchOperator has planned a job in a DAG that you may read."));
+    run ? null : h("p", { class: "small" }, "They appear here as soon as a SubmitBatchOperator or LLMBatchOperator has planned a job in a DAG that you may read. Jobs of airflow_llm_batch.run are listed by python -m airflow_llm_batch list."));
 }

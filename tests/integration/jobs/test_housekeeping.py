@@ -10,7 +10,7 @@ import httpx
 import pytest
 from support import MODELS, read_jsonl
 
-from airflow_llm_batch import metrics
+from airflow_llm_batch import links, metrics
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import ConfigurationError, RequestRejected, ResultsUnusable
@@ -207,13 +207,21 @@ def test_links_lead_to_job_files_and_console(emulator, connect, context, tmp_pat
     operator = FetchResultsOperator(task_id="fetch", job=job, destination=f"file://{tmp_path}/out")
     operator.execute({})
     told = {link.name: link.get_link(operator, ti_key=None) for link in LINKS}
-    page = f"http://airflow.test:8080/llm-batches/job/dag/{context['ti'].run_id}/submit/-1"
+    framed_by = "/plugin/llm-batches" if links.frame_is_linked() else ""
+    page = f"http://airflow.test:8080{framed_by}/llm-batches/job/dag/{context['ti'].run_id}/submit/-1"
     assert told == {"LLM batch job": page, "Landed files": "", "Vendor console": ""}
     assert job_page("s3://c@b/jobs/d g/manual__2026-01-01T00:00:00+00:00/t/3/round-2").endswith(
         "/llm-batches/job/d%20g/manual__2026-01-01T00%3A00%3A00%2B00%3A00/t/3"
     )
     assert files_page("s3://aws@bucket/a b/") == "https://console.aws.amazon.com/s3/buckets/bucket?prefix=a%20b/"
     assert addresses(None, OpenAI(), ["batch_1"]) == {"Vendor console": "https://platform.openai.com/batches/batch_1"}
+    # In Airflow's own frame, where its address bar follows that.
+    monkeypatch.setattr(links, "frame_is_linked", lambda: True)
+    framed = "http://airflow.test:8080/plugin/llm-batches/llm-batches/job/dag/run/t/-1"
+    assert job_page("s3://b/jobs/dag/run/t/-1") == framed
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.test/below")
+    below = "http://airflow.test/below/plugin/llm-batches/below/llm-batches/job/dag/run/t/-1"
+    assert job_page("s3://b/jobs/dag/run/t/-1") == below
     assert LLMBatchHook("llm_test").provider.console("batch_1") == ""
     assert [link.get_link(SubmitBatchOperator(task_id="x", rows=[]), ti_key=None) for link in LINKS] == ["", "", ""]
     assert JobStore(job["job"]).job().sources == ()

@@ -95,6 +95,9 @@ def test_filters_and_pages(site, connect, storage, tmp_path):
     assert found(state="landed") == ["run-4"]
     assert len(found(state="active")) == 5
     assert found(provider="anthropic") == []
+    assert found(q="RUN-3 gpt") == ["run-3"]
+    assert (found(q="oth"), found(q="run-3 anthropic")) == (["run"], [])
+    assert site.get("totals", q="oth")["dags"][0]["name"] == "other"
     today = datetime.now(UTC).date()
     assert len(found(since=today.isoformat(), until=today.isoformat())) == 6
     assert found(until=(today - timedelta(days=1)).isoformat()) == []
@@ -149,9 +152,16 @@ def test_cancelling_reaches_the_vendor_and_closes_what_was_not_sent(site, connec
         )
         [batch] = emulator.vendor.batches.values()
         assert batch.cancelled_at is not None
+        # Asked for, and not over yet: the button is gone, and nobody is told that it simply runs.
+        page = site.get("job/dag/run/submit/-1")
+        assert (page["state"], page["words"], page["may_cancel"]) == (
+            "cancelling", "1 batch being cancelled, 1 ended", False,
+        )  # fmt: skip
+        assert site.get("jobs", state="active")["found"] == site.get("jobs")["active"] == 1
         batch.cancelled_at -= 1000
         look(handle, conn_id)
-        assert [job["state"] for job in site.get("jobs")["jobs"]] == ["ended"]
+        [job] = site.get("jobs")["jobs"]
+        assert (job["state"], job["words"]) == ("cancelled", "cancelled, not landed yet")
         assert site.http.post("/api/job/dag/run/submit/-1/cancel", json={}).status_code == 409
 
 
@@ -161,6 +171,33 @@ def test_a_cancellation_the_vendor_does_not_take_is_told(site, connect, storage)
         submit(connect(emulator.url), storage)
         emulator.faults(http=[{"on": "*", "times": 999, "status": 500}])
         assert site.http.post("/api/job/dag/run/submit/-1/cancel", json={}).status_code == 502
+        page = site.get("job/dag/run/submit/-1")
+        assert (page["state"], page["may_cancel"]) == ("running", True)
+
+
+def test_states_and_totals_say_what_is_so(site, connect, storage, tmp_path):
+    """Dollars are committed while a job runs and spent when it is landed; rows that failed are no success."""
+    with Emulator(duration=60, faults={"row_errors": 0.2}) as emulator:
+        conn_id = connect(emulator.url)
+        handle = submit(conn_id, storage, rows=[f"text {n}" for n in range(40)])
+        [day] = site.get("totals")["days"]
+        [job] = site.get("jobs")["jobs"]
+        assert (day["cost_usd"], day["committed_usd"]) == (0, job["estimated_cost_usd"])
+        assert job["committed_usd"] > 0
+        assert job["ended_at"] is None
+        for batch in emulator.vendor.batches.values():
+            batch.duration = 0
+        look(handle, conn_id)
+        [job] = site.get("jobs")["jobs"]
+        assert job["state"] == "ended"
+        assert job["ended_at"] >= job["created_at"]
+        FetchResultsOperator(task_id="f", job=handle, destination=f"file://{tmp_path}/o", fail_on="none").execute({})
+    [day] = site.get("totals")["days"]
+    [job] = site.get("jobs")["jobs"]
+    assert (day["committed_usd"], day["cost_usd"]) == (0, job["cost_usd"])
+    assert 0 < job["failed"] < 40
+    assert (job["state"], job["words"]) == ("with_failures", f"landed, {job['failed']} of 40 rows failed")
+    assert job["ended_at"] == job["landed_at"]
 
 
 def test_what_rows_and_vendors_say_stays_text(site, connect, storage, tmp_path):

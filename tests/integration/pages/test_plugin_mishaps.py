@@ -101,7 +101,7 @@ def test_what_a_cancellation_has_closed_stays_closed(site, connect, storage):  #
             sensor.poke({})
         assert len(emulator.vendor.batches) == 1
         [job] = site.get("jobs")["jobs"]
-        assert (job["state"], job["words"]) == ("ended", "ended, not landed yet")
+        assert (job["state"], job["words"]) == ("cancelled", "cancelled, not landed yet")
 
 
 def test_a_store_that_hangs_holds_up_one_page_and_not_airflow(site, connect, storage, monkeypatch):  # noqa: F811
@@ -219,7 +219,7 @@ def test_adopted_batches_are_shown_and_linked(site, connect, storage, tmp_path, 
         task.execute({"ti": ti})
     [shown] = site.get("jobs")["jobs"]
     assert shown["state"] == "landed"
-    path = task.link_addresses["LLM batch job"].partition("/llm-batches/")[2]
+    path = task.link_addresses["LLM batch job"].rpartition("/llm-batches/")[2]
     assert site.http.get(f"/api/{path}").status_code == 200
     assert job_page("s3://b/round-trip/jobs/round-robin/run/t/-1/round-2").endswith("/job/round-robin/run/t/-1")
 
@@ -254,7 +254,7 @@ def test_shards_that_were_given_up_are_ended(site, connect, storage, tmp_path): 
         ("ended", "completed"),
         ("ended", "cancelled"),
     ]
-    assert page["state"] == "landed"
+    assert (page["state"], page["words"]) == ("cancelled", "cancelled, 1 of 2 rows landed")
 
 
 def test_a_runs_tab_counts_its_own_jobs_alone(site, connect, storage):  # noqa: F811
