@@ -1,7 +1,8 @@
 """What users write in a DAG file about their rows and requests."""
 
+from airflow_llm_batch.data.compare import Compare
 from airflow_llm_batch.data.failed import FailedRows
 from airflow_llm_batch.data.requests import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.sql import Sql
 
-__all__ = ["ChatRequest", "EmbeddingRequest", "FailedRows", "RawRequest", "Sql"]
+__all__ = ["ChatRequest", "Compare", "EmbeddingRequest", "FailedRows", "RawRequest", "Sql"]

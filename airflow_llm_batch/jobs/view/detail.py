@@ -16,6 +16,7 @@ from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
+from airflow_llm_batch.jobs.directory.compared import NAME, Comparison
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.directory.tried import Tried
 from airflow_llm_batch.jobs.view.overview import FILES_AT_ONCE, JobView, RoundFiles, modified, total, view
@@ -96,6 +97,7 @@ class JobDetail(JobView):
     cache_saving_usd: float | None = None
     input_error_percent: float | None = None
     estimate_basis: str = ""
+    comparison: Comparison | None = None
 
 
 def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> JobDetail:
@@ -122,6 +124,7 @@ def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> 
         estimate=first.estimate,
         timeline=[shard for found in rounds for shard in timeline(found)],
         tried=read_now(rounds[0], "tried.json", Tried),
+        comparison=read_now(rounds[0], NAME, Comparison),
         **facts,
     )
 
