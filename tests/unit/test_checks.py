@@ -318,6 +318,10 @@ def test_a_dag_files_class_is_found_wherever_the_file_lies(monkeypatch):
     assert found(f"{here.__name__}:Label") is there.Label
     monkeypatch.setitem(sys.modules, here.__name__, here)
     assert found(path_of(here.Label)) is here.Label
+    # Read once more in the same process, as Airflow does.
+    again = module("a")
+    monkeypatch.setitem(sys.modules, here.__name__, again)
+    assert found(path_of(here.Label)) is again.Label
     monkeypatch.delitem(sys.modules, here.__name__)
     monkeypatch.delitem(sys.modules, there.__name__)
     with pytest.raises(NotImportable, match=r"nightly\.py is not loaded"):
