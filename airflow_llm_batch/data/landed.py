@@ -119,6 +119,8 @@ def even(value: Any) -> Any:
 
 def is_right(answer: Any, truth: Any) -> bool:
     """Whether an answer is what a column says: a text is compared as ``normal`` has it, a number also with its text."""
+    if type(answer) is str and type(truth) is str:
+        return answer == truth or normal(answer) == normal(truth)
     truth = plain(truth)
     if isinstance(answer, int | float) and not isinstance(answer, bool) and isinstance(truth, str):
         try:

@@ -13,7 +13,8 @@ from airflow_llm_batch.data import Compare
 from airflow_llm_batch.data.compare import check_compare, compare_of, fields_of, truths_of
 from airflow_llm_batch.data.landed import Landed, canonical, is_right, landed, member, normal, said
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.jobs.comparing.agreement import MOST_CATEGORIES, Counted, Raters
+from airflow_llm_batch.jobs.comparing.agreement import HELD, MOST_CATEGORIES, Counted, Raters
+from airflow_llm_batch.jobs.comparing.compare import as_number
 from airflow_llm_batch.jobs.comparing.report import report
 from airflow_llm_batch.jobs.comparing.table import ByRow
 from airflow_llm_batch.jobs.directory.compared import Accuracy, Agreement, ComparedModel, Comparison
@@ -62,8 +63,9 @@ def test_counts_are_those_of_all_rows_held_at_once(rows):
     """Streamed row by row, the same as looked at together; 0 is no answer."""
     models = len(rows[0]) if rows else 2
     counted = Counted(models, ["label"])
-    differing = [counted.add([(answer,) if answer else () for answer in row]) for row in rows]
+    differing = [counted.add(tuple((answer,) if answer else () for answer in row)) for row in rows]
     whole = [row for row in rows if all(row)]
+    counted.finish()
     [agreement] = counted.agreements()
     assert agreement.rows == len(whole)
     assert agreement.share == (sum(len(set(row)) == 1 for row in whole) / len(whole) if whole else None)
@@ -83,6 +85,26 @@ def test_counts_are_those_of_all_rows_held_at_once(rows):
         [found] = pair.fields
         assert (found.rows, found.share) == (len(both), sum(a == b for a, b in both) / len(both) if both else None)
         assert found.kappa == pytest.approx(cohen(both)) if cohen(both) is not None else found.kappa is None
+
+
+def test_more_kinds_of_rows_than_are_held_are_counted_all_the_same():
+    """Taken in whenever there are many; none twice, none left out."""
+    counted, rows = Counted(2, ["a", "b"]), 3 * HELD + 7
+    for n in range(rows):
+        assert counted.add(((n + 1, 1), (n + 1, 1 + n % 2))) == (["b"] if n % 2 else [])
+    counted.finish()
+    assert [(found.field, found.rows, found.share) for found in counted.agreements()] == [
+        ("a", rows, 1.0), ("b", rows, (rows + 1) // 2 / rows),
+    ]  # fmt: skip
+    assert (counted.answered, counted.disagreed) == (rows, rows // 2)
+
+
+def test_a_text_is_not_the_number_that_it_spells():
+    """Python gives some of them the same hash."""
+    values = ["1", 1, True, None, "", [1], ["1"], -1, -2, {"a": 1}, "null", 0]
+    assert len({as_number(value) for value in values}) == len(values)
+    assert as_number(1) == as_number(1.0)
+    assert as_number('{"a":1}') == as_number({"a": 1.0})
 
 
 def cohen(pairs):

@@ -28,20 +28,17 @@ class Raters:
         #: how often each model gives each answer, None where there are too many different ones
         self.given: list[Counter[Answer]] | None = [Counter() for _ in range(count)]
 
-    def add(self, answers: Sequence[Answer]) -> None:
-        """One row; counts when all have answered it."""
+    def add(self, answers: Sequence[Answer], rows: int = 1) -> None:
+        """Rows that were answered alike; they count when all have answered them."""
         if not all(answers):
             return
-        self.rows += 1
-        first = answers[0]
-        if all(answer == first for answer in answers):
-            self.agreed += 1
-            self.matches += self.count * (self.count - 1)
-        elif self.count > 2:
-            self.matches += sum(times * (times - 1) for times in Counter(answers).values())
+        self.rows += rows
+        times = Counter(answers).values()
+        self.agreed += rows * (len(times) == 1)
+        self.matches += rows * sum(many * (many - 1) for many in times)
         if self.given is not None:
             for counter, answer in zip(self.given, answers, strict=True):
-                counter[answer] += 1
+                counter[answer] += rows
                 if len(counter) > MOST_CATEGORIES:
                     self.given = None
                     break
@@ -66,6 +63,19 @@ class Raters:
         return (observed - expected) / (1 - expected) if 1 - expected > 1e-12 else None
 
 
+#: kinds of rows that are counted before they are worked on: most rows are answered as others are
+HELD = 1000
+
+
+class Kind:
+    """Rows that are answered alike, and the fields in which two models ``differ`` there."""
+
+    __slots__ = ("differ", "rows")
+
+    def __init__(self, differ: list[str]) -> None:
+        self.differ, self.rows = differ, 0
+
+
 class Counted:
     """The agreement of all models and of each two, on every field, over rows that come one by one.
 
@@ -78,26 +88,39 @@ class Counted:
         self.couples = list(combinations(range(models), 2)) if models > 2 else []
         self.pairs = [[Raters(2) for _ in fields] for _ in self.couples]
         self.answered = self.disagreed = 0
+        self.kinds: dict[tuple[tuple[Answer, ...], ...], Kind] = {}
 
-    def add(self, row: Sequence[Sequence[Answer]]) -> list[str]:
+    def add(self, row: tuple[tuple[Answer, ...], ...]) -> list[str]:
         """One row: for each model its answers to the fields, none where it has not answered.
 
         :return: the fields in which two of the models differ.
         """
-        given = [answers for answers in row if answers]
-        differ = []
-        for place, name in enumerate(self.fields):
-            if len(given) == len(row):
-                self.all[place].add([answers[place] for answers in row])
-            if len({answers[place] for answers in given}) > 1:
-                differ.append(name)
-        for (one, other), raters in zip(self.couples, self.pairs, strict=True):
-            if row[one] and row[other]:
-                for place, rater in enumerate(raters):
-                    rater.add((row[one][place], row[other][place]))
-        self.answered += len(given) > 1
-        self.disagreed += bool(differ)
-        return differ
+        kind = self.kinds.get(row)
+        if kind is None:
+            if len(self.kinds) >= HELD:
+                self.finish()
+            given = [answers for answers in row if answers]
+            differ = [
+                name
+                for name, answers in zip(self.fields, zip(*given, strict=True), strict=False)
+                if len(set(answers)) > 1
+            ]
+            kind = self.kinds[row] = Kind(differ)
+        kind.rows += 1
+        return kind.differ
+
+    def finish(self) -> None:
+        """Take in the rows that were added."""
+        for row, kind in self.kinds.items():
+            for place, rater in enumerate(self.all):
+                rater.add([answers[place] if answers else 0 for answers in row], kind.rows)
+            for (one, other), raters in zip(self.couples, self.pairs, strict=True):
+                if row[one] and row[other]:
+                    for place, rater in enumerate(raters):
+                        rater.add((row[one][place], row[other][place]), kind.rows)
+            self.answered += kind.rows * (sum(map(bool, row)) > 1)
+            self.disagreed += kind.rows * bool(kind.differ)
+        self.kinds.clear()
 
     def agreements(self) -> list[Agreement]:
         return [rater.agreement(name) for rater, name in zip(self.all, self.fields, strict=True)]

@@ -114,8 +114,9 @@ class Comparing:
             for number in range(len(self.models)):
                 table.add(self.hashes(number))
             for row, given in table.rows():
-                if counted.add([unpack(given[n]) if n in given else () for n in range(len(self.models))]):
+                if counted.add(tuple(unpack(given[n]) if n in given else () for n in range(len(self.models)))):
                     disputed.add(row)
+        counted.finish()
 
     def records(self, number: int, columns: Sequence[str] = ()) -> Iterator[Landed]:
         """What was landed of one model."""
@@ -135,8 +136,7 @@ class Comparing:
                 continue
             for right, truth in zip(rights, answer.columns(), strict=True):
                 right.add(self.value(answer, right.field), truth)
-            values = (hash(canonical(self.value(answer, field))) & BITS or 1 for field in self.fields)
-            yield answer.row, number, pack(*values)
+            yield answer.row, number, pack(*(as_number(self.value(answer, field)) for field in self.fields))
 
     def land(self, disputed: RowSet) -> ObjectStoragePath:
         """The rows that models disagree about, in the order of the rows; the file is there when there are none, too."""
@@ -187,6 +187,14 @@ class Comparing:
             seconds=seconds_of(asked),
             accuracy=[right.accuracy() for right in self.rights[number]],
         )
+
+
+def as_number(value: Any) -> int:
+    """A value as 64 bits that are equal, in this process, for equal values; never 0."""
+    if type(value) is not str or value[:1] in ("{", "["):
+        # Python gives a text and the same bytes the same hash; "1" is not 1.
+        value = b"\0" + canonical(value)
+    return hash(value) & BITS or 1
 
 
 def seconds_of(asked: Compared) -> float:
