@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, computed_field, field_validator, model_validator
+from pydantic import BaseModel, Field, computed_field, field_serializer, field_validator, model_validator
 
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.data.checks import rules_for, texts_of, verify
@@ -59,6 +59,15 @@ class Square(BaseModel):
 
 class Written(BaseModel):
     at: str = Field(serialization_alias="when")
+
+
+class Unwilling(BaseModel):
+    at: str
+    seen: set[str]
+
+    @field_serializer("at")
+    def at_all(self, at):
+        raise RuntimeError("never")
 
 
 def passes(output, row):
@@ -158,6 +167,7 @@ CLASSES = [
     # Written with more than was asked for: what does not count is dropped, and the answer is the schema's.
     (Square, {"side": 3}, {"side": 3}, None, None),
     (Written, {"at": "now"}, {"at": "now"}, None, None),
+    (Unwilling, {"at": "now", "seen": []}, {"at": "now", "seen": []}, None, None),
 ]
 
 

@@ -20,7 +20,7 @@ from airflow_llm_batch.jobs.directory.compared import NAME, Comparison
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.directory.tried import Tried
 from airflow_llm_batch.jobs.view.overview import FILES_AT_ONCE, JobView, RoundFiles, modified, total, view
-from airflow_llm_batch.models import Batch, Created, Shard, ShardProgress, Void, is_call
+from airflow_llm_batch.models import Batch, Created, Rules, Shard, ShardProgress, Void, is_call
 from airflow_llm_batch.results import Failure, Reason, Usage
 from airflow_llm_batch.storage import modified_at, read_small, storage_path
 
@@ -98,6 +98,7 @@ class JobDetail(JobView):
     input_error_percent: float | None = None
     estimate_basis: str = ""
     comparison: Comparison | None = None
+    rules: Rules = Rules()
 
 
 def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> JobDetail:
@@ -125,6 +126,7 @@ def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> 
         timeline=[shard for found in rounds for shard in timeline(found)],
         tried=read_now(rounds[0], "tried.json", Tried),
         comparison=read_now(rounds[0], NAME, Comparison),
+        rules=manifest.rules if manifest is not None else first.rules,
         **facts,
     )
 

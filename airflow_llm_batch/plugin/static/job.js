@@ -32,6 +32,7 @@ export async function showJob(names) {
       job.files.length ? files(job) : null,
       h("h2", {}, "Asked"),
       job.request ? h("details", {}, h("summary", {}, "Request template"), h("pre", {}, JSON.stringify(job.request, null, 2))) : h("p", { class: "small quiet" }, "The rows were batch input lines."),
+      checks(job.rules),
     ].flat().filter(Boolean),
   };
 }
@@ -146,6 +147,11 @@ function compared(comparison) {
     comparison.answered ? h("p", { class: "small quiet wrap" }, `They disagree about ${number(comparison.disagreed)} of ${number(comparison.answered)} rows.`,
       comparison.disagreements ? [" ", comparison.disagreements, " ", copy(comparison.disagreements)] : null) : null,
   ].filter(Boolean);
+}
+
+function checks(rules) {
+  const named = [rules.output_class ? `valid as ${rules.output_class}` : null, ...rules.checks].filter(Boolean);
+  return named.length ? h("p", { class: "small wrap" }, "Answers have to be, or pass: ", named.map((name) => [h("code", {}, name), " "])) : null;
 }
 
 function usage(job) {

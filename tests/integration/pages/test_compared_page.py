@@ -44,3 +44,13 @@ def test_each_models_page_has_all_models_figures(site, connect, context, storage
 def page_of(site, manifest):
     key = JobStore(manifest.removesuffix("/manifest.json")).address.key
     return site.get(f"job/{key.dag_id}/{key.run_id}/{key.task_id}/{key.place}")
+
+
+def test_a_page_names_what_answers_have_to_pass(site, connect, storage, context, tmp_path):
+    """The checks as they were planned, or as the rows were landed under."""
+    with opinions(lambda model, prompt: "x") as (emulator, _):
+        given = {"rows": [{"id": 1, "text": "a"}], "passthrough": None, "storage": storage}
+        task = operator(connect(emulator.url), tmp_path, checks=["row.text|length < 9"], **given)
+        assert page_of(site, drive(task, context)["manifest"])["rules"] == {
+            "output_class": None, "checks": ["row.text|length < 9"],
+        }  # fmt: skip
