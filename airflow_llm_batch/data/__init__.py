@@ -1,8 +1,9 @@
 """What users write in a DAG file about their rows and requests."""
 
 from airflow_llm_batch.data.answer_cache import AnswerCache
+from airflow_llm_batch.data.compare import Compare
 from airflow_llm_batch.data.failed import FailedRows
 from airflow_llm_batch.data.requests import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.sql import Sql
 
-__all__ = ["AnswerCache", "ChatRequest", "EmbeddingRequest", "FailedRows", "RawRequest", "Sql"]
+__all__ = ["AnswerCache", "ChatRequest", "Compare", "EmbeddingRequest", "FailedRows", "RawRequest", "Sql"]

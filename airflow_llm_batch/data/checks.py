@@ -111,5 +111,5 @@ def rules_for(request: RequestTemplate | None, columns: Collection[str], checks:
         try:
             path = path_of(output)
         except NotImportable as error:
-            log.info("Answers are held to the schema of %s alone: %s", output.__qualname__, error)
+            log.warning("Answers are held to the schema of %s alone: %s", output.__qualname__, error)
     return Rules(output_class=path, checks=tuple(checks))

@@ -35,7 +35,9 @@ def path_of(given: Any) -> str:
             f"{given!r} cannot be imported by name: tasks run in other processes, which would not find it. Define it "
             "with def (or class) at the top level of a module, or of the DAG file. Nothing was sent."
         )
-    if found(path) is not given:
+    there = found(path)
+    # A DAG file may be read twice in a process: the same one, made anew, will do.
+    if type(there) is not type(given) or (there.__module__, there.__qualname__) != (module, name):
         raise NotImportable(f"{path} is something else than {given!r}; give what is found there. Nothing was sent.")
     return path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,20 +42,21 @@ class Instance:
     def __call__(self, result: Result) -> None:
         try:
             made = self.model.model_validate_json(to_json(result.output))
-            output = self.dumped(made)
         except ValidationError as error:
             refuse(result, NOT_VALID, f"The answer is no valid {self.name}{told(error)}")
         except Exception as error:
             refuse(result, CRASHED, f"Validating the answer as {self.name} crashed: {type(error).__name__}: {error}")
         else:
             # One that is written otherwise than it is read would not fit the columns that the schema has promised.
-            if self.is_valid(output):
-                result.output = output
+            with suppress(Exception):
+                output = self.dumped(made)
+                if self.is_valid(output):
+                    result.output = output
 
     def dumped(self, made: Any) -> Any:
-        output = made.model_dump(mode="json", by_alias=True, round_trip=True)
+        output = made.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
         if self.has_sets:
-            return in_order(output, made.model_dump(by_alias=True, round_trip=True))
+            return in_order(output, made.model_dump(by_alias=True, round_trip=True, warnings=False))
         return output
 
 

@@ -92,6 +92,11 @@ class CompletionOperator(RunsRounds):
             if value is not None and "{" not in str(value) and not positive(value):
                 raise ConfigurationError(f"{name} is {value!r}; give a number above 0. Nothing was sent.")
 
+    @property
+    def is_compared(self) -> bool:
+        # A race has one answer to each row.
+        return bool(self.models) and self.strategy != "fastest"
+
     @plainly
     def execute(self, context: Context) -> Any:
         try:

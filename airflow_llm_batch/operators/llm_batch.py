@@ -26,6 +26,9 @@ class LLMBatchOperator(RunsRounds):
         ``cancelled``, ``quota`` (the account had no money); see ``FailedRows``.
     :param models: ask several models, each by name or as ``(name, connection id)``: a job each, one record per row and
         model.
+    :param compare: after several models: how far they agree, how accurate each is (against a column, if ``Compare``
+        names one), its shares by status, dollars and seconds: in the log, on the page, in ``comparison.json`` beside
+        the manifests and as ``comparison`` in the return value; False for nothing of it.
     :param deadline: how long after the first submission watching ends, None for never; no further round begins then.
     :param on_deadline: as ``BatchSensor``.
     :param poll_interval: seconds between looks at first, which grow to 5 minutes; ``poke_interval`` is another name.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_llm_batch.data.compare import Compare, check_compare, compare_of
 from airflow_llm_batch.data.failed import FailedRows
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.jobs.options import DEADLINES, Deadline, at_least_one
@@ -36,6 +37,7 @@ class RunsRounds(AsksRows, LandsResults):
         max_rounds: int | str = 3,
         also: Sequence[str] = (),
         models: Sequence[Any] = (),
+        compare: Compare | bool = True,
         deadline: timedelta | float | str | None = timedelta(hours=48),
         on_deadline: str = "leave",
         poll_interval: float = 15.0,
@@ -46,6 +48,7 @@ class RunsRounds(AsksRows, LandsResults):
         if on_deadline not in DEADLINES:
             raise ConfigurationError(f"on_deadline is {on_deadline!r}; give one of {', '.join(DEADLINES)}.")
         self.max_rounds, self.also, self.models = max_rounds, tuple(also), models
+        self.compare = compare
         self.deadline, self.on_deadline = deadline, on_deadline
         self.poll_interval = poll_interval if poke_interval is None else poke_interval
         self.check_arguments()
@@ -61,6 +64,15 @@ class RunsRounds(AsksRows, LandsResults):
             if "{" not in str(value := getattr(self, name)):
                 check(value)
         FailedRows(None, self.also)
+        if compare_of(self.compare) is self.compare is not None and not self.is_compared:
+            raise ConfigurationError(
+                "compare is for several models that answer every row: give models=[...]. Nothing was sent."
+            )
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether several models answer every row."""
+        return bool(self.models)
 
     def accepted_failures(self, context: Context) -> float | None:
         return failing_share(self.fail_on)
@@ -69,6 +81,7 @@ class RunsRounds(AsksRows, LandsResults):
         """A planned job for each model that is asked."""
         from airflow_llm_batch.data.destinations import FileDestination
         from airflow_llm_batch.jobs.landing.ownership import check_place
+        from airflow_llm_batch.jobs.planning.encoding import passthrough_map
 
         self.check_arguments()
         self.check_input()
@@ -83,6 +96,8 @@ class RunsRounds(AsksRows, LandsResults):
         destination = FileDestination.of(self.target)
         destination.check()
         runs = []
+        if self.is_compared and self.request is not None and (compare := compare_of(self.compare)) is not None:
+            check_compare(compare, self.request.schema(), passthrough_map(self.passthrough))
         for asked in asked_models(self.models, self.request, self.conn_id):
             run = self.run_of(context, asked.conn_id, asked.name)
             self.plan(run, rows, asked.request)
@@ -146,11 +161,29 @@ class RunsRounds(AsksRows, LandsResults):
         summary = manifest.summary(run.store.manifest_uri) if len(landed) == 1 else joined(manifests)
         self.link_addresses = addresses(run.store.uri, run.hook.provider, manifest.batches, manifest.destination)
         remove_others(run.store, summary["files"], FileDestination.of(self.target), self.log)
+        self._compare(landed, summary)
         self.alerts.tell_of_landing(context, self.log, summary, run.max_cost)
         self.check_failures(summary, ", ".join(manifests))
         emit_asset_events(self.outlets, context, summary)
         self._landed = run.store
         return summary
+
+    def _compare(self, landed: Sequence[tuple[JobRun, Manifest]], summary: dict[str, Any]) -> None:
+        """What several models have answered, side by side: in the log, beside their manifests and in the summary."""
+        from airflow_llm_batch.jobs.comparing.compare import Compared, Comparing
+        from airflow_llm_batch.jobs.comparing.report import report
+
+        compare = compare_of(self.compare)
+        if compare is None or not self.is_compared or len(landed) < 2:
+            return
+        asked = asked_models(self.models, self.request, self.conn_id)
+        models = [
+            Compared(getattr(one.request, "model", ""), one.conn_id, run.store, manifest)
+            for one, (run, manifest) in zip(asked, landed, strict=True)
+        ]
+        comparison = Comparing(compare, models, self.log).run()
+        self.log.info("%s", report(comparison))
+        summary["comparison"] = comparison.model_dump(mode="json", exclude={"pairs"})
 
     def close(self) -> None:
         """The connections of the jobs."""

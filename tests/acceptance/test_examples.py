@@ -6,6 +6,7 @@ import json
 
 import pytest
 from support import MODELS, ROOT, read_jsonl
+from support.opinions import opinions
 
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.jobs.directory.address import JobAddress
@@ -38,9 +39,9 @@ def run(bag, name, tmp_path, conn_id, *, state="success", **conf):
 
 def check_estimate(name, summary):
     """What was estimated lies within five percent of what was billed; the emulator sees no more of a picture than that
-    there is one."""
+    there is one, and a server that answers for it counts no tokens."""
     error = summary.get("input_error_percent") if isinstance(summary, dict) else None
-    if error is not None and name != "vision":
+    if error is not None and name not in ("vision", "models_compared"):
         assert abs(error) <= 5, (name, summary["message"])
         SEEN.add(name)
 
@@ -223,6 +224,37 @@ def test_the_online_lane_answers_without_a_batch(bag, provider, connect, tmp_pat
     assert len({row["model"] for row in rows}) == (
         2 if name == "compare_models" else len({row["model"] for row in rows})
     )
+
+
+def test_models_are_compared_and_a_judge_decides_where_they_differ(bag, connect, tmp_path):
+    """The class and the check of the DAG file hold in every task; two tickets are judged, and none when all agree."""
+
+    def said(model, prompt):
+        if model == "gpt-5":
+            return {"desk": "returns"}
+        if model == "gpt-5-mini" and "week late" in prompt:
+            return {"desk": "delivery", "why": "Lindqvist waits"}
+        return {"desk": "billing" if "refund" in prompt or model == "gpt-5-nano" else "delivery", "why": " so it is "}
+
+    with opinions(said) as (emulator, bodies):
+        conf = {"other_conn_id": connect(emulator.url, conn_id="llm_other")}
+        _, told = run(bag, "models_compared", tmp_path, connect(emulator.url), **conf)
+        assert [model["counts"]["invalid"] for model in told["ask"]["comparison"]["models"]] == [1, 0]
+        # Ten, the one that names a customer once more, and the judge's.
+        assert len(bodies) == 11 + told["judge"]["rows"] == 14
+        comparison = told["ask"]["comparison"]
+        assert [(field["field"], field["rows"], field["share"]) for field in comparison["fields"]] == [
+            ("desk", 4, 0.25)
+        ]
+        assert [model["accuracy"][0]["right"] for model in comparison["models"]] == [2, 2]
+        rows = landed(tmp_path / "sorted")
+        assert {row["output"]["why"] for row in rows if row["status"] == "succeeded"} == {"so it is"}
+        [bad] = [row for row in rows if row["status"] == "invalid"]
+        assert bad["error_message"] == "names_no_customer: the reason names Lindqvist"
+        assert {row["output"]["desk"] for row in landed(tmp_path / "judged")} == {"returns"}
+        _, told = run(bag, "models_compared", tmp_path, "llm_test", **{**conf, "other_model": "gpt-5-mini"})
+        assert told["judge"] is None
+        assert told["ask"]["comparison"]["disagreed"] == 0
 
 
 @pytest.mark.slow

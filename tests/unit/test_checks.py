@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, computed_field, field_validator, model_validator
+from pydantic import BaseModel, Field, computed_field, field_serializer, field_validator, model_validator
 
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.data.checks import rules_for, texts_of, verify
@@ -59,6 +59,15 @@ class Square(BaseModel):
 
 class Written(BaseModel):
     at: str = Field(serialization_alias="when")
+
+
+class Unwilling(BaseModel):
+    at: str
+    seen: set[str]
+
+    @field_serializer("at")
+    def at_all(self, at):
+        raise RuntimeError("never")
 
 
 def passes(output, row):
@@ -158,6 +167,7 @@ CLASSES = [
     # Written with more than was asked for: what does not count is dropped, and the answer is the schema's.
     (Square, {"side": 3}, {"side": 3}, None, None),
     (Written, {"at": "now"}, {"at": "now"}, None, None),
+    (Unwilling, {"at": "now", "seen": []}, {"at": "now", "seen": []}, None, None),
 ]
 
 
@@ -318,6 +328,10 @@ def test_a_dag_files_class_is_found_wherever_the_file_lies(monkeypatch):
     assert found(f"{here.__name__}:Label") is there.Label
     monkeypatch.setitem(sys.modules, here.__name__, here)
     assert found(path_of(here.Label)) is here.Label
+    # Read once more in the same process, as Airflow does.
+    again = module("a")
+    monkeypatch.setitem(sys.modules, here.__name__, again)
+    assert found(path_of(here.Label)) is again.Label
     monkeypatch.delitem(sys.modules, here.__name__)
     monkeypatch.delitem(sys.modules, there.__name__)
     with pytest.raises(NotImportable, match=r"nightly\.py is not loaded"):

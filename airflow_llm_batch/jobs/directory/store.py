@@ -9,6 +9,7 @@ progress.json                     the one mutable file
 failed.jsonl                      landed rows that did not succeed: what a repair asks again, and people look at
 manifest.json                     what was landed
 shards/00000/answers-{try}.jsonl  what calls of the online lane have answered, as a batch would have
+comparison.json                   of several models' jobs, in each: what their answers have in common
 rules.json                        what answers have to pass, where that has changed since the plan
 killed.json  cleaned.json  taken_over.json  notes: cancelled by hand, vendor files deleted, landed by a repair
 cancelling.json                   a note: the vendor was asked to cancel these batches

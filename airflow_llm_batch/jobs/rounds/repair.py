@@ -105,13 +105,15 @@ class Repair(NamedTuple):
             )
 
     def rules(self, checks: Sequence[str] | None) -> Rules:
-        """Those of the job that is repaired, but for checks that are given.
+        """Those that the rows were landed under, by a fetch with checks of its own too, but for checks that are given.
 
         :raises NothingBilled: for checks that no answer to these rows could pass.
         """
         schema = self.job.output_schema
         verify(checks or (), self.job.columns, schema, free=schema is None)
-        return rules_of(self.store, self.job, checks)
+        landed = self.store.manifest()
+        rules = landed.rules if landed is not None else rules_of(self.store, self.job)
+        return rules if checks is None else rules.model_copy(update={"checks": tuple(checks)})
 
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """What the plan takes over from the job it repairs."""

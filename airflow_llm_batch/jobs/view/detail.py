@@ -16,11 +16,12 @@ from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
+from airflow_llm_batch.jobs.directory.compared import NAME, Comparison
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.directory.tried import Tried
 from airflow_llm_batch.jobs.view.job import JobView, total, view
 from airflow_llm_batch.jobs.view.overview import FILES_AT_ONCE, RoundFiles, modified
-from airflow_llm_batch.models import Batch, Created, Shard, ShardProgress, Void, is_call
+from airflow_llm_batch.models import Batch, Created, Rules, Shard, ShardProgress, Void, is_call
 from airflow_llm_batch.results import Failure, Reason, Usage
 from airflow_llm_batch.storage import modified_at, read_small, storage_path
 
@@ -97,6 +98,8 @@ class JobDetail(JobView):
     cache_saving_usd: float | None = None
     input_error_percent: float | None = None
     estimate_basis: str = ""
+    comparison: Comparison | None = None
+    rules: Rules = Rules()
 
 
 def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> JobDetail:
@@ -123,6 +126,8 @@ def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> 
         estimate=first.estimate,
         timeline=[shard for found in rounds for shard in timeline(found)],
         tried=read_now(rounds[0], "tried.json", Tried),
+        comparison=read_now(rounds[0], NAME, Comparison),
+        rules=manifest.rules if manifest is not None else first.rules,
         **facts,
     )
 

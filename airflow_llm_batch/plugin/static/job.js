@@ -29,10 +29,12 @@ export async function showJob(names) {
       h("h2", {}, "Batches"),
       job.timeline.length ? [h("div", { class: "panel" }, timeline(job.timeline.slice(0, 60), Boolean(job.landed_at), job.state === "cancelling"), kinds(job)), batches(job)] : h("p", { class: "quiet" }, "Nothing was left to ask: no batch was made."),
       failures(job, path),
+      job.comparison ? compared(job.comparison) : null,
       job.usage.length ? usage(job) : null,
       job.files.length ? files(job) : null,
       h("h2", {}, "What was asked"),
       job.request ? h("details", {}, h("summary", {}, "Request template"), h("pre", {}, JSON.stringify(job.request, null, 2))) : h("p", { class: "small quiet" }, "The rows were batch input lines."),
+      checks(job.rules),
     ].flat().filter(Boolean),
   };
 }
@@ -117,6 +119,36 @@ function tried(first) {
           h("details", {}, h("summary", {}, "Request as it was sent"), h("pre", {}, row.sent)),
           row.status === "succeeded" ? row.answer : [row.error_code, row.error_message || row.answer].filter(Boolean).join(": "))))))),
   ].filter(Boolean);
+}
+
+function compared(comparison) {
+  const percent = (part) => part === null || part === undefined ? "" : `${(100 * part).toFixed(1)} %`;
+  const cells = (values) => values.map((value) => h("td", { class: "number" }, value));
+  const table = (heads, rows, texts = 1) => h("div", { class: "scroll" }, h("table", {},
+    h("thead", {}, h("tr", {}, heads.map((name, place) => h("th", { class: place < texts ? "" : "number" }, name)))),
+    h("tbody", {}, rows)));
+  const other = (shares) => Math.max(1 - ["succeeded", "invalid", "refused"].reduce((sum, status) => sum + (shares[status] ?? 0), 0), 0);
+  const agreements = (who, fields) => fields.map((field) => h("tr", {},
+    h("td", {}, who), h("td", {}, field.field || "answer"),
+    cells([number(field.rows), percent(field.share), field.kappa === null ? "" : field.kappa.toFixed(3)])));
+  const columns = comparison.models[0].accuracy.map((found) => `Right, by ${found.column}`);
+  return [
+    h("h2", {}, "Models compared"),
+    table(["Model", "Succeeded", "Invalid", "Refused", "Other", "Cost", "Seconds", ...columns],
+      comparison.models.map((model) => h("tr", {}, h("td", {}, model.name), cells([
+        percent(model.shares.succeeded ?? 0), percent(model.shares.invalid ?? 0), percent(model.shares.refused ?? 0), percent(other(model.shares)),
+        dollars(model.cost_usd), model.seconds === null ? "" : number(Math.round(model.seconds)),
+        ...model.accuracy.map((found) => `${percent(found.share)} of ${number(found.rows)}`)])))),
+    comparison.fields.length ? table(["Models", "Field", "Rows that they answered", "The same", "Kappa"], [
+      ...agreements("all", comparison.fields), ...comparison.pairs.flatMap((pair) => agreements(pair.models.join(" and "), pair.fields))], 2) : null,
+    comparison.answered ? h("p", { class: "small quiet wrap" }, `They disagree about ${number(comparison.disagreed)} of ${number(comparison.answered)} rows.`,
+      comparison.disagreements ? [" ", comparison.disagreements, " ", copy(comparison.disagreements)] : null) : null,
+  ].filter(Boolean);
+}
+
+function checks(rules) {
+  const named = [rules.output_class ? `valid as ${rules.output_class}` : null, ...rules.checks].filter(Boolean);
+  return named.length ? h("p", { class: "small wrap" }, "Answers have to be, or pass: ", named.map((name) => [h("code", {}, name), " "])) : null;
 }
 
 function usage(job) {

@@ -160,6 +160,17 @@ def test_a_repair_asks_what_did_not_pass_and_holds_it_to_the_same(connect, conte
     assert judged(landed(looser)) == {7: "validation_failed", 8: "validation_failed"}
 
 
+def test_a_repair_has_the_checks_that_the_rows_were_landed_under(connect, context, tmp_path):
+    """Those of the fetch that has found them bad: asked again, they do not become good for want of them."""
+    with opinions(said) as (emulator, bodies):
+        conn_id = connect(emulator.url)
+        submit = {name: ASKED[name] for name in ASKED if name not in ("rows", "checks")}
+        first = explicit(context, conn_id, tmp_path, ROWS, fetch={"checks": [is_even]}, **submit)
+        again = explicit(next_task(context, "again"), conn_id, tmp_path, FailedRows(first, also=["invalid"]))
+        assert again["counts"] == first["counts"]
+        assert (again["counts"]["invalid"], len(bodies)) == (5, 9 + 5)
+
+
 def test_other_checks_buy_nothing_and_are_applied_to_what_was_answered(connect, context, tmp_path):
     """One task, cleared with other checks: no call and no batch more, another verdict; without any, none."""
     with opinions(said) as (emulator, bodies):
