@@ -3,5 +3,6 @@
 from airflow_llm_batch.data.failed import FailedRows
 from airflow_llm_batch.data.requests import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.sql import Sql
+from airflow_llm_batch.data.table import Table
 
-__all__ = ["ChatRequest", "EmbeddingRequest", "FailedRows", "RawRequest", "Sql"]
+__all__ = ["ChatRequest", "EmbeddingRequest", "FailedRows", "RawRequest", "Sql", "Table"]

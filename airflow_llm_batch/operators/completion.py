@@ -72,6 +72,10 @@ class CompletionOperator(RunsRounds):
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
         super().__init__(**kwargs)
 
+    @property
+    def asks_each_model(self) -> bool:
+        return self.strategy != "fastest"
+
     def trial(self, context: Context) -> Trial:
         # Whoever calls every row need not try any first.
         return Trial() if self.lane == "online" else super().trial(context)

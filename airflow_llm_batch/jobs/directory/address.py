@@ -91,6 +91,11 @@ class JobAddress:
         """The jobs whose place this one has taken, oldest first."""
         return [replace(self, generation=number, round=1) for number in range(1, self.generation)]
 
+    @property
+    def landed(self) -> str:
+        """URI of the directory for its result files, where nobody names another."""
+        return f"{self.first.uri}/landed"
+
     def of_round(self, number: int) -> JobAddress:
         return replace(self, round=number)
 

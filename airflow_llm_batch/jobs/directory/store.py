@@ -10,6 +10,7 @@ failed.jsonl                      landed rows that did not succeed: what a repai
 manifest.json                     what was landed
 shards/00000/answers-{try}.jsonl  what calls of the online lane have answered, as a batch would have
 killed.json  cleaned.json  taken_over.json  notes: cancelled by hand, vendor files deleted, landed by a repair
+landed/                           result files that are loaded into a table, where no other place is named for them
 round-2/                          the job of the next round; -1.2 beside -1 replaces it, -1~{model} is another model's
 """
 
