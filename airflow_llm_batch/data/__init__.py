@@ -3,6 +3,6 @@
 from airflow_llm_batch.data.failed import FailedRows
 from airflow_llm_batch.data.requests import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.sql import Sql
-from airflow_llm_batch.data.table import Table
+from airflow_llm_batch.data.table import DeltaTable, Table
 
-__all__ = ["ChatRequest", "EmbeddingRequest", "FailedRows", "RawRequest", "Sql", "Table"]
+__all__ = ["ChatRequest", "DeltaTable", "EmbeddingRequest", "FailedRows", "RawRequest", "Sql", "Table"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
 from airflow_llm_batch.exceptions import ConfigurationError
@@ -93,3 +93,31 @@ class Table(Keyed):
     @property
     def place(self) -> str:
         return f"table://{self.conn_id}/{self.table}"
+
+
+@dataclass
+class DeltaTable(Keyed):
+    """A Delta Lake table, into which results are merged by key in one commit, as ``Table`` says. Needs the extra
+    ``delta``. A merge that finds that others have committed meanwhile is made anew; its memory is delta-rs's own.
+
+    :param uri: of the table, as delta-rs takes it: ``s3://bucket/answers``, a local path.
+    :param key: as ``Table``; likewise ``columns`` and ``files``.
+    :param storage_options: for delta-rs (region, endpoint, keys); its own environment variables by default.
+    """
+
+    uri: str
+    key: str | Sequence[str]
+    columns: Columns = None
+    files: str | None = None
+    storage_options: dict[str, str] = field(default_factory=dict, repr=False)
+
+    template_fields: ClassVar[tuple[str, ...]] = ("uri", "key", "columns", "files", "storage_options")
+    required: ClassVar[tuple[str, ...]] = ("uri",)
+    extra: ClassVar[str] = "delta"
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    @property
+    def place(self) -> str:
+        return self.uri if "://" in self.uri else f"file://{self.uri}"

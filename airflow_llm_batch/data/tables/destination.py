@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from airflow_llm_batch.data.table import Keyed, Table
+from airflow_llm_batch.data.table import DeltaTable, Keyed, Table
 from airflow_llm_batch.data.tables.columns import Column, columns_of
 from airflow_llm_batch.data.tables.reading import landed_records
 from airflow_llm_batch.data.tables.rows import Checked, Filled, Loaded, PlannedRows
@@ -30,7 +30,7 @@ class Merged(Protocol):
 
     def reach(self) -> None: ...
     def filled(self, columns: Sequence[Column], *, make: bool) -> list[Filled] | None: ...
-    def load(self, columns: Sequence[Column], records: Iterable[pa.Table], job: str) -> Loaded: ...
+    def load(self, columns: Sequence[Column], records: Callable[[], Iterable[pa.Table]], job: str) -> Loaded: ...
     def is_filled(self, job: str) -> bool: ...
     def remove(self, job: str) -> int: ...
 
@@ -65,7 +65,7 @@ class TableDestination:
         self.table.remedy = LANDED
         columns = columns_of(self.given, layout)
         fields = sorted({column.path[0] for column in columns if column.path})
-        loaded = self.table.load(columns, landed_records(places, layout, fields), job)
+        loaded = self.table.load(columns, lambda: landed_records(places, layout, fields), job)
         gone = f"; {loaded.deleted:,} earlier rows of this job made way" if loaded.deleted else ""
         unfit = f"; {loaded.unfit:,} that its columns cannot hold are invalid there" if loaded.unfit else ""
         return f"{loaded.rows:,} rows merged into {self.uri}{gone}{unfit}."
@@ -96,6 +96,10 @@ class TableDestination:
 
 def table_of(given: Keyed) -> Merged:
     """What merges into a table."""
+    if isinstance(given, DeltaTable):
+        from airflow_llm_batch.data.tables.delta import Delta
+
+        return Delta(given, UNSENT)
     from airflow_llm_batch.data.tables.sql import SqlTable
 
     assert isinstance(given, Table)

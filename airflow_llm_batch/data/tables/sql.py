@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -55,14 +55,17 @@ class SqlTable:
                 Merge(connection, *found, job="").run((), keep=False)
             return found[1]
 
-    def load(self, columns: Sequence[Column], records: Iterable[pa.Table], job: str) -> Loaded:
-        """Replace a job's rows by these, in one transaction."""
+    def load(self, columns: Sequence[Column], records: Callable[[], Iterable[pa.Table]], job: str) -> Loaded:
+        """Replace a job's rows by these, in one transaction.
+
+        :param records: begins to read them.
+        """
         with self.engine() as engine:
             found = self.compared(engine, columns, make=True)
             assert found is not None
             rows = Rows(found[1], job)
             with engine.connect() as connection:
-                deleted = Merge(connection, *found, job=job).run(rows.of(records))
+                deleted = Merge(connection, *found, job=job).run(rows.of(records()))
         return Loaded(rows.count, deleted, rows.unfit)
 
     def is_filled(self, job: str) -> bool:
