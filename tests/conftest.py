@@ -23,6 +23,7 @@ os.environ |= {
 }
 
 from support import ROOT, SECRET  # noqa: E402
+from support.databases import binaries, postgres_server  # noqa: E402
 
 from airflow_llm_batch.emulator import Emulator  # noqa: E402
 from airflow_llm_batch.hooks import LLMBatchHook  # noqa: E402
@@ -86,6 +87,16 @@ def airflow_db():
     from airflow.utils.db import initdb
 
     initdb()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server of our own on a free port; its connection as JSON."""
+    place = binaries()
+    if place is None:
+        pytest.skip("no PostgreSQL server is installed here")
+    with postgres_server(place) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="session")

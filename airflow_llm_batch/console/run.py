@@ -25,6 +25,7 @@ from airflow_llm_batch.operators.failing import check_failures, failing_share
 from airflow_llm_batch.operators.waiting import LONGEST_PAUSE, seconds
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.data.destinations import Destination
     from airflow_llm_batch.data.requests import RequestTemplate
     from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.planning.encoding import RowSpec
@@ -144,7 +145,6 @@ class Work:
 
     def finish(self, spec: RowSpec) -> Answers:
         """All of it, or on from where an earlier run has left it."""
-        from airflow_llm_batch.data.destinations import FileDestination
         from airflow_llm_batch.jobs.landing.superseded import remove_others
 
         try:
@@ -155,19 +155,23 @@ class Work:
             self._leave()
             raise
         summary = manifest.summary(self.run.store.manifest_uri)
-        remove_others(self.run.store, manifest.files, FileDestination.of(self.target), log)
+        remove_others([self.run.store], manifest.files, self.destination, log)
         self.bar.tell(manifest.message)
         return Answers(self.name, self.run.store.address.first.uri, summary, manifest)
 
+    @property
+    def destination(self) -> Destination:
+        from airflow_llm_batch.data.destinations import destination_of
+
+        return destination_of(self.target, self.run.store.address.landed)
+
     def _plan(self, spec: RowSpec) -> None:
-        from airflow_llm_batch.data.destinations import FileDestination
         from airflow_llm_batch.jobs.landing.ownership import check_place
 
-        destination = FileDestination.of(self.target)
-        destination.check()
+        self.destination.check()
         self.bar.say("Writing requests")
         self.run.plan(spec)
-        check_place(self.run.store, destination)
+        check_place(self.run.store, self.destination)
         try:
             self.run.hold_to(lane=self.lane)
         except BudgetExceeded:

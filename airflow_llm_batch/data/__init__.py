@@ -5,5 +5,16 @@ from airflow_llm_batch.data.compare import Compare
 from airflow_llm_batch.data.failed import FailedRows
 from airflow_llm_batch.data.requests import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.sql import Sql
+from airflow_llm_batch.data.table import DeltaTable, Table
 
-__all__ = ["AnswerCache", "ChatRequest", "Compare", "EmbeddingRequest", "FailedRows", "RawRequest", "Sql"]
+__all__ = [
+    "AnswerCache",
+    "ChatRequest",
+    "Compare",
+    "DeltaTable",
+    "EmbeddingRequest",
+    "FailedRows",
+    "RawRequest",
+    "Sql",
+    "Table",
+]

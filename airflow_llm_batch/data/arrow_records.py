@@ -76,13 +76,7 @@ class Records:
         :raises Unwritable: for one that the columns cannot hold; nothing was added then.
         """
         # Everything is converted before anything is added: a record is added whole or not at all.
-        try:
-            record, vectors = self.converted(result, columns), self.vectors_of(result.embedding)
-        except Unwritable:
-            raise
-        except Exception as error:
-            # Answers and rows are anything: whatever a conversion says of one, the others have to be landed.
-            raise Unwritable(f"{type(error).__name__}: {error}"[:LONGEST]) from None
+        record, vectors = self.values(result, columns)
         values = self.columns
         for name, value in record.items():
             values[name].append(value)
@@ -94,6 +88,19 @@ class Records:
         self.rows += 1
         texts = (record[name] for name in JSON)
         self.bytes += len(result.text or "") + len(columns) + sum(map(len, filter(None, texts)))
+
+    def values(self, result: Result, columns: msgspec.Raw) -> tuple[dict[str, Any], list[array[float]]]:
+        """A record's values by column, and its vectors.
+
+        :raises Unwritable: for one that the columns cannot hold.
+        """
+        try:
+            return self.converted(result, columns), self.vectors_of(result.embedding)
+        except Unwritable:
+            raise
+        except Exception as error:
+            # Answers and rows are anything: whatever a conversion says of one, the others have to be landed.
+            raise Unwritable(f"{type(error).__name__}: {error}"[:LONGEST]) from None
 
     @property
     def size(self) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_llm_batch.data.sinks import Parts, sink_class
+from airflow_llm_batch.data.table import Keyed
+from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.outages import patiently
 from airflow_llm_batch.storage import check_writable, exists, fresh, remove, storage_path, sweep
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from airflow_llm_batch.data.sinks import Layout, Sink
+    from airflow_llm_batch.data.tables.rows import PlannedRows
     from airflow_llm_batch.jobs.options import Target
     from airflow_llm_batch.results import Result
 
@@ -66,6 +69,14 @@ class Destination(Protocol):
         :raises ConfigurationError: names what is wrong.
         """
 
+    def prepare(self, layout: Layout, *, make: bool) -> PlannedRows | None:
+        """Before anything is sent: prove that it can hold a job's records.
+
+        :param make: make what is missing there.
+        :return: what looks at the values that are known by now, None where there is nothing to look at.
+        :raises ConfigurationError: names what cannot be held.
+        """
+
     def begin(self, layout: Layout, name: str) -> Writer:
         """Records of one shard.
 
@@ -78,6 +89,21 @@ class Destination(Protocol):
         :param mark: ends their names, and tells them apart from what they were.
         :raises FileNotFoundError: when one is gone.
         """
+
+    def finish(self, layout: Layout, places: Sequence[str], job: str) -> str:
+        """After the last record of a landing is published, and before its manifest: what has to be done at once, with
+        all of them. Done again, it changes nothing.
+
+        :param places: all that the landing has published.
+        :param job: whose records they are, the same for every landing of it, whichever round or input.
+        :return: what was done, for the log; "" for nothing.
+        """
+
+    def is_finished(self, job: str) -> bool:
+        """Whether what ``finish`` has done of a job is still there."""
+
+    def withdraw(self, job: str) -> int:
+        """Undo what ``finish`` has done of a job; how many records it was."""
 
     def holds(self, places: Sequence[str]) -> bool:
         """Whether all of them are there, of this kind."""
@@ -92,6 +118,27 @@ class Destination(Protocol):
         """Take away what was left of landings of these places that were killed."""
 
 
+def destination_of(target: Target, home: str) -> Destination:
+    """Where a job's results go.
+
+    :param home: directory for its files where the target names none.
+    :raises ConfigurationError: for an unknown format, and for what needs a library that is not installed.
+    """
+    given = target.destination
+    if not isinstance(given, Keyed):
+        return FileDestination(given, target.format, target.max_file_size)
+    files = FileDestination(given.given["files"] or home, target.format, target.max_file_size)
+    try:
+        from airflow_llm_batch.data.tables.destination import TableDestination
+
+        return TableDestination(files, given)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{type(given).__name__} as a destination needs a package that is not installed here ({error}); pip "
+            f"install 'airflow-provider-llm-batch[{given.extra}]' where tasks run. Nothing was sent."
+        ) from None
+
+
 class FileDestination:
     """Result files in a directory, one per shard or more.
 
@@ -104,13 +151,20 @@ class FileDestination:
         self.largest = max_file_size
         self.sink = sink_class(format)
 
-    @classmethod
-    def of(cls, target: Target) -> FileDestination:
-        """:raises ConfigurationError: for an unknown format, and for one whose library is not installed."""
-        return cls(target.destination, target.format, target.max_file_size)
-
     def check(self) -> None:
         check_writable(self.directory)
+
+    def prepare(self, layout: Layout, *, make: bool) -> None:
+        """A file holds anything."""
+
+    def finish(self, layout: Layout, places: Sequence[str], job: str) -> str:
+        return ""
+
+    def is_finished(self, job: str) -> bool:
+        return True
+
+    def withdraw(self, job: str) -> int:
+        return 0
 
     def file(self, layout: Layout, stem: str) -> Sink:
         return self.sink(self.directory / f"{stem}{self.sink.suffix}", layout)

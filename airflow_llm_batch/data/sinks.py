@@ -30,12 +30,14 @@ class Layout:
     :param output_schema: JSON schema of ``output``, None for answers that are free text.
     :param key: kind of the keys, and ``columns`` of the pass-through columns, as ``data.kinds`` names them.
     :param several_vectors: a request may embed several texts.
+    :param answers: the fields, beside ``output``, that hold what was answered.
     """
 
     output_schema: dict[str, Any] | None = None
     key: str = "json"
     columns: dict[str, str] = field(default_factory=dict)
     several_vectors: bool = False
+    answers: tuple[str, ...] = ("text", "tool_calls", "embedding")
 
 
 class Sink(Protocol):

@@ -11,6 +11,7 @@ from airflow_llm_batch.jobs.directory.address import JobAddress
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.answer_cache import AnswerCache
+    from airflow_llm_batch.data.table import Keyed
     from airflow_llm_batch.providers.base import Provider
     from airflow_llm_batch.providers.options import Options
 
@@ -165,13 +166,13 @@ class Deadline:
 class Target:
     """Where and how results are landed.
 
-    :param destination: directory for the files, any ``ObjectStoragePath`` URI.
+    :param destination: directory for the files, any ``ObjectStoragePath`` URI; or a table.
     :param max_file_size: bytes after which another file is begun, None for one file a shard.
     :param keep_raw: every record has the vendor's whole line in ``raw``.
     :param checks: that answers have to pass, None for the job's own.
     """
 
-    destination: str
+    destination: str | Keyed
     format: str = "jsonl"
     max_file_size: int | None = None
     keep_raw: bool = False

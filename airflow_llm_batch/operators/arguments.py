@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_llm_batch.data.requests import RequestTemplate
+    from airflow_llm_batch.data.table import Keyed
     from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.jobs.money.entries import Balance
     from airflow_llm_batch.jobs.planning.shards import Rows
@@ -252,7 +253,7 @@ class LandsResults(SendsAlerts):
     def __init__(
         self,
         *,
-        destination: str,
+        destination: str | Keyed,
         format: str = "jsonl",  # noqa: A002
         max_file_size: int | None = None,
         fail_on: Literal["any", "all", "none"] | float | str = 0.5,
@@ -273,6 +274,12 @@ class LandsResults(SendsAlerts):
             failing_share(self.fail_on)
         if "{" not in self.format:
             check_format(self.format)
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        # Airflow renders nested objects in place; a table is shared by every run of the DAG object.
+        if hasattr(self.destination, "template_fields"):
+            self.destination = copy.copy(self.destination)
+        super().render_template_fields(context, jinja_env)
 
     @property
     def target(self) -> Target:

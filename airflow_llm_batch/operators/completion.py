@@ -72,6 +72,11 @@ class CompletionOperator(RunsRounds):
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
         super().__init__(**kwargs)
 
+    @property
+    def asks_each_model(self) -> bool:
+        # A race has one answer to each row.
+        return self.strategy != "fastest"
+
     def trial(self, context: Context) -> Trial:
         # Whoever calls every row need not try any first.
         return Trial() if self.lane == "online" else super().trial(context)
@@ -91,11 +96,6 @@ class CompletionOperator(RunsRounds):
             value = getattr(self, name)
             if value is not None and "{" not in str(value) and not positive(value):
                 raise ConfigurationError(f"{name} is {value!r}; give a number above 0. Nothing was sent.")
-
-    @property
-    def is_compared(self) -> bool:
-        # A race has one answer to each row.
-        return bool(self.models) and self.strategy != "fastest"
 
     @plainly
     def execute(self, context: Context) -> Any:

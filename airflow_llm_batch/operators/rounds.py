@@ -72,16 +72,23 @@ class RunsRounds(AsksRows, LandsResults):
     @property
     def is_compared(self) -> bool:
         """Whether several models answer every row."""
-        return bool(self.models)
+        return bool(self.models) and self.asks_each_model
+
+    @property
+    def asks_each_model(self) -> bool:
+        """Whether a row has an answer of every model."""
+        return True
 
     def accepted_failures(self, context: Context) -> float | None:
         return failing_share(self.fail_on)
 
     def planned_runs(self, context: Context) -> list[JobRun]:
         """A planned job for each model that is asked."""
-        from airflow_llm_batch.data.destinations import FileDestination
+        from airflow_llm_batch.data.destinations import destination_of
+        from airflow_llm_batch.jobs.landing.layouts import check_rows
         from airflow_llm_batch.jobs.landing.ownership import check_place
         from airflow_llm_batch.jobs.planning.encoding import passthrough_map
+        from airflow_llm_batch.operators.tables import check_models, check_table
 
         self.check_arguments()
         self.check_input()
@@ -93,15 +100,21 @@ class RunsRounds(AsksRows, LandsResults):
                 "FailedRows asks again what was sent, of the model that it was sent to; leave out models. Nothing was "
                 "sent."
             )
-        destination = FileDestination.of(self.target)
-        destination.check()
-        runs = []
         if self.is_compared and self.request is not None and (compare := compare_of(self.compare)) is not None:
             check_compare(compare, self.request.schema(), passthrough_map(self.passthrough))
+        check_table(self.destination, self.key, self.request, self.passthrough)
+        if self.asks_each_model:
+            check_models(self.destination, self.models)
+        runs: list[JobRun] = []
         for asked in asked_models(self.models, self.request, self.conn_id):
             run = self.run_of(context, asked.conn_id, asked.name)
+            destination = destination_of(self.target, run.store.address.landed)
+            if not runs:
+                destination.check()
             self.plan(run, rows, asked.request)
             check_place(run.store, destination)
+            if not run.is_begun:
+                check_rows(run.store, run.job, destination, make=not self.only_plan)
             runs.append(run)
         return runs
 
@@ -153,14 +166,15 @@ class RunsRounds(AsksRows, LandsResults):
 
     def finish(self, context: Context, landed: Sequence[tuple[JobRun, Manifest]]) -> dict[str, Any]:
         """Tell what was landed, and fail the task when too much of it failed."""
-        from airflow_llm_batch.data.destinations import FileDestination
+        from airflow_llm_batch.data.destinations import destination_of
         from airflow_llm_batch.jobs.landing.superseded import remove_others
 
         manifests = {run.store.manifest_uri: manifest for run, manifest in landed}
         run, manifest = landed[0]
         summary = manifest.summary(run.store.manifest_uri) if len(landed) == 1 else joined(manifests)
         self.link_addresses = addresses(run.store.uri, run.hook.provider, manifest.batches, manifest.destination)
-        remove_others(run.store, summary["files"], FileDestination.of(self.target), self.log)
+        destination = destination_of(self.target, run.store.address.landed)
+        remove_others([run.store for run, _ in landed], summary["files"], destination, self.log)
         self._compare(landed, summary)
         self.alerts.tell_of_landing(context, self.log, summary, run.max_cost)
         self.check_failures(summary, ", ".join(manifests))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.options import Deadline
+from airflow_llm_batch.jobs.options import Deadline, Origin, Target
 from airflow_llm_batch.operators.arguments import AsksRows
 from airflow_llm_batch.operators.failing import failing_share
 from airflow_llm_batch.operators.handle import JobHandle
@@ -16,6 +17,7 @@ from airflow_llm_batch.operators.waiting import check_event, trigger_of
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_llm_batch.data.destinations import Destination
     from airflow_llm_batch.jobs.run import JobRun
     from airflow_llm_batch.operators.fetch import FetchResultsOperator
 
@@ -83,6 +85,8 @@ class SubmitBatchOperator(AsksRows):
 
     @plainly
     def execute(self, context: Context) -> Any:
+        from airflow_llm_batch.jobs.landing.layouts import check_rows
+
         self.check_input()
         rows = self.given_rows(context)
         if (rows is None) == (self.batch_id is None):
@@ -91,12 +95,14 @@ class SubmitBatchOperator(AsksRows):
             raise ConfigurationError(
                 "The checks of a batch that was made elsewhere are given to the FetchResultsOperator. Nothing was sent."
             )
-        self._check_destinations(context)
+        destinations = self._destinations(context)
         if self.batch_id is not None:
             return self._take(context, str(self.batch_id)).to_xcom()
         run = self.run_of(context, self.conn_id)
         try:
             self.plan(run, rows, self.request)
+            for destination in () if run.is_begun else destinations:
+                check_rows(run.store, run.job, destination, make=not self.only_plan)
             self.hold_to_budget(context, run)
             return self._go(context, run, self.submit(run))
         finally:
@@ -187,27 +193,35 @@ class SubmitBatchOperator(AsksRows):
 
         return [task for task in self.get_flat_relatives(upstream=False) if isinstance(task, FetchResultsOperator)]
 
-    def _check_destinations(self, context: Context) -> None:
-        """Prove that what lies downstream can be written, before money is spent.
+    def _destinations(self, context: Context) -> list[Destination]:
+        """What lies downstream and is known by now; it can be written.
 
         :raises ConfigurationError: names the destination, or the package that its format needs.
         """
+        from airflow_llm_batch.data.destinations import destination_of
         from airflow_llm_batch.data.sinks import sink_class
-        from airflow_llm_batch.storage import check_writable, storage_path
+        from airflow_llm_batch.data.table import Keyed
+        from airflow_llm_batch.operators.tables import check_table
 
+        found = []
+        home = Origin.of(context["ti"]).address(self.storage).landed
         for task in self._fetching():
             if "{" not in str(task.format):
                 sink_class(task.format)
             if "xcom" in str(task.destination):
                 continue
             try:
-                destination = self.render_template(task.destination, context)
+                given = self.render_template(copy.copy(task.destination), context)
             except Exception as error:
                 self.log.info("The destination of %s is known only later (%s); not checked now.", task.task_id, error)
                 continue
-            if not destination or not isinstance(destination, str):
+            if not given or not isinstance(given, str | Keyed):
                 raise ConfigurationError(f"The destination of task {task.task_id!r} is empty. Nothing was sent.")
-            check_writable(storage_path(destination))
+            check_table(given, self.key, self.request, self.passthrough)
+            destination = destination_of(Target(given, "jsonl" if "{" in str(task.format) else task.format), home)
+            destination.check()
+            found.append(destination)
+        return found
 
 
 def share_of(task: FetchResultsOperator, context: Context) -> float | None:

@@ -205,6 +205,40 @@ def test_openlineage_facets_name_sources_and_row_counts(bag, connect, tmp_path):
     }
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_only_rows_that_the_table_does_not_answer_are_asked(bag, connect, tmp_path, monkeypatch, request, kind):
+    """The first run asks all, a second what came since and what failed, a third nothing."""
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+    own = json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/warehouse.db"})
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", own if kind == "sqlite" else request.getfixturevalue("postgres"))
+    hook = DbApiHook.get_hook("warehouse")
+
+    def reviews(first, last):
+        values = ", ".join(f"({n}, 'Review {n}', '2026-01-01 00:00:00')" for n in range(first, last))
+        hook.run(f"insert into reviews values {values}")
+
+    hook.run("create table reviews (id bigint primary key, text text, written_at timestamp)", autocommit=True)
+    reviews(0, 20)
+    hook.run("insert into reviews values (99, 'Not yet', '2999-01-01 00:00:00')")
+    with Emulator(duration=0.2, faults={"row_errors": 0.3, "heal": 3}) as emulator:
+        conn_id = connect(emulator.url)
+        asked = []
+        for start in (None, 20, None, None):
+            if start:
+                reviews(start, start + 10)
+            before = sum(batch.total for batch in emulator.vendor.batches.values())
+            run(bag, "only_new_rows", tmp_path, conn_id)
+            asked.append(sum(batch.total for batch in emulator.vendor.batches.values()) - before)
+    rows = hook.get_records("select id, topic, stars, status from review_labels order by id")
+    assert [row[0] for row in rows] == list(range(30))
+    assert {row[3] for row in rows} == {"succeeded"}
+    assert all(row[1] and 1 <= row[2] <= 5 for row in rows)
+    assert asked[0] >= 20
+    assert 10 <= asked[1] < 30
+    assert asked[-1] == 0
+
+
 @pytest.mark.parametrize("name", ["small_work", "fastest_model", "compare_models"])
 def test_the_online_lane_answers_without_a_batch(bag, provider, connect, tmp_path, name):
     """Called, raced, compared: one record per row, or per row and model, each with its own question's answer."""

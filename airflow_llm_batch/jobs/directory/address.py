@@ -98,6 +98,11 @@ class JobAddress:
         parts = path.split("/")
         return scheme + mark + "/".join(parts[:-3] or parts[:1])
 
+    @property
+    def landed(self) -> str:
+        """URI of the directory for its result files, where nobody names another."""
+        return f"{self.first.uri}/landed"
+
     def of_round(self, number: int) -> JobAddress:
         return replace(self, round=number)
 

@@ -13,6 +13,7 @@ comparison.json                   of several models' jobs, in each: what their a
 rules.json                        what answers have to pass, where that has changed since the plan
 killed.json  cleaned.json  taken_over.json  notes: cancelled by hand, vendor files deleted, landed by a repair
 cancelling.json                   a note: the vendor was asked to cancel these batches
+landed/                           result files that are loaded into a table, where no other place is named for them
 round-2/                          the job of the next round; -1.2 beside -1 replaces it, -1~{model} is another model's
 """
 

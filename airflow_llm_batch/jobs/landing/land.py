@@ -6,13 +6,14 @@ from collections.abc import Container
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from airflow_llm_batch.data.destinations import FileDestination
+from airflow_llm_batch.data.destinations import destination_of
 from airflow_llm_batch.estimate import CALLED
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.claims import Claim
 from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.landing.figures import report_figures
+from airflow_llm_batch.jobs.landing.layouts import owner_of
 from airflow_llm_batch.jobs.landing.ownership import short_hash, take_place
 from airflow_llm_batch.jobs.landing.records import Landing
 from airflow_llm_batch.jobs.landing.superseded import remove_superseded
@@ -48,7 +49,7 @@ def land(
         raise ConfigurationError(
             f"The job was submitted to {job.provider}; connection {hook.conn_id!r} is for {hook.provider.name}."
         )
-    destination = FileDestination.of(target)
+    destination = destination_of(target, store.address.landed)
     with Claim.of(store, f"landing-{short_hash(destination.uri)}", hook.options) as claim:
         before = store.manifest()
         kept = before is not None and has_passed(store, before, target)
@@ -61,6 +62,9 @@ def land(
         landing = Landing(store, job, hook, target, log, only, claim)
         manifest = landing.land(ended_batches(landing.listing, hook, job), before)
         claim.check()
+        if told := destination.finish(landing.layout, manifest.files, owner_of(store, job)):
+            log.info("%s", told)
+            claim.check()
         store.save_manifest(manifest)
         if before is None:
             count_landing(job, landing.own)
@@ -133,17 +137,17 @@ def land_once(store: JobStore, job: Job, hook: LLMBatchHook, target: Target, log
     if manifest is None or not is_landed(store, target):
         return land(store, job, hook, target, log)
     # The last try may have been killed right before this.
-    remove_superseded(store, job, FileDestination.of(target), manifest, None, log)
+    remove_superseded(store, job, destination_of(target, store.address.landed), manifest, None, log)
     return manifest
 
 
 def is_landed(store: JobStore, target: Target) -> bool:
     """Whether the rows lie there already, as this job has landed them, or one that repairs it."""
-    manifest, destination = store.manifest(), FileDestination.of(target)
+    manifest, destination = store.manifest(), destination_of(target, store.address.landed)
     if manifest is None or manifest.destination != destination.uri or not has_passed(store, manifest, target):
         return False
     if destination.holds(manifest.files):
-        return True
+        return not manifest.rows or destination.is_finished(owner_of(store, store.job()))
     by = store.taken_over()
     return by is not None and is_landed(by, target)
 

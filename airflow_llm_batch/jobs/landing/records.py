@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from airflow_llm_batch.data.destinations import FileDestination
+from airflow_llm_batch.data.destinations import destination_of
 from airflow_llm_batch.data.raw import as_written, without_answer
 from airflow_llm_batch.data.row_check import row_check
-from airflow_llm_batch.data.sinks import Layout
 from airflow_llm_batch.downloads import batch_lines
 from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable
 from airflow_llm_batch.jobs.directory import history
@@ -24,6 +23,7 @@ from airflow_llm_batch.jobs.landing.again import DELIVERY, Again, NotDelivered, 
 from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
 from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
 from airflow_llm_batch.jobs.landing.figures import without_cache, without_cost
+from airflow_llm_batch.jobs.landing.layouts import layout_of
 from airflow_llm_batch.jobs.landing.manifest import manifest_of
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
 from airflow_llm_batch.jobs.landing.side import SideFile
@@ -68,11 +68,11 @@ class Landing:
     ) -> None:
         self.store, self.job, self.hook, self.log = store, job, hook, log
         self.claim, self.only = claim, only
-        self.destination = FileDestination.of(target)
+        self.destination = destination_of(target, store.address.landed)
         chosen = hook.options.delivery_seconds
         self.delivery_seconds = DELIVERY if chosen is None else chosen
         self.lands_undelivered = hook.options.undelivered == "land"
-        self.layout = Layout(job.output_schema, job.key_kind, job.columns, job.several_vectors)
+        self.layout = layout_of(job)
         self.keep_raw = target.keep_raw
         self.prices = Prices.of(hook)
         self.batched: Price = partial(self.prices.cost, called=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.landing.layouts import owner_at
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -34,14 +35,23 @@ def remove_superseded(
     destination.sweep(manifest.files)
 
 
-def remove_others(store: JobStore, places: Collection[str], destination: Destination, log: Logger) -> None:
+def remove_others(stores: Sequence[JobStore], places: Collection[str], destination: Destination, log: Logger) -> None:
     """Take away what the task instance has landed in this place and does not account for now: other models' rows, say,
     that are not asked any more.
 
-    :param places: what it has landed now, all models together.
+    :param stores: the jobs that it has landed now, one for each model, and ``places`` what it has landed of them.
     """
-    for sibling in history.siblings(store):
+    unwanted_jobs = set()
+    for sibling in history.siblings(stores[0]):
         for landed in history.landings(sibling):
-            unwanted = set(landed.places.get(destination.uri, ())) - set(places)
+            if destination.uri not in landed.places:
+                continue
+            unwanted_jobs.add(owner_at(sibling))
+            unwanted = set(landed.places[destination.uri]) - set(places)
             for place in destination.remove(sorted(unwanted)):
                 log.info("Removed %s, which this task has landed earlier.", place)
+    for job in sorted(unwanted_jobs - {owner_at(store) for store in stores}):
+        if gone := destination.withdraw(job):
+            log.info(
+                "Removed %d rows of %s from %s, which this task does not ask any more.", gone, job, destination.uri
+            )

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.odd import FINE, cells, encoded, fields
 
 from airflow_llm_batch.data.kinds import Kinds, kind_of, merge, told
 from airflow_llm_batch.data.parquet_sink import ParquetSink
 from airflow_llm_batch.data.sinks import Layout
-from airflow_llm_batch.data.values import Nanoseconds, plain, to_json
+from airflow_llm_batch.data.values import plain, to_json
 from airflow_llm_batch.exceptions import Unwritable
 from airflow_llm_batch.jobs.landing.records import without_answer
 from airflow_llm_batch.results import Result
@@ -30,7 +31,6 @@ SCHEMA = {
     "additionalProperties": False,
 }  # fmt: skip
 NEW, FIRST, LAST = map(dt.datetime.fromisoformat, ("2026-01-01", "0001-01-01", "9999-12-31"))
-FINE = Nanoseconds("2026-01-01T00:00:00.000000001")
 
 
 def written(tmp_path, records, layout):
@@ -129,39 +129,6 @@ def test_a_row_that_its_plan_did_not_foresee_is_landed_all_the_same(tmp_path):
     assert all(row["text"] == "hi" and row["key"] == dt.date(2026, 1, 1) for row in rows)
     assert rows[0]["d"] == rows[-1]["d"] == Decimal("1.5")
     assert {row["raw"] for row in rows} == {None, "the whole line"}
-
-
-words = st.text(max_size=4) | st.sampled_from(["\ud800", "a\udfff", "", "1E400"])
-numbers = st.integers() | st.integers(-(2**70), 2**70) | st.floats() | st.just(10**400)
-anything = st.recursive(
-    st.none() | st.booleans() | numbers | words,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
-    max_leaves=6,
-)
-cells = anything | st.binary(max_size=3) | st.dates() | st.times() | st.datetimes(timezones=st.none() | st.just(UTC))
-cells |= st.decimals(allow_nan=False, allow_infinity=False) | st.just(FINE) | st.timedeltas()
-vectors = st.none() | st.lists(numbers | st.none(), max_size=3) | st.lists(st.lists(numbers, max_size=2), max_size=2)
-vectors |= st.sampled_from([msgspec.Raw(b"[1e400]"), msgspec.Raw(b"[0.5,1]"), [msgspec.Raw(b"[1]")]])
-fields = st.fixed_dictionaries(
-    {},
-    optional={
-        "text": words, "reasoning": words, "output": anything, "embedding": vectors, "model": words,
-        "finish_reason": words, "error_code": words, "error_message": words, "input_tokens": numbers | anything,
-        "output_tokens": st.integers(-(2**65), 2**65), "cost_usd": st.floats() | st.none(), "choices": anything,
-        "logprobs": anything, "citations": anything, "raw": anything,
-        "tool_calls": st.lists(st.fixed_dictionaries({"id": words, "name": words, "arguments": anything}), max_size=2),
-    },
-)  # fmt: skip
-
-
-def encoded(value):
-    """A cell as planning takes it, or nothing where it refuses such rows itself."""
-    try:
-        value = plain(value)
-        to_json(value)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return None
-    return value
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

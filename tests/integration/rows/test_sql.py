@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import os
-import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 from support.jobs import chat, land, spec, submit
@@ -34,36 +28,6 @@ def sqlite(tmp_path, monkeypatch):
         db.executemany("insert into reviews values (?, ?, ?)", [(n, f"text {n}", n / 2) for n in range(2500)])
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({"conn_type": "sqlite", "host": str(path)}))
     return "shop"
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    """A PostgreSQL server of our own on a free port; yields its connection as JSON."""
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin")) or [os.path.dirname(shutil.which("initdb") or "")]
-    if not found[-1]:
-        pytest.skip("no PostgreSQL server is installed here")
-    home = Path(tempfile.mkdtemp(prefix="llm-batch-pg-"))
-    # PostgreSQL refuses to run as root.
-    runner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if runner:
-        shutil.chown(home, "postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def run(name, *args):
-        done = subprocess.run([*runner, f"{found[-1]}/{name}", *args], cwd=home, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    run("initdb", "-D", f"{home}/data", "-U", "llm", "-A", "trust", "-E", "UTF8", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={home} -c fsync=off"
-    run("pg_ctl", "-D", f"{home}/data", "-w", "-l", f"{home}/log", "-o", options, "start")
-    try:
-        server = {"conn_type": "postgres", "host": "127.0.0.1", "port": port, "login": "llm", "schema": "postgres"}
-        yield json.dumps({**server, "password": "not-asked-for"})
-    finally:
-        run("pg_ctl", "-D", f"{home}/data", "-m", "immediate", "stop")
-        shutil.rmtree(home)
 
 
 def test_a_query_is_a_source_like_any_other(sqlite, hook, provider, store, tmp_path):
