@@ -13,9 +13,6 @@ from airflow_llm_batch.estimate import Estimate
 Outcome = Literal["completed", "partial", "failed", "expired", "cancelled"]
 
 
-#: how rows travel to the vendor: in a batch, or called one by one, at the usual price or at flex
-
-
 class Fact(BaseModel):
     """What a job directory keeps as a file."""
 

@@ -303,3 +303,17 @@ def test_the_deadline_is_kept_in_a_dag(bag, connect, tmp_path):
     assert sorted(row["key"] for row in rows) == list(range(3, 13))
     assert told["fetch"]["counts"]["succeeded"] == 10
     assert 0 < called <= 10
+
+
+def test_the_second_night_pays_for_what_has_changed(bag, connect, tmp_path):
+    """Two runs of the example: the second asks one ticket, and the tidied cache has every answer."""
+    tickets = [{"id": n, "text": f"ticket {n % 8}"} for n in range(10)]
+    with Emulator(duration=0) as emulator:
+        conn_id = connect(emulator.url)
+        for changed in ([], [{"id": 10, "text": "new"}]):
+            (tmp_path / "tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tickets + changed))
+            _, told = run(bag, "answers_bought_once", tmp_path, conn_id)
+        assert [batch.total for batch in emulator.vendor.batches.values()] == [8, 1]
+    assert told["label"]["spared"] == {"known": 10}
+    assert told["tidy"]["answers"] == 9
+    assert len(landed(tmp_path)) == 21

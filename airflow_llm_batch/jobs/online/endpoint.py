@@ -99,10 +99,8 @@ class Vendor:
         self.provider, self.calls, self.check = hook.provider, calls, check
         self.transport, self.auth = hook.transport, hook.transport.auth
         self.origin, self.connect_timeout = httpx.URL(hook.provider.call_url), hook.transport.connect_timeout
-        fixed = (
-            {**(self.auth.fixed or {}), **self.auth.besides, **self.auth.also} if self.auth.owns(self.origin) else {}
-        )
-        self.headers = {**hook.transport.agent, **fixed}
+        own = {**(self.auth.fixed or {}), **self.auth.besides, **self.auth.also}
+        self.headers = {**hook.transport.agent, **(own if self.auth.owns(self.origin) else {})}
         self.retries = hook.transport.retries if calls.retries is None else calls.retries
         self.pace = Pace(calls.concurrency, calls.requests_per_minute, calls.tokens_per_minute)
         self.tier = Tier(self.provider, calls.lane, calls.fallback)

@@ -19,6 +19,7 @@ from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
 from airflow_llm_batch.jobs.directory.compared import NAME, Comparison
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.directory.tried import Tried
+from airflow_llm_batch.jobs.landing.figures import spared_figures
 from airflow_llm_batch.jobs.view.job import JobView, total, view
 from airflow_llm_batch.jobs.view.overview import FILES_AT_ONCE, RoundFiles, modified
 from airflow_llm_batch.models import Batch, Created, Rules, Shard, ShardProgress, Void, is_call
@@ -98,6 +99,8 @@ class JobDetail(JobView):
     cache_saving_usd: float | None = None
     input_error_percent: float | None = None
     estimate_basis: str = ""
+    spared: dict[str, int] = Field(default_factory=dict)
+    spared_usd: float | None = None
     comparison: Comparison | None = None
     rules: Rules = Rules()
 
@@ -147,6 +150,7 @@ def landed(manifest: Manifest, own: list[LandedRound]) -> dict[str, Any]:
         "cache_saving_usd": total(done.cache_saving_usd for done in own),
         "input_error_percent": manifest.input_error_percent,
         "estimate_basis": manifest.estimate_basis,
+        **spared_figures(own),
     }
 
 

@@ -82,7 +82,10 @@ def view(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> Jo
     done, failed = rounds[-1].counts
     own = [done for done in manifest.rounds if f"{done.job}/".startswith(f"{rounds[0].uri}/")] if manifest else []
     landed = rounds[-1].manifest is not None
-    if manifest is not None:
+    if manifest is None:
+        # What nobody is asked has its answer.
+        done += sum(shard.rows for shard in last.spared)
+    else:
         bad = manifest.rows - manifest.counts.get("succeeded", 0)
         # A further round runs: its rows are not done yet, and have not failed again.
         done = manifest.rows if landed else manifest.rows - last.rows + done

@@ -54,6 +54,7 @@ function facts(job) {
     fact("The same called one by one", job.sync_cost_usd === null ? null : dollars(job.sync_cost_usd), job.saving_usd ? `${dollars(job.saving_usd)} saved` : ""),
     fact("Tokens", job.tokens ? short(job.tokens) : null, inputError(job)),
     fact("Read from caches", job.cached_tokens || job.cache_write_tokens ? share(job.cached_tokens, job.input_tokens) : null, caches(job)),
+    fact("Not asked", spared(job) ? `${number(spared(job))} rows` : null, notAsked(job)),
     fact("Rows from", job.sources.length ? job.sources.slice(0, 3).join(", ") : null, job.sources.length > 3 ? `and ${job.sources.length - 3} more` : ""));
 }
 
@@ -71,6 +72,16 @@ function caches(job) {
   const saved = job.cache_saving_usd;
   const worth = saved === null ? "" : saved < 0 ? `, ${dollars(-saved)} paid for nothing` : `, ${dollars(saved)} saved`;
   return `${short(job.cache_write_tokens)} tokens written${worth}`;
+}
+
+/** Rows that had an answer already. */
+function spared(job) {
+  return Object.values(job.spared).reduce((sum, rows) => sum + rows, 0);
+}
+
+function notAsked(job) {
+  const why = [job.spared.known ? `${number(job.spared.known)} answered to earlier jobs` : null, job.spared.copy ? `${number(job.spared.copy)} ask what others ask` : null];
+  return [...why, job.spared_usd === null ? null : `${dollars(job.spared_usd)} saved`].filter(Boolean).join(", ");
 }
 
 function statuses(job) {
