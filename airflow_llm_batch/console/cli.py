@@ -188,7 +188,8 @@ def cancel(given: argparse.Namespace) -> int:
     if given.json:
         sys.stdout.write(json.dumps({**done._asdict(), "message": done.message}) + "\n")
     else:
-        Console().print(done.message, markup=False, highlight=False, soft_wrap=True)
+        on = f"Connection {hook.conn_id!r}, job {store.uri}: {done.message}"
+        Console().print(on, markup=False, highlight=False, soft_wrap=True)
     return 0 if done.is_done else 1
 
 
