@@ -43,6 +43,9 @@ class Merge:
                 staging = self.staging()
             with self.connection.begin():
                 self.fill(staging, rows)
+                # Every row of the job is looked for here.
+                keys = ", ".join(map(self.connection.dialect.identifier_preparer.quote, self.keys))
+                self.connection.exec_driver_sql(f"CREATE INDEX temp.{staging.name}_key ON {staging.name} ({keys})")
             self.connection = self.connection.execution_options(writes=True)
             with self.connection.begin() as whole:
                 deleted = self.merge(staging)

@@ -19,8 +19,8 @@ from airflow_llm_batch.storage import open_random, storage_path
 if TYPE_CHECKING:
     from airflow_llm_batch.data.sinks import Layout
 
-#: records of a Parquet file that are read at once
-ROWS = 5000
+#: records that are read at once
+ROWS = 2000
 NULL = msgspec.Raw(b"null")
 
 
@@ -60,7 +60,7 @@ def line_records(place: str, layout: Layout) -> Iterator[pa.Table]:
             members = members_of(line) if names else {}
             carried = b",".join(b"%b:%b" % (names[n], bytes(v)) for n, v in members.items() if n in names)
             add(records, result_of(line), msgspec.Raw(b"{%b}" % carried))
-            if records.is_full:
+            if records.is_full or records.rows >= ROWS:
                 yield records.take()
     if records.rows:
         yield records.take()

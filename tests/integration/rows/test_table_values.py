@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
+import sys
 import uuid
 from decimal import Decimal
 
@@ -247,3 +249,65 @@ def test_rows_of_one_job_with_one_key_are_told_and_none_is_loaded(conn_id, tmp_p
     with pytest.raises(ResultsUnusable, match="3 rows of the job have the same key, lang='b', model='m'"):
         landed(tmp_path, records, layout, key=["lang", "model"], columns={"id": "key"})
     assert [row["lang"] for row in run("select * from values_ order by id")] == ["a", "a"]
+
+
+def many(count):
+    return [record(n, {"v": n}, text="x" * 200, output=None) for n in range(count)]
+
+
+def test_the_work_of_a_landing_grows_with_its_rows_and_no_faster(tmp_path, monkeypatch):
+    """Ten times the rows, landed over themselves, are about ten times the steps of SQLite's machine."""
+    monkeypatch.setenv("AIRFLOW_CONN_DWH", json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "values.db")}))
+    open_engine, steps = SqlTable.open_engine, [0]
+
+    def opened(table):
+        engine = open_engine(table)
+
+        def count():
+            steps[-1] += 1
+
+        sa.event.listen(engine, "connect", lambda connection, _: connection.set_progress_handler(count, 1000))
+        return engine
+
+    monkeypatch.setattr(SqlTable, "open_engine", opened)
+    layout = Layout(None, "integer", {"v": "integer"}, answers=("text",))
+    for count in (500, 5000):
+        for _ in range(2):
+            steps.append(0)
+            landed(tmp_path, many(count), layout)
+    assert steps[-1] < 15 * steps[2]
+
+
+def test_memory_does_not_grow_with_rows(tmp_path):
+    """50,000 records of JSON lines, 40 MB, go through a few megabytes."""
+    code = f"""
+import json, os, pathlib
+os.environ["AIRFLOW_CONN_DWH"] = json.dumps({{"conn_type": "sqlite", "host": "{tmp_path}/values.db"}})
+import msgspec
+from airflow_llm_batch.data import Table
+from airflow_llm_batch.data.destinations import destination_of
+from airflow_llm_batch.data.sinks import Layout
+from airflow_llm_batch.jobs.options import Target
+from airflow_llm_batch.results import Result
+layout = Layout(None, "integer", {{"v": "integer"}}, answers=("text",))
+def files(count):
+    writer = destination_of(Target(f"file://{tmp_path}/{{count}}"), "").begin(layout, "results")
+    for n in range(count):
+        key, columns = msgspec.Raw(b"%d" % n), msgspec.Raw(b'{{"v":%d}}' % n)
+        writer.write(Result(key=key, row=n, status="succeeded", text="x" * 200), columns)
+    return writer.commit()
+def status(name):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+table = destination_of(Target(Table("dwh", "values_", key="id", files="file://{tmp_path}/files")), "")
+few, many = files(6000), files(50_000)
+table.finish(layout, few, "warm")
+before = status("VmRSS")
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+print(table.finish(layout, many, "job").split()[0], status("VmHWM") - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, grown = done.stdout.split()[-2:]
+    assert count == "50,000"
+    assert float(grown) < 20
