@@ -6,6 +6,7 @@ import json
 
 import pytest
 from support import MODELS, ROOT, read_jsonl
+from support.airflow_versions import DagBag
 
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.jobs.directory.address import JobAddress
@@ -16,8 +17,6 @@ pytestmark = pytest.mark.usefixtures("airflow_db")
 
 @pytest.fixture(scope="module")
 def bag():
-    from airflow.dag_processing.dagbag import DagBag
-
     bag = DagBag(str(ROOT / "dags_examples"))
     assert bag.import_errors == {}
     return bag
