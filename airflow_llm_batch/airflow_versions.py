@@ -1,11 +1,22 @@
-"""What differs between the versions of Airflow that are supported, 3.1 to 3.3: all of it, and when each can go."""
+"""What differs between the versions of Airflow that are supported, 3.1 to 3.3: all of it, and when each can go.
+
+What only newer ones do, and needs no line here: ``BaseTrigger.on_kill`` is called from 3.3 on; before, a deferred wait
+that is failed or cleared leaves its batches running.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
+
+
+#: how the asynchronous lookup of a connection fails where another way may find it; ``ImportError`` until 3.1.0 is
+#: dropped, which cannot do without a supervisor, as a test has none
+NOT_FOUND = (AirflowNotFoundException, ImportError)
 
 
 def connection_of(path: ObjectStoragePath) -> str | None:

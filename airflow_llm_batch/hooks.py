@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_llm_batch.addresses import base_url, key_of
+from airflow_llm_batch.airflow_versions import NOT_FOUND
 from airflow_llm_batch.exceptions import ConfigurationError, LLMBatchError
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class LLMBatchHook(BaseHook):
         if self._connection is None:
             try:
                 self._connection = await get_async_connection(self.conn_id)
-            except AirflowNotFoundException:
+            except NOT_FOUND:
                 # Under `airflow dags test` the asynchronous lookup sees environment variables only.
                 self._connection = await asyncio.to_thread(self.get_connection, self.conn_id)
         # Importing and loading certificates takes a tenth of a second: not on the loop that other triggers share.

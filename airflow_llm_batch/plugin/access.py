@@ -50,9 +50,8 @@ def rows_are_shown() -> bool:
 
 
 def team_of(dag_id: str) -> str | None:
-    """The team that a DAG belongs to; none in an Airflow that knows no teams."""
-    look_up = getattr(DagModel, "get_team_name", None)
-    return look_up(dag_id) if look_up else None
+    """The team that a DAG belongs to, where Airflow has several."""
+    return DagModel.get_team_name(dag_id)
 
 
 def access_of(user: GetUserDep) -> Access:

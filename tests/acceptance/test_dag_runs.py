@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import MODELS, ROOT, SECRET, read_jsonl
+from support.airflow_versions import DagBag
 from support.dialects import DIALECTS
 
 from airflow_llm_batch import demo_vendors
@@ -19,8 +20,6 @@ pytestmark = pytest.mark.usefixtures("airflow_db")
 
 
 def example(name):
-    from airflow.dag_processing.dagbag import DagBag
-
     bag = DagBag(str(ROOT / "dags_examples"))
     assert bag.import_errors == {}
     return bag.dags[name]

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from support import MODELS, ROOT, read_jsonl
+from support.airflow_versions import DagBag
 from support.opinions import opinions
 
 from airflow_llm_batch.emulator import Emulator
@@ -17,8 +18,6 @@ pytestmark = pytest.mark.usefixtures("airflow_db")
 
 @pytest.fixture(scope="module")
 def bag():
-    from airflow.dag_processing.dagbag import DagBag
-
     bag = DagBag(str(ROOT / "dags_examples"))
     assert bag.import_errors == {}
     return bag

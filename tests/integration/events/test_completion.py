@@ -12,6 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk import Asset
 from fastapi.testclient import TestClient
+from support.airflow_versions import encode_trigger
 from support.jobs import chat, texts
 
 from airflow_llm_batch.emulator import Emulator
@@ -281,8 +282,6 @@ def test_the_vendors_event_wakes_the_watcher(connect, context, storage, monkeypa
 
 def test_an_assets_watcher_survives_airflows_serialization():
     """As a DAG file has it, and as the scheduler reads it."""
-    from airflow.serialization.encoders import encode_trigger
-
     asset = completion_asset("answers", conn_id="llm_test", poll_interval=5)
     [watcher] = asset.watchers
     told = encode_trigger(watcher.trigger)

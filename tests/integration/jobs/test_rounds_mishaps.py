@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
 from support import read_jsonl
+from support.airflow_versions import DagBag, sync_bag_to_db
 from support.tasks import drive, explicit, landed, next_task, operator
 
 from airflow_llm_batch.data import ChatRequest, FailedRows
@@ -200,7 +201,6 @@ with DAG("mapped_repair", schedule=None, start_date=datetime(2026, 1, 1)) as dag
 def test_mapped_repairs_get_the_upstream_value(connect, tmp_path, airflow_db):
     """dag.test() of a mapped repair: what the fetch returned is what is repaired."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
     from airflow.sdk import timezone
 
     (tmp_path / "dag.py").write_text(MAPPED.replace("PLACE", str(tmp_path)))

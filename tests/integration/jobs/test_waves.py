@@ -8,7 +8,7 @@ import time
 from collections import Counter
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.providers.common.compat.sdk import TaskDeferred
 from hypothesis import given
 from hypothesis import strategies as st
 from support import read_jsonl

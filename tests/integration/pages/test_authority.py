@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from support.airflow_versions import forget_teams, needs_teams
 from support.pages import record, submit
 
 from airflow_llm_batch.data import ChatRequest
@@ -135,9 +136,9 @@ def test_arguments_that_airflow_does_not_keep_are_read_from_the_dag(site, connec
         assert status == {names: 403 if names in unknown else 200 for names in JOBS}
 
 
+@needs_teams
 def test_a_teams_connection_is_its_dags_alone(site, connect, storage, monkeypatch):
     """Multi-team Airflow: a DAG that names another team's connection gets none; its own team's DAG cancels with it."""
-    from airflow.models import dag as dag_module
     from airflow.models.dagbundle import DagBundleModel
     from airflow.models.team import Team
     from airflow.utils.session import create_session
@@ -149,18 +150,18 @@ def test_a_teams_connection_is_its_dags_alone(site, connect, storage, monkeypatc
         monkeypatch.delenv("AIRFLOW_CONN_THEIRS")
         monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
         before = dict(vendor.vendor.calls)
-        dag_module._team_name_cache.clear()
+        forget_teams()
         answer = cancel(site, "dag", "run", "submit", "-1")
         assert (answer.status_code, "isn't defined" in answer.text, dict(vendor.vendor.calls)) == (502, True, before)
         with create_session() as session:
             team = session.scalar(select(Team).where(Team.name == "team_b")) or Team(name="team_b")
             session.add(team)
             session.get(DagBundleModel, "llm-batch-tests").teams = [team]
-        dag_module._team_name_cache.clear()
+        forget_teams()
         try:
             assert cancel(site, "dag", "run", "submit", "-1").status_code == 200
             assert handle["batches"] == [batch.id for batch in vendor.vendor.batches.values() if batch.cancelled_at]
         finally:
             with create_session() as session:
                 session.get(DagBundleModel, "llm-batch-tests").teams = []
-            dag_module._team_name_cache.clear()
+            forget_teams()

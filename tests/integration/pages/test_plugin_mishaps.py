@@ -14,6 +14,7 @@ import pytest
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import get_user
+from support.airflow_versions import forget_teams, needs_teams
 from support.pages import dags, look, site, storage, submit  # noqa: F401
 
 from airflow_llm_batch.data import ChatRequest, FailedRows
@@ -35,17 +36,16 @@ def fetch(handle, tmp_path, **arguments):
     return FetchResultsOperator(task_id="f", job=handle, **target).execute({})
 
 
+@needs_teams
 def test_another_teams_jobs_are_not_seen_nor_cancelled(site, connect, storage, monkeypatch):  # noqa: F811
     """Multi-team Airflow: the DAG's team decides, as it does for Airflow's own routes."""
-    from airflow.models import dag as dag_module
     from airflow.models.dagbundle import DagBundleModel
     from airflow.models.team import Team
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
-    # Airflow remembers for a while which team a DAG is of.
-    dag_module._team_name_cache.clear()
+    forget_teams()
     with create_session() as session:
         team = session.scalar(select(Team).where(Team.name == "team_b")) or Team(name="team_b")
         session.add(team)
@@ -62,7 +62,7 @@ def test_another_teams_jobs_are_not_seen_nor_cancelled(site, connect, storage, m
     finally:
         with create_session() as session:
             session.get(DagBundleModel, "llm-batch-tests").teams = []
-        dag_module._team_name_cache.clear()
+        forget_teams()
 
 
 def test_list_page_and_button_ask_for_the_same_permissions(site, connect, storage, monkeypatch):  # noqa: F811

@@ -1,0 +1,35 @@
+"""What differs between the versions of Airflow that tests run on, and when each can go.
+
+What the package itself needs is in ``airflow_llm_batch.airflow_versions``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from typing import Any
+
+import airflow
+import pytest
+from packaging.version import Version
+
+# Until 3.1 is dropped, where they have other places.
+IS_3_1 = Version(airflow.__version__) < Version("3.2")
+dags = importlib.import_module("airflow.models.dagbag" if IS_3_1 else "airflow.dag_processing.dagbag")
+encoders = importlib.import_module(f"airflow.serialization.{'serialized_objects' if IS_3_1 else 'encoders'}")
+DagBag: Any = dags.DagBag
+sync_bag_to_db: Any = dags.sync_bag_to_db
+encode_trigger: Any = getattr(encoders, "_encode_trigger" if IS_3_1 else "encode_trigger")
+
+__all__ = ["DagBag", "encode_trigger", "forget_teams", "needs_teams", "sync_bag_to_db"]
+
+#: until 3.1 is dropped, which has their tables and nothing that reads them
+needs_teams = pytest.mark.skipif(IS_3_1, reason="Airflow has several teams from 3.2 on")
+
+
+def forget_teams() -> None:
+    """Airflow remembers for a while which team a DAG is of: from 3.3 on."""
+    from airflow.models import dag
+
+    with contextlib.suppress(AttributeError):
+        dag._team_name_cache.clear()
