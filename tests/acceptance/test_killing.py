@@ -18,7 +18,7 @@ from support import TESTS
         "openai azure",
         "anthropic gemini",
         "vertex rounds",
-        "waves tried",
+        "waves tried cached",
         "groq together perplexity",
         "mistral openrouter",
         "xai fireworks",

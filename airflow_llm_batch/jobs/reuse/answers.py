@@ -59,6 +59,8 @@ class AnswerFiles:
         self.cache = cache
         self.root = storage_path(cache.uri.rstrip("/"))
         self.folder = Folder(self.root.path, self.root.fs)
+        #: addresses of files that cannot be read from one end to the other
+        self.damaged: set[str] = set()
 
     def files(self) -> list[StoredFile]:
         """All of them as of now, those written first first.
@@ -109,6 +111,7 @@ class AnswerFiles:
         return good
 
     def tell_damaged(self, address: str, error: BaseException) -> None:
+        self.damaged.add(address)
         log.warning(
             "The answers in %s/%s cannot be used: %s. What they answered is asked again; remove the file.",
             self.root, address.partition("://")[2], str(error).splitlines()[0][:300] if str(error) else repr(error),
@@ -127,9 +130,17 @@ class AnswerFiles:
             connection.execute("create table wanted (row_number bigint, digest varchar)")
             for rows, digests in batches(wanted):
                 connection.execute("insert into wanted select unnest(?), unnest(?)", [rows, digests])
-            if not self._locate(connection, files, now):
-                return
-            self.hold(connection, held)
+            for look in range(LOOKS):
+                if not self._locate(connection, files, now):
+                    return
+                try:
+                    self.hold(connection, held)
+                    break
+                except FileNotFoundError as error:
+                    # A compaction has put others in their place.
+                    if look == LOOKS - 1:
+                        raise self.unavailable(error) from error
+                    files = self.files()
             query = "select row_number, start, size from wanted join held using (digest) order by row_number"
             for row, stored in self.held(connection, held, query):
                 yield row, stored.answer.encode()
@@ -172,7 +183,10 @@ class AnswerFiles:
             inserting.execute("insert into held select unnest(?), unnest(?), unnest(?)", [digests, starts, sizes])
 
     def stored(self, connection: DuckDBPyConnection, where: str = "true") -> Iterator[Stored]:
-        """The answers at ``places``, file by file; those that are damaged are told and left out."""
+        """The answers at ``places``, file by file; those that are damaged are told and left out.
+
+        :raises FileNotFoundError: for a file that is gone.
+        """
         from airflow_llm_batch.jobs.reuse.parquet import at_places
 
         names = connection.execute(f"select distinct filename from places where {where} order by 1").fetchall()  # noqa: S608
@@ -188,13 +202,14 @@ class AnswerFiles:
                             yield stored
                         else:
                             spoiled += 1
-            except FileNotFoundError as error:
-                self.tell_damaged(address, error)
+            except FileNotFoundError:
+                raise
             except Exception as error:
                 if is_outage(error):
                     raise self.unavailable(error) from error
                 self.tell_damaged(address, error)
             if spoiled:
+                self.damaged.add(address)
                 log.warning("%d answers in %s were damaged and are asked again.", spoiled, address)
 
     def held(self, connection: DuckDBPyConnection, held: IO[bytes], query: str) -> Iterator[tuple[Any, Stored]]:

@@ -62,7 +62,8 @@ def compact(files: AnswerFiles, now: datetime) -> Compacted:
                 rows = (stored for _, stored in files.held(connection, copied, query))
                 answers += write_some(rows, files.root / f"{prefix or 'all'}/{token}.parquet")
     for one in found:
-        if files.address(one) in held:
+        # What is damaged stays, for somebody to look at.
+        if files.address(one) not in files.damaged:
             files.remove(one)
     left = files.files()
     return Compacted(len(found), len(left), answers, sum(file.size for file in left))

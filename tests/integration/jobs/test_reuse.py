@@ -21,6 +21,7 @@ from airflow_llm_batch.data import AnswerCache, ChatRequest, EmbeddingRequest, F
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable, SourceUnavailable
 from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.reuse.answers import AnswerFiles
 from airflow_llm_batch.operators import CompactAnswersOperator, CompletionOperator
 
 
@@ -384,7 +385,6 @@ def test_what_failed_is_not_kept(connect, tmp_path):
 
 def test_an_unwritable_cache_loses_nothing_but_itself(connect, tmp_path, monkeypatch):
     """Landed all the same; the log says that the answers will be bought again."""
-    from airflow_llm_batch.jobs.reuse.answers import AnswerFiles
 
     def fail(self, *arguments):
         raise PermissionError("no")
@@ -524,6 +524,26 @@ def test_jobs_and_compactions_at_once_lose_nothing(connect, tmp_path):
         compacting.result()
         summary, _ = ask(conn_id, tmp_path, 20, [f"text {n}" for n in range(43)], cache_only=True)
     assert summary["spared"] == {"known": 43}
+
+
+def test_files_that_are_compacted_while_they_are_read_are_found(connect, tmp_path, monkeypatch):
+    """Between finding an answer and reading it, its file is replaced: it is looked for again, not paid again."""
+    cache = f"file://{tmp_path}/answers"
+    hold, times = AnswerFiles.hold, iter(range(3))
+
+    def late(self, *arguments, **named):
+        if next(times) == 0:
+            with monkeypatch.context() as patch:
+                patch.setattr(AnswerFiles, "hold", hold)
+                compacted(cache)
+        return hold(self, *arguments, **named)
+
+    with Emulator(duration=0) as emulator:
+        conn_id = connect(emulator.url)
+        ask(conn_id, tmp_path, 1, ["one", "two"])
+        monkeypatch.setattr(AnswerFiles, "hold", late)
+        summary, _ = ask(conn_id, tmp_path, 2, ["one", "two", "three"])
+    assert summary["spared"] == {"known": 2}
 
 
 def test_a_cache_in_an_object_store(connect, tmp_path):
