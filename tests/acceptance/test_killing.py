@@ -13,7 +13,15 @@ from support import TESTS
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     "column",
-    ["bedrock", "openai azure", "anthropic gemini", "vertex rounds", "waves tried", "groq together perplexity"],
+    [
+        "bedrock",
+        "openai azure",
+        "anthropic gemini",
+        "vertex rounds",
+        "waves tried",
+        "table",
+        "groq together perplexity",
+    ],
 )
 def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys, column):
     """SIGKILL before and after every file and request of every task, and every connection cut: the table is exact."""
