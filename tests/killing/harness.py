@@ -53,7 +53,7 @@ ROWS, SHARDS, MOST_TRIES = 10, 2, 4
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``tried`` is OpenAI with two rows called before anything is uploaded, and a budget that spans jobs
 #: ``rounds`` is one task for all of it, which asks three rows again
-#: ``table`` is OpenAI with its results merged into a table of SQLite: the task that does so is struck, between its steps
+#: ``table`` is OpenAI with its results merged into a table of SQLite: the task that does so is struck in between
 #: ``bedrock`` reads and writes in an S3 server of its own
 #: ``groq`` is found by metadata in a listing without pages, ``together`` by its input file, which three calls upload,
 #: ``perplexity`` is told again for the same key; every other vendor of OpenAI's kind is found as one of these
