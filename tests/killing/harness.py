@@ -1,7 +1,7 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
     python tests/killing/harness.py openai azure anthropic gemini bedrock groq together perplexity waves rounds tried
-    python tests/killing/harness.py mistral cached openrouter xai fireworks
+    python tests/killing/harness.py mistral cached table openrouter xai fireworks
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import traceback
@@ -35,7 +36,8 @@ os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file:
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 from airflow_llm_batch import storage, transport  # noqa: E402
-from airflow_llm_batch.data import ChatRequest  # noqa: E402
+from airflow_llm_batch.data import ChatRequest, Table  # noqa: E402
+from airflow_llm_batch.data.tables.merging import Merge  # noqa: E402
 from airflow_llm_batch.jobs.directory import attempts  # noqa: E402
 from airflow_llm_batch.jobs.directory import store as store_module  # noqa: E402
 from airflow_llm_batch.jobs.landing import land  # noqa: E402, F401
@@ -54,12 +56,13 @@ KNOWN, COPIES = 2, 2
 #: ``tried`` is OpenAI with two rows called before anything is uploaded, and a budget that spans jobs
 #: ``rounds`` is one task for all of it, which asks three rows again
 #: ``cached`` is OpenAI with an answer cache that knows two rows, and two rows that ask what others ask
+#: ``table`` is OpenAI with its results merged into a table of SQLite: the task that does so is struck in between
 #: ``bedrock`` reads and writes in an S3 server of its own
 #: ``groq`` is found by metadata in a listing without pages, ``together`` by its input file, which three calls upload,
 #: ``perplexity`` is told again for the same key; every other vendor of OpenAI's kind is found as one of these
 #: ``mistral`` is found by metadata in pages by number, ``xai`` by its name, ``fireworks`` by its id, of which there is
 #: one job at most; ``openrouter`` keeps nothing of ours: it is found by time and size, and its rows prove it
-MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried", "cached"), "gpt-5-mini") | {
+MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried", "cached", "table"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
     "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
     "gemini": "gemini-3.8-flash",
@@ -138,6 +141,8 @@ class Points:
         exclusive = self.around(storage.create_exclusive, file_name)
         for module in (storage, store_module, attempts, ledger):
             module.create_exclusive = exclusive
+        for step in ("staging", "fill", "merge"):
+            setattr(Merge, step, self.around(getattr(Merge, step), lambda *_, step=step, **__: f"table/{step}"))
         httpx.Client.send = self.around(httpx.Client.send, call_name, request=True)
         # A cut connection of a safe call is mended inside the same process; that must not take long here.
         transport.pause = lambda state: 0
@@ -168,6 +173,9 @@ def execute(name: str, provider: str, directory: Path) -> object:
     context = {"ti": ti}
     rows, request = rows_of(provider), ChatRequest(model=MODELS[provider], user="{text}", max_tokens=50)
     out = f"file://{directory}/out"
+    if provider == "table":
+        os.environ["AIRFLOW_CONN_ANSWERS"] = json.dumps({"conn_type": "sqlite", "host": f"{directory}/answers.db"})
+        out = Table("answers", "answers", key="id", files=out)
     if name == "rounds":
         asked = {"rows": rows, "key": "id", "request": request, "conn_id": provider}
         return LLMBatchOperator(task_id=name, destination=out, **asked).execute(context)
@@ -239,6 +247,10 @@ def run_job(provider: str, task: str | None, stop_at: int | None, how: str, numb
         for line in path.read_bytes().split(b"\n")
         if line
     ]
+    if provider == "table":
+        with sqlite3.connect(directory / "answers.db") as db:
+            merged = [key for (key,) in db.execute("select id from answers where status = 'succeeded'")]
+        landed = merged if sorted(merged) == sorted(landed) else []
     called = stats["calls"].get("POST /v1/chat/completions", 0)
     points = {name: json.loads((directory / f"{name}.points").read_text()) for name in TASKS[provider]}
     times = Counter(landed)
@@ -283,7 +295,7 @@ def main(providers: list[str]) -> int:
     struck = Counter()
     for provider in providers:
         undisturbed = run_job(provider, None, None, "none", 0)
-        for task in TASKS[provider]:
+        for task in ("fetch",) if provider == "table" else TASKS[provider]:
             for number, (point, request) in enumerate(undisturbed["points"][task]):
                 for how in ("kill", "cut") if request else ("kill",):
                     outcome = run_job(provider, task, number, how, number)
