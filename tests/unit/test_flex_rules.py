@@ -23,7 +23,9 @@ HOST = {"azure": "https://r.openai.azure.com"}
 
 
 def made(name, host=None, **options):
-    given = {"region": "us-east-1", "project": "p", **options} if name.startswith(("bedrock", "vertex")) else options
+    given = options
+    if name.startswith(("bedrock", "vertex", "anthropic-")):
+        given = {"region": "us-east-1", "project": "p", "workspace_id": "wrkspc_1", **options}
     return provider_class(name)(host or HOST.get(name), given)
 
 

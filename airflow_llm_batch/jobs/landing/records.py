@@ -283,7 +283,8 @@ class Landing:
         if price is not None:
             result.model = result.model or model or None
             result.cost_usd = dollars(cost.paid) if cost else None
-            self.unasked.keep(result)
+            if self.unasked.results is not None:
+                self.unasked.keep(result)
         if self.check is not None:
             self.check(result, entry.key, entry.columns)
         worth = result.cost_usd

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -18,14 +19,13 @@ from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batc
 from airflow_llm_batch.data.sources import read_rows, sources_of
 from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
 from airflow_llm_batch.exceptions import InputError, NoRows
-from airflow_llm_batch.jobs.directory.rows import entry_line
 from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens, static_tokens
 from airflow_llm_batch.jobs.planning.braces import check_meaning, check_template, needs_columns
 from airflow_llm_batch.jobs.planning.keys import UniqueKeys
 from airflow_llm_batch.jobs.planning.lengths import RowTokens
 from airflow_llm_batch.jobs.planning.nulls import Nulls
 from airflow_llm_batch.jobs.planning.sampling import spread
-from airflow_llm_batch.jobs.reuse.digests import content, digest, digest_of
+from airflow_llm_batch.jobs.reuse.digests import SIZE, content, digest_of
 from airflow_llm_batch.models import Rules
 from airflow_llm_batch.results import Result
 
@@ -226,13 +226,12 @@ def row_encoder(
         if key is not None:
             named = to_stable_json(key)
             kinds.key.add(column_kind(key))
-        carried = b"{}"
+        entry = b'{"row":%d,"key":%b}\n' % (number, named or b"%d" % number)
         if columns:
             values = {name: plain(row[column]) for name, column in columns}
             for name, value in values.items():
                 kinds.columns[name].add(column_kind(value))
-            carried = to_stable_json(values)
-        entry = entry_line(number, named or b"%d" % number, carried)
+            entry = b'%b,"columns":%b}\n' % (entry[:-2], to_stable_json(values))
         return Line(request, entry, tokens, kind, number, digest), named
 
     return encode_row
@@ -296,6 +295,6 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
         parts = pieces.copy()
         parts[1::2] = [encoded[place] for place in order]
         line = b"".join(parts)
-        return Encoded(line, kind, tokens.of(texts, line), digest(b"".join(asked)))
+        return Encoded(line, kind, tokens.of(texts, line), blake2b(b"".join(asked), digest_size=SIZE).digest())
 
     return encode

@@ -14,7 +14,8 @@ from airflow_llm_batch.jobs.money.tokens import Kind
 from airflow_llm_batch.jobs.options import NO_REUSE, NOT_TRIED, First, Reuse
 from airflow_llm_batch.jobs.planning.cutter import Cutter
 from airflow_llm_batch.jobs.planning.encoding import Line
-from airflow_llm_batch.jobs.planning.sparing import Counted, spared
+from airflow_llm_batch.jobs.planning.sparing import spared
+from airflow_llm_batch.jobs.reuse.buckets import HashBuckets
 from airflow_llm_batch.models import Limits, Rules, Shard
 
 if TYPE_CHECKING:
@@ -128,41 +129,47 @@ def write_shards(
     cutter = Cutter(store, limits or provider.limits, metadata)
     # Of all rows in their order: how they are cut into shards, and which of them are asked, changes nothing.
     fingerprint = hashlib.sha256(f"{provider.name}{spec.identity}".encode())
-    counted, most_inputs = Counted(), 1
+    most_inputs = 1
 
-    def to_ask() -> Iterator[Line]:
+    def to_ask(lines: Iterator[Line]) -> Iterator[Line]:
         """The lines that somebody is asked; the others have their place then."""
         nonlocal most_inputs
-        lines = noted(spec.lines(provider, store.job_id, kinds), fingerprint, report)
-        for line in spared(lines, reuse) if reuse.is_wanted else counted(lines):
-            most_inputs = max(most_inputs, line.kind.inputs)
+        for line in lines:
             if line.lane == "batch":
                 yield line
             else:
+                most_inputs = max(most_inputs, line.kind.inputs)
                 cutter.add_beside(line)
 
-    try:
-        head, lines = taken_first(to_ask(), first, cutter.limits.minimum)
-        for line in head:
-            line.lane = "online"
-            cutter.add_beside(line)
-            tried.add(line)
-        for line in lines:
-            cutter.add(line)
-            use.add(line)
-        shards = cutter.finish()
-    except BaseException:
-        cutter.discard()
-        raise
+    with HashBuckets() as hashes:
+        try:
+            lines = noted(spec.lines(provider, store.job_id, kinds), fingerprint, hashes, report)
+            if reuse.is_wanted:
+                lines = to_ask(spared(lines, hashes, reuse))
+            head, lines = taken_first(lines, first, cutter.limits.minimum)
+            for line in head:
+                line.lane = "online"
+                cutter.add_beside(line)
+                tried.add(line)
+            for line in lines:
+                cutter.add(line)
+                use.add(line)
+            shards = cutter.finish()
+        except BaseException:
+            cutter.discard()
+            raise
+        alike = 0 if reuse.is_wanted else hashes.repeated()
+    several = any(kind.inputs > 1 for kind in (*use.kinds, *tried.kinds)) or most_inputs > 1
     used = use.estimates(), tried.estimates()
-    return Written(shards, cutter.spared, fingerprint.hexdigest(), *used, kinds, most_inputs > 1, counted.alike)
+    return Written(shards, cutter.spared, fingerprint.hexdigest(), *used, kinds, several, alike)
 
 
-def noted(lines: Iterator[Line], fingerprint: Any, report: Callable[[int], Any]) -> Iterator[Line]:
+def noted(lines: Iterator[Line], fingerprint: Any, hashes: HashBuckets, report: Callable[[int], Any]) -> Iterator[Line]:
     """Lines passed on and taken note of."""
     for number, line in enumerate(lines, 1):
         fingerprint.update(line.request)
         fingerprint.update(line.entry)
+        hashes.add_digest(line.digest, line.row)
         yield line
         if number % 1000 == 0:
             report(1000)

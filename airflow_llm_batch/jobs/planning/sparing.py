@@ -38,20 +38,6 @@ NOT_KNOWN = Result(
 )
 
 
-class Counted:
-    """Lines passed on, with those counted that ask the same as another one."""
-
-    def __init__(self) -> None:
-        self.alike = 0
-
-    def __call__(self, lines: Iterator[Line]) -> Iterator[Line]:
-        with HashBuckets() as hashes:
-            for line in lines:
-                hashes.add_digest(line.digest, line.row)
-                yield line
-            self.alike = hashes.repeated()
-
-
 class Spool:
     """Lines in a temporary file, to be read once they are all known."""
 
@@ -94,20 +80,20 @@ class Known:
         return (line.rstrip(b"\n") for line in self.file)
 
 
-def spared(lines: Iterator[Line], reuse: Reuse) -> Iterator[Line]:
+def spared(lines: Iterator[Line], hashes: HashBuckets, reuse: Reuse) -> Iterator[Line]:
     """The same lines, those that need not be asked in a lane of their own, with their answer or whose it is.
 
     They are written to a temporary file until the last of them is known.
+
+    :param hashes: of what they ask, once all of them have come.
     """
     with (
         tempfile.TemporaryFile(prefix="llm-batch-lines-") as held,
         tempfile.TemporaryFile(prefix="llm-batch-known-") as found,
-        HashBuckets() as hashes,
     ):
         spool = Spool(held)
         for line in lines:
             spool.add(line)
-            hashes.add_digest(line.digest, line.row)
         known = look_up(hashes, reuse, found)
         answers = iter(known)
         pairs = copies(hashes, known.rows) if reuse.ask_once else iter(())

@@ -15,7 +15,7 @@ from typing import IO
 HELD = 50_000
 BUCKETS = 256
 PACK = struct.Struct("=3q").pack
-HALVES = struct.Struct("=2q")
+HALVES, NUMBER = struct.Struct("=2q"), struct.Struct("=q").pack
 #: pairs of rows that are read at once of each bucket
 READ = 512
 
@@ -45,9 +45,11 @@ class HashBuckets:
             self._spill()
 
     def add_digest(self, digest: bytes, row: int) -> None:
-        """:param digest: 16 bytes."""
-        first, second = HALVES.unpack(digest)
-        self.add(first, second, row)
+        """:param digest: 16 bytes, of which the first says in which bucket it lies."""
+        self.buckets[digest[0]] += digest + NUMBER(row)
+        self.count += 1
+        if self.count % HELD == 0:
+            self._spill()
 
     def _spill(self) -> None:
         starts = array("Q")
