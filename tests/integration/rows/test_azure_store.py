@@ -73,6 +73,8 @@ def quiet(caplog):
     requests = logging.getLogger(AZURE_REQUESTS)
     before = requests.level
     requests.setLevel(logging.NOTSET)
+    # Whoever sets logging up anew, as Airflow does, switches off what was there.
+    requests.disabled = False
     storage.quiet_azure.cache_clear()
     caplog.set_level(logging.INFO)
     yield requests
