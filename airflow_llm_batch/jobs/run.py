@@ -293,12 +293,19 @@ class JobRun:
             finish_tried(self.store, self.hook, self.job, self.stop)
 
     def next_round(
-        self, manifest: Manifest, *, also: Sequence[str], max_rounds: int, deadline: Deadline
+        self,
+        manifest: Manifest,
+        *,
+        also: Sequence[str],
+        max_rounds: int,
+        deadline: Deadline,
+        show_error: bool = False,
     ) -> JobRun | None:
         """Ask once more what is worth it; None when nothing is, or nothing more may be asked.
 
         :param manifest: what was landed.
         :param also: what to ask again by choice.
+        :param show_error: whether a model is shown what was wrong with its answer.
         :return: the further round, submitted.
         """
         following = self.beside(history.following(self.store, len(manifest.rounds) + 1))
@@ -310,7 +317,7 @@ class JobRun:
             return following
         # What was cancelled since the task was failed or cleared by hand is wanted again now that the task runs.
         again = {*also, *(("cancelled",) if self.store.was_killed() else ())}
-        rows = Repair(self.store, self.job, tuple(sorted(again)))
+        rows = Repair(self.store, self.job, tuple(sorted(again)), show_error=show_error)
         if planned is not None and planned.fingerprint != fingerprint_of(rows, self.hook.provider, planned.id):
             if planned.budgeted:
                 funds.release(following.store, sent=False)

@@ -36,6 +36,7 @@ class RunsRounds(AsksRows, LandsResults):
         *,
         max_rounds: int | str = 3,
         also: Sequence[str] = (),
+        show_error: bool = False,
         models: Sequence[Any] = (),
         compare: Compare | bool = True,
         deadline: timedelta | float | str | None = timedelta(hours=48),
@@ -48,6 +49,7 @@ class RunsRounds(AsksRows, LandsResults):
         if on_deadline not in DEADLINES:
             raise ConfigurationError(f"on_deadline is {on_deadline!r}; give one of {', '.join(DEADLINES)}.")
         self.max_rounds, self.also, self.models = max_rounds, tuple(also), models
+        self.show_error = show_error
         self.compare = compare
         self.deadline, self.on_deadline = deadline, on_deadline
         self.poll_interval = poll_interval if poke_interval is None else poke_interval
@@ -159,7 +161,9 @@ class RunsRounds(AsksRows, LandsResults):
                 trigger = trigger_of(run, deadline, self.poll_interval, late_at=self.alerts.late_after(run.store))
                 self.defer(trigger=trigger, method_name="execute_complete")
             manifest = run.land_once(self.target)
-            following = run.next_round(manifest, also=self.also, max_rounds=int(self.max_rounds), deadline=whole)
+            following = run.next_round(
+                manifest, also=self.also, max_rounds=int(self.max_rounds), deadline=whole, show_error=self.show_error
+            )
             if following is None:
                 return run, manifest
             run = following

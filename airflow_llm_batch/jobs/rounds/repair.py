@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -20,8 +20,10 @@ from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.tokens import kind_of, prompt_tokens, raised_caps
 from airflow_llm_batch.jobs.planning.encoding import Line
 from airflow_llm_batch.jobs.reuse.digests import again, digest_of
+from airflow_llm_batch.jobs.rounds.words import Words
 from airflow_llm_batch.models import Job, Rules
 from airflow_llm_batch.providers.endings import NONE, PAUSED, UNKNOWN
+from airflow_llm_batch.providers.replies import with_reply
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code
 from airflow_llm_batch.results import Failure
 
@@ -61,18 +63,23 @@ class Repair(NamedTuple):
     :param store: of the landed job, whose ``failed.jsonl`` tells of every row of its rounds.
     :param also: what is asked again by choice.
     :param token_factor: by which the caps of truncated rows are raised.
+    :param show_error: answers that were not accepted are shown to the model, with the reason.
+    :param model: asked instead of the one that was.
     """
 
     store: JobStore
     job: Job
     also: tuple[str, ...] = ()
     token_factor: float = 2.0
+    show_error: bool = False
+    model: str | None = None
 
     @classmethod
     def of(cls, failed: FailedRows) -> Repair:
         """:raises ConfigurationError: when the job was not landed yet, or was made elsewhere."""
         store = JobStore(failed.job)
-        return cls(store, store.job(), tuple(sorted(failed.also)), float(failed.token_factor))
+        also, factor = tuple(sorted(failed.also)), float(failed.token_factor)
+        return cls(store, store.job(), also, factor, failed.show_error, failed.model or None)
 
     @property
     def passthrough(self) -> Mapping[str, str]:
@@ -127,37 +134,61 @@ class Repair(NamedTuple):
         chosen: dict[int, RowSet] = {}
         truncated, answered = RowSet(), RowSet()
         shards: set[tuple[int, int]] = set()
-        for failure in self.store.failures():
-            if is_worth_asking(failure, self.also):
-                chosen.setdefault(failure.round, RowSet()).add(failure.row)
-                shards.add((failure.round, failure.shard))
-                if failure.status in ANSWERED:
-                    answered.add(failure.row)
-                if wants_room(failure):
-                    truncated.add(failure.row)
+        with Words() as words:
+            for failure in self.store.failures():
+                if is_worth_asking(failure, self.also):
+                    chosen.setdefault(failure.round, RowSet()).add(failure.row)
+                    shards.add((failure.round, failure.shard))
+                    if failure.status in ANSWERED:
+                        answered.add(failure.row)
+                    if wants_room(failure):
+                        truncated.add(failure.row)
+                    if self.show_error:
+                        words.add(failure)
+            for round_number, shard, line, entry in self._sent(shards):
+                row = read_number(entry).row
+                if row not in chosen[round_number]:
+                    continue
+                said = words.of(row) if self.show_error else None
+                asked = self.line(line, entry, row in truncated, provider, f"{job_id}-{row}", shard, said)
+                if asked is not None:
+                    if row in answered:
+                        asked.digest = again(asked.digest, self.job.round)
+                    yield asked
+
+    def _sent(self, shards: Container[tuple[int, int]]) -> Iterator[tuple[int, Shard, bytes, bytes]]:
+        """What was sent in some shards, by round and index, each with its line of ``rows.jsonl``."""
         for store, job in history.chain(self.store):
             for shard in (*job.shards, *job.spared):
                 if (job.round, shard.index) in shards:
                     for line, entry in sent(store, shard.index, shard.token):
-                        row = read_number(entry).row
-                        if row in chosen[job.round] and (
-                            asked := self.line(line, entry, row in truncated, provider, f"{job_id}-{row}", shard)
-                        ):
-                            if row in answered:
-                                asked.digest = again(asked.digest, self.job.round)
-                            yield asked
+                        yield job.round, shard, line, entry
 
     def any(self, provider: Provider) -> bool:
         """Whether there are such rows at all."""
         return next(self.lines(provider, self.job.id, Kinds(())), None) is not None
 
     def line(
-        self, sent: bytes, entry: bytes, truncated: bool, provider: Provider, custom_id: str, shard: Shard
+        self,
+        sent: bytes,
+        entry: bytes,
+        truncated: bool,
+        provider: Provider,
+        custom_id: str,
+        shard: Shard,
+        said: tuple[str, str] | None = None,
     ) -> Line | None:
-        """One request once more; None for a truncated one whose cap is not ours to raise."""
+        """One request once more; None for a truncated one whose cap is not ours to raise.
+
+        :param said: what was answered, and what is said to that.
+        """
         request = provider.request_of(msgspec.json.decode(sent), shard)
         row = read_entry(entry)
         digest = bytes.fromhex(row.digest)
+        if self.model and self.model != request.model:
+            request, digest = request._replace(body={**request.body, "model": self.model}), b""
+        if said is not None and (carried_on := with_reply(request, *said)) is not None:
+            request, digest = carried_on, b""
         if truncated:
             raised = raised_caps(request, provider, self.token_factor)
             if raised is None:
