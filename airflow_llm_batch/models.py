@@ -215,6 +215,8 @@ class Job(Fact):
     :param sampled_from: rows that there are in all, None where these are not a sample of them.
     :param budgeted: there were budgets that span jobs when it was planned.
     :param max_cost: dollars that the job may cost, rows that are called online after all included; None for any.
+    :param portable: what is asked is kept in the neutral format too, so that other vendors can be asked; ``rung``, how
+        many models were asked before its own, of those that come after each other.
     :param rules: of its answers, as it was planned; ``rules.json`` has them where they have changed since.
     """
 
@@ -247,6 +249,8 @@ class Job(Fact):
     max_cost: float | None = None
     sampled_from: int | None = None
     budgeted: bool = False
+    portable: bool = False
+    rung: int = 0
     dag_id: str | None = None
     run_id: str | None = None
     task_id: str | None = None

@@ -14,8 +14,8 @@ def with_reply(request: Request, answer: str, words: str) -> Request | None:
     """A translated request with the model's answer and what is said to it behind its prompt; None for what is no
     conversation.
 
-    The shapes are those of the vendors' APIs: OpenAI's Chat Completions (and all of its kind) and Responses, Anthropic's
-    Messages, Gemini's ``contents``, and Bedrock's Converse, whose texts are blocks without a type.
+    The shapes are those of the vendors' APIs: OpenAI's Chat Completions (and all of its kind) and Responses,
+    Anthropic's Messages, Gemini's ``contents``, and Bedrock's Converse, whose texts are blocks without a type.
     """
     body = request.body
     if isinstance(turns := body.get("contents"), list):
