@@ -28,7 +28,7 @@ class RunsRounds(AsksRows, LandsResults):
     """What operators take that bring jobs home by themselves; ``LLMBatchOperator`` says what each argument means."""
 
     template_fields: Sequence[str] = (
-        *AsksRows.template_fields, *LandsResults.template_fields, "max_rounds", "models", "deadline",
+        *AsksRows.template_fields, *LandsResults.template_fields, "max_rounds", "models", "then", "deadline",
     )  # fmt: skip
 
     def __init__(
