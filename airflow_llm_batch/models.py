@@ -157,8 +157,7 @@ class Shard(BaseModel):
     :param tokens: of all its prompts, estimated.
     :param token: part of the names of its files; each attempt at planning has its own, so none can touch another's.
     :param lane: ``online`` for the rows that are tried before all others, unless nobody answers them. Of rows that
-        nobody is asked: ``copy`` where another row asks the same, ``known`` where an earlier job was answered, ``none``
-        where only such rows are wanted and no answer is known.
+        nobody is asked ``copy`` (another row asks the same), ``known`` to earlier jobs, or ``none`` (not to be asked).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -202,7 +201,6 @@ class Job(Fact):
     :param request: the request template as planned, for people to read.
     :param spared: shards of rows that nobody is asked; their ``lane`` says why.
     :param cache: URI of the answers that it uses and adds to; ``cache_bytes`` they may have together.
-    :param estimate: by model.
     :param key_kind: what the keys are, as ``data.kinds`` names it; ``columns`` says it of the pass-through columns.
     :param console_url: the vendor's page of a batch, ``{id}``; empty where another server was asked.
     :param several_vectors: a request may embed several texts, and its answer hold as many vectors.
@@ -210,11 +208,12 @@ class Job(Fact):
     :param round: 1 for rows that are asked for the first time; each repair of failed rows is the next one.
     :param sources: URIs of the rows, empty where they are a list or have no URI.
     :param repairs: URI of the job whose failed rows are asked again; rows keep the numbers they have there.
-    :param max_enqueued_tokens: estimated prompt tokens of the job that may be in the vendor's queue at once, None for
-        any number; likewise ``max_running_shards``.
+    :param max_enqueued_tokens: estimated prompt tokens that may be in the vendor's queue at once, None for any number;
+        likewise ``max_running_shards``.
     :param sampled_from: rows that there are in all, None where these are not a sample of them.
     :param budgeted: there were budgets that span jobs when it was planned.
     :param max_cost: dollars that the job may cost, rows that are called online after all included; None for any.
+    :param portable: what is asked is kept in the neutral format too; ``rung``, models that were asked before its own.
     :param rules: of its answers, as it was planned; ``rules.json`` has them where they have changed since.
     """
 
@@ -247,6 +246,8 @@ class Job(Fact):
     max_cost: float | None = None
     sampled_from: int | None = None
     budgeted: bool = False
+    portable: bool = False
+    rung: int = 0
     dag_id: str | None = None
     run_id: str | None = None
     task_id: str | None = None

@@ -79,6 +79,8 @@ class Failure(msgspec.Struct):
     :param round: the round that asked for it, whose shard ``shard`` is.
     :param landed: the status of an earlier round's record of the row, which stays since this round has no answer.
     :param raw: the beginning of the vendor's answer, None where there was none.
+    :param answer: the text of an answer that is ``invalid``, for whoever asks again and shows it; None where it is very
+        long.
     """
 
     row: int
@@ -90,6 +92,7 @@ class Failure(msgspec.Struct):
     round: int = 1
     landed: str | None = None
     raw: str | None = None
+    answer: str | None = None
 
     @property
     def as_landed(self) -> str:

@@ -18,7 +18,7 @@ from airflow_llm_batch.console.connecting import hook_of
 from airflow_llm_batch.console.places import PROGRAM, origin_of, results_of
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.jobs.options import DEADLINES, Deadline, Recovery, Target, Trial, Waves, at_least_one
+from airflow_llm_batch.jobs.options import DEADLINES, Again, Deadline, Recovery, Target, Trial, Waves, at_least_one
 from airflow_llm_batch.jobs.run import JobRun
 from airflow_llm_batch.models import is_call
 from airflow_llm_batch.operators.failing import check_failures, failing_share
@@ -192,9 +192,7 @@ class Work:
             self._wait()
             self.bar.say("Landing answers")
             manifest = self.run.land_once(self.target)
-            following = self.run.next_round(
-                manifest, also=self.also, max_rounds=self.max_rounds, deadline=self.deadline
-            )
+            following = self.run.next_round(manifest, Again(self.also, self.max_rounds), self.deadline)
             if following is None:
                 return manifest
             self.run = following

@@ -39,13 +39,18 @@ class FailedRows(ResolveMixin):  # type: ignore[misc]
     :param also: what to ask again too, of ``truncated``, ``invalid``, ``refused``, ``cancelled``, ``quota`` and
         ``undelivered``.
     :param token_factor: rows that were cut at their token cap are asked with it times this.
+    :param show_error: rows that were ``invalid`` are asked with their answer, and why it was not accepted, in the
+        conversation.
+    :param model: asked instead of the one that has failed, of the same provider.
     """
 
     fetched: Any
     also: Sequence[str] = (QUOTA,)
     token_factor: float = 2.0
+    show_error: bool = False
+    model: str | None = None
 
-    template_fields: ClassVar[tuple[str, ...]] = ("fetched",)
+    template_fields: ClassVar[tuple[str, ...]] = ("fetched", "model")
 
     def iter_references(self) -> Iterator[tuple[Any, str]]:
         """The tasks whose output it is, as Airflow wants to know them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -121,6 +121,32 @@ class Trial:
                 "sent."
             )
         return First(rows, rows + 1)
+
+
+class Rung(NamedTuple):
+    """A model that is asked what the ones before it have not answered well.
+
+    :param conn_id: its connection, None for that of the first model.
+    """
+
+    model: str
+    conn_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Again:
+    """What is asked once more, how often and of whom.
+
+    :param also: statuses that are asked again by choice.
+    :param max_rounds: how often a model is asked.
+    :param show_error: whether a model is shown what was wrong with its answer.
+    :param then: the models that are asked after the first.
+    """
+
+    also: Sequence[str] = ()
+    max_rounds: int = 1
+    show_error: bool = False
+    then: Sequence[Rung] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING
@@ -16,9 +16,10 @@ from airflow_llm_batch.exceptions import (
     InputError,
     Interrupted,
 )
+from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.exclusive import check_exclusive
-from airflow_llm_batch.jobs.directory.rules import keep_rules, rules_of
+from airflow_llm_batch.jobs.directory.rules import keep_rules
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
 from airflow_llm_batch.jobs.looks import Looks
@@ -28,10 +29,12 @@ from airflow_llm_batch.jobs.money.budget import check_again, check_budget, estim
 from airflow_llm_batch.jobs.options import (
     NO_REUSE,
     NOT_TRIED,
+    Again,
     Deadline,
     Origin,
     Recovery,
     Reuse,
+    Rung,
     Target,
     Trial,
     Waves,
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
 
     from airflow.sdk.types import Logger
 
-    from airflow_llm_batch.hooks import LLMBatchHook
     from airflow_llm_batch.jobs.money.entries import Balance
     from airflow_llm_batch.jobs.planning.shards import Rows
     from airflow_llm_batch.models import Job
@@ -85,6 +87,8 @@ class JobRun:
         checks: Sequence[str] | None = None,
     ) -> None:
         self.hook, self.store, self.origin, self.log = hook, store, origin, log
+        #: of the model that is asked first
+        self.first_hook = hook
         self.waves, self.recovery = waves or Waves(), recovery or Recovery()
         self.metadata, self.max_cost, self.trial = metadata, max_cost, trial or Trial()
         self.labels, self.reuse, self.checks = labels or {}, reuse, checks
@@ -292,56 +296,83 @@ class JobRun:
 
             finish_tried(self.store, self.hook, self.job, self.stop)
 
-    def next_round(
-        self, manifest: Manifest, *, also: Sequence[str], max_rounds: int, deadline: Deadline
-    ) -> JobRun | None:
-        """Ask once more what is worth it; None when nothing is, or nothing more may be asked.
+    def next_round(self, manifest: Manifest, again: Again, deadline: Deadline) -> JobRun | None:
+        """Ask once more what is worth it, of the same model or the next one; None when nothing is, or nothing more may
+        be asked.
 
         :param manifest: what was landed.
-        :param also: what to ask again by choice.
         :return: the further round, submitted.
         """
-        following = self.beside(history.following(self.store, len(manifest.rounds) + 1))
-        planned = following.store.load_job()
-        if planned is not None and history.is_begun(following.store, planned):
-            # Whatever it asks was decided when it began; what answers have to pass was not.
-            keep_rules(following.store, planned, rules_of(self.store, self.job))
+        store = history.following(self.store, len(manifest.rounds) + 1)
+        planned = store.load_job()
+        if planned is not None and history.is_begun(store, planned):
+            # Whatever it asks was decided when it began.
+            following = self.beside(store, rung_of(again.then, planned.rung))
             following.submit()
             return following
-        # What was cancelled since the task was failed or cleared by hand is wanted again now that the task runs.
-        again = {*also, *(("cancelled",) if self.store.was_killed() else ())}
-        rows = Repair(self.store, self.job, tuple(sorted(again)))
-        if planned is not None and planned.fingerprint != fingerprint_of(rows, self.hook.provider, planned.id):
-            if planned.budgeted:
-                funds.release(following.store, sent=False)
-            following.store.remove()
-        if not rows.any(self.hook.provider):
-            return None
-        killed = sum(JobStore(done.job).was_killed() for done in manifest.rounds)
-        left = self.time_left(deadline, datetime.now(UTC))
-        if len(manifest.rounds) - history.first(self.store).job().round + 1 - killed >= max_rounds:
-            self.log.info("Rows that failed are not asked again: this was round %s, the last.", max_rounds)
-        elif left is not None and left <= 0:
-            self.log.warning("Rows that failed are not asked again: the deadline has passed.")
-        else:
-            self.log.info("Asking rows that failed once more, in round %d.", len(manifest.rounds) + 1)
+        for rows in self._worth_asking(manifest, again):
+            following = self.beside(store, rung_of(again.then, rows.rung))
+            if planned is not None and planned.fingerprint != fingerprint_of(rows, following.hook.provider, planned.id):
+                if planned.budgeted:
+                    funds.release(store, sent=False)
+                store.remove()
+                planned = None
             try:
+                rows.check(following.hook.provider)
+                if not rows.any(following.hook.provider):
+                    continue
+                left = self.time_left(deadline, datetime.now(UTC))
+                if left is not None and left <= 0:
+                    self.log.warning("Rows that failed are not asked again: the deadline has passed.")
+                    return None
+                self.log.info(
+                    "Asking rows that failed once more%s, in round %d.", who_of(rows), len(manifest.rounds) + 1
+                )
                 following.plan(rows)
                 following.hold_to(manifest.spent_usd)
                 following.reserve()
                 following.submit()
                 return following
-            except (BudgetExceeded, InputError) as error:
+            except BudgetExceeded as error:
                 self.log.warning("Rows that failed are not asked again: %s", error)
+                return None
+            except (ConfigurationError, InputError) as error:
+                # Another vendor may be asked what this one is not.
+                self.log.warning("Rows that failed are not asked again%s: %s", who_of(rows), error)
         return None
 
-    def beside(self, store: JobStore) -> JobRun:
-        """The same for another job of the task."""
+    def _worth_asking(self, manifest: Manifest, again: Again) -> Iterator[Repair]:
+        """What may be asked once more: of the model that was asked, while it has rounds, and of those after it."""
+        # What was cancelled since the task was failed or cleared by hand is wanted again now that the task runs.
+        also = {*again.also, *(("cancelled",) if self.store.was_killed() else ())}
+        rung, first = self.job.rung, history.first(self.store).job().round
+        own = [JobStore(done.job) for done in manifest.rounds[first - 1 :]]
+        asked = sum(store.job().rung == rung and not store.was_killed() for store in own)
+        one = rung_of(again.then, rung)
+        wanted = {*also, "invalid"} if rung else also
+        model = one.model if one is not None else None
+        once_more = Repair(self.store, self.job, tuple(sorted(wanted)), 2.0, again.show_error, model, rung)
+        if asked < again.max_rounds:
+            yield once_more
+        elif not again.then[rung:] and once_more.any(self.hook.provider):
+            self.log.info("Rows that failed are not asked again: this was round %s, the last.", again.max_rounds)
+        for number, one in enumerate(again.then[rung:], rung + 1):
+            # A stronger model is for what the one before it could not do.
+            wanted = {*also, "invalid"}
+            yield Repair(self.store, self.job, tuple(sorted(wanted)), 2.0, again.show_error, one.model, number)
+
+    def beside(self, store: JobStore, rung: Rung | None = None) -> JobRun:
+        """The same for another job of the task.
+
+        :param rung: the model that it asks, None for the one that is asked first.
+        """
+        hook = self.first_hook if rung is None or rung.conn_id is None else LLMBatchHook(rung.conn_id)
         run = JobRun(
-            self.hook, store, self.origin, self.log, waves=self.waves, recovery=self.recovery,
+            hook, store, self.origin, self.log, waves=self.waves, recovery=self.recovery,
             metadata=self.metadata, max_cost=self.max_cost, trial=self.trial, labels=self.labels, reuse=self.reuse,
+            checks=self.checks,
         )  # fmt: skip
-        run.stop = self.stop
+        run.stop, run.first_hook = self.stop, self.first_hook
         return run
 
     def time_left(self, deadline: Deadline, since: datetime | None = None) -> float | None:
@@ -359,3 +390,12 @@ class JobRun:
             wait_for_creates()
             cancel_running(self.store, self.hook, self.job)
             self.store.save_killed()
+
+
+def who_of(rows: Repair) -> str:
+    return f" of {rows.model}" if rows.model else ""
+
+
+def rung_of(then: Sequence[Rung], number: int) -> Rung | None:
+    """Who is asked, None for the first model; a rung that is not there any more is asked as the last one is."""
+    return then[min(number, len(then)) - 1] if number and then else None

@@ -57,6 +57,7 @@ class AsksRows(SendsAlerts):
         ask_once: bool = False,
         cache: AnswerCache | str | None = None,
         cache_only: bool = False,
+        portable: bool = False,
         dry_run: bool = False,
         on_empty: str = "fail",
         recovery: Recovery | None = None,
@@ -72,6 +73,7 @@ class AsksRows(SendsAlerts):
         self.key, self.passthrough, self.metadata = key, passthrough, metadata
         self.max_cost, self.only_plan = max_cost, dry_run
         self.ask_once, self.cache, self.cache_only = ask_once, cache, cache_only
+        self.portable = portable
         self.max_enqueued_tokens, self.max_running_shards = max_enqueued_tokens, max_running_shards
         self.check_first, self.sample = check_first, sample
         if on_empty not in ("fail", "skip"):
@@ -184,7 +186,7 @@ class AsksRows(SendsAlerts):
                     "FailedRows asks what has failed, all of it; leave out sample. Nothing was sent."
                 )
             return Repair.of(rows)
-        return RowSpec(rows, request, self.key or None, passthrough_map(self.passthrough), sample)
+        return RowSpec(rows, request, self.key or None, passthrough_map(self.passthrough), sample, self.portable)
 
     def hold_to_budget(
         self, context: Context, run: JobRun, spent: float = 0.0, lane: str = "batch", most: str | None = None

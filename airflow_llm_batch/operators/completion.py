@@ -86,8 +86,11 @@ class CompletionOperator(RunsRounds):
         for name, known in (("strategy", STRATEGIES), ("lane", LANES)):
             if "{" not in (value := str(getattr(self, name))) and value not in known:
                 raise ConfigurationError(f"{name} is {value!r}; give one of {', '.join(known)}. Nothing was sent.")
-        if self.also and self.lane in ("online", "flex"):
-            raise ConfigurationError("also asks rows again in rounds, which are the batch lane's. Nothing was sent.")
+        for name in ("also", "then"):
+            if getattr(self, name) and self.lane in ("online", "flex"):
+                raise ConfigurationError(
+                    f"{name} asks rows again in rounds, which are the batch lane's. Nothing was sent."
+                )
         if self.strategy == "fastest" and self.lane in ("batch", "flex"):
             raise ConfigurationError(
                 f"strategy='fastest' needs lane='online': lane={self.lane!r} is never the fastest. Nothing was sent."

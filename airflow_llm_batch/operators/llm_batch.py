@@ -24,6 +24,12 @@ class LLMBatchOperator(RunsRounds):
     :param max_rounds: how often a row is asked at most; 1 for no repair.
     :param also: what to ask again too: ``truncated`` (with twice the token cap), ``invalid``, ``refused``,
         ``cancelled``, ``quota`` (the account had no money); see ``FailedRows``.
+    :param show_error: rows that are ``invalid`` are asked again (where ``also`` says so, or by ``then``) with their
+        answer, and why it was not accepted, in the conversation.
+    :param then: models that are asked, one after the other, what is still not good after ``max_rounds`` of the one
+        before: ``["gpt-5", ("claude-opus-4-5", "anthropic")]``, each by name or with a connection, another vendor's
+        too. ``invalid`` rows go on to them, and what ``also`` names; each has its own rounds, and what is left of
+        ``max_cost``. Records say which model answered.
     :param models: ask several models, each by name or as ``(name, connection id)``: a job each, one record per row and
         model.
     :param compare: after several models: how far they agree, how accurate each is (against a column, if ``Compare``

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from airflow_llm_batch.data.compare import Compare, check_compare, compare_of
 from airflow_llm_batch.data.failed import FailedRows
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
-from airflow_llm_batch.jobs.options import DEADLINES, Deadline, at_least_one
+from airflow_llm_batch.jobs.options import DEADLINES, Again, Deadline, Rung, at_least_one
 from airflow_llm_batch.lineage import emit_asset_events
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.arguments import AsksRows, LandsResults
 from airflow_llm_batch.operators.failing import failing_share
-from airflow_llm_batch.operators.models import asked_models, joined
+from airflow_llm_batch.operators.models import asked_models, joined, model_and_connection
 from airflow_llm_batch.operators.waiting import check_event, is_late, seconds, trigger_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class RunsRounds(AsksRows, LandsResults):
     """What operators take that bring jobs home by themselves; ``LLMBatchOperator`` says what each argument means."""
 
     template_fields: Sequence[str] = (
-        *AsksRows.template_fields, *LandsResults.template_fields, "max_rounds", "models", "deadline",
+        *AsksRows.template_fields, *LandsResults.template_fields, "max_rounds", "models", "then", "deadline",
     )  # fmt: skip
 
     def __init__(
@@ -36,6 +36,8 @@ class RunsRounds(AsksRows, LandsResults):
         *,
         max_rounds: int | str = 3,
         also: Sequence[str] = (),
+        show_error: bool = False,
+        then: Sequence[Any] = (),
         models: Sequence[Any] = (),
         compare: Compare | bool = True,
         deadline: timedelta | float | str | None = timedelta(hours=48),
@@ -48,6 +50,9 @@ class RunsRounds(AsksRows, LandsResults):
         if on_deadline not in DEADLINES:
             raise ConfigurationError(f"on_deadline is {on_deadline!r}; give one of {', '.join(DEADLINES)}.")
         self.max_rounds, self.also, self.models = max_rounds, tuple(also), models
+        self.show_error, self.then = show_error, then
+        # Another vendor can be asked what is kept in a form that is no vendor's.
+        self.portable = self.portable or bool(self.then)
         self.compare = compare
         self.deadline, self.on_deadline = deadline, on_deadline
         self.poll_interval = poll_interval if poke_interval is None else poke_interval
@@ -64,6 +69,14 @@ class RunsRounds(AsksRows, LandsResults):
             if "{" not in str(value := getattr(self, name)):
                 check(value)
         FailedRows(None, self.also)
+        if self.then and self.models:
+            raise ConfigurationError(
+                "then is for what one model has not answered well; leave out models. Nothing was sent."
+            )
+        if isinstance(self.then, str):
+            raise ConfigurationError(f"then is {self.then!r}; give a list of models. Nothing was sent.")
+        for given in self.then:
+            model_and_connection(given, "")
         if compare_of(self.compare) is self.compare is not None and not self.is_compared:
             raise ConfigurationError(
                 "compare is for several models that answer every row: give models=[...]. Nothing was sent."
@@ -130,19 +143,28 @@ class RunsRounds(AsksRows, LandsResults):
     @plainly
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         from airflow_llm_batch.jobs.directory import history
+        from airflow_llm_batch.jobs.run import rung_of
 
         check_event(event)
         try:
             runs = []
             for asked in asked_models(self.models, self.request, self.conn_id):
                 run = self.run_of(context, asked.conn_id, asked.name)
-                run.store = history.rounds(history.newest(run.store))[-1][0]
+                store, job = history.rounds(history.newest(run.store))[-1]
+                run = run.beside(store, rung_of(self.again.then, job.rung))
                 runs.append(run)
                 if is_late(event, run.store.uri):
                     self.alerts.tell_of_delay(context, self.log, run.store)
             return self.bring_home(context, runs)
         finally:
             self.close()
+
+    @property
+    def again(self) -> Again:
+        """What is asked once more."""
+        then = [Rung(*model_and_connection(given, "")) for given in self.then]
+        rungs = [Rung(rung.model, rung.conn_id or None) for rung in then]
+        return Again(self.also, int(self.max_rounds), self.show_error, rungs)
 
     def bring_home(self, context: Context, runs: Sequence[JobRun]) -> Any:
         """From wherever the jobs are to the end; defers while one runs."""
@@ -159,7 +181,7 @@ class RunsRounds(AsksRows, LandsResults):
                 trigger = trigger_of(run, deadline, self.poll_interval, late_at=self.alerts.late_after(run.store))
                 self.defer(trigger=trigger, method_name="execute_complete")
             manifest = run.land_once(self.target)
-            following = run.next_round(manifest, also=self.also, max_rounds=int(self.max_rounds), deadline=whole)
+            following = run.next_round(manifest, self.again, whole)
             if following is None:
                 return run, manifest
             run = following

@@ -61,6 +61,8 @@ class SubmitBatchOperator(AsksRows):
         the pass-through columns, ``key`` and the answer's other fields (``text``, ``tool_calls``...). A function
         returns None or True for good, False or a reason for bad, or raises ``ValueError`` with the reason. They are no
         part of what is sent: with others a cleared task sends nothing again, and what it has answered is landed anew.
+    :param portable: keep what is asked in a form that is no vendor's too, so that ``FailedRows(..., model=...)`` may
+        ask another one; takes as much room again in the storage.
     :param on_empty: ``fail`` or ``skip`` the task, and with it what depends on it, when there are no rows or no files.
     :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.
     :param batch_id: a vendor's batch that exists already: waited for and fetched like any other, keyed by its

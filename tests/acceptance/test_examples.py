@@ -40,7 +40,7 @@ def check_estimate(name, summary):
     """What was estimated lies within five percent of what was billed; the emulator sees no more of a picture than that
     there is one, and a server that answers for it counts no tokens."""
     error = summary.get("input_error_percent") if isinstance(summary, dict) else None
-    if error is not None and name not in ("vision", "models_compared"):
+    if error is not None and name not in ("vision", "models_compared", "ladder_of_models"):
         assert abs(error) <= 5, (name, summary["message"])
         SEEN.add(name)
 
@@ -316,3 +316,24 @@ def test_the_second_night_pays_for_what_has_changed(bag, connect, tmp_path):
     assert told["label"]["spared"] == {"known": 10}
     assert told["tidy"]["answers"] == 9
     assert len(landed(tmp_path)) == 21
+
+
+def test_a_ladder_stops_where_the_answers_are_good(bag, connect, tmp_path):
+    """A cheap model reads some invoices right, and is shown what was wrong with the others in vain: the next one is
+    asked for those; the third is not needed."""
+
+    def said(model, prompt):
+        good = model.startswith("gpt-5-2") or model == "gpt-5" or prompt.endswith(("0", "3"))
+        return {"net": 1.0, "tax": 0.2, "total": 1.2 if good else 9}
+
+    invoices = [{"id": n, "text": f"invoice {n}"} for n in range(5)]
+    (tmp_path / "invoices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in invoices))
+    with opinions(said) as (emulator, bodies):
+        conf = {"other_conn_id": connect(emulator.url, "anthropic", conn_id="llm_other")}
+        _, told = run(bag, "ladder_of_models", tmp_path, connect(emulator.url), **conf)
+    assert [body["model"] for body in bodies] == ["gpt-5-mini"] * 8 + ["gpt-5"] * 3
+    shown = bodies[-1]["messages"]
+    assert [turn["role"] for turn in shown] == ["user", "assistant"] * 2 + ["user"]
+    assert "7.80 off the total" in shown[-1]["content"]
+    assert told["read"]["counts"]["succeeded"] == 5
+    assert sorted((row["row"], row["round"]) for row in landed(tmp_path)) == [(0, 1), (1, 3), (2, 3), (3, 1), (4, 3)]

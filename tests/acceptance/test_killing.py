@@ -19,7 +19,7 @@ from support import TESTS
         "anthropic gemini",
         "vertex rounds",
         "waves tried",
-        "cached table",
+        "cached table ladder",
         "groq together perplexity",
         "mistral openrouter",
         "xai fireworks",

@@ -1,7 +1,7 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
     python tests/killing/harness.py openai azure anthropic gemini bedrock groq together perplexity waves rounds tried
-    python tests/killing/harness.py mistral cached table openrouter xai fireworks
+    python tests/killing/harness.py mistral cached table ladder openrouter xai fireworks
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -55,6 +55,7 @@ KNOWN, COPIES = 2, 2
 #: ``waves`` is OpenAI with room for one batch at a time: the waiting task creates the second
 #: ``tried`` is OpenAI with two rows called before anything is uploaded, and a budget that spans jobs
 #: ``rounds`` is one task for all of it, which asks three rows again
+#: ``ladder`` is the same with a stronger model for those rows
 #: ``cached`` is OpenAI with an answer cache that knows two rows, and two rows that ask what others ask
 #: ``table`` is OpenAI with its results merged into a table of SQLite: the task that does so is struck in between
 #: ``bedrock`` reads and writes in an S3 server of its own
@@ -62,7 +63,7 @@ KNOWN, COPIES = 2, 2
 #: ``perplexity`` is told again for the same key; every other vendor of OpenAI's kind is found as one of these
 #: ``mistral`` is found by metadata in pages by number, ``xai`` by its name, ``fireworks`` by its id, of which there is
 #: one job at most; ``openrouter`` keeps nothing of ours: it is found by time and size, and its rows prove it
-MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried", "cached", "table"), "gpt-5-mini") | {
+MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried", "cached", "table", "ladder"), "gpt-5-mini") | {
     "anthropic": "claude-haiku-4-5",
     "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
     "gemini": "gemini-3.8-flash",
@@ -91,7 +92,9 @@ PATHS = {"groq": "groq/openai/v1", "together": "together/v1", "perplexity": "per
     "fireworks": "fireworks",
 }
 BUCKET = "killing"
-TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | {"rounds": ("rounds",)}
+#: columns that are one task for all of it
+ROUNDS = ("rounds", "ladder")
+TASKS = dict.fromkeys(MODELS, ("submit", "wait", "fetch")) | dict.fromkeys(ROUNDS, ("rounds",))
 PLANNED = "planned.json"
 #: rows that the column of that name calls first
 TRIED = 2
@@ -178,7 +181,8 @@ def execute(name: str, provider: str, directory: Path) -> object:
         out = Table("answers", "answers", key="id", files=out)
     if name == "rounds":
         asked = {"rows": rows, "key": "id", "request": request, "conn_id": provider}
-        return LLMBatchOperator(task_id=name, destination=out, **asked).execute(context)
+        more = {"max_rounds": 1, "then": ["gpt-5"]} if provider == "ladder" else {}
+        return LLMBatchOperator(task_id=name, destination=out, **asked, **more).execute(context)
     if name == "submit":
         asked = {"rows": rows, "key": "id", "request": request, "conn_id": provider}
         first = TRIED if provider == "tried" else 0
@@ -225,7 +229,7 @@ def cache_in(directory: Path, known: int | None = None) -> int:
 def run_job(provider: str, task: str | None, stop_at: int | None, how: str, number: int) -> dict:
     """A whole job whose ``task`` is struck at one point in its first try; what it cost and what it landed."""
     VENDOR.post("/_emulator/reset").raise_for_status()
-    if provider == "rounds":
+    if provider in ROUNDS:
         VENDOR.put("/_emulator/faults", json={"row_errors": 0.3, "heal": 1}).raise_for_status()
     directory = HOME / f"{provider}-{task}-{how}-{number}"
     directory.mkdir()
@@ -259,7 +263,7 @@ def run_job(provider: str, task: str | None, stop_at: int | None, how: str, numb
         "batches": len(stats["batches"]),
         "billed": stats["billed_rows"],
         "landed": len(landed),
-        "exact": len(stats["batches"]) == SHARDS + (provider == "rounds")
+        "exact": len(stats["batches"]) == SHARDS + (provider in ROUNDS)
         and stats["billed_rows"] + called == ROWS - (KNOWN + COPIES if provider == "cached" else 0)
         and (provider != "cached" or cache_in(directory) == ROWS)
         and called == (TRIED if provider == "tried" else 0)

@@ -135,6 +135,12 @@ def sent(store: JobStore, index: int, token: str) -> Iterator[tuple[bytes, bytes
         yield from zip(requests, rows, strict=True)
 
 
+def contents(store: JobStore, shard: Shard) -> Iterator[bytes]:
+    """What a shard asks in the neutral format, a line each."""
+    with open_fact(store.asked(shard.index, shard.token)) as lines:
+        yield from lines
+
+
 def entries(store: JobStore, shard: Shard) -> Iterator[Entry]:
     """Every line of ``rows.jsonl``, one after the other."""
     with open_fact(store.rows(shard.index, shard.token)) as lines:

@@ -3,6 +3,7 @@
 job.json                          the plan, the last file of planning
 shards/00000/requests-{plan}.jsonl  the bytes that are sent
 shards/00000/rows-{plan}.jsonl      row number, key and pass-through columns, a line per request
+shards/00000/asked-{plan}.jsonl   the same requests in the neutral format, where other vendors may be asked too
 shards/00000/uploaded.json        the vendor's input file
 shards/00000/try-1/intent.json    before the create   created.json  the vendor's id   ended.json  the end as told
 progress.json                     the one mutable file
@@ -77,6 +78,9 @@ class JobStore:
 
     def rows(self, index: int, token: str) -> ObjectStoragePath:
         return self.shard(index, f"rows-{token}.jsonl")
+
+    def asked(self, index: int, token: str) -> ObjectStoragePath:
+        return self.shard(index, f"asked-{token}.jsonl")
 
     def attempts(self, index: int) -> Attempts:
         """A shard's tries as they are whenever they are asked for."""

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.claims import Claim
     from airflow_llm_batch.jobs.options import Target
 
-#: characters of an error message that ``failed.jsonl`` keeps, and bytes of the vendor's answer
-LONGEST, MOST_RAW = 1000, 4000
+#: characters of an error message that ``failed.jsonl`` keeps, bytes of the vendor's answer, and characters of its text
+LONGEST, MOST_RAW, MOST_TEXT = 1000, 4000, 100_000
 
 
 class Landing:
@@ -308,7 +308,8 @@ class Landing:
             message = result.error_message and result.error_message[:LONGEST]
             place = shard.index, self.job.round
             raw = None if line is None else self.redactor.data(line)[:MOST_RAW].decode("utf-8", "replace")
-            self.keep_failure(Failure(entry.row, entry.key, result.status, code, message, *place, stays, raw))
+            answer = result.text if result.status == "invalid" and len(result.text or "") <= MOST_TEXT else None
+            self.keep_failure(Failure(entry.row, entry.key, result.status, code, message, *place, stays, raw, answer))
 
     def keep_failure(self, failure: Failure) -> None:
         """A row that did not succeed: its reason counts, and the next round and the job's page may want to know."""

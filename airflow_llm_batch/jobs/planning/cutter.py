@@ -35,8 +35,9 @@ class ShardFile:
     ) -> None:
         self.index, self.group, self.limits, self.token, self.lane = index, group, limits, token, lane
         self.embeddings = group[0] == EMBEDDINGS
-        self.files = WholeFile(store.requests(index, token)), WholeFile(store.rows(index, token))
-        self.requests, self.entries = bytearray(), bytearray()
+        self.store = store
+        self.files = [WholeFile(store.requests(index, token)), WholeFile(store.rows(index, token))]
+        self.requests, self.entries, self.contents = bytearray(), bytearray(), bytearray()
         self.held: deque[Line] = deque()
         self.rows = self.inputs = self.tokens = self.size = self.crc32 = 0
 
@@ -64,6 +65,8 @@ class ShardFile:
     def _write(self, line: Line) -> None:
         self.requests += line.request
         self.entries += line.entry
+        if line.content:
+            self.contents += line.content + b"\n"
         if len(self.requests) >= CHUNK or len(self.entries) >= CHUNK:
             self.flush()
 
@@ -83,7 +86,9 @@ class ShardFile:
 
     def flush(self) -> None:
         self.crc32 = zlib.crc32(self.requests, self.crc32)
-        for file, lines in zip(self.files, (self.requests, self.entries), strict=True):
+        if self.contents and len(self.files) == 2:
+            self.files.append(WholeFile(self.store.asked(self.index, self.token)))
+        for file, lines in zip(self.files, (self.requests, self.entries, self.contents), strict=False):
             file.write(lines)
             lines.clear()
 
@@ -186,6 +191,6 @@ class Cutter:
 def remove_files(store: JobStore, shards: list[Shard]) -> None:
     """Take away the files of a plan that was not published."""
     for shard in shards:
-        for path in (store.requests(shard.index, shard.token), store.rows(shard.index, shard.token)):
+        for path in (store.requests, store.rows, store.asked):
             with suppress(OSError):
-                path.unlink()
+                path(shard.index, shard.token).unlink()

@@ -25,7 +25,7 @@ from airflow_llm_batch.jobs.planning.keys import UniqueKeys
 from airflow_llm_batch.jobs.planning.lengths import RowTokens
 from airflow_llm_batch.jobs.planning.nulls import Nulls
 from airflow_llm_batch.jobs.planning.sampling import spread
-from airflow_llm_batch.jobs.reuse.digests import SIZE, content, digest_of
+from airflow_llm_batch.jobs.reuse.digests import SIZE, content
 from airflow_llm_batch.models import Rules
 from airflow_llm_batch.results import Result
 
@@ -42,6 +42,7 @@ class RowSpec(NamedTuple):
         number otherwise.
     :param passthrough: name in the results -> column of the row.
     :param sample: how many of the rows, spread over all of them; 0 for every one.
+    :param portable: whether what is asked is kept in the neutral format too.
     """
 
     rows: Any
@@ -49,6 +50,7 @@ class RowSpec(NamedTuple):
     key: str | None
     passthrough: Mapping[str, str]
     sample: int = 0
+    portable: bool = False
 
     @property
     def identity(self) -> str:
@@ -74,7 +76,7 @@ class RowSpec(NamedTuple):
         asked = {"output_schema": one if usable(one) else None}
         if self.request is not None:
             asked = {"request": self.request.serialize(), "output_schema": self.request.schema()}
-        asked["sampled_from"] = kinds.total
+        asked |= {"sampled_from": kinds.total, "portable": self.portable}
         return {**asked, "key_kind": key_kind, "columns": columns, "sources": sources_of(self.rows)}
 
 
@@ -85,6 +87,7 @@ class Line(msgspec.Struct, gc=False):
     :param row: its number.
     :param digest: of what is asked; equal for rows that ask the same.
     :param lane: that of its shard.
+    :param content: what is asked as ``digests.content`` has it, "" where it is not kept.
     """
 
     request: bytes
@@ -94,15 +97,16 @@ class Line(msgspec.Struct, gc=False):
     row: int
     digest: bytes
     lane: str = "batch"
+    content: bytes = b""
 
 
 class Encoded(NamedTuple):
-    """A row's request line, newline included; ``tokens`` of its prompt, estimated; ``digest`` of what is asked."""
+    """A row's request line, newline included; ``tokens`` of its prompt, estimated; ``content``, what is asked."""
 
     line: bytes
     kind: Kind
     tokens: int
-    digest: bytes
+    content: bytes
 
 
 Encode = Callable[[int, Mapping[str, Any]], Encoded]
@@ -216,7 +220,7 @@ def row_encoder(
             kinds.add_schema(schema_of(row.get("body") or row.get("params")))
         if nulls.columns:
             nulls.look(number, row)
-        request, kind, tokens, digest = encode(number, row)
+        request, kind, tokens, asked = encode(number, row)
         if len(request) > limit:
             raise InputError(
                 f"its request has {len(request):,} bytes, over {provider.name}'s limit of {limit:,} for a whole "
@@ -232,7 +236,8 @@ def row_encoder(
             for name, value in values.items():
                 kinds.columns[name].add(column_kind(value))
             entry = b'%b,"columns":%b}\n' % (entry[:-2], to_stable_json(values))
-        return Line(request, entry, tokens, kind, number, digest), named
+        digest = blake2b(asked, digest_size=SIZE).digest()
+        return Line(request, entry, tokens, kind, number, digest, content=asked if spec.portable else b""), named
 
     return encode_row
 
@@ -250,7 +255,7 @@ def encode_whole(template: RequestTemplate, provider: Provider, job_id: str) -> 
         if static is None:
             static = static_tokens(asked, provider)
         tokens = prompt_tokens(line, request.body, provider, request.model)
-        return Encoded(line, kind_of(request, provider, static), tokens, digest_of(asked, provider))
+        return Encoded(line, kind_of(request, provider, static), tokens, content(asked, provider))
 
     return encode
 
@@ -295,6 +300,6 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
         parts = pieces.copy()
         parts[1::2] = [encoded[place] for place in order]
         line = b"".join(parts)
-        return Encoded(line, kind, tokens.of(texts, line), blake2b(b"".join(asked), digest_size=SIZE).digest())
+        return Encoded(line, kind, tokens.of(texts, line), b"".join(asked))
 
     return encode

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 #: lanes of shards that nobody is asked
 COPY, KNOWN, NONE = "copy", "known", "none"
-#: bytes of the two lines, estimated tokens, number of the kind, row, hash
-HEAD = struct.Struct("=4Qq16s")
+#: bytes of the three lines, estimated tokens, number of the kind, row, hash
+HEAD = struct.Struct("=5Qq16s")
 #: an answer to a row that is not to be asked
 NOT_KNOWN = Result(
     status="missing",
@@ -48,17 +48,18 @@ class Spool:
     def add(self, line: Line) -> None:
         kind = self.kinds.setdefault(line.kind, len(self.kinds))
         self.file.write(
-            HEAD.pack(len(line.request), len(line.entry), line.tokens, kind, line.row, line.digest)
-            + line.request
-            + line.entry
+            HEAD.pack(len(line.request), len(line.entry), len(line.content), line.tokens, kind, line.row, line.digest)
         )
+        for part in (line.request, line.entry, line.content):
+            self.file.write(part)
 
     def __iter__(self) -> Iterator[Line]:
         self.file.seek(0)
         kinds = list(self.kinds)
         while head := self.file.read(HEAD.size):
-            request, entry, tokens, kind, row, digest = HEAD.unpack(head)
-            yield Line(self.file.read(request), self.file.read(entry), tokens, kinds[kind], row, digest)
+            *sizes, tokens, kind, row, digest = HEAD.unpack(head)
+            request, entry, content = map(self.file.read, sizes)
+            yield Line(request, entry, tokens, kinds[kind], row, digest, content=content)
 
 
 class Known:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from airflow_llm_batch.data.values import to_stable_json
+from airflow_llm_batch.request import Request
 
 if TYPE_CHECKING:
     from airflow_llm_batch.providers.base import Provider
-    from airflow_llm_batch.request import Request
 
 #: bytes of a hash
 SIZE = 16
@@ -22,6 +24,12 @@ def content(request: Request, provider: Provider) -> bytes:
     :param request: in the neutral format, so that it stays the same where a provider translates it otherwise one day.
     """
     return to_stable_json([provider.name, request.endpoint, request.api, request.body])
+
+
+def request_of(content: bytes) -> Request:
+    """What ``content`` was made of, without what is to be cached of it."""
+    _, endpoint, api, body = msgspec.json.decode(content)
+    return Request(endpoint, body, api)
 
 
 def digest(content: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -13,15 +14,19 @@ from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.values import to_json
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
-from airflow_llm_batch.jobs.directory.rows import Entry, RowNumber, sent
+from airflow_llm_batch.jobs.directory.rows import Entry, RowNumber, contents, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.tokens import kind_of, prompt_tokens, raised_caps
 from airflow_llm_batch.jobs.planning.encoding import Line
-from airflow_llm_batch.jobs.reuse.digests import again, digest_of
+from airflow_llm_batch.jobs.reuse.digests import again, digest_of, request_of
+from airflow_llm_batch.jobs.reuse.digests import content as content_of
+from airflow_llm_batch.jobs.reuse.digests import digest as digest_of_content
+from airflow_llm_batch.jobs.rounds.words import Words
 from airflow_llm_batch.models import Job, Rules
 from airflow_llm_batch.providers.endings import NONE, PAUSED, UNKNOWN
+from airflow_llm_batch.providers.replies import with_reply
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code
 from airflow_llm_batch.results import Failure
 
@@ -61,18 +66,25 @@ class Repair(NamedTuple):
     :param store: of the landed job, whose ``failed.jsonl`` tells of every row of its rounds.
     :param also: what is asked again by choice.
     :param token_factor: by which the caps of truncated rows are raised.
+    :param show_error: answers that were not accepted are shown to the model, with the reason.
+    :param model: asked instead of the one that was.
+    :param rung: how many models were asked before.
     """
 
     store: JobStore
     job: Job
     also: tuple[str, ...] = ()
     token_factor: float = 2.0
+    show_error: bool = False
+    model: str | None = None
+    rung: int = 0
 
     @classmethod
     def of(cls, failed: FailedRows) -> Repair:
         """:raises ConfigurationError: when the job was not landed yet, or was made elsewhere."""
         store = JobStore(failed.job)
-        return cls(store, store.job(), tuple(sorted(failed.also)), float(failed.token_factor))
+        also, factor = tuple(sorted(failed.also)), float(failed.token_factor)
+        return cls(store, store.job(), also, factor, failed.show_error, failed.model or None)
 
     @property
     def passthrough(self) -> Mapping[str, str]:
@@ -93,10 +105,16 @@ class Repair(NamedTuple):
                 f"The job at {self.store.uri} is a batch that was made elsewhere; its requests are not here to be sent "
                 "again. Nothing was sent."
             )
-        if self.job.provider != provider.name:
+        if self.job.provider != provider.name and not self.job.portable:
             raise ConfigurationError(
                 f"The failed rows were asked of {self.job.provider}, and this connection is for {provider.name}. Use "
-                "a connection of the same provider. Nothing was sent."
+                "a connection of the same provider, or let the first task keep what other vendors can be asked "
+                "(portable=True). Nothing was sent."
+            )
+        if self.job.provider != provider.name and not self.model:
+            raise ConfigurationError(
+                f"The failed rows were asked of {self.job.provider}, whose models {provider.name} has not: name one "
+                "(FailedRows(..., model=...)). Nothing was sent."
             )
         if self.store.manifest() is None:
             raise ConfigurationError(
@@ -118,58 +136,102 @@ class Repair(NamedTuple):
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """What the plan takes over from the job it repairs."""
         job = self.job
-        taken = ("request", "output_schema", "key_kind", "columns", "sources", "several_vectors", "sampled_from")
+        taken = (
+            "request", "output_schema", "key_kind", "columns", "sources", "several_vectors", "sampled_from", "portable",
+        )  # fmt: skip
         same = {name: getattr(job, name) for name in taken}
-        return {**same, "round": job.round + 1, "repairs": self.store.uri}
+        return {**same, "round": job.round + 1, "repairs": self.store.uri, "rung": self.rung}
 
     def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
         """The requests as they were sent, round by round, under ids of the new job."""
         chosen: dict[int, RowSet] = {}
         truncated, answered = RowSet(), RowSet()
         shards: set[tuple[int, int]] = set()
-        for failure in self.store.failures():
-            if is_worth_asking(failure, self.also):
-                chosen.setdefault(failure.round, RowSet()).add(failure.row)
-                shards.add((failure.round, failure.shard))
-                if failure.status in ANSWERED:
-                    answered.add(failure.row)
-                if wants_room(failure):
-                    truncated.add(failure.row)
+        with Words() as words:
+            for failure in self.store.failures():
+                if is_worth_asking(failure, self.also):
+                    chosen.setdefault(failure.round, RowSet()).add(failure.row)
+                    shards.add((failure.round, failure.shard))
+                    if failure.status in ANSWERED:
+                        answered.add(failure.row)
+                    if wants_room(failure):
+                        truncated.add(failure.row)
+                    if self.show_error:
+                        words.add(failure)
+            for round_number, shard, was in self._sent(shards):
+                row = read_number(was.entry).row
+                if row not in chosen[round_number]:
+                    continue
+                said = words.of(row) if self.show_error else None
+                asked = self.line(was, row in truncated, provider, f"{job_id}-{row}", shard, said)
+                if asked is not None:
+                    if row in answered:
+                        asked.digest = again(asked.digest, self.job.round)
+                    yield asked
+
+    def _sent(self, shards: Container[tuple[int, int]]) -> Iterator[tuple[int, Shard, Sent]]:
+        """What was sent in some shards, by round and index."""
         for store, job in history.chain(self.store):
             for shard in (*job.shards, *job.spared):
                 if (job.round, shard.index) in shards:
-                    for line, entry in sent(store, shard.index, shard.token):
-                        row = read_number(entry).row
-                        if row in chosen[job.round] and (
-                            asked := self.line(line, entry, row in truncated, provider, f"{job_id}-{row}", shard)
-                        ):
-                            if row in answered:
-                                asked.digest = again(asked.digest, self.job.round)
-                            yield asked
+                    asked = contents(store, shard) if job.portable else repeat(b"")
+                    for (line, entry), content in zip(sent(store, shard.index, shard.token), asked, strict=False):
+                        yield job.round, shard, Sent(line, entry, content)
 
     def any(self, provider: Provider) -> bool:
         """Whether there are such rows at all."""
         return next(self.lines(provider, self.job.id, Kinds(())), None) is not None
 
     def line(
-        self, sent: bytes, entry: bytes, truncated: bool, provider: Provider, custom_id: str, shard: Shard
+        self,
+        was: Sent,
+        truncated: bool,
+        provider: Provider,
+        custom_id: str,
+        shard: Shard,
+        said: tuple[str, str] | None = None,
     ) -> Line | None:
-        """One request once more; None for a truncated one whose cap is not ours to raise."""
-        request = provider.request_of(msgspec.json.decode(sent), shard)
-        row = read_entry(entry)
-        digest = bytes.fromhex(row.digest)
+        """One request once more; None for a truncated one whose cap is not ours to raise.
+
+        :param said: what was answered, and what is said to that.
+        """
+        row = read_entry(was.entry)
+        same = bytes.fromhex(row.digest)
+        asked = request_of(was.content) if was.content else provider.request_of(msgspec.json.decode(was.line), shard)
+        changed = asked
+        if self.model and self.model != asked.model:
+            changed = changed._replace(body={**changed.body, "model": self.model})
+        if said is not None:
+            changed = with_reply(changed, *said) or changed
+        # What is kept is what anybody can be asked; a cap is raised for this vendor.
+        content = content_of(changed, provider) if was.content else b""
+        request = provider.translate(provider.cached(changed)) if was.content else changed
         if truncated:
             raised = raised_caps(request, provider, self.token_factor)
             if raised is None:
                 return None
-            request, digest = raised, b""
+            request = raised
         request = provider.translate(request)
         line = to_json(provider.line(request, custom_id)) + b"\n"
         tokens = prompt_tokens(line, request.body, provider, request.model)
-        bare = row.line if row.digest else entry
+        bare = row.line if row.digest else was.entry
         # What is asked otherwise than it was is known by what is sent.
-        digest = digest or digest_of(request, provider)
-        return Line(line, bare, tokens, kind_of(request, provider), row.row, digest)
+        is_same = same and changed is asked and not truncated and provider.name == self.job.provider
+        known = digest_of_content(content) if content and not truncated else digest_of(request, provider)
+        digest = same if is_same else known
+        return Line(line, bare, tokens, kind_of(request, provider), row.row, digest, content=content)
+
+
+class Sent(NamedTuple):
+    """A row as it was sent.
+
+    :param line: of ``requests.jsonl``; ``entry``, of ``rows.jsonl``.
+    :param content: what it asks in the neutral format, "" where that is not kept.
+    """
+
+    line: bytes
+    entry: bytes
+    content: bytes
 
 
 read_number = msgspec.json.Decoder(RowNumber).decode
