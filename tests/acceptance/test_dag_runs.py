@@ -15,6 +15,7 @@ from support.dialects import DIALECTS
 
 from airflow_llm_batch import demo_vendors
 from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.providers.registry import provider_class
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -133,7 +134,8 @@ def test_the_example_runs_in_a_whole_airflow(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("vendor", sorted(demo_vendors.VENDORS.keys() - {"openai", "anthropic"}))
 def test_the_demo_speaks_every_vendors_api(tmp_path, vendor):
-    """The example DAG through Airflow's task runner, deferral included: each row landed, at half the price."""
+    """The example DAG through Airflow's task runner, deferral included: each row landed, at the price of that vendor's
+    batches, and at none that is not known."""
     home = tmp_path / "demo"
     command = [sys.executable, "-m", "airflow_llm_batch.demo", "--provider", vendor, "--home", str(home)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
@@ -146,9 +148,13 @@ def test_the_demo_speaks_every_vendors_api(tmp_path, vendor):
     assert sorted(row["row"] for row in landed) == list(range(700))
     good = [row for row in landed if row["status"] == "succeeded"]
     assert len(good) > 650
-    assert all(row["provider"] == vendor and row["cost_usd"] > 0 for row in good)
+    factor = provider_class(vendor).batch_price_factor
+    assert all(row["provider"] == vendor and (row["cost_usd"] is None) == (factor is None) for row in good)
     [manifest] = [json.loads(path.read_text()) for path in home.rglob("manifest.json")]
-    assert manifest["cost_usd"] == pytest.approx(manifest["sync_cost_usd"] / 2, rel=0.01)
+    if factor is None:
+        assert manifest["cost_usd"] is None
+    else:
+        assert manifest["cost_usd"] == pytest.approx(manifest["sync_cost_usd"] * float(factor), rel=0.01)
 
 
 def tail(path: Path) -> str:
