@@ -19,7 +19,7 @@ from airflow_llm_batch.exceptions import (
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.exclusive import check_exclusive
-from airflow_llm_batch.jobs.directory.rules import keep_rules
+from airflow_llm_batch.jobs.directory.rules import keep_rules, rules_of
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.land import land, land_once
 from airflow_llm_batch.jobs.looks import Looks
@@ -306,7 +306,8 @@ class JobRun:
         store = history.following(self.store, len(manifest.rounds) + 1)
         planned = store.load_job()
         if planned is not None and history.is_begun(store, planned):
-            # Whatever it asks was decided when it began.
+            # Whatever it asks was decided when it began; what answers have to pass was not.
+            keep_rules(store, planned, rules_of(self.store, self.job))
             following = self.beside(store, rung_of(again.then, planned.rung))
             following.submit()
             return following
@@ -370,7 +371,6 @@ class JobRun:
         run = JobRun(
             hook, store, self.origin, self.log, waves=self.waves, recovery=self.recovery,
             metadata=self.metadata, max_cost=self.max_cost, trial=self.trial, labels=self.labels, reuse=self.reuse,
-            checks=self.checks,
         )  # fmt: skip
         run.stop, run.first_hook = self.stop, self.first_hook
         return run

@@ -72,9 +72,12 @@ def quiet(caplog):
     """Airflow's level of a task, and the SDK's logger as nobody has touched it."""
     requests = logging.getLogger(AZURE_REQUESTS)
     before = requests.level
-    requests.setLevel(logging.NOTSET)
     # Whoever sets logging up anew, as Airflow does, switches off what was there.
-    requests.disabled = False
+    names = AZURE_REQUESTS.split(".")
+    for depth in range(len(names)):
+        above = logging.getLogger(".".join(names[: depth + 1]))
+        above.setLevel(logging.NOTSET)
+        above.disabled, above.propagate = False, True
     storage.quiet_azure.cache_clear()
     caplog.set_level(logging.INFO)
     yield requests
