@@ -20,6 +20,7 @@ from starlette.datastructures import UploadFile
 
 from airflow_llm_batch.emulator import openai
 from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
+from airflow_llm_batch.emulator.bearer import held_by
 from airflow_llm_batch.emulator.json_lines import read_lines
 from airflow_llm_batch.emulator.openai_lines import answer_line, validate
 
@@ -53,16 +54,7 @@ def words(refusal: openai.Refusal) -> Refusal:
     return Refusal(refusal.status, refusal.body["error"]["message"])
 
 
-def vendor_of(request: Request) -> Vendor:
-    """Checks the key; every route but the signed ones asks for it."""
-    vendor: Vendor = request.app.state.vendor
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key or vendor.settings.api_key not in (None, key):
-        raise Refusal(403, "The API key you provided is invalid.")
-    return vendor
-
-
-Held = Annotated[Vendor, Depends(vendor_of)]
+Held = Annotated[Vendor, Depends(held_by(lambda: Refusal(403, "The API key you provided is invalid.")))]
 router = APIRouter(prefix=PREFIX)
 account = APIRouter(prefix="/v1/accounts/{account}")
 

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from airflow_llm_batch.emulator import openai
 from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
+from airflow_llm_batch.emulator.bearer import held_by
 from airflow_llm_batch.emulator.json_lines import encode
 from airflow_llm_batch.emulator.openai_lines import answer_line, response_line, validate
 
@@ -68,16 +69,7 @@ def error_body(message: Any, code: str | None = None) -> dict[str, Any]:
     return {"object": "error", "message": message, "type": "invalid_request_error", "param": None, "code": code}
 
 
-def vendor_of(request: Request) -> Vendor:
-    """Checks the key; every route asks for it."""
-    vendor: Vendor = request.app.state.vendor
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key or vendor.settings.api_key not in (None, key):
-        raise Refusal(401, "Invalid API Key")
-    return vendor
-
-
-Held = Annotated[Vendor, Depends(vendor_of)]
+Held = Annotated[Vendor, Depends(held_by(lambda: Refusal(401, "Invalid API Key")))]
 router = APIRouter(prefix=f"{PREFIX}/v1")
 
 

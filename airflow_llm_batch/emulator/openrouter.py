@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from airflow_llm_batch.emulator import answers, openai
 from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
+from airflow_llm_batch.emulator.bearer import held_by
 from airflow_llm_batch.emulator.json_lines import encode, read_lines
 from airflow_llm_batch.emulator.openai_lines import UNFINISHED, answer_line, response_line, validate
 
@@ -53,16 +54,7 @@ def words(refusal: openai.Refusal) -> Refusal:
     return Refusal(refusal.status, refusal.body["error"]["message"])
 
 
-def vendor_of(request: Request) -> Vendor:
-    """Checks the key; every route asks for it."""
-    vendor: Vendor = request.app.state.vendor
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key or vendor.settings.api_key not in (None, key):
-        raise Refusal(401, "User not found.")
-    return vendor
-
-
-Held = Annotated[Vendor, Depends(vendor_of)]
+Held = Annotated[Vendor, Depends(held_by(lambda: Refusal(401, "User not found.")))]
 router = APIRouter(prefix=f"{BASE}/v1")
 
 

@@ -21,6 +21,7 @@ from starlette.datastructures import UploadFile
 
 from airflow_llm_batch.emulator import openai
 from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
+from airflow_llm_batch.emulator.bearer import held_by
 from airflow_llm_batch.emulator.openai_lines import answer_line, validate
 
 NAME, PREFIX = "xai", "/xai"
@@ -48,16 +49,7 @@ def words(refusal: openai.Refusal) -> Refusal:
     return Refusal(refusal.status, refusal.body["error"]["message"])
 
 
-def vendor_of(request: Request) -> Vendor:
-    """Checks the key; every route asks for it. A bad one is a bad request there."""
-    vendor: Vendor = request.app.state.vendor
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key or vendor.settings.api_key not in (None, key):
-        raise Refusal(400, "Incorrect API key provided.")
-    return vendor
-
-
-Held = Annotated[Vendor, Depends(vendor_of)]
+Held = Annotated[Vendor, Depends(held_by(lambda: Refusal(400, "Incorrect API key provided.")))]
 router = APIRouter(prefix=f"{PREFIX}/v1")
 
 

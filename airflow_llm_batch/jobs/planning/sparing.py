@@ -16,7 +16,7 @@ from airflow_llm_batch.jobs.directory.rows import with_answer
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.planning.encoding import Line
 from airflow_llm_batch.jobs.reuse.answers import AnswerFiles
-from airflow_llm_batch.jobs.reuse.buckets import HashBuckets, copies, digest_of
+from airflow_llm_batch.jobs.reuse.buckets import HashBuckets, copies, whole_hash
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
@@ -131,4 +131,4 @@ def wanted(hashes: HashBuckets) -> Iterator[tuple[int, str]]:
     held: array[int]
     for held in hashes:
         for first, second, row in zip(held[::3], held[1::3], held[2::3], strict=True):
-            yield row, digest_of(first, second).hex()
+            yield row, whole_hash(first, second).hex()

@@ -76,7 +76,7 @@ class HashBuckets:
         return sum(len(held) // 3 - len(set(zip(held[::3], held[1::3], strict=True))) for held in self)
 
 
-def digest_of(first: int, second: int) -> bytes:
+def whole_hash(first: int, second: int) -> bytes:
     """The 16 bytes that ``add_digest`` took."""
     return HALVES.pack(first, second)
 

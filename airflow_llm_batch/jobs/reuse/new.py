@@ -10,7 +10,7 @@ from typing import IO
 import msgspec
 
 from airflow_llm_batch.jobs.reuse.answers import AnswerFiles
-from airflow_llm_batch.jobs.reuse.buckets import HashBuckets, digest_of
+from airflow_llm_batch.jobs.reuse.buckets import HashBuckets, whole_hash
 from airflow_llm_batch.jobs.reuse.digests import SIZE
 from airflow_llm_batch.jobs.reuse.stored import Stored, checksum_of
 from airflow_llm_batch.results import Result
@@ -65,7 +65,7 @@ class NewAnswers:
             # A bucket has what begins with one byte; they come in the order of it.
             for held in places:
                 found = zip(held[::3], held[1::3], held[2::3], strict=True)
-                for _, at in sorted((digest_of(first, second), at) for first, second, at in found):
+                for _, at in sorted((whole_hash(first, second), at) for first, second, at in found):
                     self.file.seek(at)
                     yield decode(self.file.readline()[HEX + 1 :])
 
