@@ -345,10 +345,10 @@ class JobRun:
     def _worth_asking(self, manifest: Manifest, again: Again) -> Iterator[Repair]:
         """What may be asked once more: of the model that was asked, while it has rounds, and of those after it."""
         # What was cancelled since the task was failed or cleared by hand is wanted again now that the task runs.
-        also = {*again.also, *(("cancelled",) if self.store.was_killed() else ())}
+        also = {*again.also, *(("cancelled",) if self.store.notes.was_killed() else ())}
         rung, first = self.job.rung, history.first(self.store).job().round
         own = [JobStore(done.job) for done in manifest.rounds[first - 1 :]]
-        asked = sum(store.job().rung == rung and not store.was_killed() for store in own)
+        asked = sum(store.job().rung == rung and not store.notes.was_killed() for store in own)
         one = rung_of(again.then, rung)
         wanted = {*also, "invalid"} if rung else also
         model = one.model if one is not None else None
@@ -389,7 +389,7 @@ class JobRun:
         if self.submitting and self.recovery.cancel_on_kill:
             wait_for_creates()
             cancel_running(self.store, self.hook, self.job)
-            self.store.save_killed()
+            self.store.notes.save_killed()
 
 
 def who_of(rows: Repair) -> str:
