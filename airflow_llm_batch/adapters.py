@@ -63,6 +63,13 @@ FINDS = frozenset({"metadata", "name"})
 LATE, LATE_DAYS = timedelta(minutes=5), timedelta(days=1)
 #: the window that their operator names when its user names none
 USUAL_WINDOW = "24h"
+BATCH_STATUSES: dict[str | None, BatchStatus] = {
+    None: "in_progress",
+    "completed": "completed",
+    "partial": "completed",
+    "expired": "expired",
+    "cancelled": "cancelled",
+}
 STATUSES = {"succeeded": "success", "truncated": "success", "refused": "success"} | {
     name: name for name in ("errored", "expired", "cancelled")
 }
@@ -163,7 +170,14 @@ class VendorAdapter(BatchAdapter):
                 raise NotFound(str(error)) from None
             raise
         said = "; ".join(": ".join(filter(None, error)) for error in batch.errors)
-        return BatchState(status=status_of(batch), counts=counts_of(batch), error_message=said or None)
+        return BatchState(status=self._status(batch), counts=counts_of(batch), error_message=said or None)
+
+    def _status(self, batch: Batch) -> BatchStatus:
+        """In their words. They take ``failed`` for a batch that never ran, was billed nothing and has no results."""
+        if batch.outcome != "failed":
+            return BATCH_STATUSES[batch.outcome]
+        ran = batch.succeeded or batch.failed or next(batch_lines(self.hook, batch), None)
+        return "completed" if ran else "failed"
 
     def cancel_batch(self, batch_id: str) -> None:
         """:raises RequestRejected: where the vendor has no call for it (OpenRouter)."""
@@ -246,16 +260,6 @@ def marked(idempotency_key: str, input_fingerprint: str) -> str:
 def is_since(batch: Batch, moment: datetime) -> bool:
     at = batch.created_at
     return at is None or at >= moment - (LATE_DAYS if at.time() == time.min else LATE)
-
-
-def status_of(batch: Batch) -> BatchStatus:
-    """In their words. They take ``failed`` for a batch that never ran, was billed nothing and has no results."""
-    if batch.outcome is None:
-        return "in_progress"
-    if batch.outcome in ("expired", "cancelled"):
-        return "expired" if batch.outcome == "expired" else "cancelled"
-    ran = batch.files or batch.succeeded or batch.failed
-    return "failed" if batch.outcome == "failed" and not ran else "completed"
 
 
 def counts_of(batch: Batch) -> dict[str, int] | None:

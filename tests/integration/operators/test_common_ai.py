@@ -26,6 +26,7 @@ from airflow.providers.common.ai.batch import dispatch  # noqa: E402
 from airflow.providers.common.ai.batch.output_schema import build_output_spec  # noqa: E402
 from airflow.providers.common.ai.exceptions import (  # noqa: E402
     LLMBatchInputError,
+    LLMBatchJobError,
     LLMBatchLimitExceededError,
     LLMBatchModelMismatchError,
     LLMBatchOrphanedIntentError,
@@ -169,6 +170,18 @@ def test_a_batch_that_expires_lands_what_was_done(vendor, task, context, emulato
         2,
         2,
     )
+
+
+@pytest.mark.parametrize("vendor", ["groq", "mistral", "openrouter", "together", "xai"])
+def test_a_batch_that_never_ran_fails_the_task_and_is_sent_anew(vendor, task, context, emulator):
+    """Their state forgets it: the next try's batch is another."""
+    emulator.faults(fail="invalid_request")
+    with pytest.raises(LLMBatchJobError, match="failed before processing"):
+        drive(task(vendor), context)
+    assert emulator.vendor.stats()["billed_rows"] == 0
+    emulator.faults()
+    assert drive(task(vendor), context)["counts"]["succeeded"] == 3
+    assert len(emulator.vendor.batches) == 2
 
 
 @pytest.mark.parametrize("vendor", FINDING)
