@@ -281,13 +281,14 @@ def item_of(result: Result) -> RawResultItem:
     good = status == "success"
     kind = "provider_error" if status == "errored" else status
     error = {"type": kind, "message": result.error_message, "provider_code": result.error_code, "stage": "provider"}
-    told = result.input_tokens is not None or result.output_tokens is not None
+    usage = {"input_tokens": result.input_tokens or 0, "output_tokens": result.output_tokens or 0}
+    counted = result.input_tokens is not None or result.output_tokens is not None
     return RawResultItem(
         custom_id=result.custom_id,
         index=int(result.custom_id.rpartition("-")[2]),
         provider_status=status,
         model=result.model,
-        usage={"input_tokens": result.input_tokens or 0, "output_tokens": result.output_tokens or 0} if told else None,
+        usage=usage if counted else None,
         finish_reason=result.finish_reason,
         error=None if good else error,
         raw=result.text if good else None,

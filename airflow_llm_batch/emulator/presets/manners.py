@@ -20,8 +20,8 @@ TIMES = ("created_at", "in_progress_at", "expires_at", "finalizing_at", "complet
 Object = dict[str, Any]
 
 
-def as_is(told: Object) -> Object:
-    return told
+def as_is(body: Object) -> Object:
+    return body
 
 
 class Manner(NamedTuple):
@@ -35,11 +35,11 @@ class Manner(NamedTuple):
     :param bare: lines have no method and no address.
     :param batches: there are any.
     :param routed: an upload has to say which of a proxy's models it is for.
-    :param told_once: looks at a batch whose end was told before are answered with 500.
+    :param ends_once: looks at a batch whose end was seen before are answered with 500.
     :param usage: what a batch tells of its tokens: ``none``, when it has ``ended``, or ``always``.
     :param wrong: what is wrong with a body, None for nothing; ``understood``, the body in OpenAI's words.
     :param refusal: an error's status and OpenAI's body as the vendor's body.
-    :param told: OpenAI's batch object as the vendor's, its problems beside it; likewise ``batch_id``.
+    :param batch: OpenAI's batch object as the vendor's, its problems beside it; likewise ``batch_id``.
     """
 
     base: str = "/v1"
@@ -52,12 +52,12 @@ class Manner(NamedTuple):
     bare: bool = False
     batches: bool = True
     routed: bool = False
-    told_once: bool = False
+    ends_once: bool = False
     usage: Literal["none", "ended", "always"] = "none"
     wrong: Callable[[Object], str | None] = lambda body: None
     understood: Callable[[Object], Object] = as_is
     refusal: Callable[[int, Object], Object] = lambda status, body: body
-    told: Callable[[Object, list[dict[str, str]]], Object] = lambda told, problems: told
+    batch: Callable[[Object, list[dict[str, str]]], Object] = lambda body, problems: body
     batch_id: Callable[[str], str] = lambda made: made
 
     def has_window(self, asked: Any) -> bool:
@@ -112,11 +112,11 @@ def novita_refusal(status: int, body: Object) -> Object:
     return {"code": status, "reason": error["code"] or error["type"], "message": error["message"], "metadata": {}}
 
 
-def novita_told(told: Object, problems: list[dict[str, str]]) -> Object:
+def novita_batch(body: Object, problems: list[dict[str, str]]) -> Object:
     """Counters beside the rest, times in words, and reasons in one text."""
-    times = {name: told[name] and iso(told[name]) for name in TIMES}
+    times = {name: body[name] and iso(body[name]) for name in TIMES}
     errors = "; ".join(problem["message"] for problem in problems)
-    return {**told, **times, **told["request_counts"], "errors": errors, "metadata": {}}
+    return {**body, **times, **body["request_counts"], "errors": errors, "metadata": {}}
 
 
 def dashscope_refusal(status: int, body: Object) -> Object:
@@ -158,11 +158,11 @@ MANNERS: dict[str, Manner] = {
     ),
     # novita.ai/docs/api-reference/model-apis-llm-create-batch
     "novita": Manner(
-        "/openai/v1", (CHAT, COMPLETIONS), ("48h",), bare=True, refusal=novita_refusal, told=novita_told
+        "/openai/v1", (CHAT, COMPLETIONS), ("48h",), bare=True, refusal=novita_refusal, batch=novita_batch
     ),
     # docs.litellm.ai/docs/batches, before OpenAI; the second look fails as its own accounting of an ended batch does
     "litellm": Manner(
-        endpoints=(CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES), metadata=True, expiry=True, routed=True, told_once=True,
+        endpoints=(CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES), metadata=True, expiry=True, routed=True, ends_once=True,
         usage="ended", batch_id=litellm_id,
     ),
     "vllm": SYNCHRONOUS,
