@@ -13,10 +13,12 @@ from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.data.sources import read_rows
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import exclusive
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor
 from airflow_llm_batch.storage import (
     PART,
+    WholeFile,
     check_writable,
     create_exclusive,
     find_files,
@@ -218,3 +220,50 @@ def test_a_bucket_that_does_not_exist_is_told_before_anything_is_sent(bucket):
     store = bucket.rpartition("@")[0]
     with pytest.raises(ConfigurationError, match=r"(?s)Cannot write to .*Nothing was sent"):
         check_writable(storage_path(f"{store}@no-such-bucket-here/out"))
+
+
+def begin(uri, size=2 * PART):
+    """A file as a killed process leaves it: begun, large, and never finished."""
+    file = WholeFile(storage_path(uri))
+    file.write(b"x" * size)
+    file.finish()
+
+
+@pytest.mark.parametrize("name", ["out", "jobs"])
+def test_a_landing_takes_away_what_was_left_unfinished(emulator, connect, context, bucket, kind, running_store, name):
+    """Where it lands, what is named as its own; in its job directory, all. What is somebody else's stays."""
+    put_rows(f"{bucket}/in", parts=1)
+    where, conn_id = bucket.rpartition("@")[2], connect(emulator.url)
+    given = (f"{bucket}/in/", f"{bucket}/jobs", f"{bucket}/out", conn_id)
+    handle, summary = run_batch(context, *given)
+    [landed] = summary["files"]
+    others = f"{bucket}/out/others.jsonl"
+    mine = landed if name == "out" else f"{handle['job']}/shards/00000/rows-0.jsonl"
+    before = find_files(storage_path(bucket))
+    for uri in (mine, others):
+        begin(uri)
+
+    def left():
+        keys = [key for key, _ in running_store(kind).unfinished(where)]
+        return {*keys, *find_files(storage_path(bucket))} - {*before}
+
+    begun = left()
+    run_batch(context, *given)
+    assert not any(mine.rpartition("/")[2] in one for one in left())
+    assert {one for one in left() if "others" in one} == {one for one in begun if "others" in one}
+    if kind != "gcs":
+        assert len(begun) == 2
+
+
+def test_a_removed_directory_leaves_no_upload_behind(emulator, connect, context, new_bucket, running_store):
+    """Parts in S3 are in no listing of files, and are billed until they are aborted."""
+    bucket = new_bucket("s3")
+    job = JobStore(f"{bucket}/jobs/dag/run/task/-1")
+    begin(f"{job.uri}/shards/00000/rows-0.jsonl")
+    begin(f"{bucket}/jobs/dag/run/task/-12/shards/00000/rows-0.jsonl")
+    assert len(running_store("s3").unfinished(bucket.rpartition("@")[2])) == 2
+    job.remove()
+    [(key, _)] = running_store("s3").unfinished(bucket.rpartition("@")[2])
+    assert "/-12/" in key
+    JobStore(f"{bucket}/jobs/dag/run/task/-12").remove()
+    assert running_store("s3").unfinished(bucket.rpartition("@")[2]) == []
