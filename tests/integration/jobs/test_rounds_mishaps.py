@@ -257,12 +257,12 @@ def test_refused_deletions_are_not_taken_for_done(emulator, connect, context, tm
     emulator.faults(http=[{"on": "DELETE*", "times": 99, "status": 403}])
     first = explicit(context, conn_id, tmp_path, texts(5), key="id", request=REQUEST)
     job = first["manifest"].removesuffix("/manifest.json")
-    assert JobStore(job).cleaned() is None
+    assert JobStore(job).notes.cleaned() is None
     other = FetchResultsOperator(task_id="x", job=job, destination=f"file://{tmp_path}/b").execute({})
     assert other["rows"] == 5
     emulator.faults()
     FetchResultsOperator(task_id="x", job=job, destination=f"file://{tmp_path}/b").execute({})
-    assert (JobStore(job).cleaned(), len(emulator.vendor.files)) == ("all", 0)
+    assert (JobStore(job).notes.cleaned(), len(emulator.vendor.files)) == ("all", 0)
 
 
 @pytest.mark.parametrize("scope", ["inputs", "all"])
