@@ -15,7 +15,7 @@ import io
 import logging
 import os
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -169,23 +169,6 @@ class WholeFile:
                 self.fs.rm_file(self.at)
             else:
                 self.writer.file.discard()
-
-
-def sweep(directory: ObjectStoragePath, names: Collection[str]) -> list[str]:
-    """Take away what killed processes have left unfinished of the files with these names; returns what it was.
-
-    Only where unfinished files lie beside their places; elsewhere the store forgets them by itself.
-    """
-    if not (is_local(directory) or directory.protocol in COMMIT_ALWAYS):
-        return []
-    left = []
-    for path in patiently(fresh(directory).fs.ls, directory.path, detail=False):
-        name = path.rpartition("/")[2]
-        if name.endswith(".part") and name[1:].rsplit(".", 2)[0] in names:
-            with suppress(FileNotFoundError):
-                directory.fs.rm_file(path)
-                left.append(name)
-    return left
 
 
 @contextmanager

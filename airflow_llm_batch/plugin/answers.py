@@ -136,8 +136,8 @@ async def spread(job: Job, seen: Seen) -> Spreads:
     value = await seen.ask(("spread", job.key, job.at), plainly(read))
     if isinstance(value, HTTPException):
         raise value
-    told: Spreads = value
-    return told
+    spreads: Spreads = value
+    return spreads
 
 
 def previous(job: Landed, jobs: list[JobView], overview: Overview) -> Landed | None:
