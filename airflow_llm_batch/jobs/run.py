@@ -131,7 +131,9 @@ class JobRun:
         self.recovery.check()
         self.reuse.check()
         rows.check(provider)
-        facts = {**vars(self.origin), "max_cost": self.max_cost, "budgeted": any(funds.declared(self.hook))}
+        shared = self.origin.partition is not None and self.max_cost is not None
+        budgeted = shared or any(funds.declared(self.hook))
+        facts = {**vars(self.origin), "max_cost": self.max_cost, "budgeted": budgeted}
         facts["rules"] = rules = rows.rules(self.checks)
         first = self.trial.first(provider) if isinstance(rows, RowSpec) else NOT_TRIED
         job = None
@@ -209,7 +211,7 @@ class JobRun:
         if history.is_sent(self.store, self.job):
             return []
         labels = {**self.labels, DAG: [self.origin.dag_id]}
-        return funds.reserve(self.hook, self.store, self.job, labels, self._lane(lane))
+        return funds.reserve(self.hook, self.store, self.job, labels, self._lane(lane), self.max_cost)
 
     def _lane(self, wanted: str) -> str:
         """The lane whose price holds: of rows that are too few for a batch, that of calls."""
