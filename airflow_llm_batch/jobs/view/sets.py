@@ -49,7 +49,6 @@ def seen(jobs: list[JobView]) -> SetView:
     landed = [job.landed_at for job in jobs if job.landed_at is not None]
     ended = [job.ended_at for job in jobs if job.ended_at is not None]
     summed = ("rows", "done", "failed", "cancelled", "shards", "requests", "tokens")
-    dollars = ("estimated_cost_usd", "committed_usd")
     of_landed = [job for job in jobs if job.landed_at is not None]
     return SetView(
         dag_id=first.dag_id,
@@ -68,6 +67,8 @@ def seen(jobs: list[JobView]) -> SetView:
         state=state,
         words=words + missing,
         rounds=max(job.rounds for job in jobs),
+        estimated_cost_usd=total(job.estimated_cost_usd for job in jobs),
+        committed_usd=total(job.committed_usd for job in jobs),
         cost_usd=total(job.cost_usd for job in of_landed) if of_landed else None,
         saving_usd=total(job.saving_usd for job in of_landed) if of_landed else None,
         lane=first.lane,
@@ -75,7 +76,6 @@ def seen(jobs: list[JobView]) -> SetView:
         planned=len(jobs),
         landed=len(landed),
         **{name: sum(getattr(job, name) for job in jobs) for name in summed},
-        **{name: total(getattr(job, name) for job in jobs) for name in dollars},
     )
 
 
