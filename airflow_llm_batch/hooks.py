@@ -181,8 +181,8 @@ class LLMBatchHook(BaseHook):
             seen = self.run(self.provider.probe())
         except LLMBatchError as error:
             return False, str(error)
-        told = f"{self.provider.name} at {self.provider.base_url} accepts the key ({seen})."
-        return True, self.transport.redact(told)
+        said = f"{self.provider.name} at {self.provider.base_url} accepts the key ({seen})."
+        return True, self.transport.redact(said)
 
     @cached_property
     def transport(self) -> Transport:
@@ -235,8 +235,8 @@ class LLMBatchHook(BaseHook):
                 lines, request = source.read(self.transport.get(request))
                 yield (line + b"\n" for line in lines)
         else:
-            told = source.read(self.transport.get(source.request)) if isinstance(source, Located) else [source]
-            for request in told:
+            found = source.read(self.transport.get(source.request)) if isinstance(source, Located) else [source]
+            for request in found:
                 with self.transport.stream(request) as chunks:
                     yield chunks
 

@@ -55,13 +55,13 @@ def parser() -> argparse.ArgumentParser:
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="for programs, on standard output")
     add_run(commands.add_parser("run", parents=[where, as_json], help="ask about every row of a file; again: go on"))
-    for name, command, told in (
+    for name, command, summary in (
         ("list", list_jobs, "the jobs, newest first"),
         ("show", show, "one job: batches, counts, failed rows"),
         ("cancel", cancel, "cancel what runs of a job"),
         ("cost", cost, "what jobs came to"),
     ):
-        made_ = commands.add_parser(name, parents=[where, as_json], help=told)
+        made_ = commands.add_parser(name, parents=[where, as_json], help=summary)
         made_.set_defaults(command=command)
         if name in ("show", "cancel"):
             made_.add_argument("job", help="its name, dag/run/task, or the URI of its directory")

@@ -38,8 +38,8 @@ class JobHandle:
         return self.batches[0] if self.job is None and self.batches else None
 
     def to_xcom(self) -> dict[str, Any]:
-        told = asdict(self)
-        return told if self.partition is not None else {name: told[name] for name in told if name != "partition"}
+        fields = asdict(self)
+        return fields if self.partition is not None else {name: fields[name] for name in fields if name != "partition"}
 
     @classmethod
     def of(cls, given: Any, conn_id: str | None = None) -> JobHandle:

@@ -200,7 +200,7 @@ class RunsRounds(AsksRows, LandsResults):
         remove_others([run.store for run, _ in landed], summary["files"], destination, self.log)
         self._compare(landed, summary)
         told_landed(run.store, manifests, summary, self.log)
-        self.alerts.tell_of_landing(context, self.log, summary, run.max_cost)
+        self.alerts.tell_of_landing(context, self.log, summary, run.choices.max_cost)
         self.check_failures(summary, ", ".join(manifests))
         emit_asset_events(self.outlets, context, summary)
         self._landed = run.store

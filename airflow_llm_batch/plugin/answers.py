@@ -133,8 +133,8 @@ async def spread(job: Job, seen: Seen) -> Spreads:
     value = await seen.ask(("spread", job.key, job.at), plainly(read))
     if isinstance(value, HTTPException):
         raise value
-    told: Spreads = value
-    return told
+    spreads: Spreads = value
+    return spreads
 
 
 def previous(job: Landed, all_rounds: dict[JobKey, list[RoundFiles]], storage: str) -> Landed | None:

@@ -198,8 +198,8 @@ async def job(dag_id: str, run_id: str, task_id: str, map_index: str, access: As
     may_read = await run_in_threadpool(access.may_read_rows, dag_id)
     shown = files_page(shown_job.destination) if shown_job.destination else ""
     # These hold prompts, keys and answers.
-    told = dict(shown_job) if may_read else {**dict(shown_job), "tried": None, "failures": []}
-    return Page(**told, may_cancel=may_cancel, may_read_rows=may_read, destination_url=shown, note=look.note)
+    facts = dict(shown_job) if may_read else {**dict(shown_job), "tried": None, "failures": []}
+    return Page(**facts, may_cancel=may_cancel, may_read_rows=may_read, destination_url=shown, note=look.note)
 
 
 @router.post(f"{JOB}/cancel", dependencies=[Depends(require_edit)])

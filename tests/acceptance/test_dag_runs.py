@@ -75,9 +75,9 @@ def test_nothing_secret_lies_in_airflows_database_and_logs(connect, tmp_path, ca
         conf = {"conn_id": connect(emulator.url), "reviews": 5, "data": f"file://{tmp_path}"}
         run = example("nightly_review_labels").test(logical_date=timezone.utcnow(), run_conf=conf)
         assert str(run.state) == "success"
-    told = capfd.readouterr()
-    assert "5 rows landed" in told.out + told.err
-    assert SECRET not in told.out + told.err
+    printed = capfd.readouterr()
+    assert "5 rows landed" in printed.out + printed.err
+    assert SECRET not in printed.out + printed.err
     for root in (tmp_path, Path(os.environ["AIRFLOW_HOME"])):
         for path in root.rglob("*"):
             if path.is_file() and path.suffix not in (".db", ".cfg"):

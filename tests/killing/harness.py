@@ -305,8 +305,8 @@ def main(providers: list[str]) -> int:
                     outcome = run_job(provider, task, number, how, number)
                     struck[provider, how] += 1
                     wrong += not outcome["exact"]
-                    told = [outcome[k] for k in ("tries", "batches", "billed", "landed")]
-                    line = table.format(provider, task, how, point, *told)
+                    figures = [outcome[k] for k in ("tries", "batches", "billed", "landed")]
+                    line = table.format(provider, task, how, point, *figures)
                     print(line if outcome["exact"] else f"{line}   <- WRONG", flush=True)
     counted = ", ".join(f"{provider} {n} {how}" for (provider, how), n in sorted(struck.items()))
     print(
@@ -361,8 +361,8 @@ def google(url: str) -> None:
 if __name__ == "__main__":
     chosen = sys.argv[1:] or sorted(MODELS.keys() - {"bedrock"})
     with ExitStack() as stack:
-        told = stack.enter_context(stored()) if "bedrock" in chosen else []
-        EMULATOR, VENDOR = start_emulator(connections(), *told, paths=PATHS)
+        stores = stack.enter_context(stored()) if "bedrock" in chosen else []
+        EMULATOR, VENDOR = start_emulator(connections(), *stores, paths=PATHS)
         stack.callback(shutil.rmtree, HOME, ignore_errors=True)
         stack.callback(EMULATOR.wait)
         stack.callback(EMULATOR.terminate)

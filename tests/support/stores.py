@@ -41,10 +41,10 @@ class Bucket(AbstractFileSystem):
     @property
     def kinds(self) -> Counter[str]:
         """Requests by kind."""
-        told: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for (kind, _), times in self.asked.items():
-            told[kind] += times
-        return told
+            counts[kind] += times
+        return counts
 
     def request(self, kind: str, key: str, effect):
         with self.lock:

@@ -39,10 +39,10 @@ class Host:
         try:
             yield
         except Refusal as refusal:
-            told = refusal.body["error"]
+            body = refusal.body["error"]
             if self.name == "novita":
-                reason = told["code"] or told["type"]
-                refusal.body = {"code": refusal.status, "reason": reason, "message": told["message"], "metadata": {}}
+                reason = body["code"] or body["type"]
+                refusal.body = {"code": refusal.status, "reason": reason, "message": body["message"], "metadata": {}}
             if self.name == "dashscope":
                 refusal.body |= {"request_id": uuid.uuid4().hex}
             raise
@@ -59,8 +59,8 @@ class Host:
         with self.words():
             if self.name == "litellm":
                 await check_route(request)
-            told = await openai.upload(request, vendor)
-            return self.file_object(vendor.files[told["id"]])
+            body = await openai.upload(request, vendor)
+            return self.file_object(vendor.files[body["id"]])
 
     def file_object(self, stored: StoredFile) -> dict[str, Any]:
         return {name: value for name, value in openai.file_object(stored).items() if not name.startswith("status")}
@@ -104,44 +104,44 @@ class Host:
     def listing(self, vendor: Vendor, after: str | None, limit: int) -> Any:
         with self.words():
             if self.manner.pages:
-                return openai.page_of(vendor, self.name, after, limit, self.told)
+                return openai.page_of(vendor, self.name, after, limit, self.body)
             batches, _ = vendor.newest(self.name, None, len(vendor.batches))
-            return self.whole([self.told(vendor, batch) for batch in batches])
+            return self.whole([self.body(vendor, batch) for batch in batches])
 
     def get_batch(self, batch_id: str, vendor: Vendor) -> dict[str, Any]:
         with self.words():
             batch = openai.batch_of(vendor, batch_id, self.name)
-            if self.name == "litellm" and batch.told:
+            if self.name == "litellm" and batch.end_seen:
                 # Seen where its own accounting of an ended batch fails, with each further look.
                 raise Refusal(500, "Output file id is None cannot retrieve file content")
-            told = self.told(vendor, batch)
-            batch.told = told["status"] in ("completed", "failed", "expired", "cancelled")
-            return told
+            body = self.body(vendor, batch)
+            batch.end_seen = body["status"] in ("completed", "failed", "expired", "cancelled")
+            return body
 
     def cancel(self, batch_id: str, vendor: Vendor) -> dict[str, Any]:
         with self.words():
-            return self.told(vendor, openai.cancelled(openai.batch_of(vendor, batch_id, self.name)))
+            return self.body(vendor, openai.cancelled(openai.batch_of(vendor, batch_id, self.name)))
 
     def whole(self, batches: list[dict[str, Any]]) -> Any:
         """A listing that has no pages."""
         return {"object": "list", "data": batches}
 
     def created(self, vendor: Vendor, batch: EmulatedBatch) -> Any:
-        return self.told(vendor, batch)
+        return self.body(vendor, batch)
 
-    def told(self, vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
+    def body(self, vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
         """A batch as the vendor tells of it."""
-        told = openai.batch_object(vendor, batch, self.answer)
-        del told["model"]
+        body = openai.batch_object(vendor, batch, self.answer)
+        del body["model"]
         if self.name == "perplexity":
-            told["usage"] = openai.usage_of(batch)
+            body["usage"] = openai.usage_of(batch)
         elif self.name != "litellm":
-            del told["usage"]
+            del body["usage"]
         if self.name == "novita":
             errors = "; ".join(problem["message"] for problem in batch.problems)
-            told |= {name: told[name] and iso(told[name]) for name in TIMES}
-            told |= {**told["request_counts"], "errors": errors, "metadata": {}}
-        return told
+            body |= {name: body[name] and iso(body[name]) for name in TIMES}
+            body |= {**body["request_counts"], "errors": errors, "metadata": {}}
+        return body
 
     def answer(self, line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str, Any]]:
         problem = self.manner.wrong(line["body"])

@@ -27,7 +27,7 @@ def remove_superseded(
     if job.repairs is not None:
         repaired = JobStore(job.repairs)
         others += filter(None, [repaired.manifest()])
-        repaired.save_taken_over(store.uri)
+        repaired.notes.save_taken_over(store)
     for landed in filter(None, [before, *others]):
         superseded = set(landed.places.get(manifest.destination, ()))
         for place in destination.remove(sorted(superseded - set(manifest.files))):

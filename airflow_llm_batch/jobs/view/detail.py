@@ -17,6 +17,7 @@ from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
 from airflow_llm_batch.jobs.directory.compared import NAME, Comparison
+from airflow_llm_batch.jobs.directory.failures import failures
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.directory.tried import Tried
 from airflow_llm_batch.jobs.landing.figures import spared_figures
@@ -117,7 +118,7 @@ def detail(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> 
     facts: dict[str, Any] = {}
     if newest is not None and manifest is not None:
         own = [done for done in manifest.rounds if f"{done.job}/".startswith(f"{rounds[0].uri}/")]
-        facts = landed(manifest, own) | {"failures": failures(newest)}
+        facts = landed(manifest, own) | {"failures": failed_rows(newest)}
         if "taken_over.json" in newest.files:
             # What lies there now was landed by the job that repaired this one.
             facts |= {"destination": None, "files": []}
@@ -154,14 +155,14 @@ def landed(manifest: Manifest, own: list[LandedRound]) -> dict[str, Any]:
     }
 
 
-def failures(found: RoundFiles) -> list[FailureView]:
+def failed_rows(found: RoundFiles) -> list[FailureView]:
     """The first rows that failed, all rounds together."""
     if "failed.jsonl" not in found.files:
         return []
     decode = msgspec.json.decode
     first: list[Failure] = []
     with suppress(ValueError, LLMBatchError):  # cut off, or gone since
-        first.extend(islice(JobStore(found.uri).failures(), MOST_FAILURES))
+        first.extend(islice(failures(JobStore(found.uri)), MOST_FAILURES))
     return [
         FailureView(
             row=failure.row,

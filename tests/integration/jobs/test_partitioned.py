@@ -71,23 +71,23 @@ def test_partitions_land_as_one_set(connect, context, storage, rows, tmp_path):
     """A job each at its usual address; the last one, whichever, tells of all; no two records have one key."""
     with Emulator(duration=0, faults={"row_errors": 0.1}) as emulator:
         conn_id = connect(emulator.url)
-        told = {}
+        landings = {}
         for partition in ("2/3", "0/3", "1/3"):
             assert not (tmp_path / "storage/dag").exists() or not list(tmp_path.glob("storage/dag/*/submit/manifest.*"))
             summary = run_part(context, conn_id, tmp_path, partition, rows=rows, key=None, max_rounds=1, fail_on="none")
             assert summary["partition"] == partition
-            told[partition] = summary
-        assert len({summary["set_manifest"] for summary in told.values()}) == 1
+            landings[partition] = summary
+        assert len({summary["set_manifest"] for summary in landings.values()}) == 1
         whole = manifest_at(summary["set_manifest"])
         run_id = context["ti"].run_id
         assert summary["set_manifest"] == f"{storage}/dag/{run_id}/submit/manifest.json"
         assert (whole.partitions, whole.rows, whole.batches) == (3, 90, 3)
         assert whole.counts["succeeded"] + whole.counts["errored"] == 90
         assert whole.counts["errored"] > 0
-        assert whole.cost_usd == pytest.approx(sum(summary["cost_usd"] for summary in told.values()))
+        assert whole.cost_usd == pytest.approx(sum(summary["cost_usd"] for summary in landings.values()))
         assert [part.partition for part in whole.parts] == partitions(3)
-        assert [part.rows for part in whole.parts] == [told[part]["rows"] for part in partitions(3)]
-        assert list(whole.files) == [file for part in partitions(3) for file in told[part]["files"]]
+        assert [part.rows for part in whole.parts] == [landings[part]["rows"] for part in partitions(3)]
+        assert list(whole.files) == [file for part in partitions(3) for file in landings[part]["files"]]
         landed = [row for file in whole.files for row in read_jsonl(file)]
         assert sorted(row["input"] for row in landed) == sorted(
             f"text {name} {n}" for name, count in (("a", 60), ("b", 30)) for n in range(count)
@@ -103,7 +103,7 @@ def test_partitions_land_as_one_set(connect, context, storage, rows, tmp_path):
         batches, written = len(emulator.vendor.batches), storage_path(summary["set_manifest"]).stat().st_mtime
         for partition in partitions(3):
             again = run_part(context, conn_id, tmp_path, partition, rows=rows, key=None, max_rounds=1, fail_on="none")
-            assert again["files"] == told[partition]["files"]
+            assert again["files"] == landings[partition]["files"]
         assert len(emulator.vendor.batches) == batches == 3
         assert storage_path(summary["set_manifest"]).stat().st_mtime == written
 
@@ -114,7 +114,7 @@ def test_the_three_tasks_pass_a_partition_on(connect, context, storage, rows, tm
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     with Emulator(duration=0) as emulator:
         conn_id = connect(emulator.url)
-        told = []
+        landings = []
         for index, partition in enumerate(partitions(30)):
             ti = mapped(context, index)
             submit = SubmitBatchOperator(
@@ -124,11 +124,11 @@ def test_the_three_tasks_pass_a_partition_on(connect, context, storage, rows, tm
             assert handle["partition"] == partition
             waited = BatchSensor(task_id="wait", job=handle, deferrable=False, poke_interval=0.02).execute(ti)
             fetch = FetchResultsOperator(task_id="fetch", job=waited, destination=f"file://{tmp_path}/out")
-            told.append(fetch.execute(ti))
+            landings.append(fetch.execute(ti))
         assert len(emulator.vendor.batches) == 4
-    assert sorted(summary["rows"] for summary in told) == [0] * 26 + [1] * 4
-    assert "has no rows" in next(summary["message"] for summary in told if not summary["rows"])
-    whole = manifest_at(told[0]["set_manifest"])
+    assert sorted(summary["rows"] for summary in landings) == [0] * 26 + [1] * 4
+    assert "has no rows" in next(summary["message"] for summary in landings if not summary["rows"])
+    whole = manifest_at(landings[0]["set_manifest"])
     assert (whole.partitions, whole.rows, len(whole.parts), whole.counts["succeeded"]) == (30, 4, 30, 4)
     assert sorted(row["key"] for file in whole.files for row in read_jsonl(file)) == ["a0", "a1", "b0", "b1"]
 
@@ -232,8 +232,8 @@ def test_a_set_is_cleaned_up_with_its_last_job(connect, context, storage, rows, 
         for partition in partitions(2):
             summary = run_part(context, conn_id, tmp_path, partition, rows=rows)
     folder = storage_path(summary["set_manifest"]).parent
-    told = CleanupJobsOperator(task_id="clean", older_than=0, dry_run=True).execute(context)
-    assert len(told["removed"]) == 2
+    cleaned = CleanupJobsOperator(task_id="clean", older_than=0, dry_run=True).execute(context)
+    assert len(cleaned["removed"]) == 2
     assert (folder / "manifest.json").exists()
     CleanupJobsOperator(task_id="clean", older_than=0).execute(context)
     assert [path for path in folder.rglob("*") if path.is_file()] == []
@@ -267,7 +267,7 @@ def part_at(partition, landing):
 def test_whoever_comes_last_tells_of_the_newest_landings(seed):
     """Twelve partitions landed by eight threads in any order, some several times: the manifest has the last of each."""
     bucket, draw = Bucket(), random.Random(seed)
-    log = SimpleNamespace(info=lambda *told: None)
+    log = SimpleNamespace(info=lambda *said: None)
     address = JobAddress.of_task(f"{bucket.uri}/jobs", "dag", "run", "task", 0)
     landings = {partition: draw.randint(1, 4) for partition in partitions(12)}
 
@@ -285,7 +285,7 @@ def test_whoever_comes_last_tells_of_the_newest_landings(seed):
 def test_the_set_is_told_once(tmp_path):
     """Of partitions that are landed once each, one landing writes the manifest, and it is never written again."""
     bucket = Bucket()
-    log = SimpleNamespace(info=lambda *told: None)
+    log = SimpleNamespace(info=lambda *said: None)
     address = JobAddress.of_task(f"{bucket.uri}/jobs", "dag", "run", "task", 0)
     for _ in range(2):
         for partition in partitions(5):
@@ -300,7 +300,7 @@ def test_the_set_is_told_once(tmp_path):
 def test_a_landing_that_is_killed_half_way_is_told_by_its_retry(at):
     """The last partition's task dies after its note, or before its manifest: done again, the manifest is there."""
     bucket = Bucket()
-    log = SimpleNamespace(info=lambda *told: None)
+    log = SimpleNamespace(info=lambda *said: None)
     address = JobAddress.of_task(f"{bucket.uri}/jobs", "dag", "run", "task", 0)
     PartitionSet(address, Partition(0, 2)).add(part_at("0/2", 1), log)
     last, puts = PartitionSet(address, Partition(1, 2)), []

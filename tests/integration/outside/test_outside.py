@@ -320,8 +320,8 @@ def test_the_commands_read_what_the_pages_read(emulator, connect, capsys, tmp_pa
         (["cost", "--by", "model"], ["gpt-5-mini", "all"]),
     ):
         assert main([*words, "--storage", storage]) == 0
-        told = capsys.readouterr().out
-        assert all(word in told for word in seen), told
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in seen), printed
     assert main(["cost", "--by", "day", "--json", "--storage", storage]) == 0
     day, everything = json.loads(capsys.readouterr().out)
     assert day["cost_usd"] == everything["cost_usd"] > 0
@@ -341,9 +341,9 @@ def test_what_vendors_say_has_no_meaning_to_a_terminal(emulator, connect, capsys
     ask(rows, storage, conn_id=conn_id, key="id", name="odd", fail_on="none", max_rounds=1, progress=False)
     capsys.readouterr()
     assert main(["show", "odd", "--storage", storage]) == 0
-    told = capsys.readouterr().out
-    assert "[red]" in told
-    assert "\x1b" not in told
+    printed = capsys.readouterr().out
+    assert "[red]" in printed
+    assert "\x1b" not in printed
 
 
 def test_jobs_lie_where_airflows_do_by_default(keyed):

@@ -44,9 +44,9 @@ def test_a_partitioned_task_is_one_line(site, connect, storage, rows, tmp_path):
         SubmitBatchOperator(
             task_id="submit", conn_id=conn_id, storage=storage, partition="2/4", rows=rows, request=REQUEST, key="id"
         ).execute(ti(2))
-        told = site.get("jobs")
-        assert (told["found"], told["active"]) == (2, 2)
-        [line, alone] = told["jobs"]
+        page = site.get("jobs")
+        assert (page["found"], page["active"]) == (2, 2)
+        [line, alone] = page["jobs"]
         assert (alone["task_id"], "partitions" in alone) == ("alone", False)
         parts = site.get("jobs", dag_id="dag", run_id="run", task_id="submit", partitions=True)["jobs"]
         assert [part["partition"] for part in parts] == ["0/4", "1/4", "2/4"]

@@ -43,9 +43,9 @@ def test_a_job_is_seen_from_its_planning_to_its_landing(site, connect, storage, 
         [job] = site.get("jobs")["jobs"]
         assert (job["state"], job["words"], job["done"]) == ("ended", "ended, not landed yet", 2)
         summary = FetchResultsOperator(task_id="f", job=handle, destination=f"file://{tmp_path}/out").execute({})
-    told = site.get("jobs")
-    [job] = told["jobs"]
-    assert (job["state"], job["words"], job["failed"], told["active"]) == ("landed", "landed", 0, 0)
+    listing = site.get("jobs")
+    [job] = listing["jobs"]
+    assert (job["state"], job["words"], job["failed"], listing["active"]) == ("landed", "landed", 0, 0)
     assert job["cost_usd"] == summary["cost_usd"]
     [day], [dag] = (sums := site.get("totals"))["days"], sums["dags"]
     assert (day["name"], dag["name"]) == (datetime.now(UTC).date().isoformat(), "dag")
@@ -130,8 +130,8 @@ def test_a_viewer_sees_and_cannot_cancel_a_stranger_sees_nothing(site, connect, 
         answer = site.http.post("/api/job/dag/run/submit/-1/cancel", json={})
         assert (answer.status_code, "not cancel" in answer.text) == (403, True)
         site.as_role(None)
-        told = site.get("jobs")
-        assert (told["jobs"], told["active"], told["dags"]) == ([], 0, [])
+        listing = site.get("jobs")
+        assert (listing["jobs"], listing["active"], listing["dags"]) == ([], 0, [])
         assert site.get("totals")["dags"] == []
         for path in ("/api/job/dag/run/submit/-1", "/api/job/nothing/run/submit/-1"):
             assert site.http.get(path).status_code == 404
@@ -264,8 +264,12 @@ def test_a_slow_store_gives_a_message_and_what_was_seen_last(site, connect, stor
         assert len(site.get("jobs")["jobs"]) in (0, 1)
         assert len(site.get("jobs")["jobs"]) == 1
         gate.clear()
-        told = site.get("jobs")
-        assert (len(told["jobs"]), "has not answered" in told["note"], "old" in told["note"]) == (1, True, True)
+        listing = site.get("jobs")
+        assert (len(listing["jobs"]), "has not answered" in listing["note"], "old" in listing["note"]) == (
+            1,
+            True,
+            True,
+        )
         gate.set()
         site.get("jobs")
         assert site.get("jobs")["note"] == ""

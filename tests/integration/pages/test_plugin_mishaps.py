@@ -173,9 +173,9 @@ def test_a_damaged_file_hides_nothing_but_itself(site, connect, storage, tmp_pat
             fetch(handle, tmp_path)
     path = Path(handle["job"].removeprefix("file://")) / name
     if content == "naive":
-        told = json.loads(path.read_text())
+        facts = json.loads(path.read_text())
         content = json.dumps(
-            {**told, "created_at": datetime.fromisoformat(told["created_at"]).replace(tzinfo=None).isoformat()}
+            {**facts, "created_at": datetime.fromisoformat(facts["created_at"]).replace(tzinfo=None).isoformat()}
         )
     path.write_text(content)
     assert "other" in {job["run_id"] for job in site.get("jobs")["jobs"]}
@@ -189,17 +189,19 @@ def test_replaced_and_merely_planned_jobs_are_not_at_work(site, connect, storage
         conn_id = connect(emulator.url)
         submit(conn_id, storage)
         submit(conn_id, storage, rows=["others"])
-        ti = SimpleNamespace(dag_id="dag", run_id="dry", task_id="submit", map_index=-1, xcom_push=lambda **told: None)
+        ti = SimpleNamespace(
+            dag_id="dag", run_id="dry", task_id="submit", map_index=-1, xcom_push=lambda **listing: None
+        )
         task = SubmitBatchOperator(
             task_id="submit", conn_id=conn_id, rows=["a"], storage=storage, dry_run=True,
             request=ChatRequest("gpt-5-mini", max_tokens=9),
         )  # fmt: skip
         with pytest.raises(Exception, match="dry_run"):
             task.execute({"ti": ti})
-        told = site.get("jobs")
-        states = {(job["run_id"], job["map_index"]): job["state"] for job in told["jobs"]}
+        listing = site.get("jobs")
+        states = {(job["run_id"], job["map_index"]): job["state"] for job in listing["jobs"]}
         assert states == {("run", "-1"): "replaced", ("run", "-1.2"): "running", ("dry", "-1"): "planned"}
-        assert told["active"] == 1
+        assert listing["active"] == 1
         for path in ("job/dag/run/submit/-1", "job/dag/dry/submit/-1"):
             assert site.get(path)["may_cancel"] is False
 
