@@ -58,6 +58,7 @@ class CleanupJobsOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_llm_batch.jobs.directory import history
         from airflow_llm_batch.jobs.directory.awaited import forget_awaited
+        from airflow_llm_batch.jobs.directory.indexed import forget_jobs
         from airflow_llm_batch.jobs.directory.listing import find_jobs
         from airflow_llm_batch.jobs.directory.store import JobStore
         from airflow_llm_batch.jobs.money.funds import release
@@ -90,6 +91,8 @@ class CleanupJobsOperator(BaseOperator):
         left = {task_of(uri)[0] for task in tasks.values() for uri in task.stores if uri not in removed}
         for folder in sets - left:
             remove_set(folder)
+        if not self.only_tell:
+            forget_jobs(self.storage or default_storage(), [JobAddress.parse(uri) for uri in removed])
         if not self.only_tell and self.of_dag is None:
             forget_events(self.storage or default_storage(), before)
             forget_awaited(self.storage or default_storage(), before)
