@@ -71,10 +71,10 @@ class Alerts:
         """
         log.info("Alert (%s): %s", alert, message)
         for notifier in self.notifiers:
-            told = {**context, "llm_batch": {"alert": alert, "message": message, **facts}}
+            extended = {**context, "llm_batch": {"alert": alert, "message": message, **facts}}
             try:
                 # A notifier renders its own fields for good: each alert has its own words.
-                copy.copy(notifier)(told)
+                copy.copy(notifier)(extended)
             except Exception as error:
                 log.warning("The alert could not be sent by %s: %s", type(notifier).__name__, type(error).__name__)
 

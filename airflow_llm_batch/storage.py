@@ -259,10 +259,16 @@ def read_local(path: str) -> bytes:
         return file.read()
 
 
+def refuse(error: OSError) -> None:
+    """:raises OSError: of a directory that cannot be read; one that is gone is no trouble."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def find_files(folder: ObjectStoragePath) -> list[str]:
     """The paths of all files below a directory, as of now; none when there is no such directory."""
     if is_local(folder):
-        return [f"{above}/{name}" for above, _, names in os.walk(folder.path) for name in names]
+        return [f"{above}/{name}" for above, _, names in os.walk(folder.path, onerror=refuse) for name in names]
     try:
         found: list[str] = patiently(fresh(folder).fs.find, folder.path)
     except FileNotFoundError:

@@ -227,13 +227,13 @@ class Transport:
     def exchange(self, request: httpx.Request, stream: bool) -> httpx.Response:
         """One request and its answer."""
         response = self.client.send(request, stream=True)
-        return response if stream and response.is_success else self.told(response, read(response, self.slowest))
+        return response if stream and response.is_success else self.checked(response, read(response, self.slowest))
 
     async def aexchange(self, request: httpx.Request, client: httpx.AsyncClient) -> httpx.Response:
         response = await client.send(request, stream=True)
-        return self.told(response, await aread(response, self.slowest))
+        return self.checked(response, await aread(response, self.slowest))
 
-    def told(self, response: httpx.Response, content: bytes) -> httpx.Response:
+    def checked(self, response: httpx.Response, content: bytes) -> httpx.Response:
         """An answer as a flow gets to see it: one that is no JSON object may be quoted, and by halves."""
         if not (response.is_success and content.lstrip().startswith(b"{")):
             content = self.redactor.data(content)

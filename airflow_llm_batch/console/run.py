@@ -151,8 +151,8 @@ class Work:
         message = f"{job.rows:,} rows in {job.batches:,} batches. {describe(job, self.lane)} Nothing was sent."
         estimate = {model: e.model_dump() for model, e in job.estimate.items()}
         cost = estimated_cost(job, self.lane)
-        told = {"message": message, "rows": job.rows, "estimate": estimate, "estimated_cost_usd": cost}
-        return Answers(self.name, self.run.store.address.first.uri, told)
+        planned = {"message": message, "rows": job.rows, "estimate": estimate, "estimated_cost_usd": cost}
+        return Answers(self.name, self.run.store.address.first.uri, planned)
 
     def finish(self, spec: RowSpec) -> Answers:
         """All of it, or on from where an earlier run has left it."""

@@ -36,6 +36,7 @@ from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
 from airflow_llm_batch.jobs.submission.named import adopt
 from airflow_llm_batch.jobs.submission.submit import submit
+from airflow_llm_batch.jobs.view.entry import enter_landed
 from airflow_llm_batch.models import call_id, is_call
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ class JobRun:
         choices.recovery.check()
         choices.reuse.check()
         rows.check(provider)
-        facts = {**vars(self.origin), "max_cost": choices.max_cost, "budgeted": any(funds.declared(self.hook))}
+        shared = self.origin.partition is not None and choices.max_cost is not None
+        budgeted = shared or any(funds.declared(self.hook))
+        facts = {**vars(self.origin), "max_cost": choices.max_cost, "budgeted": budgeted}
         facts["rules"] = rules = rows.rules(choices.checks)
         first = choices.trial.first(provider) if isinstance(rows, RowSpec) else NOT_TRIED
         job = None
@@ -184,7 +187,7 @@ class JobRun:
         if history.is_sent(self.store, self.job):
             return []
         labels = {**self.choices.labels, DAG: [self.origin.dag_id]}
-        return funds.reserve(self.hook, self.store, self.job, labels, self._lane(lane))
+        return funds.reserve(self.hook, self.store, self.job, labels, self._lane(lane), self.choices.max_cost)
 
     def _lane(self, wanted: str) -> str:
         """The lane whose price holds: of rows that are too few for a batch, that of calls."""
@@ -199,10 +202,11 @@ class JobRun:
             funds.settle(self.hook, self.store, self.job, cost)
 
     def _settle(self, manifest: Manifest) -> Manifest:
-        """Book what the job has cost."""
+        """Book what the job has cost, and enter it into the index."""
         for done in manifest.rounds:
             if done.job == self.store.uri:
                 funds.settle(self.hook, self.store, self.job, done.cost_usd, landed=True)
+        enter_landed(self.store, self.job, manifest)
         return manifest
 
     def _try_first(self) -> None:

@@ -25,6 +25,7 @@ from support.object_stores import absent
         "groq together perplexity",
         "mistral openrouter",
         "xai fireworks",
+        "anthropic-aws anthropic-google",
     ],
 )
 def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys, column):

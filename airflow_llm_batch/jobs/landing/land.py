@@ -62,8 +62,8 @@ def land(
         landing = Landing(store, job, hook, target, log, only, claim)
         manifest = landing.land(ended_batches(landing.listing, hook, job), before)
         claim.check()
-        if told := destination.finish(landing.layout, manifest.files, owner_of(store, job)):
-            log.info("%s", told)
+        if outcome := destination.finish(landing.layout, manifest.files, owner_of(store, job)):
+            log.info("%s", outcome)
             claim.check()
         store.save_manifest(manifest)
         if before is None:

@@ -65,8 +65,8 @@ def test_cleanup_leaves_a_job_alone_whose_round_is_running(connect, context, tmp
         with pytest.raises(TaskDeferred):
             task.execute(context)
         cleanup = CleanupJobsOperator(task_id="c", older_than=0, storage=storage)
-        told = cleanup.execute({})
-        assert (told["removed"], len(told["unlanded"])) == ([], 1)
+        cleaned = cleanup.execute({})
+        assert (cleaned["removed"], len(cleaned["unlanded"])) == ([], 1)
         for batch in emulator.vendor.batches.values():
             batch.created_at -= 100
         assert drive(operator(conn_id, tmp_path, storage=storage), context)["counts"]["succeeded"] == 200

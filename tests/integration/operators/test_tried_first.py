@@ -103,11 +103,11 @@ def test_a_request_that_the_vendor_refuses_costs_three_calls(connect, context):
             with pytest.raises(FirstRowsFailed) as raised:
                 task.execute(context)
             assert len(bodies) == 3 * tries, "nothing was uploaded: every POST was a call"
-        told = str(raised.value)
-        assert message.rstrip(".") in told
-        assert "\n" not in told
-        assert "3 calls" in told
-        assert "no batch was made" in told
+        refusal = str(raised.value)
+        assert message.rstrip(".") in refusal
+        assert "\n" not in refusal
+        assert "3 calls" in refusal
+        assert "no batch was made" in refusal
         assert not raised.value.retry_helps
         # By choice it is sent as it is.
         connect(emulator.url)
