@@ -77,8 +77,8 @@ class Obstore:
         from airflow.sdk import Connection
         from obstore.store import AzureStore
 
-        told = Connection.get(conn_id).extra_dejson["connection_string"]
-        parts = dict(part.split("=", 1) for part in told.strip(";").split(";"))
+        text = Connection.get(conn_id).extra_dejson["connection_string"]
+        parts = dict(part.split("=", 1) for part in text.strip(";").split(";"))
         known = {"account_name": parts["AccountName"], "account_key": parts["AccountKey"]}
         return AzureStore(self.bucket, endpoint=parts["BlobEndpoint"], client_options={"allow_http": True}, **known)
 
@@ -113,7 +113,12 @@ def child(client: str, kind: str, uri: str, megabytes: int) -> dict[str, Any]:
         used.write(name, (block for _ in range(megabytes)))
     with Measured() as down:
         assert used.read(name) == len(block) * megabytes
-    return {"made": made.told(), "up": up.told(), "down": down.told(), "winners": race(used.create, f"{name}-one")}
+    return {
+        "made": made.figures(),
+        "up": up.figures(),
+        "down": down.figures(),
+        "winners": race(used.create, f"{name}-one"),
+    }
 
 
 def race(create: Callable[[str, bytes], bool], name: str) -> int:
@@ -152,12 +157,12 @@ def main() -> None:
             uri = make_bucket(store.uri(kind, "bench"))
             for client in (CLIENTS[kind], *(["obstore"] if kind in OBSTORE else [])):
                 print(f"{kind}, {client} ...", flush=True)
-                told = in_own_process(__file__, "--child", client, kind, uri, str(given.megabytes))
-                steps = [told[name] for name in ("made", "up", "down")]
+                figures = in_own_process(__file__, "--child", client, kind, uri, str(given.megabytes))
+                steps = [figures[name] for name in ("made", "up", "down")]
                 above = [f"{step['peak'] - step['start']:.0f}" for step in steps]
                 cpu = [f"{step['cpu']:.1f}" for step in steps]
                 rows.append([f"{kind}, {client}", *(text for pair in zip(above, cpu, strict=True) for text in pair)])
-                rows[-1].append(str(told["winners"]))
+                rows[-1].append(str(figures["winners"]))
     head = ["", "import MB", "CPU s", "up MB", "CPU s", "down MB", "CPU s", "winners of 16"]
     print(table(head, rows))
 

@@ -235,8 +235,8 @@ def strike(kind: str, most: int, draw: random.Random) -> tuple[int, int]:
             how = "cut" if number % 4 == 3 and not (kind in FORGETS_PLACES and "in parts" in point) else "kill"
             outcome = run_job(lane, uri, (task, at, how))
             struck, wrong = struck + 1, wrong + (not outcome["exact"])
-            told = [outcome[name] for name in ("tries", "batches", "billed", "landed", "left")]
-            line = table.format(kind, lane, task, how, point, *told)
+            figures = [outcome[name] for name in ("tries", "batches", "billed", "landed", "left")]
+            line = table.format(kind, lane, task, how, point, *figures)
             print(line if outcome["exact"] else f"{line}   <- WRONG", flush=True)
         print(f"{kind} {lane}: {len(undisturbed['points'])} points in all", flush=True)
     return struck, wrong
@@ -261,8 +261,8 @@ def main() -> int:
                 make_bucket(STORE.uri(kind, BUCKET))
                 os._exit(0)
             os.waitpid(made, 0)
-            told = strike(kind, given.points, random.Random(given.seed))
-            struck, wrong = struck + told[0], wrong + told[1]
+            figures = strike(kind, given.points, random.Random(given.seed))
+            struck, wrong = struck + figures[0], wrong + figures[1]
     print(f"{struck} points struck, seed {given.seed}; {wrong} not exact")
     return 1 if wrong or not struck else 0
 
