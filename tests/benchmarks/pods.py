@@ -75,8 +75,8 @@ def main(given: argparse.Namespace) -> None:
             with Footprint(tmp, process.pid, allowed=(home, Path(root))) as footprint:
                 assert process.wait() == 0, name
             left = sum(1 for path in (*tmp.rglob("*"), *cwd.rglob("*")) if path.is_file())
-            told = (footprint.memory / MB, footprint.temporary / MB, len(footprint.elsewhere), left)
-            lines.append([name, f"{told[0]:.0f}", f"{told[1]:.1f}", *map(str, told[2:])])
+            cells = (footprint.memory / MB, footprint.temporary / MB, len(footprint.elsewhere), left)
+            lines.append([name, f"{cells[0]:.0f}", f"{cells[1]:.1f}", *map(str, cells[2:])])
     print(f"{given.rows:,} rows, {given.column:,} bytes passed through of each" + (", a cache" if given.cache else ""))
     print(table(["task", "MB", "MB below TMPDIR", "files elsewhere", "files left"], lines))
 

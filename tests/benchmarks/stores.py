@@ -77,8 +77,8 @@ class Obstore:
         from airflow.sdk import Connection
         from obstore.store import AzureStore
 
-        text = Connection.get(conn_id).extra_dejson["connection_string"]
-        parts = dict(part.split("=", 1) for part in text.strip(";").split(";"))
+        secret = Connection.get(conn_id).extra_dejson["connection_string"]
+        parts = dict(part.split("=", 1) for part in secret.strip(";").split(";"))
         known = {"account_name": parts["AccountName"], "account_key": parts["AccountKey"]}
         return AzureStore(self.bucket, endpoint=parts["BlobEndpoint"], client_options={"allow_http": True}, **known)
 
