@@ -71,10 +71,10 @@ class Alerts:
         """
         log.info("Alert (%s): %s", alert, message)
         for notifier in self.notifiers:
-            told = {**context, "llm_batch": {"alert": alert, "message": message, **facts}}
+            extended = {**context, "llm_batch": {"alert": alert, "message": message, **facts}}
             try:
                 # A notifier renders its own fields for good: each alert has its own words.
-                copy.copy(notifier)(told)
+                copy.copy(notifier)(extended)
             except Exception as error:
                 log.warning("The alert could not be sent by %s: %s", type(notifier).__name__, type(error).__name__)
 
@@ -115,7 +115,7 @@ class Alerts:
         """Epoch seconds from which a job is late, None where its task has not run often enough to tell."""
         from airflow_llm_batch.jobs.directory import history
 
-        if self.late is None or not self.notifiers or store.is_told_late():
+        if self.late is None or not self.notifiers or store.notes.is_told_late():
             return None
         try:
             usual = history.usual_seconds(store)
@@ -128,7 +128,7 @@ class Alerts:
         """A job takes longer than its task's jobs do: told once."""
         from airflow_llm_batch.jobs.directory import history
 
-        if store.is_told_late():
+        if store.notes.is_told_late():
             return
         usual = history.usual_seconds(store) or 0.0
         job = store.job()
@@ -137,7 +137,7 @@ class Alerts:
             f"{usual / 3600:.1f} h, and this one was planned at {job.created_at:%Y-%m-%d %H:%M} UTC. It is waited for."
         )
         self.tell(context, log, "late", message, job=store.uri)
-        store.save_late()
+        store.notes.save_late()
 
 
 class SendsAlerts(BaseOperator):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -53,6 +54,21 @@ class LLMBatchHook(BaseHook):
         super().__init__(**kwargs)
         self.conn_id = conn_id
         self._connection: Connection | None = None
+
+    @classmethod
+    def by_key(cls, name: str, provider: str, key: str | None, host: str | None) -> LLMBatchHook:
+        """A hook that needs no connection of Airflow's.
+
+        :param name: what messages call it, as a connection's id.
+        :param host: another address than the vendor's own, None for that.
+        """
+        from airflow.providers.common.compat.sdk import Connection
+
+        hook = cls(name)
+        hook._connection = Connection(
+            conn_id=name, conn_type=cls.conn_type, host=host, password=key, extra=json.dumps({"provider": provider})
+        )
+        return hook
 
     @property
     def connection(self) -> Connection:
@@ -181,8 +197,8 @@ class LLMBatchHook(BaseHook):
             seen = self.run(self.provider.probe())
         except LLMBatchError as error:
             return False, str(error)
-        told = f"{self.provider.name} at {self.provider.base_url} accepts the key ({seen})."
-        return True, self.transport.redact(told)
+        said = f"{self.provider.name} at {self.provider.base_url} accepts the key ({seen})."
+        return True, self.transport.redact(said)
 
     @cached_property
     def transport(self) -> Transport:
@@ -235,8 +251,8 @@ class LLMBatchHook(BaseHook):
                 lines, request = source.read(self.transport.get(request))
                 yield (line + b"\n" for line in lines)
         else:
-            told = source.read(self.transport.get(source.request)) if isinstance(source, Located) else [source]
-            for request in told:
+            found = source.read(self.transport.get(source.request)) if isinstance(source, Located) else [source]
+            for request in found:
                 with self.transport.stream(request) as chunks:
                     yield chunks
 

@@ -59,8 +59,8 @@ class Redactor:
     def errors(self, *errors: BaseException) -> None:
         """Take the secrets out of errors and out of all that led to them."""
         for error in led_to(*errors):
-            told = [(arg, self.text(str(arg))) for arg in error.args]
-            error.args = tuple(arg if text == str(arg) else text for arg, text in told)
+            redacted = [(arg, self.text(str(arg))) for arg in error.args]
+            error.args = tuple(arg if text == str(arg) else text for arg, text in redacted)
 
     def data(self, data: bytes) -> bytes:
         if not self.is_in(data):

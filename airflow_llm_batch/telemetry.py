@@ -62,7 +62,7 @@ def attributes(job: Job, model: str) -> dict[str, Any]:
 
 def figures(job: Job, by_status: dict[str, Sums]) -> dict[str, Any]:
     used = by_status["all"]
-    told: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "gen_ai.usage.input_tokens": used.input_tokens,
         "gen_ai.usage.output_tokens": used.output_tokens,
         "llm_batch.job": job.id,
@@ -71,10 +71,10 @@ def figures(job: Job, by_status: dict[str, Sums]) -> dict[str, Any]:
         "llm_batch.task_id": job.task_id or "",
         "llm_batch.run_id": job.run_id or "",
     }
-    told |= {f"llm_batch.rows.{status}": sums.requests for status, sums in by_status.items() if status != "all"}
+    attributes |= {f"llm_batch.rows.{status}": sums.requests for status, sums in by_status.items() if status != "all"}
     if used.cost_usd is not None:
-        told["llm_batch.cost_usd"] = used.cost_usd
-    return told
+        attributes["llm_batch.cost_usd"] = used.cost_usd
+    return attributes
 
 
 @cache

@@ -156,6 +156,8 @@ class BatchCompletionTrigger(BaseEventTrigger):
 def completion_asset(name: str, conn_id: str, **kwargs: Any) -> Asset:
     """An asset whose watcher tells it of the end of jobs that name it as their ``completion``.
 
+    :param name: of the asset.
+    :param conn_id: the ``llmbatch`` connection that the jobs are on.
     :param kwargs: as ``BatchCompletionTrigger``.
     """
     from airflow.sdk import Asset, AssetWatcher

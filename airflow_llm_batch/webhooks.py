@@ -90,7 +90,7 @@ def verified(
     """
     bound = keys is None or headers.get("webhook-signature", "").count(".") != DOTS
     if keys is not None and not bound:
-        told, name = read(body), signed_by(keys, headers, url, now)
+        event, name = read(body), signed_by(keys, headers, url, now)
     elif not secret:
         raise NotAuthentic
     elif "webhook-signature" in headers:
@@ -98,20 +98,20 @@ def verified(
             Webhook(secret).verify(body, dict(headers), json_parse=False)
         except (WebhookVerificationError, ValueError, TypeError, ArithmeticError):
             raise NotAuthentic from None
-        told, name = read(body), headers["webhook-id"]
+        event, name = read(body), headers["webhook-id"]
     elif SHARED in headers:
         made = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(f"sha256={made}".encode(), headers[SHARED].strip().lower().encode()):
             raise NotAuthentic
-        told = read(body)
-        at = moment(told.get("created_at") or told.get("timestamp"))
+        event = read(body)
+        at = moment(event.get("created_at") or event.get("timestamp"))
         if at is None or abs((now - at).total_seconds()) > TOLERANCE:
             raise NotAuthentic
-        name = word(told.get("id")) or hashlib.sha256(body).hexdigest()
+        name = word(event.get("id")) or hashlib.sha256(body).hexdigest()
     else:
         raise NotAuthentic
-    kind = word(told.get("type")) or word(told.get("status")) or ""
-    return Event(id=name, kind=kind, batch=batch_of(told), at=now, bound=bound)
+    kind = word(event.get("type")) or word(event.get("status")) or ""
+    return Event(id=name, kind=kind, batch=batch_of(event), at=now, bound=bound)
 
 
 def signed_by(keys: SigningKeys, headers: Mapping[str, str], url: str, now: datetime) -> str:
@@ -139,10 +139,10 @@ def read(body: bytes) -> dict[str, Any]:
         return {}
 
 
-def batch_of(told: Mapping[str, Any]) -> str:
+def batch_of(event: Mapping[str, Any]) -> str:
     """The batch that a body names, "" for none."""
     for path in NAMED:
-        found: Any = told
+        found: Any = event
         for name in path:
             found = members(found).get(name)
         if isinstance(found, str) and found:

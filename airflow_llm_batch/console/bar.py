@@ -60,7 +60,7 @@ class Bar:
         self.is_live = shown and (self.console.is_terminal or self.console.is_jupyter)
         self.over = threading.Event()
         self.store: JobStore | None = None
-        self.rows, self.step, self.told, self.told_at = 0, "", "", 0.0
+        self.rows, self.step, self.printed, self.printed_at = 0, "", "", 0.0
         self.progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[state]}", style="dim"), console=self.console, disable=not self.is_live,
@@ -109,6 +109,6 @@ class Bar:
             return
         line = seen.describe(self.rows)
         self.progress.update(self.task, completed=min(seen.counts[0], self.rows), state=line.partition(";")[0])
-        if not self.is_live and line != self.told and time.monotonic() - self.told_at >= EVERY:
-            self.told, self.told_at = line, time.monotonic()
+        if not self.is_live and line != self.printed and time.monotonic() - self.printed_at >= EVERY:
+            self.printed, self.printed_at = line, time.monotonic()
             self.console.print(line, style="dim", markup=False, highlight=False)

@@ -15,12 +15,22 @@ from typing import TYPE_CHECKING, Any
 from airflow_llm_batch.console.answers import Answers
 from airflow_llm_batch.console.bar import Bar, warnings_on
 from airflow_llm_batch.console.connecting import hook_of
-from airflow_llm_batch.console.places import PROGRAM, origin_of, results_of
+from airflow_llm_batch.console.left_behind import left_behind
+from airflow_llm_batch.console.places import origin_of, results_of
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.jobs.options import DEADLINES, Again, Deadline, Recovery, Target, Trial, Waves, at_least_one
+from airflow_llm_batch.jobs.options import (
+    DEADLINES,
+    Again,
+    Choices,
+    Deadline,
+    Recovery,
+    Target,
+    Trial,
+    Waves,
+    at_least_one,
+)
 from airflow_llm_batch.jobs.run import JobRun
-from airflow_llm_batch.models import is_call
 from airflow_llm_batch.operators.failing import check_failures, failing_share
 from airflow_llm_batch.operators.waiting import LONGEST_PAUSE, seconds
 
@@ -105,11 +115,12 @@ def run(
             target = Target(absolute(destination) or results_of(storage, name), format, max_file_size, keep_raw)
             given = {"max_enqueued_tokens": max_enqueued_tokens, "max_running_shards": max_running_shards}
             origin = origin_of(name)
-            job = JobRun(
-                hook, JobStore(origin.address(storage).uri), origin, log, waves=Waves.of(given, hook.options),
-                recovery=recovery, metadata=metadata, max_cost=max_cost, labels={**tags(metadata), "tag": []},
+            choices = Choices(
+                waves=Waves.of(given, hook.options), recovery=recovery or Recovery(), metadata=metadata,
+                max_cost=max_cost, labels={**tags(metadata), "tag": []},
                 trial=Trial(0 if dry_run or lane == "online" else check_first, failing_share(fail_on)),
             )  # fmt: skip
+            job = JobRun(hook, JobStore(origin.address(storage).uri), origin, log, choices)
             whole = Deadline(seconds(deadline), on_deadline)
             work = Work(job, name, storage, target, bar, lane, whole, tuple(also), max_rounds, poll_interval)
             answers = work.estimate(spec) if dry_run else work.finish(spec)
@@ -140,8 +151,8 @@ class Work:
         message = f"{job.rows:,} rows in {job.batches:,} batches. {describe(job, self.lane)} Nothing was sent."
         estimate = {model: e.model_dump() for model, e in job.estimate.items()}
         cost = estimated_cost(job, self.lane)
-        told = {"message": message, "rows": job.rows, "estimate": estimate, "estimated_cost_usd": cost}
-        return Answers(self.name, self.run.store.address.first.uri, told)
+        planned = {"message": message, "rows": job.rows, "estimate": estimate, "estimated_cost_usd": cost}
+        return Answers(self.name, self.run.store.address.first.uri, planned)
 
     def finish(self, spec: RowSpec) -> Answers:
         """All of it, or on from where an earlier run has left it."""
@@ -231,34 +242,6 @@ class Work:
         wait_for_creates()
         for line in left_behind(self.run, self.name, self.storage):
             self.bar.tell(line)
-
-
-def left_behind(run: JobRun, name: str, storage: str | None) -> Iterator[str]:
-    """What a run that is stopped leaves at the vendor, and what can be done about it."""
-    at = f" --storage {storage}" if storage else ""
-    job = run.store.load_job()
-    if job is None:
-        yield "Stopped while the rows were read. Nothing was sent."
-        return
-    listing = run.store.listing()
-    states = listing.states(job)
-    made = {index: listing.attempts(index).created() for index, state in states.items() if state != "planned"}
-    called = {index for index, created in made.items() if created is not None and is_call(created.batch_id)}
-    running = [index for index in made if states[index] in ("running", "creating") and index not in called]
-    batches = [created.batch_id for index in running if (created := made[index]) is not None]
-    rows = sum(shard.rows for shard in job.shards if shard.index in running)
-    if running:
-        ids = ", ".join(batches[:10]) + (f" and {len(batches) - 10} more" if len(batches) > 10 else "")
-        yield (
-            f"Stopped watching. Still running at {job.provider}: {rows:,} rows in {len(running)} batch(es)"
-            f"{f' ({ids})' if ids else ''}, billed for what they finish."
-        )
-        yield f"Cancel them: {PROGRAM} cancel {name}{at}"
-    elif set(states.values()) == {"planned"}:
-        yield "Stopped. Nothing runs at the vendor."
-    else:
-        yield "Stopped. Nothing runs at the vendor; what it has answered is kept."
-    yield f"Go on: run the same again. Look: {PROGRAM} show {name}{at}"
 
 
 def spec_of(

@@ -50,8 +50,8 @@ class Kinds:
 
     def seen(self) -> tuple[str, dict[str, str]]:
         """The keys' kind, and each column's."""
-        return told(merge(self.key)) or "integer", {
-            name: told(merge(seen)) or "json" for name, seen in self.columns.items()
+        return stated(merge(self.key)) or "integer", {
+            name: stated(merge(seen)) or "json" for name, seen in self.columns.items()
         }
 
 
@@ -136,11 +136,11 @@ def merged_moments(found: set[str]) -> str:
     return f"timestamp{'_ns' if fine else ''}{'_tz' if zoned == {True} else ''}{':far' if far else ''}"
 
 
-def told(kind: str | None) -> str | None:
+def stated(kind: str | None) -> str | None:
     """The kind as a plan keeps it: what its column's type is."""
     if kind is None:
         return None
     if kind.startswith("list:"):
-        return f"list:{told(kind.removeprefix('list:'))}"
+        return f"list:{stated(kind.removeprefix('list:'))}"
     parts = kind.split(":")
     return ":".join(parts[:2]) if parts[0] == "decimal" else parts[0]

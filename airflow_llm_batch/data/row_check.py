@@ -43,7 +43,7 @@ class Instance:
         try:
             made = self.model.model_validate_json(to_json(result.output))
         except ValidationError as error:
-            refuse(result, NOT_VALID, f"The answer is no valid {self.name}{told(error)}")
+            refuse(result, NOT_VALID, f"The answer is no valid {self.name}{problems(error)}")
         except Exception as error:
             refuse(result, CRASHED, f"Validating the answer as {self.name} crashed: {type(error).__name__}: {error}")
         else:
@@ -71,7 +71,7 @@ def in_order(written: Any, made: Any) -> Any:
     return written
 
 
-def told(error: ValidationError) -> str:
+def problems(error: ValidationError) -> str:
     """The first of a validation's complaints, with its place."""
     first, *more = error.errors(include_url=False, include_context=False, include_input=False)
     place = "".join(f"[{part!r}]" for part in first["loc"])

@@ -159,12 +159,12 @@ def logprobs(body: dict[str, Any], said: Reply) -> dict[str, Any] | None:
     if not body.get("logprobs"):
         return None
 
-    def told(word: str, rank: int) -> dict[str, Any]:
+    def logprob(word: str, rank: int) -> dict[str, Any]:
         return {"token": word, "logprob": -0.1 - rank, "bytes": list(word.encode())}
 
     ranks = range(body.get("top_logprobs") or 0)
     tokens = [
-        {**told(word, 0), "top_logprobs": [told(word + "?" * rank, rank) for rank in ranks]}
+        {**logprob(word, 0), "top_logprobs": [logprob(word + "?" * rank, rank) for rank in ranks]}
         for word in re.findall(r"\S+\s*|\s+", said.text or "")
     ]
     return {"content": tokens, "refusal": None}

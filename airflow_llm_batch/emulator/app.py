@@ -85,9 +85,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def refused(refusal: Any, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A refusal whose header has the request id that its body tells, as Anthropic's do."""
-    told = {"request-id": refusal.body["request_id"]} if "request_id" in refusal.body else {}
+    identified = {"request-id": refusal.body["request_id"]} if "request_id" in refusal.body else {}
     own = getattr(refusal, "headers", {})
-    return JSONResponse(refusal.body, status, {**(headers or {}), **own, **told})
+    return JSONResponse(refusal.body, status, {**(headers or {}), **own, **identified})
 
 
 class FaultMiddleware:

@@ -183,19 +183,19 @@ def batch_object(vendor: Vendor, batch: EmulatedBatch, request: Request) -> dict
     def answer(line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str, Any]]:
         return answered_line(vendor, line, unfinished)
 
-    told = openai.batch_object(vendor, batch, answer)
-    told = {name: value for name, value in told.items() if name not in ("model", "usage")}
-    if told["status"] in ("completed", "failed"):
+    body = openai.batch_object(vendor, batch, answer)
+    body = {name: value for name, value in body.items() if name not in ("model", "usage")}
+    if body["status"] in ("completed", "failed"):
         keep_empty_files(vendor, batch)
-        shown = told["status"] == "failed" or batch.looks > vendor.settings.faults.undelivered
+        shown = body["status"] == "failed" or batch.looks > vendor.settings.faults.undelivered
         files = {"output_file_id": batch.output, "error_file_id": batch.errors}
-        told |= {name: file.id for name, file in files.items() if file and shown}
-    if told["status"] == "failed":
+        body |= {name: file.id for name, file in files.items() if file and shown}
+    if body["status"] == "failed":
         counts = {"total": batch.total, "completed": None, "failed": None}
-        told |= {"completed_at": told["failed_at"], "failed_at": None, "request_counts": counts}
+        body |= {"completed_at": body["failed_at"], "failed_at": None, "request_counts": counts}
     if vendor.settings.faults.capitals or request.query_params.get("api-version") == CAPITALS:
-        return in_capitals(told)
-    return told | {name: told[name] or "" for name in ("output_file_id", "error_file_id")}
+        return in_capitals(body)
+    return body | {name: body[name] or "" for name in ("output_file_id", "error_file_id")}
 
 
 def keep_empty_files(vendor: Vendor, batch: EmulatedBatch) -> None:
@@ -206,12 +206,12 @@ def keep_empty_files(vendor: Vendor, batch: EmulatedBatch) -> None:
             batch.output = vendor._write(batch, [], "output")
 
 
-def in_capitals(told: dict[str, Any]) -> dict[str, Any]:
+def in_capitals(body: dict[str, Any]) -> dict[str, Any]:
     """A batch as the first versions told of it."""
-    times = {name: iso(told[name]) for name in TIMES}
-    waiting = told["status"] == "validating"
-    counts = dict.fromkeys(("total", "completed", "failed")) if waiting else told["request_counts"]
-    return {**told, **times, "status": told["status"].title(), "endpoint": None, "request_counts": counts}
+    times = {name: iso(body[name]) for name in TIMES}
+    waiting = body["status"] == "validating"
+    counts = dict.fromkeys(("total", "completed", "failed")) if waiting else body["request_counts"]
+    return {**body, **times, "status": body["status"].title(), "endpoint": None, "request_counts": counts}
 
 
 def iso(seconds: int | None) -> str | None:

@@ -89,7 +89,7 @@ class EmulatedBatch:
     names: str = "custom_id"
     webhooks: tuple[str, ...] = ()
     #: a look has told of its end
-    told: bool = False
+    end_seen: bool = False
     #: tokens of all answers: in, out
     used: list[int] = field(default_factory=lambda: [0, 0])
     lock: threading.Lock = field(default_factory=threading.Lock)

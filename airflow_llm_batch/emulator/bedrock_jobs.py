@@ -174,7 +174,7 @@ def answer_record(job: Job, record: dict[str, Any], unfinished: str | None) -> t
     """A record's line of the output; empty for one that was never worked on, which has none."""
     if unfinished in ("expired", "cancelled"):
         return False, {}
-    told = {"recordId": record["recordId"], "modelInput": record["modelInput"]}
+    known = {"recordId": record["recordId"], "modelInput": record["modelInput"]}
     said: Any
     if unfinished:
         said = answers.Bad(500, "InternalServerException", "The system encountered an unexpected error.")
@@ -183,8 +183,8 @@ def answer_record(job: Job, record: dict[str, Any], unfinished: str | None) -> t
     else:
         said = bedrock_models.invoke(str(job.model), record["modelInput"])
     if isinstance(said, answers.Bad):
-        return False, {**told, "error": {"errorCode": said.status, "errorMessage": said.message}}
-    return True, {**told, "modelOutput": said}
+        return False, {**known, "error": {"errorCode": said.status, "errorMessage": said.message}}
+    return True, {**known, "modelOutput": said}
 
 
 def settle(vendor: Vendor, job: Job) -> None:
@@ -223,7 +223,7 @@ def job_object(vendor: Vendor, job: Job) -> dict[str, Any]:
     settle(vendor, job)
     now = time.time()
     view = job.view(now)
-    told = {name: value for name, value in job.asked.items() if name != "tags" and value is not None}
+    asked = {name: value for name, value in job.asked.items() if name != "tags" and value is not None}
     known = view.phase not in ("validating", "failed") and not job.problems
     counts = {
         "totalRecordCount": job.total,
@@ -234,7 +234,7 @@ def job_object(vendor: Vendor, job: Job) -> dict[str, Any]:
     return {
         "jobArn": job.id,
         "modelInvocationType": "InvokeModel",
-        **told,
+        **asked,
         "status": status_of(vendor, job, view, now),
         **({"message": "; ".join(p["message"] for p in job.problems)} if view.phase == "failed" else {}),
         "submitTime": stamp(job.created_at),

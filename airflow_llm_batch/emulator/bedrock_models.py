@@ -198,11 +198,11 @@ def blocks_of(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def text_of(content: Any) -> str:
-    told = []
+    texts = []
     for block in content if isinstance(content, list) else []:
         result = answers.members_of(block.get("toolResult"))
-        told.append(block.get("text") or text_of(result.get("content")) or ("[image]" if "image" in block else ""))
-    return "\n".join(filter(None, told))
+        texts.append(block.get("text") or text_of(result.get("content")) or ("[image]" if "image" in block else ""))
+    return "\n".join(filter(None, texts))
 
 
 def titan_vector(model: str, body: dict[str, Any]) -> Answer:

@@ -99,7 +99,7 @@ def read_input(vendor: Vendor, batch: S3Batch, uri: str) -> None:
 
 def shown(vendor: Vendor, batch: S3Batch) -> dict[str, Any]:
     """A batch as this API tells of it, its results written once it has ended."""
-    told = openai.batch_object(vendor, batch)
+    body = openai.batch_object(vendor, batch)
     folder, _, name = str(batch.input_file_id).rpartition("/")
     at = {"output_file_id": ".out", "error_file_id": ".err"}
     stored = {"output_file_id": batch.output, "error_file_id": batch.errors}
@@ -110,7 +110,7 @@ def shown(vendor: Vendor, batch: S3Batch) -> dict[str, Any]:
                 if file is not None:
                     objects.put(f"{folder}/{batch.id}/{name}{at[member]}", file.path.read_bytes())
             batch.written = True
-    return {**told, **{member: told[member] and f"{name}{kind}" for member, kind in at.items()}}
+    return {**body, **{member: body[member] and f"{name}{kind}" for member, kind in at.items()}}
 
 
 @router.get("/batches")

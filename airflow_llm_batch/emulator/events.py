@@ -93,7 +93,7 @@ class Sender(threading.Thread):
     def __init__(self, vendor: Vendor, keys: Keys) -> None:
         super().__init__(name="llm-batch-emulator-events", daemon=True)
         self.vendor, self.keys = vendor, keys
-        self.told: set[str] = set()
+        self.sent: set[str] = set()
 
     def run(self) -> None:
         while not self.vendor.over.wait(0.05):
@@ -102,8 +102,8 @@ class Sender(threading.Thread):
                 if not (self.vendor.settings.webhook_url or batch.webhooks):
                     continue
                 view = batch.view(now)
-                if view.ended_at is not None and batch.id not in self.told:
-                    self.told.add(batch.id)
+                if view.ended_at is not None and batch.id not in self.sent:
+                    self.sent.add(batch.id)
                     self.tell(batch, view.phase)
 
     def tell(self, batch: EmulatedBatch, phase: str) -> None:
@@ -114,11 +114,11 @@ class Sender(threading.Thread):
         at = time.time()
         body = json.dumps(event_of(batch, phase, at)).encode()
         name = f"wh_{uuid.uuid4().hex}"
-        told = {url: self.keys.signed(body, name, url, at) for url in batch.webhooks}
+        signatures = {url: self.keys.signed(body, name, url, at) for url in batch.webhooks}
         if url := self.vendor.settings.webhook_url:
-            told[url] = signed(self.vendor.settings.webhook_secret, body, name, at)
+            signatures[url] = signed(self.vendor.settings.webhook_secret, body, name, at)
         for _ in range(1 + faults.repeated_events):
-            for url, headers in told.items():
+            for url, headers in signatures.items():
                 self.deliver(url, body, headers)
 
     def deliver(self, url: str, body: bytes, headers: dict[str, str]) -> None:

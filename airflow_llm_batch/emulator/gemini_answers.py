@@ -63,12 +63,12 @@ def generate(model: str, given: dict[str, Any]) -> dict[str, Any] | Bad:
         candidate["logprobsResult"] = logprobs(said.text, config.get("logprobs") or 0)
     count = config.get("candidateCount") or 1
     spent = said.output_tokens * count
-    told = int(said.input_tokens) + int(spent) + thought
+    total = int(said.input_tokens) + int(spent) + thought
     usage = {
         "promptTokenCount": said.input_tokens,
         "candidatesTokenCount": spent,
         "thoughtsTokenCount": thought,
-        "totalTokenCount": told,
+        "totalTokenCount": total,
     }
     return {
         # A zero is left out.

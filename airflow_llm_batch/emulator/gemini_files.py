@@ -127,7 +127,7 @@ def file_object(request: Request, stored: StoredFile) -> dict[str, Any]:
     generated = stored.purpose != PURPOSE
     uri = f"{str(request.base_url).rstrip('/')}/v1beta/files/{stored.id}"
     digest = hashlib.sha256(stored.path.read_bytes()).hexdigest()
-    told = {
+    file = {
         "name": f"files/{stored.id}",
         "displayName": stored.filename,
         "mimeType": stored.mime or "application/octet-stream",
@@ -141,4 +141,4 @@ def file_object(request: Request, stored: StoredFile) -> dict[str, Any]:
         "state": "PROCESSING" if stored.looks > 0 else "ACTIVE",
         "source": "GENERATED" if generated else "UPLOADED",
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in file.items() if value}

@@ -260,8 +260,8 @@ def delete_job(job_id: str, vendor: Held) -> dict[str, Any]:
 
 
 def job_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
-    told = openai.batch_object(vendor, batch, answer)
-    counts, ended = told["request_counts"], told["completed_at"] or told["failed_at"] or told["cancelled_at"]
+    body = openai.batch_object(vendor, batch, answer)
+    counts, ended = body["request_counts"], body["completed_at"] or body["failed_at"] or body["cancelled_at"]
     view = batch.view(time.time())
     phase = view.phase
     unknown = vendor.settings.faults.unknown_status if phase == "running" else None
@@ -275,14 +275,14 @@ def job_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
         "endpoint": batch.endpoint,
         "model": batch.model,
         "agent_id": None,
-        "output_file": told["output_file_id"],
-        "error_file": told["error_file_id"],
+        "output_file": body["output_file_id"],
+        "error_file": body["error_file_id"],
         "errors": [{"message": p["message"], "count": 1} for p in batch.problems] if phase == "failed" else [],
         "outputs": None,
         "status": unknown or STATUSES[phase],
         "created_at": int(batch.created_at),
-        "started_at": told["in_progress_at"],
-        "completed_at": ended or told["expired_at"],
+        "started_at": body["in_progress_at"],
+        "completed_at": ended or body["expired_at"],
         "total_requests": batch.total,
         "completed_requests": view.done - batch.lost,
         "succeeded_requests": counts["completed"] - batch.rejected,

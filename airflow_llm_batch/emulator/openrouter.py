@@ -158,9 +158,9 @@ def listing(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     status: Annotated[list[str] | None, Query()] = None,
 ) -> dict[str, Any]:
-    told = openai.page_of(vendor, NAME, after, limit, batch_object)
-    shown = [{**one, "results": None} for one in told["data"] if not status or one["status"] in status]
-    return {**told, "data": shown}
+    body = openai.page_of(vendor, NAME, after, limit, batch_object)
+    shown = [{**one, "results": None} for one in body["data"] if not status or one["status"] in status]
+    return {**body, "data": shown}
 
 
 @router.get("/batches/{batch_id}")
@@ -178,8 +178,8 @@ def delete(batch_id: str, vendor: Held) -> dict[str, Any]:
 
 
 def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
-    told = openai.batch_object(vendor, batch, answer)
-    status, counts = told["status"], told["request_counts"]
+    body = openai.batch_object(vendor, batch, answer)
+    status, counts = body["status"], body["request_counts"]
     over = batch.view(time.time()).ended_at
     counts = {**counts, "total": batch.total, "failed": batch.total if status == "failed" else counts["failed"]}
     usage = None

@@ -25,14 +25,14 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.told = asyncio.Event()
+        self.ending = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def stop(self) -> None:
         """From any thread."""
         self.should_exit = True
         if self.loop is not None:
-            self.loop.call_soon_threadsafe(self.told.set)
+            self.loop.call_soon_threadsafe(self.ending.set)
 
     async def main_loop(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
         while not await self.on_tick(ticks):
             ticks += 1
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.told.wait(), 0.1)
+                await asyncio.wait_for(self.ending.wait(), 0.1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:

@@ -168,10 +168,10 @@ def results(
     vendor.settle(batch, answer)
     lines = batch.output.path.read_bytes().split(b"\n") if batch.output else []
     # What is no JSON has no place in a page.
-    told = sorted((row for line in lines if (row := parsed(line))), key=lambda row: row["batch_request_id"])
+    answered = sorted((row for line in lines if (row := parsed(line))), key=lambda row: row["batch_request_id"])
     first = int(pagination_token or 0)
-    token = str(first + limit) if first + limit < len(told) else None
-    return {"results": told[first : first + limit], "pagination_token": token}
+    token = str(first + limit) if first + limit < len(answered) else None
+    return {"results": answered[first : first + limit], "pagination_token": token}
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from airflow_llm_batch.exceptions import ConfigurationError
@@ -253,6 +253,26 @@ class Recovery:
             "batch_ids": dict(self.batch_ids or {}),
             "cancel_on_kill": self.cancel_on_kill,
         }
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is chosen for a job and all its rounds.
+
+    :param metadata: the user's, kept by the vendor with each batch.
+    :param max_cost: dollars, of all rounds together; None for any.
+    :param labels: what budgets may be by: metadata, and the DAG's tags.
+    :param checks: of its answers, None for those that its rows bring along.
+    """
+
+    waves: Waves = Waves()
+    recovery: Recovery = field(default_factory=Recovery)
+    metadata: Mapping[str, str] | None = None
+    max_cost: float | None = None
+    trial: Trial = Trial()
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    reuse: Reuse = NO_REUSE
+    checks: Sequence[str] | None = None
 
 
 def at_least_one(name: str, value: Any) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING
@@ -26,19 +27,7 @@ from airflow_llm_batch.jobs.looks import Looks
 from airflow_llm_batch.jobs.money import funds
 from airflow_llm_batch.jobs.money.accounts import DAG
 from airflow_llm_batch.jobs.money.budget import check_again, check_budget, estimated_cost, total
-from airflow_llm_batch.jobs.options import (
-    NO_REUSE,
-    NOT_TRIED,
-    Again,
-    Deadline,
-    Origin,
-    Recovery,
-    Reuse,
-    Rung,
-    Target,
-    Trial,
-    Waves,
-)
+from airflow_llm_batch.jobs.options import NOT_TRIED, Again, Choices, Deadline, Origin, Rung, Target
 from airflow_llm_batch.jobs.planning.encoding import RowSpec
 from airflow_llm_batch.jobs.planning.plan import take_up, write_plan
 from airflow_llm_batch.jobs.planning.shards import all_too_small, fingerprint_of, too_small
@@ -47,11 +36,10 @@ from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
 from airflow_llm_batch.jobs.submission.named import adopt
 from airflow_llm_batch.jobs.submission.submit import submit
+from airflow_llm_batch.jobs.view.entry import enter_landed
 from airflow_llm_batch.models import call_id, is_call
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.jobs.money.entries import Balance
@@ -65,8 +53,6 @@ class JobRun:
 
     :param store: where it lies. Planning rows that have changed moves it beside what was there.
     :param origin: the task instance that makes it.
-    :param metadata: the user's, kept by the vendor with each batch.
-    :param checks: of its answers, None for those that its rows bring along.
     :ivar stop: set by another thread, ends a step half-way; what was done is kept.
     """
 
@@ -76,22 +62,12 @@ class JobRun:
         store: JobStore,
         origin: Origin,
         log: Logger,
-        *,
-        waves: Waves | None = None,
-        recovery: Recovery | None = None,
-        metadata: Mapping[str, str] | None = None,
-        max_cost: float | None = None,
-        trial: Trial | None = None,
-        labels: Mapping[str, Sequence[str]] | None = None,
-        reuse: Reuse = NO_REUSE,
-        checks: Sequence[str] | None = None,
+        choices: Choices | None = None,
     ) -> None:
         self.hook, self.store, self.origin, self.log = hook, store, origin, log
         #: of the model that is asked first
         self.first_hook = hook
-        self.waves, self.recovery = waves or Waves(), recovery or Recovery()
-        self.metadata, self.max_cost, self.trial = metadata, max_cost, trial or Trial()
-        self.labels, self.reuse, self.checks = labels or {}, reuse, checks
+        self.choices = choices or Choices()
         self._spent = 0.0
         self.stop = Event()
         self.submitting = False
@@ -125,18 +101,18 @@ class JobRun:
 
         What still runs of a job of other rows is cancelled, and the changed rows are planned beside it.
         """
-        provider = self.hook.provider
-        metadata = self.origin.metadata(self.metadata)
+        provider, choices = self.hook.provider, self.choices
+        metadata = self.origin.metadata(choices.metadata)
         provider.check_metadata(metadata)
-        self.recovery.check()
-        self.reuse.check()
+        choices.recovery.check()
+        choices.reuse.check()
         rows.check(provider)
-        facts = {**vars(self.origin), "max_cost": self.max_cost, "budgeted": any(funds.declared(self.hook))}
-        facts["rules"] = rules = rows.rules(self.checks)
-        first = self.trial.first(provider) if isinstance(rows, RowSpec) else NOT_TRIED
+        facts = {**vars(self.origin), "max_cost": choices.max_cost, "budgeted": any(funds.declared(self.hook))}
+        facts["rules"] = rules = rows.rules(choices.checks)
+        first = choices.trial.first(provider) if isinstance(rows, RowSpec) else NOT_TRIED
         job = None
         while job is None:
-            self.store, job, replaced = take_up(self.store, self.hook, rows, self.waves, self.recovery.on_change)
+            self.store, job, replaced = take_up(self.store, self.hook, rows, choices.waves, choices.recovery.on_change)
             for store, unwanted in replaced:
                 cancel_running(store, self.hook, unwanted)
                 if unwanted.budgeted:
@@ -146,8 +122,8 @@ class JobRun:
             else:
                 check_exclusive(self.store.address.storage)
             job = job or write_plan(
-                self.store, self.hook, rows, self.waves,
-                metadata=metadata, facts=facts, first=first, reuse=self.reuse,
+                self.store, self.hook, rows, choices.waves,
+                metadata=metadata, facts=facts, first=first, reuse=choices.reuse,
             )  # fmt: skip
         self._job = job
         return job
@@ -163,8 +139,8 @@ class JobRun:
         """
         lane = self._lane(lane)
         self._spent = spent
-        if self.max_cost is not None and not self.is_begun:
-            check_budget(self.job, self.max_cost, spent, lane)
+        if self.choices.max_cost is not None and not self.is_begun:
+            check_budget(self.job, self.choices.max_cost, spent, lane)
         return estimated_cost(self.job, lane) or 0.0
 
     def submit(self) -> list[str]:
@@ -197,8 +173,8 @@ class JobRun:
         if self.is_called:
             return self._call()
         self._try_first()
-        adopt(self.store, self.hook, self.job, self.recovery.batches_of(self.store.address.round))
-        created = submit(self.store, self.hook, self.job, self.recovery.on_doubt, self.stop)
+        adopt(self.store, self.hook, self.job, self.choices.recovery.batches_of(self.store.address.round))
+        created = submit(self.store, self.hook, self.job, self.choices.recovery.on_doubt, self.stop)
         return [batch_id for batch_id in created if not is_call(batch_id)]
 
     def reserve(self, lane: str = "batch") -> list[Balance]:
@@ -208,7 +184,7 @@ class JobRun:
         """
         if history.is_sent(self.store, self.job):
             return []
-        labels = {**self.labels, DAG: [self.origin.dag_id]}
+        labels = {**self.choices.labels, DAG: [self.origin.dag_id]}
         return funds.reserve(self.hook, self.store, self.job, labels, self._lane(lane))
 
     def _lane(self, wanted: str) -> str:
@@ -224,21 +200,22 @@ class JobRun:
             funds.settle(self.hook, self.store, self.job, cost)
 
     def _settle(self, manifest: Manifest) -> Manifest:
-        """Book what the job has cost."""
+        """Book what the job has cost, and enter it into the index."""
         for done in manifest.rounds:
             if done.job == self.store.uri:
                 funds.settle(self.hook, self.store, self.job, done.cost_usd, landed=True)
+        enter_landed(self.store, self.job, manifest)
         return manifest
 
     def _try_first(self) -> None:
         """Call the rows that are tried before all others, and ask for budgets anew by what they have shown."""
         from airflow_llm_batch.jobs.online.trial import try_first
 
-        tried = None if self.is_begun else try_first(self.store, self.hook, self.job, self.trial, self.stop)
+        tried = None if self.is_begun else try_first(self.store, self.hook, self.job, self.choices.trial, self.stop)
         if tried is None:
             return
-        if self.max_cost is not None:
-            check_again(tried, self.max_cost, self._spent)
+        if self.choices.max_cost is not None:
+            check_again(tried, self.choices.max_cost, self._spent)
         longer = (total(tried.estimate) or 0.0) - (estimated_cost(self.job) or 0.0)
         funds.reserve_more(self.hook, self.store, longer, "tried")
 
@@ -345,10 +322,10 @@ class JobRun:
     def _worth_asking(self, manifest: Manifest, again: Again) -> Iterator[Repair]:
         """What may be asked once more: of the model that was asked, while it has rounds, and of those after it."""
         # What was cancelled since the task was failed or cleared by hand is wanted again now that the task runs.
-        also = {*again.also, *(("cancelled",) if self.store.was_killed() else ())}
+        also = {*again.also, *(("cancelled",) if self.store.notes.was_killed() else ())}
         rung, first = self.job.rung, history.first(self.store).job().round
         own = [JobStore(done.job) for done in manifest.rounds[first - 1 :]]
-        asked = sum(store.job().rung == rung and not store.was_killed() for store in own)
+        asked = sum(store.job().rung == rung and not store.notes.was_killed() for store in own)
         one = rung_of(again.then, rung)
         wanted = {*also, "invalid"} if rung else also
         model = one.model if one is not None else None
@@ -368,10 +345,8 @@ class JobRun:
         :param rung: the model that it asks, None for the one that is asked first.
         """
         hook = self.first_hook if rung is None or rung.conn_id is None else LLMBatchHook(rung.conn_id)
-        run = JobRun(
-            hook, store, self.origin, self.log, waves=self.waves, recovery=self.recovery,
-            metadata=self.metadata, max_cost=self.max_cost, trial=self.trial, labels=self.labels, reuse=self.reuse,
-        )  # fmt: skip
+        # What answers have to pass is brought along by what is asked again.
+        run = JobRun(hook, store, self.origin, self.log, replace(self.choices, checks=None))
         run.stop, run.first_hook = self.stop, self.first_hook
         return run
 
@@ -386,10 +361,10 @@ class JobRun:
         """The task is killed: nothing further is created, and what runs is left for a retry, or cancelled where
         ``Recovery`` says so."""
         self.stop.set()
-        if self.submitting and self.recovery.cancel_on_kill:
+        if self.submitting and self.choices.recovery.cancel_on_kill:
             wait_for_creates()
             cancel_running(self.store, self.hook, self.job)
-            self.store.save_killed()
+            self.store.notes.save_killed()
 
 
 def who_of(rows: Repair) -> str:

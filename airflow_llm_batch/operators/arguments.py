@@ -14,7 +14,7 @@ from airflow_llm_batch.data.checks import texts_of
 from airflow_llm_batch.data.formats import check_format
 from airflow_llm_batch.exceptions import BudgetExceeded, Busy, ConfigurationError, InputError, Interrupted, NoRows
 from airflow_llm_batch.hooks import LLMBatchHook
-from airflow_llm_batch.jobs.options import Origin, Recovery, Reuse, Target, Trial, Waves, at_least_one
+from airflow_llm_batch.jobs.options import Choices, Origin, Recovery, Reuse, Target, Trial, Waves, at_least_one
 from airflow_llm_batch.links import LINKS, addresses
 from airflow_llm_batch.numbers import number
 from airflow_llm_batch.operators.failing import check_failures, failing_share
@@ -124,13 +124,16 @@ class AsksRows(SendsAlerts):
         hook = LLMBatchHook(conn_id)
         hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
         origin = Origin.of(context["ti"])
-        run = JobRun(
-            hook,
-            JobStore(origin.address(self.storage).of_model(model).uri),
-            origin,
-            self.log,
+        store = JobStore(origin.address(self.storage).of_model(model).uri)
+        run = JobRun(hook, store, origin, self.log, self.choices(context, hook))
+        self._runs.append(run)
+        return run
+
+    def choices(self, context: Context, hook: LLMBatchHook) -> Choices:
+        """What the arguments say, of each model's job alike."""
+        return Choices(
             waves=Waves.of(vars(self), hook.options),
-            recovery=self.recovery,
+            recovery=self.recovery or Recovery(),
             metadata=self.metadata,
             max_cost=None if self.max_cost is None else number("max_cost", self.max_cost),
             trial=self.trial(context),
@@ -138,8 +141,6 @@ class AsksRows(SendsAlerts):
             reuse=Reuse(self.ask_once, AnswerCache.of(self.cache), self.cache_only),
             checks=self.checks,
         )
-        self._runs.append(run)
-        return run
 
     def labels(self, context: Context) -> dict[str, list[str]]:
         """What budgets may be by: the DAG's tags, and the metadata."""

@@ -198,7 +198,7 @@ class RunsRounds(AsksRows, LandsResults):
         destination = destination_of(self.target, run.store.address.landed)
         remove_others([run.store for run, _ in landed], summary["files"], destination, self.log)
         self._compare(landed, summary)
-        self.alerts.tell_of_landing(context, self.log, summary, run.max_cost)
+        self.alerts.tell_of_landing(context, self.log, summary, run.choices.max_cost)
         self.check_failures(summary, ", ".join(manifests))
         emit_asset_events(self.outlets, context, summary)
         self._landed = run.store

@@ -132,7 +132,7 @@ class SubmitBatchOperator(AsksRows):
         """Leave the job to the vendor; somebody else tells of its end. Defers while shards wait for room."""
         states = set(run.store.states(run.job).values())
         if self.completion is not None and states & {"planned", "creating"}:
-            trigger = trigger_of(run, Deadline(), cancel_on_kill=run.recovery.cancel_on_kill)
+            trigger = trigger_of(run, Deadline(), cancel_on_kill=run.choices.recovery.cancel_on_kill)
             self.defer(trigger=trigger, method_name="execute_complete")
         self._await_end(context, run.hook, handle, ended=states == {"ended"})
         return handle.to_xcom()

@@ -110,8 +110,8 @@ def fields() -> dict[str, Any]:
             shown[key] = {"label": key.replace("_", " ").capitalize(), "description": "", "schema": schema}
     for key, texts in whose.items():
         own = key not in Options.model_fields
-        told = (f"{', '.join(shortly(names))}: {text}" if own else text for text, names in texts.items())
-        shown[key]["description"] = " ".join(told)
+        phrases = (f"{', '.join(shortly(names))}: {text}" if own else text for text, names in texts.items())
+        shown[key]["description"] = " ".join(phrases)
     return shown
 
 

@@ -322,24 +322,24 @@ def test_what_cannot_work_is_tried_once_and_what_may_pass_three_times(airflow, c
     airflow.until(lambda: airflow.api.state(run_id, "wrong_setups") in ended, "the run to end", 400)
     path = f"/api/v2/dags/wrong_setups/dagRuns/{run_id}/taskInstances"
     found = {ti["task_id"]: ti for ti in airflow.api.http.get(path, params={"limit": 100}).json()["task_instances"]}
-    told = []
+    tasks = []
     for name in (*WRONG, *PASSING):
         task = found[name]
         events = airflow.api.http.get(f"{path}/{name}/logs/{task['try_number']}", params={"full_content": True}).json()
         details = [e["error_detail"] for e in events["content"] if isinstance(e, dict) and e.get("error_detail")]
         message = details[-1][0]["exc_value"] if details else ""
         frames = [f for detail in details for part in detail for f in part["frames"] if OURS in f["filename"]]
-        told.append((name, task["duration"] or 0.0, task["try_number"], task["state"], len(frames), message))
+        tasks.append((name, task["duration"] or 0.0, task["try_number"], task["state"], len(frames), message))
     with capsys.disabled():
         print("\nwrong set-up | seconds | tries | message")
-        for name, seconds, tries, _, _, message in told:
+        for name, seconds, tries, _, _, message in tasks:
             print(f"{name} | {seconds:.1f} | {tries} | {message[:160]}")
-    for name, _, tries, state, frames, message in told:
+    for name, _, tries, state, frames, message in tasks:
         assert state == "failed", name
         assert tries == (3 if name in PASSING else 1), (name, tries, message)
         assert message, name
         assert frames <= 1, (name, frames)
-    messages = {name: message for name, *_, message in told}
+    messages = {name: message for name, *_, message in tasks}
     for name, words in SAID.items():
         assert words in messages[name], (name, messages[name])
 

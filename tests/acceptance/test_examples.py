@@ -30,10 +30,10 @@ def run(bag, name, tmp_path, conn_id, *, state="success", **conf):
     dag = bag.dags[name]
     run = dag.test(logical_date=timezone.utcnow(), run_conf={"conn_id": conn_id, "data": f"file://{tmp_path}", **conf})
     assert str(run.state) == state
-    told = {ti.task_id: ti.xcom_pull(task_ids=ti.task_id) for ti in run.get_task_instances()}
-    for summary in told.values():
+    returned = {ti.task_id: ti.xcom_pull(task_ids=ti.task_id) for ti in run.get_task_instances()}
+    for summary in returned.values():
         check_estimate(name, summary)
-    return run, told
+    return run, returned
 
 
 def check_estimate(name, summary):
@@ -90,10 +90,10 @@ def test_vision_sends_each_rows_picture(bag, provider, connect, tmp_path):
     """The image is part of the request that reaches the vendor, in the vendor's own spelling."""
     with Emulator(duration=0.2) as emulator:
         conn_id = connect(emulator.url, provider)
-        _, told = run(bag, "vision", tmp_path, conn_id, model=MODELS[provider])
+        _, returned = run(bag, "vision", tmp_path, conn_id, model=MODELS[provider])
         [batch] = emulator.vendor.batches.values()
         sent = [json.loads(line) for line in batch.lines.read_bytes().splitlines()]
-    assert told["fetch"]["counts"]["succeeded"] == 2
+    assert returned["fetch"]["counts"]["succeeded"] == 2
     rows = {row["key"]: row["text"] for row in landed(tmp_path)}
     assert "harbour" in rows["pier.jpg"]
     if provider in ("openai", "azure"):
@@ -110,9 +110,9 @@ def test_vision_sends_each_rows_picture(bag, provider, connect, tmp_path):
 def test_tools_land_parsed_calls_that_the_last_task_reads(bag, provider, connect, tmp_path):
     """Each call with its ticket, arguments that fit the function's schema."""
     with Emulator(duration=0.2) as emulator:
-        _, told = run(bag, "tools", tmp_path, connect(emulator.url, provider), model=MODELS[provider])
-    assert [(call["ticket"], call["name"]) for call in told["act"]] == [("T-1", "refund"), ("T-2", "refund")]
-    for call in told["act"]:
+        _, returned = run(bag, "tools", tmp_path, connect(emulator.url, provider), model=MODELS[provider])
+    assert [(call["ticket"], call["name"]) for call in returned["act"]] == [("T-1", "refund"), ("T-2", "refund")]
+    for call in returned["act"]:
         assert call["arguments"]["reason"] in ("lost", "broken", "unwanted")
         assert isinstance(call["arguments"]["order"], str)
 
@@ -121,11 +121,11 @@ def test_repair_rounds_ask_failed_rows_again(bag, provider, connect, tmp_path):
     """Both ways: complete after the repair, 25 rows paid once each, only the failed ones in the second batches."""
     with Emulator(duration=0.3, faults={"row_errors": 0.3, "heal": 1}) as emulator:
         conn_id = connect(emulator.url, provider)
-        _, told = run(bag, "repair_rounds", tmp_path, conn_id, model=MODELS[provider])
+        _, returned = run(bag, "repair_rounds", tmp_path, conn_id, model=MODELS[provider])
         totals = [batch.total for batch in emulator.vendor.batches.values()]
         billed = sum(batch.total - sum(batch.fates) for batch in emulator.vendor.batches.values())
     for task_id, folder in (("translate", "one_task"), ("fetch_again", "step_by_step")):
-        assert told[task_id]["counts"]["succeeded"] == 25
+        assert returned[task_id]["counts"]["succeeded"] == 25
         rows = landed(tmp_path / folder)
         assert sorted(row["key"] for row in rows) == sorted(10 * v + t for v in range(5) for t in range(5))
         assert {row["round"] for row in rows} <= {1, 2}
@@ -139,9 +139,9 @@ def test_the_cost_guard_estimates_approves_and_holds(bag, connect, tmp_path):
     """Approved: landed within the estimate. Not approved: red, and nothing was sent."""
     with Emulator(duration=0.2) as emulator:
         conn_id = connect(emulator.url)
-        _, told = run(bag, "cost_guard", tmp_path, conn_id)
-        assert 0 < told["fetch"]["cost_usd"] < told["approve"] < 0.05
-        assert told["approve"] == pytest.approx(told["fetch"]["estimated_cost_usd"])
+        _, returned = run(bag, "cost_guard", tmp_path, conn_id)
+        assert 0 < returned["fetch"]["cost_usd"] < returned["approve"] < 0.05
+        assert returned["approve"] == pytest.approx(returned["fetch"]["estimated_cost_usd"])
         assert len(emulator.vendor.batches) == 1
         run(bag, "cost_guard", tmp_path, conn_id, state="failed", max_cost=0.0001)
         assert len(emulator.vendor.batches) == 1
@@ -154,17 +154,17 @@ def test_assets_trigger_a_consumer_with_the_manifests_summary(bag, connect, tmp_
     from sqlalchemy import select
 
     with Emulator(duration=0.2) as emulator:
-        _, told = run(bag, "assets_producer", tmp_path, connect(emulator.url))
-    summary = told["fetch"]
+        _, returned = run(bag, "assets_producer", tmp_path, connect(emulator.url))
+    summary = returned["fetch"]
     with create_session() as session:
         query = select(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id)
         query = query.where(AssetModel.name == "llm_batch_example_summaries").order_by(AssetEvent.id.desc())
         event = session.scalars(query).first()
         assert event.extra["rows"] == 2
         assert event.extra == {**event.extra, **summary}
-    _, told = run(bag, "assets_consumer", tmp_path, "x")
-    assert told["use"]["files"] == summary["files"]
-    assert told["use"]["message"].startswith("2 rows landed: 2 succeeded; $0.0000")
+    _, returned = run(bag, "assets_consumer", tmp_path, "x")
+    assert returned["use"]["files"] == summary["files"]
+    assert returned["use"]["message"].startswith("2 rows landed: 2 succeeded; $0.0000")
 
 
 def test_housekeeping_removes_nothing_that_is_young(bag, connect, tmp_path):
@@ -186,8 +186,8 @@ def test_openlineage_facets_name_sources_and_row_counts(bag, connect, tmp_path):
 
     with Emulator(duration=0.2) as emulator:
         conn_id = connect(emulator.url)
-        _, told = run(bag, "nightly_review_labels", tmp_path, conn_id, reviews=30)
-        operator = FetchResultsOperator(task_id="fetch", job=told["wait"], destination=f"file://{tmp_path}/again")
+        _, facet = run(bag, "nightly_review_labels", tmp_path, conn_id, reviews=30)
+        operator = FetchResultsOperator(task_id="fetch", job=facet["wait"], destination=f"file://{tmp_path}/again")
         assert DefaultExtractor(operator).extract_on_complete(None) is None
         summary = operator.execute({})
     lineage = DefaultExtractor(operator).extract_on_complete(None)
@@ -197,9 +197,9 @@ def test_openlineage_facets_name_sources_and_row_counts(bag, connect, tmp_path):
     assert target.outputFacets["outputStatistics"].rowCount == 30
     from openlineage.client.serde import Serde
 
-    told = json.loads(Serde.to_json(lineage.run_facets["llm_batch"]))
-    assert told["provider"] == "openai"
-    assert {name: told[name] for name in ("rows", "input_tokens", "cost_usd")} == {
+    facet = json.loads(Serde.to_json(lineage.run_facets["llm_batch"]))
+    assert facet["provider"] == "openai"
+    assert {name: facet[name] for name in ("rows", "input_tokens", "cost_usd")} == {
         name: summary[name] for name in ("rows", "input_tokens", "cost_usd")
     }
 
@@ -248,10 +248,10 @@ def test_the_online_lane_answers_without_a_batch(bag, provider, connect, tmp_pat
             "other_model": MODELS[other],
             "other_conn_id": connect(emulator.url, other, conn_id="llm_other"),
         }
-        _, told = run(bag, f"online_{name}", tmp_path, connect(emulator.url, provider), **conf)
+        _, returned = run(bag, f"online_{name}", tmp_path, connect(emulator.url, provider), **conf)
         assert not emulator.vendor.batches
     rows = landed(tmp_path)
-    assert told["ask"]["counts"]["succeeded"] == len(rows) == (20 if name == "compare_models" else 10)
+    assert returned["ask"]["counts"]["succeeded"] == len(rows) == (20 if name == "compare_models" else 10)
     assert {row["key"] for row in rows} == set(range(3, 13))
     assert all(row["text"] == f"Name a city with {row['key']} letters." for row in rows)
     assert len({row["model"] for row in rows}) == (
@@ -271,11 +271,11 @@ def test_models_are_compared_and_a_judge_decides_where_they_differ(bag, connect,
 
     with opinions(said) as (emulator, bodies):
         conf = {"other_conn_id": connect(emulator.url, conn_id="llm_other")}
-        _, told = run(bag, "models_compared", tmp_path, connect(emulator.url), **conf)
-        assert [model["counts"]["invalid"] for model in told["ask"]["comparison"]["models"]] == [1, 0]
+        _, returned = run(bag, "models_compared", tmp_path, connect(emulator.url), **conf)
+        assert [model["counts"]["invalid"] for model in returned["ask"]["comparison"]["models"]] == [1, 0]
         # Ten, the one that names a customer once more, and the judge's.
-        assert len(bodies) == 11 + told["judge"]["rows"] == 14
-        comparison = told["ask"]["comparison"]
+        assert len(bodies) == 11 + returned["judge"]["rows"] == 14
+        comparison = returned["ask"]["comparison"]
         assert [(field["field"], field["rows"], field["share"]) for field in comparison["fields"]] == [
             ("desk", 4, 0.25)
         ]
@@ -285,22 +285,22 @@ def test_models_are_compared_and_a_judge_decides_where_they_differ(bag, connect,
         [bad] = [row for row in rows if row["status"] == "invalid"]
         assert bad["error_message"] == "names_no_customer: the reason names Lindqvist"
         assert {row["output"]["desk"] for row in landed(tmp_path / "judged")} == {"returns"}
-        _, told = run(bag, "models_compared", tmp_path, "llm_test", **{**conf, "other_model": "gpt-5-mini"})
-        assert told["judge"] is None
-        assert told["ask"]["comparison"]["disagreed"] == 0
+        _, returned = run(bag, "models_compared", tmp_path, "llm_test", **{**conf, "other_model": "gpt-5-mini"})
+        assert returned["judge"] is None
+        assert returned["ask"]["comparison"]["disagreed"] == 0
 
 
 @pytest.mark.slow
 def test_the_deadline_is_kept_in_a_dag(bag, connect, tmp_path):
     """A batch that would take a minute: cancelled after ten seconds, the rest called, the set complete."""
     with Emulator(duration=40) as emulator:
-        _, told = run(bag, "online_deadline_kept", tmp_path, connect(emulator.url))
+        _, returned = run(bag, "online_deadline_kept", tmp_path, connect(emulator.url))
         [batch] = emulator.vendor.batches.values()
         called = emulator.vendor.calls["POST /v1/chat/completions"]
         assert batch.cancelled_at is not None
     rows = landed(tmp_path)
     assert sorted(row["key"] for row in rows) == list(range(3, 13))
-    assert told["fetch"]["counts"]["succeeded"] == 10
+    assert returned["fetch"]["counts"]["succeeded"] == 10
     assert 0 < called <= 10
 
 
@@ -311,10 +311,10 @@ def test_the_second_night_pays_for_what_has_changed(bag, connect, tmp_path):
         conn_id = connect(emulator.url)
         for changed in ([], [{"id": 10, "text": "new"}]):
             (tmp_path / "tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tickets + changed))
-            _, told = run(bag, "answers_bought_once", tmp_path, conn_id)
+            _, returned = run(bag, "answers_bought_once", tmp_path, conn_id)
         assert [batch.total for batch in emulator.vendor.batches.values()] == [8, 1]
-    assert told["label"]["spared"] == {"known": 10}
-    assert told["tidy"]["answers"] == 9
+    assert returned["label"]["spared"] == {"known": 10}
+    assert returned["tidy"]["answers"] == 9
     assert len(landed(tmp_path)) == 21
 
 
@@ -330,10 +330,10 @@ def test_a_ladder_stops_where_the_answers_are_good(bag, connect, tmp_path):
     (tmp_path / "invoices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in invoices))
     with opinions(said) as (emulator, bodies):
         conf = {"other_conn_id": connect(emulator.url, "anthropic", conn_id="llm_other")}
-        _, told = run(bag, "ladder_of_models", tmp_path, connect(emulator.url), **conf)
+        _, returned = run(bag, "ladder_of_models", tmp_path, connect(emulator.url), **conf)
     assert [body["model"] for body in bodies] == ["gpt-5-mini"] * 8 + ["gpt-5"] * 3
     shown = bodies[-1]["messages"]
     assert [turn["role"] for turn in shown] == ["user", "assistant"] * 2 + ["user"]
     assert "7.80 off the total" in shown[-1]["content"]
-    assert told["read"]["counts"]["succeeded"] == 5
+    assert returned["read"]["counts"]["succeeded"] == 5
     assert sorted((row["row"], row["round"]) for row in landed(tmp_path)) == [(0, 1), (1, 3), (2, 3), (3, 1), (4, 3)]

@@ -77,11 +77,11 @@ def site(tmp_path_factory):
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         log = home / "airflow.log"
         with log.open("wb") as output:
-            told = {"env": environment, "stdout": output, "stderr": output, "start_new_session": True}
+            options = {"env": environment, "stdout": output, "stderr": output, "start_new_session": True}
             airflow = [sys.executable, "-m", "airflow"]
-            subprocess.run([*airflow, "db", "migrate"], check=True, **told)
+            subprocess.run([*airflow, "db", "migrate"], check=True, **options)
             # Not as "standalone", which insists on the simple auth manager itself.
-            processes = [subprocess.Popen([*airflow, part], **told) for part in PARTS]
+            processes = [subprocess.Popen([*airflow, part], **options) for part in PARTS]
         try:
             yield started(processes, f"http://127.0.0.1:{port}", emulator, f"file://{home}/jobs", log)
         finally:

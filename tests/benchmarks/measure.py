@@ -37,7 +37,7 @@ class Measured:
         self.cpu, self.wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
         self.peak = status("VmHWM")
 
-    def told(self, **more: Any) -> dict[str, Any]:
+    def figures(self, **more: Any) -> dict[str, Any]:
         return {"cpu": self.cpu, "wall": self.wall, "start": self.start, "peak": self.peak, **more}
 
 
@@ -74,8 +74,8 @@ def status(name: str) -> float:
 def in_own_process(script: str, *args: str) -> dict[str, Any]:
     """Run ``script`` with ``args`` and read the JSON object it prints last."""
     done = subprocess.run([sys.executable, script, *args], stdout=subprocess.PIPE, env=quiet(), text=True, check=True)
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def quiet() -> dict[str, str]:

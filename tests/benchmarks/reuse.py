@@ -42,7 +42,9 @@ def night(url: str, rows: str, work: str, name: str, **reuse: Any) -> dict[str, 
     os.environ["AIRFLOW_CONN_LLM"] = json.dumps(connection)
 
     def context(task_id: str) -> dict[str, Any]:
-        ti = SimpleNamespace(dag_id="bench", run_id=name, task_id=task_id, map_index=-1, xcom_push=lambda **told: None)
+        ti = SimpleNamespace(
+            dag_id="bench", run_id=name, task_id=task_id, map_index=-1, xcom_push=lambda **figures: None
+        )
         return {"ti": ti, "task_instance": ti}
 
     with Measured() as submitting:
@@ -55,8 +57,8 @@ def night(url: str, rows: str, work: str, name: str, **reuse: Any) -> dict[str, 
         fetch = FetchResultsOperator(task_id="fetch", job=waited, destination=f"{work}/{name}")
         summary = fetch.execute(context("fetch"))
     return {
-        "submit": submitting.told(),
-        "fetch": fetching.told(),
+        "submit": submitting.figures(),
+        "fetch": fetching.figures(),
         "rows": summary["rows"],
         "succeeded": summary["counts"]["succeeded"],
         "spared": summary["spared"],
@@ -109,11 +111,11 @@ def changed(path: Path, to: Path, share: float) -> int:
     return count
 
 
-def line_of(name: str, told: dict[str, Any], asked: int) -> list[str]:
-    rows = told["rows"]
-    cells = [name, f"{asked:,}", f"{told['succeeded']:,}"]
+def line_of(name: str, night: dict[str, Any], asked: int) -> list[str]:
+    rows = night["rows"]
+    cells = [name, f"{asked:,}", f"{night['succeeded']:,}"]
     for part in ("submit", "fetch"):
-        cells += [f"{told[part]['cpu'] / rows * 1e6:.1f}", f"{told[part]['peak']:.0f}"]
+        cells += [f"{night[part]['cpu'] / rows * 1e6:.1f}", f"{night[part]['peak']:.0f}"]
     return cells
 
 
@@ -141,15 +143,19 @@ def main() -> None:
 
         def run(name: str, rows: Path, **reuse: Any) -> None:
             nonlocal sent
-            told = in_own_process(__file__, "night", url, f"file://{rows}", f"file://{work}", name, json.dumps(reuse))
+            figures = in_own_process(
+                __file__, "night", url, f"file://{rows}", f"file://{work}", name, json.dumps(reuse)
+            )
             now = requests(url)
-            lines.append(line_of(name, told, now - sent))
-            print(lines[-1], told["spared"], flush=True)
+            lines.append(line_of(name, figures, now - sent))
+            print(lines[-1], figures["spared"], flush=True)
             sent = now
 
         if asked.cached:
-            told = in_own_process(__file__, "fill", f"file://{first}", cache, str(asked.cached - asked.rows))
-            print(f"{asked.cached:,} answers in {told['files']} files, {told['bytes'] / 2**20:,.0f} MB", flush=True)
+            figures = in_own_process(__file__, "fill", f"file://{first}", cache, str(asked.cached - asked.rows))
+            print(
+                f"{asked.cached:,} answers in {figures['files']} files, {figures['bytes'] / 2**20:,.0f} MB", flush=True
+            )
         else:
             run("first", first, cache=cache)
         run("second", second, cache=cache)

@@ -87,7 +87,7 @@ def run_ours(provider: str, url: str, rows: str, work: str, results: str) -> dic
         "wall": submitting.wall + fetching.wall,
         "start": submitting.start,
         "peak": max(submitting.peak, fetching.peak),
-        "parts": [submitting.told(), fetching.told()],
+        "parts": [submitting.figures(), fetching.figures()],
         "operations": asked + asked_too,
         "shards": job["shards"],
         "rows": summary["counts"]["succeeded"],
@@ -108,7 +108,7 @@ def run_peer(provider: str, url: str, rows: str, work: str, results: str) -> dic
     )  # fmt: skip
     with Measured() as measured:
         summary = operator.execute(context("batch"))
-    return measured.told(shards=1, rows=summary["counts"]["succeeded"])
+    return measured.figures(shards=1, rows=summary["counts"]["succeeded"])
 
 
 def run_floor(provider: str, url: str, rows: str, work: str, results: str) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def run_floor(provider: str, url: str, rows: str, work: str, results: str) -> di
                     out.write(encode(decode(line)) + b"\n")
                     count += 1
         assert stored.is_success
-    return measured.told(shards=len(landed), rows=count)
+    return measured.figures(shards=len(landed), rows=count)
 
 
 def lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -157,7 +157,7 @@ RUNS = {"local": run_ours, "s3": run_ours, "peer": run_peer, "floor": run_floor}
 
 
 def compare(provider: str, count: int, contenders: list[str], repeat: int, keep: dict[str, Any]) -> None:
-    told: dict[str, dict[str, Any]] = {}
+    runs: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="llm-batch-bench-") as directory, ExitStack() as stack:
         source = Path(directory) / "rows.jsonl"
         make_rows(source, count)
@@ -170,23 +170,23 @@ def compare(provider: str, count: int, contenders: list[str], repeat: int, keep:
                 rows = f"{work}/rows.jsonl"
                 in_own_process(__file__, "--put", str(source), rows)
             # A busy machine only ever adds CPU time: the best of several runs is the least wrong.
-            told[name] = min(
+            runs[name] = min(
                 (
                     in_own_process(__file__, "--child", name, provider, url, rows, f"{work}/{turn}", f"{work}/0")
                     for turn in range(repeat)
                 ),
                 key=lambda run: float(run["cpu"]),
             )
-            assert told[name]["rows"] >= count, (name, told[name])
-    keep[provider] = told
-    print(f"\n{provider}: {count:,} rows, {told[contenders[0]]['shards']} shard(s)", flush=True)
-    print(report(told), flush=True)
+            assert runs[name]["rows"] >= count, (name, runs[name])
+    keep[provider] = runs
+    print(f"\n{provider}: {count:,} rows, {runs[contenders[0]]['shards']} shard(s)", flush=True)
+    print(report(runs), flush=True)
 
 
-def report(told: dict[str, dict[str, Any]]) -> str:
+def report(runs: dict[str, dict[str, Any]]) -> str:
     cells = []
-    for name, run in told.items():
-        times = [f"{run['cpu'] / told[other]['cpu']:.2f}" if other in told else "-" for other in ("peer", "floor")]
+    for name, run in runs.items():
+        times = [f"{run['cpu'] / runs[other]['cpu']:.2f}" if other in runs else "-" for other in ("peer", "floor")]
         above = run["peak"] - run["start"]
         asked = sum(run.get("operations", {}).values())
         memory = [f"{run['start']:.0f}", f"{above:.0f}"]

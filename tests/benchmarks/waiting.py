@@ -50,8 +50,8 @@ def make_jobs(url: str, provider: str, directory: str, count: int) -> list[str]:
 
 
 def calls(url: str, what: str = "batches") -> Counter[str]:
-    told = httpx.get(f"{url}/_emulator/stats").json()["calls"]
-    return Counter({call: n for call, n in told.items() if call.startswith("GET") and what in call})
+    counts = httpx.get(f"{url}/_emulator/stats").json()["calls"]
+    return Counter({call: n for call, n in counts.items() if call.startswith("GET") and what in call})
 
 
 async def lag(late: list[float]) -> None:
@@ -83,7 +83,7 @@ async def wait_for(triggers: list[Any], url: str, interval: float, rounds: int) 
         wait.cancel()
     await asyncio.gather(*waits, watching, return_exceptions=True)
     late.sort()
-    return measured.told(
+    return measured.figures(
         peak=peak,
         resident=resident,
         calls=spent.total() / rounds,
@@ -149,17 +149,17 @@ def main() -> None:
             with tempfile.TemporaryDirectory(prefix="llm-batch-bench-") as directory, emulator(100_000) as url:
                 os.environ["AIRFLOW_HOME"] = directory
                 given_args = (who, provider, url, directory, count, given.interval, given.rounds)
-                told = in_own_process(__file__, "--child", *map(str, given_args))
-            base.setdefault(who, told["resident"])
+                figures = in_own_process(__file__, "--child", *map(str, given_args))
+            base.setdefault(who, figures["resident"])
             rows.append(
                 [
                     f"{who}, {count:,} waiting",
-                    f"{told['resident'] - base[who]:.1f}",
-                    f"{told['calls']:.1f}",
-                    f"{100 * told['calls'] / count:.2f}",
-                    f"{told['cpu'] / given.rounds:.2f}",
-                    f"{told['lag_p99']:.1f}",
-                    f"{told['lag_max']:.1f}",
+                    f"{figures['resident'] - base[who]:.1f}",
+                    f"{figures['calls']:.1f}",
+                    f"{100 * figures['calls'] / count:.2f}",
+                    f"{figures['cpu'] / given.rounds:.2f}",
+                    f"{figures['lag_p99']:.1f}",
+                    f"{figures['lag_max']:.1f}",
                 ]
             )
         head = ["", "MB over one", "calls/interval", "per 100 jobs", "CPU s/interval", "lag p99 ms", "max ms"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.jobs.landing.records import Landing
-from airflow_llm_batch.jobs.options import Origin, Recovery, Target, Waves
+from airflow_llm_batch.jobs.options import Choices, Origin, Recovery, Target, Waves
 from airflow_llm_batch.jobs.planning.encoding import RowSpec, passthrough_map
 from airflow_llm_batch.jobs.run import JobRun
 from airflow_llm_batch.jobs.waiting.wait import JobWait
@@ -31,13 +31,13 @@ def texts(count):
 
 def plan(store, hook, what, on_change="restart", **waves):
     """The plan of a job, and where it lies."""
-    run = JobRun(hook, store, ORIGIN, log, waves=Waves(**waves), recovery=Recovery(on_change=on_change))
+    run = JobRun(hook, store, ORIGIN, log, Choices(waves=Waves(**waves), recovery=Recovery(on_change=on_change)))
     run.plan(what)
     return run.store, run.job
 
 
 def submit(store, hook, what):
-    run = JobRun(hook, store, ORIGIN, log, metadata={"team": "tests"})
+    run = JobRun(hook, store, ORIGIN, log, Choices(metadata={"team": "tests"}))
     return run.plan(what), run.submit()
 
 

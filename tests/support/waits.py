@@ -33,8 +33,8 @@ async def events_of(stores, conn_id="llm_test", **options):
 
 def reads(emulator):
     """Listings and single reads."""
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for call, n in emulator.vendor.calls.items():
         if call.startswith("GET") and "batches" in call:
-            told["listings" if call.endswith("batches") else "singles"] += n
-    return told
+            counts["listings" if call.endswith("batches") else "singles"] += n
+    return counts

@@ -38,18 +38,18 @@ TAKEN = [
 ]
 
 
-@pytest.mark.parametrize("told", TAKEN)
-def test_a_good_answer_is_taken(told):
+@pytest.mark.parametrize("line", TAKEN)
+def test_a_good_answer_is_taken(line):
     """Without a status, and beside an error that says nothing."""
-    result = OPENAI.read(told)
+    result = OPENAI.read(line)
     assert (result.status, result.text, result.error_code) == ("succeeded", "fine", None)
 
 
 @pytest.mark.parametrize("response", [{"body": None}, {"body": {}}, {"status_code": 0, "body": completion()}, {"x": 1}])
 def test_no_status_beside_no_body_is_no_success(response):
     """A status that is told counts, and without one only a body does."""
-    told = json.dumps({"custom_id": "a", "response": response, "error": None}).encode()
-    assert OPENAI.read(told).status == "errored"
+    line = json.dumps({"custom_id": "a", "response": response, "error": None}).encode()
+    assert OPENAI.read(line).status == "errored"
 
 
 FILTERS = [
@@ -110,8 +110,8 @@ def test_what_anthropics_tools_made_is_kept():
     message = {"model": "m", "stop_reason": "end_turn", "usage": {"input_tokens": 1, "output_tokens": 1}}
 
     def read(*content):
-        told = {"type": "succeeded", "message": {**message, "content": content}}
-        return ANTHROPIC.read(json.dumps({"custom_id": "a", "result": told}).encode())
+        answer = {"type": "succeeded", "message": {**message, "content": content}}
+        return ANTHROPIC.read(json.dumps({"custom_id": "a", "result": answer}).encode())
 
     result = read(asked, made, {"type": "text", "text": "done"})
     assert (result.status, result.text, result.choices[0]["media"]) == ("succeeded", "done", [asked, made])
@@ -231,9 +231,9 @@ def test_an_answers_json_is_found_in_its_fence_and_after_thoughts(text, output, 
     OutputCheck(SCHEMA)(result)
     assert (result.output, result.reasoning, result.text) == (output, reasoning, text)
     assert result.status == ("succeeded" if output else "invalid")
-    told = Result(status="succeeded", text=text, reasoning="told")
-    OutputCheck(SCHEMA)(told)
-    assert told.reasoning == "told"
+    answer = Result(status="succeeded", text=text, reasoning="told")
+    OutputCheck(SCHEMA)(answer)
+    assert answer.reasoning == "told"
 
 
 def test_a_set_may_be_answered_with_duplicates():
@@ -273,7 +273,7 @@ SEEN = [
 ]
 
 
-@pytest.mark.parametrize("told", SEEN)
-def test_the_quick_way_reads_what_the_long_way_reads(told):
+@pytest.mark.parametrize("line", SEEN)
+def test_the_quick_way_reads_what_the_long_way_reads(line):
     """Or leaves the line to it: nothing that was paid for is lost on lines that look ordinary."""
-    assert OPENAI.read(told) == OPENAI.decode(json.loads(told))
+    assert OPENAI.read(line) == OPENAI.decode(json.loads(line))

@@ -482,9 +482,9 @@ def test_whatever_stands_in_a_batch_or_a_file(data):
     odd = {**suite.raw("odd", suite.running), **changed}
     page = drive(suite.made.list(), suite.page([odd, "none", None, ours], more=False))[1]
     assert [batch.id for batch in page.items][-1] == "ours"
-    told = data.draw(st.dictionaries(st.sampled_from(["status", "status_details", "error", "id"]), ODD))
+    body = data.draw(st.dictionaries(st.sampled_from(["status", "status_details", "error", "id"]), ODD))
     try:
-        drive(suite.made.processed("f", 1), *([told] * 10))
+        drive(suite.made.processed("f", 1), *([body] * 10))
     except (InputError, RequestRejected) as error:
         assert "nothing billed" in str(error)  # noqa: PT017
 

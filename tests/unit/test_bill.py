@@ -129,8 +129,8 @@ def test_inference_in_the_us_costs_a_tenth_more(geo, factor):
     message = {"model": "claude-opus-4-6", "stop_reason": "end_turn", "content": [{"type": "text", "text": "x"}]}
     prices = Prices("anthropic", "0.5")
     for tools, extra in ({}, 0), ({"server_tool_use": {"web_search_requests": 2}}, 0.02):
-        told = {"type": "succeeded", "message": {**message, "usage": {**usage, **tools}}}
-        result = ANTHROPIC.read(json.dumps({"custom_id": "a", "result": told}).encode())
+        answer = {"type": "succeeded", "message": {**message, "usage": {**usage, **tools}}}
+        result = ANTHROPIC.read(json.dumps({"custom_id": "a", "result": answer}).encode())
         assert result.inference_geo == geo
         cost = prices.cost(result, "claude-opus-4-6")
         assert cost.paid == pytest.approx((0.015 * factor + extra) * PICO)

@@ -256,9 +256,9 @@ WRONG = [
 @pytest.mark.parametrize(("check", "error", "message"), WRONG)
 def test_what_cannot_be_a_check_is_refused_as_it_is_given(check, error, message):
     """A lambda, a local function, an object; a text that is no condition. Nothing was sent by then."""
-    with pytest.raises(error, match=message) as told:
+    with pytest.raises(error, match=message) as refused:
         texts_of([check])
-    assert "Nothing was sent" in str(told.value)
+    assert "Nothing was sent" in str(refused.value)
 
 
 @pytest.mark.parametrize("checks", ["output.total > 3", {"a": 1}, 3])

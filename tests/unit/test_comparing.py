@@ -191,9 +191,9 @@ REFUSED = [
 @pytest.mark.parametrize(("compare", "schema", "columns", "message"), REFUSED)
 def test_what_cannot_be_compared_is_refused(compare, schema, columns, message):
     """Before anything is sent, with the remedy."""
-    with pytest.raises(ConfigurationError, match=message) as told:
+    with pytest.raises(ConfigurationError, match=message) as refused:
         check_compare(compare, schema, columns)
-    assert "Nothing was sent" in str(told.value)
+    assert "Nothing was sent" in str(refused.value)
 
 
 @pytest.mark.parametrize("given", ["label", 1, {"truth": "x"}, Compare(fields="label")])
@@ -233,13 +233,13 @@ def test_the_log_has_the_figures_in_columns():
         )  # fmt: skip
 
     fields = [Agreement(field="label", rows=880, share=0.75, kappa=0.6), Agreement(field="why", rows=880, share=0.0)]
-    told = report(
+    printed = report(
         Comparison(
             at=datetime.now(UTC), rows=1000, models=[model("gpt-5", 1.5), model("mine", None)], fields=fields,
             answered=880, disagreed=220, disagreements="file:///d.jsonl",
         )
     )  # fmt: skip
-    assert told.splitlines() == [
+    assert printed.splitlines() == [
         "2 models compared over 1,000 rows:",
         "model  succeeded  invalid  refused  other     cost  seconds  right, by gold",
         "gpt-5      90.0%     8.0%     0.0%   2.0%    $1.50       61    90.0% of 900",

@@ -2,6 +2,8 @@
 
 from support import ROOT
 
+from airflow_llm_batch import reference
+from airflow_llm_batch.operators import CompletionOperator
 from airflow_llm_batch.providers import describe
 
 
@@ -24,3 +26,27 @@ def test_the_form_has_the_options_that_are_marked_for_it():
     assert [name for name, field in FIELDS.items() if field["schema"]["type"] == "string"] == ["provider"]
     assert FIELDS["api_version"]["description"].startswith("azure: ")
     assert FIELDS["timeout"]["description"].startswith("Seconds of silence")
+
+
+def test_the_readme_has_the_reference():
+    """``python -m airflow_llm_batch.reference`` writes it: every argument of everything that takes some."""
+    readme = (ROOT / "README.md").read_text()
+    assert reference.with_reference(readme) == readme
+    for made in (reference.argument_table(), reference.thing_table(), reference.config_table()):
+        assert made in readme
+    for taker in (*reference.TAKERS.values(), *reference.THINGS):
+        for name in reference.parameters(taker):
+            assert f"| `{name}` |" in readme, (taker, name)
+
+
+def test_an_argument_is_told_by_whoever_shares_it():
+    """Own words first, then the words of the operator that stands for all that take it, then the argument beside."""
+    told = {one.name: one for one in reference.arguments(CompletionOperator)}
+    assert told["models"].meaning.endswith("``strategy`` says for what.")
+    assert told["max_cost"].meaning.startswith("dollars; a job that is estimated to cost more is refused")
+    assert told["fail_on"].meaning.startswith("fails the task, after landing")
+    assert told["tokens_per_minute"].meaning == "see ``requests_per_minute``"
+    assert told["deadline"].default == "`timedelta(hours=48)`"
+    assert told["rows"].rendered
+    assert not told["keep_raw"].rendered
+    assert "task_id" not in told

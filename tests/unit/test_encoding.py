@@ -128,7 +128,7 @@ def anthropic_lines(draw):
     return {"custom_id": draw(text), "result": {"type": kind, "message": message}}
 
 
-def told(result):
+def facts_of(result):
     """A result with everything in it parsed."""
     return msgspec.json.decode(msgspec.json.encode(result))
 
@@ -137,7 +137,7 @@ def check(lines, frequent, whole):
     line = json.dumps(lines, ensure_ascii=False).encode()
     short = frequent(line)
     if short is not None:
-        assert told(short) == told(whole(json.loads(line)))
+        assert facts_of(short) == facts_of(whole(json.loads(line)))
     return short
 
 

@@ -135,9 +135,9 @@ def test_a_refused_tier_is_told_from_a_refused_row(answer, refused):
 def test_further_members_leave_the_others_as_they_are_written():
     """Numbers, escapes and order; another spelling goes."""
     body = rb'{"a": 1.50, "service_tier": "auto", "b": "\u00e9", "big": 123456789012345678901234567890}'
-    told = with_members(body, {"serviceTier": "flex"}, ["service_tier"])
-    assert re.findall(rb"1\.50|\\u00e9|\d{30}", told) == [b"1.50", b"\\u00e9", b"123456789012345678901234567890"]
-    assert list(json.loads(told)) == ["a", "b", "big", "serviceTier"]
+    extended = with_members(body, {"serviceTier": "flex"}, ["service_tier"])
+    assert re.findall(rb"1\.50|\\u00e9|\d{30}", extended) == [b"1.50", b"\\u00e9", b"123456789012345678901234567890"]
+    assert list(json.loads(extended)) == ["a", "b", "big", "serviceTier"]
     assert with_members(b"{}", {"x": "y"}) == b'{"x":"y"}'
 
 
@@ -180,8 +180,8 @@ def test_searches_cost_at_flex_what_they_cost():
     prices = Prices("google", "0.5", flex="0.5")
     bare = prices.cost(used, used.model, called=True)
     used.tool_uses = {"web_search": 1000}
-    told = prices.cost(used, used.model, called=True)
-    assert told.paid - bare.paid == told.sync - bare.sync == 35 * PICO
+    cost = prices.cost(used, used.model, called=True)
+    assert cost.paid - bare.paid == cost.sync - bare.sync == 35 * PICO
 
 
 def test_no_discount_is_assumed_where_none_is_known():

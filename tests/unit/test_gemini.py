@@ -41,9 +41,9 @@ class TestGemini(ProviderContract):
 
     def raw(self, batch_id, status, at=NOW, rows=2, **more):
         stats = {"requestCount": str(rows), "successfulRequestCount": str(rows)}
-        told = {"state": status, "createTime": at.isoformat(), "batchStats": stats, "displayName": "theirs"}
+        metadata = {"state": status, "createTime": at.isoformat(), "batchStats": stats, "displayName": "theirs"}
         name = f"batches/{batch_id}"
-        return {"name": name, "metadata": {"name": name, "model": "models/gemini-x", **told, **more}}
+        return {"name": name, "metadata": {"name": name, "model": "models/gemini-x", **metadata, **more}}
 
     def page(self, items, *, more):
         return {"operations": items, **({"nextPageToken": "b2"} if more else {})}
@@ -66,9 +66,9 @@ class TestGemini(ProviderContract):
     def test_output_stands_in_two_places_in_two_spellings(self, where, spelling):
         """``response`` in the REST documentation, ``metadata.output`` in the SDK."""
         output = {spelling: "files/batch-b"}
-        told = {"state": "BATCH_STATE_SUCCEEDED"}
+        ended = {"state": "BATCH_STATE_SUCCEEDED"}
         raw = {"response": output} if where == "response" else {}
-        batch = self.get(metadata={**told, **({} if raw else {"output": output})}, done=True, **raw)
+        batch = self.get(metadata={**ended, **({} if raw else {"output": output})}, done=True, **raw)
         assert batch.files == ("files/batch-b",)
         url = self.made.results(batch)[0].url
         assert str(url) == "http://h/v1beta/files/batch-b:download?alt=media"
@@ -191,13 +191,13 @@ class TestGemini(ProviderContract):
         url = "http://h/v1beta/models/m:batchGenerateContent"
         said = "You exceeded your current quota, please check your plan and billing details."
 
-        def told(message, url=url):
+        def refused(message, url=url):
             body = {"error": {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED"}}
             return self.made.error_of(httpx.Response(429, json=body, request=httpx.Request("POST", url)))
 
-        assert is_full(*told(said))
-        assert not is_full(*told(f"{said} * Quota exceeded, limit: 0"))
-        assert not is_full(*told(said, "http://h/v1beta/models/m:generateContent"))
+        assert is_full(*refused(said))
+        assert not is_full(*refused(f"{said} * Quota exceeded, limit: 0"))
+        assert not is_full(*refused(said, "http://h/v1beta/models/m:generateContent"))
 
     def test_find_knows_its_own_by_name_or_input_file(self):
         """The order of the listing is not documented: a time ends the search only where pages go back in time."""
@@ -283,19 +283,19 @@ class TestGemini(ProviderContract):
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"), [("API_KEY_INVALID", True), ("API_KEY_EXPIRED", True), ("FIELD_INVALID", False)]
+    ("reason", "by_key"), [("API_KEY_INVALID", True), ("API_KEY_EXPIRED", True), ("FIELD_INVALID", False)]
 )
-def test_a_refused_key_is_told_from_a_bad_request(reason, told):
+def test_a_refused_key_is_told_from_a_bad_request(reason, by_key):
     """Both come with 400 and INVALID_ARGUMENT; what waits looks the key up once more, and no further row is called."""
     detail = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}
     body = {"error": {"code": 400, "message": "no", "status": "INVALID_ARGUMENT", "details": [detail]}}
     with pytest.raises(RefusedForGood) as caught:
         drive(Gemini("http://h").get("b"), httpx.Response(400, json=body))
-    assert is_refusal(caught.value) is told
+    assert is_refusal(caught.value) is by_key
     # Google answers some calls with a list of one.
     for answer in (body, [body]):
         code = Gemini.error_of(httpx.Response(400, json=answer))
-        assert is_fatal(400, code, 5, 0) is told
+        assert is_fatal(400, code, 5, 0) is by_key
         assert code[1] == "no"
 
 

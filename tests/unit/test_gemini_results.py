@@ -33,8 +33,8 @@ QUOTA = "You exceeded your current quota, please check your plan and billing det
 
 def response(parts=None, finish="STOP", usage=None, **candidate):
     content = {"content": {"role": "model", "parts": PARTS["text"] if parts is None else parts}}
-    told = {**content, "finishReason": finish, **candidate}
-    return {"candidates": [told], "usageMetadata": usage or USAGE, "modelVersion": "gemini-3.8-flash"}
+    candidate = {**content, "finishReason": finish, **candidate}
+    return {"candidates": [candidate], "usageMetadata": usage or USAGE, "modelVersion": "gemini-3.8-flash"}
 
 
 def read(said=None, **line):
@@ -62,9 +62,9 @@ def test_an_answer_is_what_the_sdk_says(parts, spelling):
     assert (ours.text or None) == theirs.text
     calls = [{"id": c.id, "name": c.name, "arguments": c.args or {}} for c in theirs.function_calls or ()]
     assert (ours.tool_calls or []) == calls
-    told = theirs.candidates[0]
-    assert ours.finish_reason == told.finish_reason.value
-    assert ours.reasoning == ("\n".join(p.text for p in told.content.parts if p.thought) or None)
+    said = theirs.candidates[0]
+    assert ours.finish_reason == said.finish_reason.value
+    assert ours.reasoning == ("\n".join(p.text for p in said.content.parts if p.thought) or None)
     counted = theirs.usage_metadata
     assert ours.model == theirs.model_version
     assert ours.input_tokens == counted.prompt_token_count + counted.tool_use_prompt_token_count

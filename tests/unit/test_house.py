@@ -73,3 +73,14 @@ def test_tests_share_through_support_alone():
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             assert not (module or "").startswith(("test_", "conftest")), path
+
+
+def test_nothing_is_merely_told():
+    """A variable has the name of what it holds: ``told`` was the name of 169 of them."""
+    found = []
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [getattr(node, member, None) for member in ("id", "arg", "attr", "name")]
+            if "told" in names:
+                found.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}")
+    assert found == []

@@ -54,7 +54,7 @@ class TestMistral(ProviderContract):
         assert drive(self.made.list(), {"data": [], "total": 500})[1].after is None
 
     @pytest.mark.parametrize(
-        ("told", "outcome", "known"),
+        ("given", "outcome", "known"),
         [
             ({"status": "QUEUED"}, None, True),
             ({"status": "CANCELLATION_REQUESTED"}, None, True),
@@ -65,12 +65,12 @@ class TestMistral(ProviderContract):
             ({"status": None}, None, False),
         ],
     )
-    def test_ends_are_told_apart(self, told, outcome, known):
+    def test_ends_are_told_apart(self, given, outcome, known):
         """What ran out of time is expired, and what it has done is fetched."""
-        batch = drive(self.made.get("b"), {**self.raw("b", ""), **told})[1]
+        batch = drive(self.made.get("b"), {**self.raw("b", ""), **given})[1]
         assert (batch.outcome, batch.known) == (outcome, known)
-        assert batch.files == ((told["output_file"],) if "output_file" in told else ())
-        assert batch.errors == ((("", "bad line"),) if "errors" in told else ())
+        assert batch.files == ((given["output_file"],) if "output_file" in given else ())
+        assert batch.errors == ((("", "bad line"),) if "errors" in given else ())
 
     def test_a_lost_create_is_found_by_its_mark_or_its_file(self):
         """On any page; others' jobs are left alone."""

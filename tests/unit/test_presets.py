@@ -341,9 +341,9 @@ def test_batches_are_read_as_they_are_told(raw, outcome, errors):
 def test_an_upload_to_together_goes_to_the_place_it_names():
     """Asked for, stored without our key, processed; the id is the one that was told first."""
     content = Payload(lambda: [b"one\n", b"two\n"], 8)
-    told = httpx.Response(302, headers={"location": "https://store.test/x?sig=1", "x-together-file-id": "file-1"})
+    redirect = httpx.Response(302, headers={"location": "https://store.test/x?sig=1", "x-together-file-id": "file-1"})
     provider = made("together")
-    requests, ref = drive(provider.upload("a.jsonl", content), told, httpx.Response(200), {"id": "file-1"})
+    requests, ref = drive(provider.upload("a.jsonl", content), redirect, httpx.Response(200), {"id": "file-1"})
     assert ref == "file-1"
     assert [(r.method, r.url.host, r.url.path) for r in requests] == [
         ("POST", "h", "/v1/files"), ("PUT", "store.test", "/x"), ("POST", "h", "/v1/files/file-1/preprocess"),
@@ -363,8 +363,8 @@ def test_a_file_that_together_knows_is_used_if_it_is_whole(size, again):
     known = httpx.Response(409, json={"error": "exists", "file_id": "file-0"})
     answers = [known, {"id": "file-0", "bytes": size}]
     if again:
-        told = httpx.Response(302, headers={"location": "/store/x", "x-together-file-id": "file-1"})
-        answers += [{"id": "file-0", "deleted": True}, told, httpx.Response(200), {"id": "file-1"}]
+        redirect = httpx.Response(302, headers={"location": "/store/x", "x-together-file-id": "file-1"})
+        answers += [{"id": "file-0", "deleted": True}, redirect, httpx.Response(200), {"id": "file-1"}]
     requests, ref = drive(made("together").upload("a.jsonl", content), *answers)
     assert ref == ("file-1" if again else "file-0")
     assert [r.method for r in requests] == (

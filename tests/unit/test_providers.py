@@ -96,25 +96,25 @@ class TestOpenAI(ProviderContract):
         def chat(message, finish="stop", **usage):
             return {"choices": [{"message": message, "finish_reason": finish}], "model": "m", "usage": usage}
 
-        def told(body=None, status=200, error=None):
+        def read(body=None, status=200, error=None):
             response = None if body is None else {"status_code": status, "body": body}
             return self.made.decode({"custom_id": "a-1", "response": response, "error": error})
 
-        result = told(
+        result = read(
             chat({"content": "hi"}, prompt_tokens=9, completion_tokens=2, prompt_tokens_details={"cached_tokens": 4})
         )
         assert (result.status, result.text, result.input_tokens, result.cached_tokens, result.output_tokens) == (
             "succeeded", "hi", 9, 4, 2,
         )  # fmt: skip
         call = {"id": "c", "function": {"name": "f", "arguments": '{"x": 1}'}}
-        assert told(chat({"content": None, "tool_calls": [call]}, "tool_calls")).tool_calls == [
+        assert read(chat({"content": None, "tool_calls": [call]}, "tool_calls")).tool_calls == [
             {"id": "c", "name": "f", "arguments": {"x": 1}}
         ]
         call["function"]["arguments"] = '{"x": '
-        assert told(chat({"tool_calls": [call]})).tool_calls[0]["arguments"] == '{"x": '
-        assert told(chat({"content": None, "refusal": "no"})).status == "refused"
-        assert told(chat({"content": "x"}, "content_filter")).status == "refused"
-        assert told(chat({"content": "x"}, "length")).status == "truncated"
+        assert read(chat({"tool_calls": [call]})).tool_calls[0]["arguments"] == '{"x": '
+        assert read(chat({"content": None, "refusal": "no"})).status == "refused"
+        assert read(chat({"content": "x"}, "content_filter")).status == "refused"
+        assert read(chat({"content": "x"}, "length")).status == "truncated"
         message = {"type": "message", "content": [{"type": "output_text", "text": "yes"}]}
         answer = {
             "object": "response",
@@ -122,16 +122,16 @@ class TestOpenAI(ProviderContract):
             "output": [message],
             "usage": {"input_tokens": 3, "output_tokens": 1},
         }
-        assert (told(answer).text, told(answer).input_tokens) == ("yes", 3)
+        assert (read(answer).text, read(answer).input_tokens) == ("yes", 3)
         cut = {**answer, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
-        assert (told(cut).status, told(cut).finish_reason) == ("truncated", "max_output_tokens")
+        assert (read(cut).status, read(cut).finish_reason) == ("truncated", "max_output_tokens")
         vector = {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 2, "total_tokens": 2}}
-        assert (told(vector).embedding, told(vector).output_tokens) == ([0.5], 0)
-        assert (told(error={"code": "batch_expired", "message": "late"}).status) == "expired"
-        assert (told(error={"code": "batch_cancelled", "message": ""}).status) == "cancelled"
-        bad = told({"error": {"message": "no such model", "type": "invalid", "code": "model_not_found"}}, 404)
+        assert (read(vector).embedding, read(vector).output_tokens) == ([0.5], 0)
+        assert (read(error={"code": "batch_expired", "message": "late"}).status) == "expired"
+        assert (read(error={"code": "batch_cancelled", "message": ""}).status) == "cancelled"
+        bad = read({"error": {"message": "no such model", "type": "invalid", "code": "model_not_found"}}, 404)
         assert (bad.status, bad.error_code, bad.error_message) == ("errored", "model_not_found", "no such model")
-        assert told({}, 0).error_code == "http_0"
+        assert read({}, 0).error_code == "http_0"
         for garbage in (
             {},
             {"custom_id": "a"},
@@ -221,7 +221,7 @@ class TestAnthropic(ProviderContract):
     def test_decode_reads_every_kind_of_result(self):
         """Succeeded, tool use, truncated, refused, errored, expired, canceled; cached tokens count as input."""
 
-        def told(stop="end_turn", content=({"type": "text", "text": "hi"},), **usage):
+        def read(stop="end_turn", content=({"type": "text", "text": "hi"},), **usage):
             message = {"content": list(content), "stop_reason": stop, "model": "m", "usage": usage}
             return self.made.decode({"custom_id": "a", "result": {"type": "succeeded", "message": message}})
 
@@ -231,12 +231,12 @@ class TestAnthropic(ProviderContract):
             "cache_creation_input_tokens": 20,
             "output_tokens": 3,
         }
-        result = told(**usage)
+        result = read(**usage)
         assert (result.status, result.text, result.input_tokens, result.cached_tokens) == ("succeeded", "hi", 125, 100)
-        assert told("max_tokens").status == "truncated"
-        assert told("refusal").status == "refused"
+        assert read("max_tokens").status == "truncated"
+        assert read("refusal").status == "refused"
         assert (
-            told(content=[{"type": "tool_use", "id": "t", "name": "f", "input": {"x": 1}}]).tool_calls[0]["name"] == "f"
+            read(content=[{"type": "tool_use", "id": "t", "name": "f", "input": {"x": 1}}]).tool_calls[0]["name"] == "f"
         )
         error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
         errored = self.made.decode({"custom_id": "a", "result": {"type": "errored", "error": error}})

@@ -167,20 +167,20 @@ def asked(vendor, output):
     try:
         body = VENDORS[vendor].translate(request).body
     except InputError as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = ""
-    if told:
-        assert re.search(r"'[^']+' at .*Nothing was sent", told)
+        message = ""
+    if message:
+        assert re.search(r"'[^']+' at .*Nothing was sent", message)
         return "refused", None
     if vendor == "Anthropic":
         sent = body["output_config"]["format"]["schema"]
         assert anthropic_problem(sent) is None
         return "as it is" if sent == given else "fitted", sent
-    told = body["response_format"]["json_schema"]
-    assert openai_problem(told["name"], told["schema"], told["strict"]) is None
-    same = told["schema"] == given and told["name"] == request.body["response_format"]["json_schema"]["name"]
-    return ("as it is" if same else "fitted") if told["strict"] else "non-strict", told["schema"]
+    message = body["response_format"]["json_schema"]
+    assert openai_problem(message["name"], message["schema"], message["strict"]) is None
+    same = message["schema"] == given and message["name"] == request.body["response_format"]["json_schema"]["name"]
+    return ("as it is" if same else "fitted") if message["strict"] else "non-strict", message["schema"]
 
 
 def table():
@@ -316,8 +316,8 @@ def test_strict_is_kept_and_refused_where_it_was_asked_for():
     """A raw request's ``strict``: false stays as it is, true is fitted or refused by keyword and path."""
 
     def raw(strict, schema):
-        told = {"name": "o", "schema": schema, **({} if strict is None else {"strict": strict})}
-        body = {"model": "m", "messages": [], "response_format": {"type": "json_schema", "json_schema": told}}
+        stated = {"name": "o", "schema": schema, **({} if strict is None else {"strict": strict})}
+        body = {"model": "m", "messages": [], "response_format": {"type": "json_schema", "json_schema": stated}}
         return VENDORS["OpenAI"].translate(RawRequest(body).compile()({})).body["response_format"]["json_schema"]
 
     loose = json_schema(Open)

@@ -142,7 +142,7 @@ def test_the_asynchronous_driver_repeats_alike():
 def test_retry_after_is_read_in_every_form():
     """Milliseconds, seconds, an HTTP date; nonsense is ignored."""
     later = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    told = [
+    pauses = [
         retry_after(httpx.Response(429, headers=headers))
         for headers in (
             {"retry-after-ms": "1500"},
@@ -152,9 +152,9 @@ def test_retry_after_is_read_in_every_form():
             {},
         )
     ]
-    assert told[:2] == [1.5, 7.0]
-    assert 25 < told[2] <= 30
-    assert told[3:] == [None, None]
+    assert pauses[:2] == [1.5, 7.0]
+    assert 25 < pauses[2] <= 30
+    assert pauses[3:] == [None, None]
     kind = "type.googleapis.com/google.rpc.RetryInfo"
     for delay, seconds in (("30s", 30.0), ("1.5s", 1.5), ("soon", None), (30, None)):
         details = [{"@type": kind, "retryDelay": delay}]

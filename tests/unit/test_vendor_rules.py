@@ -52,9 +52,9 @@ for address in ("s3://bucket/a.png", "/data/a.png", "iVBORw0KGgo" * 200):
 @pytest.mark.parametrize(("model", "asked", "word"), OPENAI_REFUSES)
 def test_openai_rules(model, asked, word):
     """Each by its name, with what to do, and that nothing was sent."""
-    with pytest.raises(InputError, match=r"Nothing was sent") as told:
+    with pytest.raises(InputError, match=r"Nothing was sent") as refused:
         sent(OPENAI, model, **asked)
-    assert word in str(told.value)
+    assert word in str(refused.value)
 
 
 OPENAI_TAKES = [
@@ -172,9 +172,9 @@ CLAUDE_REFUSES = [
 @pytest.mark.parametrize(("model", "asked", "word"), CLAUDE_REFUSES)
 def test_anthropic_rules(model, asked, word):
     """Each by its name, with what to do, and that nothing was sent."""
-    with pytest.raises(InputError, match=r"Nothing was sent") as told:
+    with pytest.raises(InputError, match=r"Nothing was sent") as refused:
         sent(CLAUDE, model, **asked)
-    assert word in str(told.value)
+    assert word in str(refused.value)
 
 
 CLAUDE_TAKES = [

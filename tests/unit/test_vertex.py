@@ -126,10 +126,10 @@ def test_states_and_counts(state, stats, outcome, counts):
 def test_results_lie_where_the_job_says():
     """In its own directory; below what it was given where it does not tell; nowhere while it runs."""
     made = vertex(gcp_conn_id="gcp")
-    told = {"outputInfo": {"gcsOutputDirectory": "gs://b/out/prediction-model-1"}}
+    place = {"outputInfo": {"gcsOutputDirectory": "gs://b/out/prediction-model-1"}}
     given = {"outputConfig": {"gcsDestination": {"outputUriPrefix": "gs://b/out/x/"}}}
     found = []
-    for state, more in (("SUCCEEDED", {**told, **given}), ("CANCELLED", given), ("FAILED", {}), ("RUNNING", given)):
+    for state, more in (("SUCCEEDED", {**place, **given}), ("CANCELLED", given), ("FAILED", {}), ("RUNNING", given)):
         _, batch = drive(made.get("7"), {"name": "7", "state": f"JOB_STATE_{state}", **more})
         found.append(list(made.results(batch)))
     assert [[one.uri for one in sources] for sources in found] == [
@@ -173,7 +173,7 @@ def test_inputs_are_the_one_object():
 
 def test_why_a_job_failed_is_told():
     """google.rpc.Status, with the code as a word; a used up quota means that it may be created again later."""
-    for error, told, full in (
+    for error, why, full in (
         ({"code": 3, "message": "bad line"}, ("invalid_argument", "bad line"), False),
         ({"code": 8, "message": "Quota exceeded"}, ("resource_exhausted", "Quota exceeded"), True),
     ):
@@ -181,7 +181,7 @@ def test_why_a_job_failed_is_told():
         meant = {"outputConfig": {"gcsDestination": {"outputUriPrefix": "gs://b/out"}}}
         job = {"name": "7", "state": "JOB_STATE_FAILED", "error": error, **meant}
         _, batch = drive(vertex().get("7"), job)
-        assert (batch.errors, batch.full) == ((told,), full)
+        assert (batch.errors, batch.full) == ((why,), full)
         for more in (
             {"outputInfo": {"gcsOutputDirectory": "gs://b/out/p"}},
             {"completionStats": {"successfulCount": "1"}},
@@ -213,8 +213,8 @@ def test_labels_of_a_connections_own_leave_the_mark():
 def test_models_by_any_of_their_names(given, resource, priced):
     """A plain name, one with its publisher, a resource's name, a tuned model's."""
     made = vertex()
-    told = {"name": "7", "state": "JOB_STATE_PENDING"}
-    requests, _ = drive(made.create(Shard(endpoint="x", model=given), REF, Payload(tuple, 0)), told)
+    job = {"name": "7", "state": "JOB_STATE_PENDING"}
+    requests, _ = drive(made.create(Shard(endpoint="x", model=given), REF, Payload(tuple, 0)), job)
     assert json.loads(requests[0].content)["model"] == resource
     assert made.model_of(given) == priced
 

@@ -60,13 +60,13 @@ def read(**line):
 def test_an_answer_of_geminis_is_what_the_sdk_reads():
     """Text, thoughts, usage: ours beside the SDK's types, from the same bytes."""
     line = json.dumps({"status": "", "processed_time": "now", "request": labelled(), "response": GEMINI}).encode()
-    result, told = MADE.read(line), types.GenerateContentResponse.model_validate(json.loads(line)["response"])
-    usage = told.usage_metadata
-    assert (result.custom_id, result.status, result.text) == ("r-0", "succeeded", told.text)
+    result, theirs = MADE.read(line), types.GenerateContentResponse.model_validate(json.loads(line)["response"])
+    usage = theirs.usage_metadata
+    assert (result.custom_id, result.status, result.text) == ("r-0", "succeeded", theirs.text)
     assert result.reasoning == "Thinking."
     assert (result.input_tokens, result.cached_tokens) == (usage.prompt_token_count, usage.cached_content_token_count)
     assert result.output_tokens == usage.candidates_token_count + usage.thoughts_token_count
-    assert result.finish_reason == told.candidates[0].finish_reason.value
+    assert result.finish_reason == theirs.candidates[0].finish_reason.value
     # The price list knows no @default.
     assert result.model == "gemini-2.0-flash-001"
 
@@ -74,10 +74,10 @@ def test_an_answer_of_geminis_is_what_the_sdk_reads():
 @pytest.mark.parametrize("response", [CLAUDE, {"status_code": 200, "body": CLAUDE}])
 def test_an_answer_of_claudes_is_what_the_sdk_reads(response):
     """Bare, and in an HTTP answer as other partners' are."""
-    result, told = read(custom_id="r-0", status="", response=response), anthropic.types.Message.model_validate(CLAUDE)
-    assert (result.custom_id, result.status, result.text) == ("r-0", "succeeded", told.content[0].text)
-    assert (result.input_tokens, result.cached_tokens) == (12, told.usage.cache_read_input_tokens)
-    assert (result.output_tokens, result.model) == (told.usage.output_tokens, told.model)
+    result, theirs = read(custom_id="r-0", status="", response=response), anthropic.types.Message.model_validate(CLAUDE)
+    assert (result.custom_id, result.status, result.text) == ("r-0", "succeeded", theirs.content[0].text)
+    assert (result.input_tokens, result.cached_tokens) == (12, theirs.usage.cache_read_input_tokens)
+    assert (result.output_tokens, result.model) == (theirs.usage.output_tokens, theirs.model)
 
 
 def test_lines_as_anthropic_itself_writes_them():

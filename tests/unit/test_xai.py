@@ -17,7 +17,7 @@ CHAT = "/v1/chat/completions"
 SHARD = Shard(endpoint=CHAT, model="grok-4.3", key="ab12-0", rows=2)
 
 
-def told(batch_id="b", requests=2, pending=0, success=0, error=0, cancelled=0, **more):
+def batch_of(batch_id="b", requests=2, pending=0, success=0, error=0, cancelled=0, **more):
     names = ("num_requests", "num_pending", "num_success", "num_error", "num_cancelled")
     state = dict(zip(names, (requests, pending, success, error, cancelled), strict=True))
     return {"batch_id": batch_id, "name": "n", "create_time": "2026-11-21", "state": state, **more}
@@ -31,7 +31,7 @@ class TestXAI(ProviderContract):
 
     def raw(self, batch_id, status, at=NOW, rows=2, **more):
         counted = {"pending": rows} if status == self.running else {"success": rows}
-        return {**told(batch_id, rows, **counted), "create_time": at.date().isoformat(), **more}
+        return {**batch_of(batch_id, rows, **counted), "create_time": at.date().isoformat(), **more}
 
     def page(self, items, *, more):
         return {"batches": items, "pagination_token": items[-1]["batch_id"] if more and items else None}
@@ -61,16 +61,16 @@ class TestXAI(ProviderContract):
 @pytest.mark.parametrize(
     ("raw", "status", "outcome"),
     [
-        (told(requests=0), "validating", None),
-        (told(pending=1, success=1), "in_progress", None),
-        (told(success=2), "completed", "completed"),
-        (told(success=1, error=1), "completed", "partial"),
+        (batch_of(requests=0), "validating", None),
+        (batch_of(pending=1, success=1), "in_progress", None),
+        (batch_of(success=2), "completed", "completed"),
+        (batch_of(success=1, error=1), "completed", "partial"),
         # A cancellation that lost the race: everything was done, and is billed.
-        (told(success=2, cancel_time="2026-11-21"), "completed", "completed"),
-        (told(requests=0, cancel_time="2026-11-21"), "cancelled", "cancelled"),
-        (told(requests=0, cancel_time="2026-11-21", cancel_by_xai_message="line 2"), "cancelled by xAI", "failed"),
+        (batch_of(success=2, cancel_time="2026-11-21"), "completed", "completed"),
+        (batch_of(requests=0, cancel_time="2026-11-21"), "cancelled", "cancelled"),
+        (batch_of(requests=0, cancel_time="2026-11-21", cancel_by_xai_message="line 2"), "cancelled by xAI", "failed"),
         # Counts as texts, as protobuf's JSON spells 64 bits.
-        (told(requests="2", success="2"), "completed", "completed"),
+        (batch_of(requests="2", success="2"), "completed", "completed"),
     ],
 )
 def test_an_end_is_what_counters_tell(raw, status, outcome):
@@ -83,14 +83,14 @@ def test_an_end_is_what_counters_tell(raw, status, outcome):
 
 def test_a_cancelled_batch_has_ended_when_its_counters_stand_still():
     """They were seen to go back from cancelled to answered within seconds: such rows are billed, and landed."""
-    provider, cancelled = XAI(None), told(cancelled=2, cancel_time="2026-11-21")
-    requests, batch = drive(provider.get("b"), cancelled, told(success=2, cancel_time="2026-11-21"))
+    provider, cancelled = XAI(None), batch_of(cancelled=2, cancel_time="2026-11-21")
+    requests, batch = drive(provider.get("b"), cancelled, batch_of(success=2, cancel_time="2026-11-21"))
     assert (requests[1].extensions[PAUSE], batch.outcome, batch.files) == (STILL, "completed", ("results",))
-    moving = told(success=1, cancelled=1, cancel_time="2026-11-21")
+    moving = batch_of(success=1, cancelled=1, cancel_time="2026-11-21")
     assert drive(provider.get("b"), cancelled, moving)[1].outcome is None
     batch = drive(provider.get("b"), moving, moving)[1]
     assert (batch.status, batch.outcome, batch.succeeded, batch.files) == ("cancelled", "cancelled", 1, ("results",))
-    late = told(success=1, cancelled=1)
+    late = batch_of(success=1, cancelled=1)
     assert drive(provider.get("b"), late, late)[1].outcome == "expired"
     # One that is only seen in a listing is not known to have ended.
     listed = drive(provider.list(), {"batches": [moving], "pagination_token": None})[1]
@@ -104,17 +104,17 @@ def test_a_batch_is_made_of_a_file_and_a_name():
     assert 0 < body.index(b'name="expires_after"\r\n\r\n2592000') < body.index(b'name="file"')
     requests, _ = drive(XAI("http://h").upload("in.jsonl", Payload(lambda: [b"{}\n"], 3)), {"id": "file_1"})
     assert b"expires_after" not in b"".join(requests[0].stream)
-    requests, batch = drive(XAI(None).create(SHARD, "file_1", None), told(requests=0))
+    requests, batch = drive(XAI(None).create(SHARD, "file_1", None), batch_of(requests=0))
     assert json.loads(requests[0].content) == {"name": "ab12-0", "input_file_id": "file_1"}
     assert (batch.id, batch.outcome, XAI(None).is_marked) == ("b", None, True)
 
 
 def test_a_lost_create_is_found_by_its_name_or_its_file():
     """Dates have no time: what ends the search is a day that is long past, in a listing that goes back."""
-    ours = told("ours") | {"name": "ab12-0"}
-    by_file, old = told("file", input_file_id="file_1"), told("old") | {"create_time": "2026-11-01"}
+    ours = batch_of("ours") | {"name": "ab12-0"}
+    by_file, old = batch_of("file", input_file_id="file_1"), batch_of("old") | {"create_time": "2026-11-01"}
     pages = (
-        {"batches": [told("x"), ours], "pagination_token": "t"},
+        {"batches": [batch_of("x"), ours], "pagination_token": "t"},
         {"batches": [by_file, old], "pagination_token": "u"},
     )
     requests, found = drive(XAI(None).find(SHARD, NOW, "file_1"), *pages)
@@ -123,7 +123,7 @@ def test_a_lost_create_is_found_by_its_name_or_its_file():
 
 def test_results_come_in_pages():
     """Until there is no token."""
-    (source,) = XAI(None).results(drive(XAI(None).get("b"), told(success=2))[1])
+    (source,) = XAI(None).results(drive(XAI(None).get("b"), batch_of(success=2))[1])
     lines, following = source.read(
         httpx.Response(200, json={"results": [{"batch_request_id": "a"}], "pagination_token": "t"})
     )
@@ -138,8 +138,8 @@ def test_results_come_in_pages():
     assert source.read(httpx.Response(200, json={"results": [], "pagination_token": "t"}))[1] is None
 
 
-def line(**told):
-    return json.dumps({"batch_request_id": "ab12-7", "batch_result": told}).encode()
+def line(**outcome):
+    return json.dumps({"batch_request_id": "ab12-7", "batch_result": outcome}).encode()
 
 
 def answered(**body):

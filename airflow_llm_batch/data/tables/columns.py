@@ -108,8 +108,8 @@ def key_path(name: str, table: Keyed, layout: Layout) -> str:
 def by_default(layout: Layout, find: Finder, keys: Mapping[str, str]) -> dict[str, str | tuple[str, ...]]:
     """What is loaded where nothing is chosen."""
     wanted: dict[str, str | tuple[str, ...]] = {name: (name,) for name in layout.columns if name not in keys}
-    told = {name: (name,) for name in (*layout.answers, *TOLD)}
-    taken = {name.casefold() for name in (*keys, *wanted, *told, JOB)}
+    answered = {name: (name,) for name in (*layout.answers, *TOLD)}
+    taken = {name.casefold() for name in (*keys, *wanted, *answered, JOB)}
     if layout.output_schema is not None:
         kind = find.schema.field("output").type
         for member in (kind.field(n).name for n in range(kind.num_fields)) if pa.types.is_struct(kind) else ():
@@ -118,7 +118,7 @@ def by_default(layout: Layout, find: Finder, keys: Mapping[str, str]) -> dict[st
             taken.add(name.casefold())
         if not pa.types.is_struct(kind):
             wanted["output"] = ("output",)
-    return {**wanted, **{name: path for name, path in told.items() if name not in keys}}
+    return {**wanted, **{name: path for name, path in answered.items() if name not in keys}}
 
 
 class Finder:

@@ -95,10 +95,10 @@ class Batches:
             made = [self.array(one, array, odd) for one, array in zip(self.filled, arrays, strict=True)]
             if odd:
                 self.unfit += len(odd)
-                told = {"status": "invalid", "error_code": UNWRITABLE}
+                verdict = {"status": "invalid", "error_code": UNWRITABLE}
                 for place, one in enumerate(self.filled):
-                    if one.column.field in told:
-                        made[place] = replaced(made[place], dict.fromkeys(odd, told[one.column.field]))
+                    if one.column.field in verdict:
+                        made[place] = replaced(made[place], dict.fromkeys(odd, verdict[one.column.field]))
                     elif one.column.field == "error_message":
                         made[place] = replaced(made[place], odd)
             self.count += some.num_rows

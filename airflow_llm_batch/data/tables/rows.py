@@ -90,8 +90,8 @@ class Rows:
                     raise
                 why = why or f"{one.column.name}: {error}"
                 made.append(None)
-        told = {"status": "invalid", "error_code": UNWRITABLE, "error_message": why[:LONGEST]}
-        return tuple(told.get(one.column.field, value) for one, value in zip(self.filled, made, strict=True))
+        verdict = {"status": "invalid", "error_code": UNWRITABLE, "error_message": why[:LONGEST]}
+        return tuple(verdict.get(one.column.field, value) for one, value in zip(self.filled, made, strict=True))
 
 
 class Checked:

@@ -126,7 +126,7 @@ class SqlTable:
         except LLMBatchError:
             raise
         except Exception as error:
-            raise self.told(error) from None
+            raise self.refusal(error) from None
 
     def open_engine(self) -> Engine:
         hook: Any = self.hook()
@@ -161,7 +161,7 @@ class SqlTable:
             )
         return hook
 
-    def told(self, error: Exception) -> LLMBatchError:
+    def refusal(self, error: Exception) -> LLMBatchError:
         """The error of a database as one of ours."""
         cause: BaseException = getattr(error, "orig", None) or error
         kind = SourceUnavailable if passes(cause) else ConfigurationError

@@ -15,7 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from airflow_llm_batch.emulator import openai
 from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
 from airflow_llm_batch.emulator.openai import Refusal
-from airflow_llm_batch.emulator.presets.host import Host, iso
+from airflow_llm_batch.emulator.presets.host import Host
+from airflow_llm_batch.emulator.presets.manners import iso
 
 STORE = "/together/store"
 
@@ -68,29 +69,29 @@ class Together(Host):
         return batches
 
     def created(self, vendor: Vendor, batch: EmulatedBatch) -> Any:
-        return JSONResponse({"job": self.told(vendor, batch), "warning": ""}, 201)
+        return JSONResponse({"job": self.job_of(vendor, batch), "warning": ""}, 201)
 
-    def told(self, vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
-        told = openai.batch_object(vendor, batch, self.answer)
+    def job_of(self, vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
+        body = openai.batch_object(vendor, batch, self.answer)
         words = {"finalizing": "IN_PROGRESS", "cancelling": "IN_PROGRESS"}
-        counts = told["request_counts"]
+        counts = body["request_counts"]
         done = (counts["completed"] + counts["failed"]) / batch.total if batch.total else 0
         problems = [problem["message"] for problem in batch.problems]
-        over = told["completed_at"] or told["failed_at"] or told["expired_at"] or told["cancelled_at"]
+        over = body["completed_at"] or body["failed_at"] or body["expired_at"] or body["cancelled_at"]
         return {
             "id": batch.id,
             "user_id": "user_1",
             "input_file_id": batch.input_file_id,
             "file_size_bytes": batch.lines.stat().st_size,
-            "status": words.get(told["status"], told["status"].upper()),
-            "job_deadline": iso(told["expires_at"]),
-            "created_at": iso(told["created_at"]),
+            "status": words.get(body["status"], body["status"].upper()),
+            "job_deadline": iso(body["expires_at"]),
+            "created_at": iso(body["created_at"]),
             "endpoint": batch.endpoint,
             "progress": round(100 * done, 1),
             "model_id": batch.model,
-            "output_file_id": told["output_file_id"],
-            "error_file_id": told["error_file_id"],
-            "error": "; ".join(problems) if told["status"] == "failed" else None,
+            "output_file_id": body["output_file_id"],
+            "error_file_id": body["error_file_id"],
+            "error": "; ".join(problems) if body["status"] == "failed" else None,
             "completed_at": over and iso(over),
         }
 
@@ -100,6 +101,6 @@ class Together(Host):
         if good:
             answered = {"status_code": 200, "body": response["body"]}
             return True, {"custom_id": made["custom_id"], "response": answered}
-        told = made["error"] or response["body"]["error"]
-        error = {"message": told["message"], "code": told["code"] or told["type"]}
+        problem = made["error"] or response["body"]["error"]
+        error = {"message": problem["message"], "code": problem["code"] or problem["type"]}
         return False, {"custom_id": made["custom_id"], "error": error}

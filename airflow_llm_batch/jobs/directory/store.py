@@ -12,8 +12,7 @@ manifest.json                     what was landed
 shards/00000/answers-{try}.jsonl  what calls of the online lane have answered, as a batch would have
 comparison.json                   of several models' jobs, in each: what their answers have in common
 rules.json                        what answers have to pass, where that has changed since the plan
-killed.json  cleaned.json  taken_over.json  notes: cancelled by hand, vendor files deleted, landed by a repair
-cancelling.json                   a note: the vendor was asked to cancel these batches
+killed.json  cancelling.json  cleaned.json  taken_over.json  late.json  tried.json   notes: see ``notes.py``
 landed/                           result files that are loaded into a table, where no other place is named for them
 round-2/                          the job of the next round; -1.2 beside -1 replaces it, -1~{model} is another model's
 """
@@ -21,28 +20,24 @@ round-2/                          the job of the next round; -1.2 beside -1 repl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
 from pydantic import ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import JobAddress
 from airflow_llm_batch.jobs.directory.attempts import Attempts, Listing, ShardState
-from airflow_llm_batch.jobs.directory.tried import Tried
-from airflow_llm_batch.models import Cancelling, Fact, Job, Progress
-from airflow_llm_batch.results import Failure, Manifest
+from airflow_llm_batch.jobs.directory.notes import Notes
+from airflow_llm_batch.models import Fact, Job, Progress
+from airflow_llm_batch.results import Manifest
 from airflow_llm_batch.storage import (
     create_exclusive,
     find_files,
-    open_blocks,
     read_small,
-    remove_all,
     storage_path,
     write_whole,
 )
+from airflow_llm_batch.unfinished import remove_directory
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -64,6 +59,7 @@ class JobStore:
         #: what was read, or written, of facts that never change; what is not there yet is not kept
         self.facts: dict[str, Fact] = {}
         self._plan: tuple[str, Job] | None = None
+        self.notes = Notes(self)
         #: prefix of every custom_id: bound to the directory, so the same rows get the same ids again
         self.job_id = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
 
@@ -149,71 +145,15 @@ class JobStore:
         """How far it was when it was last looked at."""
         return self.read(self.path("progress.json"), Progress)
 
-    def save_late(self) -> None:
-        """Note that somebody was told that the job is late."""
-        write_whole(self.path("late.json"), msgspec.json.encode({"at": datetime.now(UTC)}))
-
-    def is_told_late(self) -> bool:
-        return read_small(self.path("late.json")) is not None
-
-    def save_tried(self, tried: Tried) -> None:
-        write_whole(self.path("tried.json"), tried.dump())
-
-    def tried(self) -> Tried | None:
-        """What trying some rows first has shown, None where that was not done."""
-        return self.read(self.path("tried.json"), Tried)
-
-    def save_cancelling(self, batches: Sequence[str]) -> None:
-        """Note that the vendor was asked to cancel these of the job's batches."""
-        before = self.read(self.path("cancelling.json"), Cancelling)
-        known = before.batches if before is not None else []
-        note = Cancelling(at=datetime.now(UTC), batches=[*dict.fromkeys([*known, *batches])])
-        write_whole(self.path("cancelling.json"), note.dump())
-
-    def save_killed(self) -> None:
-        """Note that the waiting task was failed or cleared, and its batches therefore cancelled."""
-        write_whole(self.path("killed.json"), msgspec.json.encode({"at": datetime.now(UTC)}))
-
-    def was_killed(self) -> bool:
-        return read_small(self.path("killed.json")) is not None
-
-    def save_cleaned(self, scope: str) -> None:
-        """Note which of the vendor's files were deleted after the landing."""
-        write_whole(self.path("cleaned.json"), msgspec.json.encode({"at": datetime.now(UTC), "scope": scope}))
-
-    def cleaned(self) -> str | None:
-        """``inputs`` or ``all``, None while the vendor's files were left alone."""
-        data = read_small(self.path("cleaned.json"))
-        return msgspec.json.decode(data)["scope"] if data else None
-
     def remove(self) -> None:
         """Take the whole directory away, further rounds included."""
         self.forget()
-        remove_all(self.root)
+        remove_directory(self.root)
 
     def forget(self) -> None:
         """Let go of what is known: memory, or facts of a plan that is not there any more."""
         self.facts.clear()
         self._plan = None
-
-    def failed(self) -> ObjectStoragePath:
-        """Every landed row that did not succeed, a ``Failure`` a line."""
-        return self.path("failed.jsonl")
-
-    def failures(self) -> Iterator[Failure]:
-        """The rows of ``failed.jsonl``.
-
-        :raises ConfigurationError: when there is no such file.
-        """
-        decode = msgspec.json.Decoder(Failure).decode
-        try:
-            with open_blocks(self.failed()) as lines:
-                yield from map(decode, lines)
-        except FileNotFoundError:
-            raise ConfigurationError(
-                f"{self.failed()} is missing: which rows failed is written down when a job is landed. Clear the "
-                "FetchResultsOperator that landed it; nothing is paid again."
-            ) from None
 
     @property
     def manifest_uri(self) -> str:
@@ -224,15 +164,6 @@ class JobStore:
 
     def manifest(self) -> Manifest | None:
         return self.read(self.path("manifest.json"), Manifest)
-
-    def save_taken_over(self, by: str) -> None:
-        """Note the job that repairs this one and has landed its rows together with its own."""
-        write_whole(self.path("taken_over.json"), msgspec.json.encode({"by": by}))
-
-    def taken_over(self) -> JobStore | None:
-        """The job that has landed this one's rows together with its own, if there is one."""
-        data = read_small(self.path("taken_over.json"))
-        return JobStore(msgspec.json.decode(data)["by"]) if data else None
 
     def read(self, path: ObjectStoragePath, model: type[M]) -> M | None:
         data = read_small(path)

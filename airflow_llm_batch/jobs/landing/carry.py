@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import ConfigurationError, ResultsUnusable
+from airflow_llm_batch.jobs.directory.failures import failures
 from airflow_llm_batch.jobs.directory.rows import asked_rows
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 
@@ -48,7 +49,7 @@ class Earlier:
         #: of the rows that are asked again those whose landed record holds an answer, by its status
         self.answered: dict[str, RowSet] = {}
         failed = RowSet()
-        for failure in repaired.failures():
+        for failure in failures(repaired):
             if failure.row in self.asked:
                 failed.add(failure.row)
                 if failure.as_landed in ANSWERED:
@@ -132,12 +133,12 @@ class Earlier:
 
     def failures(self) -> Iterator[Failure]:
         """Rows that failed and are not asked again."""
-        return (failure for failure in self.repaired.failures() if failure.row not in self.asked)
+        return (failure for failure in failures(self.repaired) if failure.row not in self.asked)
 
     def counts(self) -> Counter[str]:
         """Rows by status, without those that are asked again."""
         counts = Counter(self.manifest.counts)
-        for failure in self.repaired.failures():
+        for failure in failures(self.repaired):
             if failure.row in self.asked:
                 counts[failure.as_landed] -= 1
         counts[SUCCEEDED] -= len(self.answered.get(SUCCEEDED, ()))

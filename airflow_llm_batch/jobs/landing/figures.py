@@ -83,9 +83,9 @@ def spared_figures(rounds: Sequence[LandedRound]) -> dict[str, Any]:
 def input_figures(job: Job, own: Tally) -> dict[str, Any]:
     """The estimate of the prompts beside what was billed, of rows whose usage was told; nothing where either lacks."""
     used, estimates = own.total, job.estimate.values()
-    if not (used.told and job.rows_asked and used.input_tokens and estimates) or any(e.unknown for e in estimates):
+    if not (used.counted and job.rows_asked and used.input_tokens and estimates) or any(e.unknown for e in estimates):
         return {}
-    expected = sum(e.input_tokens for e in estimates) * used.told / job.rows_asked
+    expected = sum(e.input_tokens for e in estimates) * used.counted / job.rows_asked
     return {
         "estimated_input_tokens": round(expected),
         "input_error_percent": round((expected / used.input_tokens - 1) * 100, 2),

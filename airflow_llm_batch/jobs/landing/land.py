@@ -53,17 +53,17 @@ def land(
     with Claim.of(store, f"landing-{short_hash(destination.uri)}", hook.options) as claim:
         before = store.manifest()
         kept = before is not None and has_passed(store, before, target)
-        if before is not None and kept and (by := store.taken_over()) is not None and is_landed(by, target):
+        if before is not None and kept and (by := store.notes.taken_over()) is not None and is_landed(by, target):
             log.info("The rows lie there already, landed together with those of the repair at %s.", by.uri)
             return before
-        if store.cleaned() == "all":
+        if store.notes.cleaned() == "all":
             return as_landed(store, target)
         take_place(store, destination)
         landing = Landing(store, job, hook, target, log, only, claim)
         manifest = landing.land(ended_batches(landing.listing, hook, job), before)
         claim.check()
-        if told := destination.finish(landing.layout, manifest.files, owner_of(store, job)):
-            log.info("%s", told)
+        if outcome := destination.finish(landing.layout, manifest.files, owner_of(store, job)):
+            log.info("%s", outcome)
             claim.check()
         store.save_manifest(manifest)
         if before is None:
@@ -103,7 +103,7 @@ def delete_files(listing: Listing, job: Job, hook: LLMBatchHook, manifest: Manif
         scope == "none"
         or job.adopted
         or manifest.rounds[-1].rows != job.rows_asked
-        or store.cleaned() in (scope, "all")
+        or store.notes.cleaned() in (scope, "all")
     ):
         return
     if history.lane(listing, job) in CALLED or not all(exists(storage_path(file)) for file in manifest.files):
@@ -117,7 +117,7 @@ def delete_files(listing: Listing, job: Job, hook: LLMBatchHook, manifest: Manif
                 objects = hook.provider.objects(batch, scope)
                 # The connection's storage may be a folder above: a repair takes its requests from the job directory.
                 deleted += sum(removed(uri) for uri in objects if not lies_in(uri, store.uri))
-        store.save_cleaned(scope)
+        store.notes.save_cleaned(scope)
     except Exception as error:
         log.warning("The vendor's files could not all be deleted: %s", error)
     if deleted:
@@ -148,7 +148,7 @@ def is_landed(store: JobStore, target: Target) -> bool:
         return False
     if destination.holds(manifest.files):
         return not manifest.rows or destination.is_finished(owner_of(store, store.job()))
-    by = store.taken_over()
+    by = store.notes.taken_over()
     return by is not None and is_landed(by, target)
 
 

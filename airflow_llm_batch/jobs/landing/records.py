@@ -15,6 +15,7 @@ from airflow_llm_batch.data.row_check import row_check
 from airflow_llm_batch.downloads import batch_lines
 from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable
 from airflow_llm_batch.jobs.directory import history
+from airflow_llm_batch.jobs.directory.failures import failures_file
 from airflow_llm_batch.jobs.directory.journal import journal_lines
 from airflow_llm_batch.jobs.directory.rows import Entries, Entry
 from airflow_llm_batch.jobs.directory.rules import rules_of
@@ -98,7 +99,7 @@ class Landing:
         """
         earlier = self.earlier = self.earlier_rounds(before)
         progress = StepLog(self.log, "rows landed", self.job.rows)
-        self.aside, self.failed = SideFile(self.store.path("aside.jsonl")), SideFile(self.store.failed())
+        self.aside, self.failed = SideFile(self.store.path("aside.jsonl")), SideFile(failures_file(self.store))
         carried: Unpublished = Kept([])
         stays: Unpublished = Kept([])
         try:

@@ -35,21 +35,21 @@ def corrected(
     :param seen: rows whose usage nobody has told are passed over; the estimate is returned as it is for none.
     :param caches_by_itself: as ``budget.priced``.
     """
-    told = [
+    usages = [
         (result.input_tokens, max(tokens, 1), result.output_tokens or 0)
         for result, tokens in seen
         if result.input_tokens
     ]
-    if not told:
+    if not usages:
         return estimate
-    ratio = sum(read for read, _, _ in told) / sum(expected for _, expected, _ in told)
-    answer = sum(wrote for _, _, wrote in told) / len(told)
+    ratio = sum(read for read, _, _ in usages) / sum(expected for _, expected, _ in usages)
+    answer = sum(wrote for _, _, wrote in usages) / len(usages)
     found = estimate.model_copy(
         update={
             "input_tokens": round(estimate.input_tokens * ratio),
-            "largest": max(round(estimate.largest * ratio), max(read for read, _, _ in told)),
+            "largest": max(round(estimate.largest * ratio), max(read for read, _, _ in usages)),
             "likely_output_tokens": round(answer * estimate.requests),
-            "tried": len(told),
+            "tried": len(usages),
             "ratio": ratio,
             "static": round(estimate.static * ratio),
         }

@@ -17,7 +17,7 @@ MOST_REASONS = 100
 class Sums:
     """What the requests of one model and status used; money in picodollars.
 
-    :param unpriced: requests whose cost is not known; ``told``, requests whose usage is.
+    :param unpriced: requests whose cost is not known; ``counted``, requests whose usage is.
     :param uncached: what the same tokens cost where nothing is cached.
     """
 
@@ -29,7 +29,7 @@ class Sums:
     batch_cost: int = 0
     sync_cost: int = 0
     unpriced: int = 0
-    told: int = 0
+    counted: int = 0
     cache_write_tokens: int = 0
     uncached: int = 0
 
@@ -99,7 +99,7 @@ class Tally:
         sums.cached_tokens += result.cached_tokens or 0
         sums.output_tokens += result.output_tokens or 0
         sums.cache_write_tokens += result.cache_write_tokens or 0
-        sums.told += result.input_tokens is not None
+        sums.counted += result.input_tokens is not None
         if cost is None or uncached is None:
             sums.unpriced += 1
         else:

@@ -34,7 +34,7 @@ def call(runs: Sequence[JobRun], calls: Calls, deadline: float | None, *, fastes
     else:
         # What a repair has landed together with its own rows is not called once more.
         for lane in lanes:
-            if lane.store.taken_over() is None:
+            if lane.store.notes.taken_over() is None:
                 lane.run()
     if any(run.stop.is_set() for run in runs):
         raise Interrupted("The task was killed while it called. What was answered is kept; the next try goes on.")

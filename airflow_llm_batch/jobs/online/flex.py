@@ -65,7 +65,7 @@ def leaves_time(rows: int, concurrency: int, allowed: float | None) -> bool:
 def affords_more(runs: Sequence[JobRun]) -> bool:
     """Whether ``max_cost`` lets jobs be called at the full price after all."""
     costs = [estimated_cost(run.job, "online") for run in runs]
-    limit = runs[0].max_cost
+    limit = runs[0].choices.max_cost
     return limit is None or (None not in costs and sum(filter(None, costs)) <= limit)
 
 

@@ -191,7 +191,7 @@ def kept(store: JobStore, hook: LLMBatchHook, job: Job, rows: Sequence[Row]) -> 
             )
         )
     tried = Tried(at=datetime.now(UTC), rows=shown, estimate=estimate)
-    store.save_tried(tried)
+    store.notes.save_tried(tried)
     return tried
 
 
@@ -227,7 +227,7 @@ def why_not(rows: Sequence[Row], trial: Trial) -> str | None:
 def finish_tried(store: JobStore, hook: LLMBatchHook, job: Job, stop: Event) -> None:
     """Call once more, before the job is landed for the first time, the rows that were tried first and that nobody has
     answered; later they are a further round's."""
-    if store.manifest() is not None or store.was_killed():
+    if store.manifest() is not None or store.notes.was_killed():
         return
     listing = store.listing()
     left = []

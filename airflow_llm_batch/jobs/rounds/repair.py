@@ -14,6 +14,7 @@ from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.values import to_json
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
+from airflow_llm_batch.jobs.directory.failures import failures
 from airflow_llm_batch.jobs.directory.rows import Entry, RowNumber, contents, sent
 from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.directory.rules import rules_of
@@ -148,7 +149,7 @@ class Repair(NamedTuple):
         truncated, answered = RowSet(), RowSet()
         shards: set[tuple[int, int]] = set()
         with Words() as words:
-            for failure in self.store.failures():
+            for failure in failures(self.store):
                 if is_worth_asking(failure, self.also):
                     chosen.setdefault(failure.round, RowSet()).add(failure.row)
                     shards.add((failure.round, failure.shard))

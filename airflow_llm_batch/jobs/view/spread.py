@@ -98,19 +98,19 @@ def field_of(name: str, values: list[Any]) -> Field:
     known = [value for value in values if value is not None]
     numbers = [v for v in known if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
     texts = Counter(label(value) for value in values)
-    told: dict[str, Any] = {"name": name, "rows": len(values), "distinct": len(texts)}
+    common: dict[str, Any] = {"name": name, "rows": len(values), "distinct": len(texts)}
     if numbers and len(numbers) == len(known) and len(set(numbers)) > BARS:
-        return Field(kind="numbers", bars=histogram(numbers), mean=sum(numbers) / len(numbers), **told)
+        return Field(kind="numbers", bars=histogram(numbers), mean=sum(numbers) / len(numbers), **common)
     if len(texts) > BARS and len(texts) > len(values) / 4:
         mean = sum(len(text) * rows for text, rows in texts.items()) / max(len(values), 1)
-        return Field(kind="texts", mean=mean, **told)
+        return Field(kind="texts", mean=mean, **common)
     ordered = texts.most_common()
     if numbers and len(numbers) == len(values):
         ordered = sorted(texts.items(), key=lambda item: float(item[0]))
     bars = [Bar(label=text[:LONGEST] or "(empty)", rows=rows, value=text) for text, rows in ordered[:BARS]]
     if rest := sum(rows for _, rows in ordered[BARS:]):
         bars.append(Bar(label=f"{len(ordered) - BARS} others", rows=rest))
-    return Field(kind="labels", bars=bars, **told)
+    return Field(kind="labels", bars=bars, **common)
 
 
 def histogram(numbers: list[float]) -> list[Bar]:

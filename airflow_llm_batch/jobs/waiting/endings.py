@@ -33,7 +33,7 @@ class Endings:
     :param least: seconds between looks at a job at first, and ``most`` at last.
     :param storage: object storage URI, ``[llm_batch] storage`` by default.
     :ivar waits: what is watched, by the job's mark.
-    :ivar told: jobs whose end was told, and the epoch seconds at which.
+    :ivar notified: jobs whose end was told, and the epoch seconds at which.
     :ivar others: marks of jobs that are none of its own.
     :ivar resting: marks of jobs that cannot be watched now, and the epoch seconds from which they are again.
     """
@@ -45,7 +45,7 @@ class Endings:
         self.least, self.most, self.written = least, most, written
         self.every = min(EVERY, least)
         self.waits: dict[str, asyncio.Task[Awaited | None]] = {}
-        self.told: dict[str, tuple[Awaited, float]] = {}
+        self.notified: dict[str, tuple[Awaited, float]] = {}
         self.others: set[str] = set()
         self.resting: dict[str, float] = {}
 
@@ -76,14 +76,14 @@ class Endings:
     async def _look(self, jobs: AwaitedJobs, watch: Watch) -> list[Awaited]:
         """Watch what is new on the list; the jobs that have ended, each to be told by us and nobody else."""
         now = time.time()
-        for mark, (awaited, at) in list(self.told.items()):
+        for mark, (awaited, at) in list(self.notified.items()):
             if now - at >= self.written:
                 await asyncio.to_thread(jobs.forget, awaited)
-                del self.told[mark]
+                del self.notified[mark]
         self.resting = {mark: until for mark, until in self.resting.items() if until > now}
         listed = await asyncio.to_thread(jobs.marks)
         self.others &= listed
-        for mark in listed - self.others - self.waits.keys() - self.told.keys() - self.resting.keys():
+        for mark in listed - self.others - self.waits.keys() - self.notified.keys() - self.resting.keys():
             self.waits[mark] = asyncio.create_task(self._end_of(jobs, mark, watch))
         ended = []
         for mark, task in [(mark, task) for mark, task in self.waits.items() if task.done()]:
@@ -93,7 +93,7 @@ class Endings:
                 if done is None:
                     self.others.add(mark)
                 elif await asyncio.to_thread(jobs.begin_telling, done):
-                    self.told[mark] = done, now
+                    self.notified[mark] = done, now
                     ended.append(done)
             except Exception as error:
                 self.resting[mark] = now + AGAIN

@@ -238,7 +238,7 @@ class JobWait:
         self._give_up()
         taken = self.cancel()
         if not self.wait.pending:
-            self._keep(lambda store: store.save_cancelling(()))
+            self._keep(lambda store: store.notes.save_cancelling(()))
         self._keep(lambda store: store.save_progress(self.wait.progress(time.time())))
         return taken
 
@@ -246,7 +246,7 @@ class JobWait:
         """The waiting task was failed or cleared: cancel, and leave a note of it for a task that is run again."""
         self.cancel()
         if self.cancelled:
-            self._keep(JobStore.save_killed)
+            self._keep(lambda store: store.notes.save_killed())
 
     def cancel(self) -> bool:
         """Ask for the cancellation of what still runs and is certainly ours; a failure at one batch spares no other.
@@ -271,7 +271,7 @@ class JobWait:
                 taken = False
                 self.log.warning("Batch %s could not be cancelled: %s", batch_id, error)
         if asked:
-            self._keep(lambda store: store.save_cancelling(asked))
+            self._keep(lambda store: store.notes.save_cancelling(asked))
         return taken
 
     def _keep(self, write: Callable[[JobStore], None]) -> None:

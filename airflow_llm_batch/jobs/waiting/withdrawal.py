@@ -47,10 +47,10 @@ class Withdrawn(NamedTuple):
         done += ["one is being created at this moment; cancel once more when it is there"] if self.creating else []
         if not self.taken:
             return "; ".join([*done, "the vendor did not take every cancellation: try again"]) + "."
-        told = "; ".join(done)
+        deeds = "; ".join(done)
         if not self.is_done:
-            return told.capitalize() + "."
-        return f"{told}. Vendors take up to ten minutes; finished rows stay billed."
+            return deeds.capitalize() + "."
+        return f"{deeds}. Vendors take up to ten minutes; finished rows stay billed."
 
 
 def withdraw(store: JobStore, hook: LLMBatchHook) -> Withdrawn:

@@ -66,11 +66,11 @@ class Entra(Credentials):
         self.token: Token | None = None
         self.renew_at = 0.0
         #: the latest tokens: an answer may quote one that was replaced meanwhile
-        self.told: deque[str] = deque(maxlen=8)
+        self.recent: deque[str] = deque(maxlen=8)
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        return tuple(self.told)
+        return tuple(self.recent)
 
     def sign(self, request: httpx.Request) -> Mapping[str, str]:
         """:raises ConfigurationError: where Entra will not give a token; ``VendorUnavailable`` where it cannot."""
@@ -96,7 +96,7 @@ class Entra(Credentials):
                 log.warning("Entra gave no new token, the old one is still good: %s", first_line(error))
                 return self.token
             raise unusable(error) from None
-        self.told.append(fresh.token)
+        self.recent.append(fresh.token)
         self.renew_at = fresh.expires_on - min(LEAD, (fresh.expires_on - now) / 2)
         return fresh
 

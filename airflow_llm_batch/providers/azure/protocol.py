@@ -240,13 +240,13 @@ class Azure(OpenAI):
         while True:
             pause = min(LOOKS[min(looks, len(LOOKS) - 1)], max(seconds - waited, 0.0))
             response = yield after(pause, httpx.Request("GET", self.url("files", file_id)))
-            told = self.expect(response, f"a look at file {file_id}")
+            file = self.expect(response, f"a look at file {file_id}")
             waited, looks = waited + pause, looks + 1
-            status = (word(told.get("status")) or "processed").lower()
+            status = (word(file.get("status")) or "processed").lower()
             if status == "processed":
                 return
             if status in LOST:
-                why = text_of(told.get("status_details")) or text_of(told.get("error")) or "it does not say why"
+                why = text_of(file.get("status_details")) or text_of(file.get("error")) or "it does not say why"
                 raise InputError(
                     f"Azure cannot use the uploaded file {file_id}, whose state is {status!r}: {why}. No batch was "
                     "made of it and nothing billed."

@@ -298,8 +298,8 @@ class Bedrock(Provider):
             body = msgspec.json.decode(response.content)
         except ValueError:
             body = None
-        told = body if isinstance(body, dict) else {}
-        kind = response.headers.get("x-amzn-errortype") or text_of(told.get("__type")) or code
-        if "Message" in told:
-            message = words_of({"message": told["Message"]})[1] or ""
+        error = body if isinstance(body, dict) else {}
+        kind = response.headers.get("x-amzn-errortype") or text_of(error.get("__type")) or code
+        if "Message" in error:
+            message = words_of({"message": error["Message"]})[1] or ""
         return kind.partition(":")[0].rpartition("#")[2], message

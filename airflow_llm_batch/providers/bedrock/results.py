@@ -89,8 +89,8 @@ def spelled(error: Any) -> tuple[Any, int]:
 
 def read_output(output: dict[str, Any], result: Result) -> None:
     """An answer, of whatever family."""
-    for told, read in READERS:
-        if output.get(told) is not None:
+    for name, read in READERS:
+        if output.get(name) is not None:
             read(output, result)
             break
     else:
@@ -98,7 +98,7 @@ def read_output(output: dict[str, Any], result: Result) -> None:
             fail(result, trouble_of(error))
         elif "message" in output and len(output) <= 2:
             fail(result, trouble_of(output))
-        elif any(told in output for told, _ in READERS):
+        elif any(name in output for name, _ in READERS):
             # An answer of a known family that is null: Titan tells the reason as a message.
             read_nothing(output, result)
         else:

@@ -184,14 +184,14 @@ class Fireworks(Kin):
 
     def parse(self, raw: dict[str, Any]) -> Batch:
         state = (word(raw.get("state")) or "").removeprefix("JOB_STATE_")
-        done, told = members(raw.get("jobProgress")), members(raw.get("status"))
+        done, status = members(raw.get("jobProgress")), members(raw.get("status"))
         failed, outcome = whole(done.get("failedRequests")), OUTCOMES.get(state)
         if outcome == "completed" and failed:
             outcome = "partial"
         # The first is what was declared; the second falls short where a job ended early.
         totals = [whole(done.get(name)) or 0 for name in ("totalInputRequests", "totalProcessedRequests")]
         output = short(raw.get("outputDatasetId"))
-        wrong = word(told.get("code")) not in (None, "OK")
+        wrong = word(status.get("code")) not in (None, "OK")
         return Batch(
             id=checked_id({"id": short(raw.get("name"))}),
             status=state,
@@ -202,7 +202,7 @@ class Fireworks(Kin):
             created_at=moment(raw.get("createTime")),
             input_ref=short(raw.get("inputDatasetId")),
             files=(output,) if output and state in GIVEN else (),
-            errors=((word(told["code"]) or "", text_of(told.get("message")) or ""),) if wrong else (),
+            errors=((word(status["code"]) or "", text_of(status.get("message")) or ""),) if wrong else (),
             known=state in OUTCOMES or state in RUNNING,
         )
 
@@ -216,8 +216,8 @@ class Fireworks(Kin):
         """A dataset's files, each behind an address that is signed for some minutes and gets no key of ours."""
 
         def read(response: httpx.Response) -> Sequence[httpx.Request]:
-            told = self.expect(response, f"the addresses of dataset {dataset}")
-            urls = members(told.get("filenameToSignedUrls"))
+            addresses = self.expect(response, f"the addresses of dataset {dataset}")
+            urls = members(addresses.get("filenameToSignedUrls"))
             return [httpx.Request("GET", httpx.URL(self.base_url).join(str(urls[name]))) for name in sorted(urls)]
 
         return Located(httpx.Request("GET", self.at("datasets", dataset, verb=":getDownloadEndpoint")), read)

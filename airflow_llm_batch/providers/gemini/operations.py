@@ -38,32 +38,32 @@ def short(name: str) -> str:
 
 def parse_batch(raw: Mapping[str, Any]) -> Batch:
     """:raises VendorUnavailable: for an operation without a name."""
-    told = members(raw.get("metadata")) or raw
-    name = identifier(raw.get("name")) or identifier(told.get("name"))
+    operation = members(raw.get("metadata")) or raw
+    name = identifier(raw.get("name")) or identifier(operation.get("name"))
     if name is None:
         raise VendorUnavailable("The vendor told of a batch without a name.")
-    status = word(told.get("state")) or ""
-    state, error = stateless(status), members(raw.get("error") or told.get("error"))
+    status = word(operation.get("state")) or ""
+    state, error = stateless(status), members(raw.get("error") or operation.get("error"))
     outcome = OUTCOMES.get(state)
     if outcome is None and raw.get("done") is True and state in ("", *RUNNING):
         # An operation that is done has ended, whatever its metadata was last told.
         outcome = "completed" if not error else "cancelled" if whole(error.get("code")) == CANCELLED else "failed"
-    counted = counts_of(told)
+    counted = counts_of(operation)
     if outcome == "completed" and counted.get("failed"):
         outcome = "partial"
     errors = ((code_of(error), text_of(error.get("message")) or ""),) if error else ()
-    files = where(name, members(raw.get("response")), members(told.get("output")))
+    files = where(name, members(raw.get("response")), members(operation.get("output")))
     if outcome == "expired" and not files:
         # As documented: what was worked on is lost, whatever the counters say.
         counted |= {"succeeded": 0, "failed": 0}
-    display = text_of(get(told, "displayName"))
+    display = text_of(get(operation, "displayName"))
     return Batch(
         id=short(name),
         status=status,
         outcome=outcome,
         **counted,
-        created_at=moment(get(told, "createTime")),
-        input_ref=identifier(get(get(told, "inputConfig"), "fileName")),
+        created_at=moment(get(operation, "createTime")),
+        input_ref=identifier(get(get(operation, "inputConfig"), "fileName")),
         files=files,
         errors=errors,
         metadata={"displayName": display} if display else {},
@@ -79,9 +79,9 @@ def stateless(status: str) -> str:
     return status
 
 
-def counts_of(told: Mapping[str, Any]) -> dict[str, int | None]:
+def counts_of(operation: Mapping[str, Any]) -> dict[str, int | None]:
     """Counters, which come as texts; a zero is left out where others are there."""
-    stats = get(told, "batchStats")
+    stats = get(operation, "batchStats")
     if not members(stats):
         return {"total": None, "succeeded": None, "failed": None}
     good, bad = whole(get(stats, "successfulRequestCount")), whole(get(stats, "failedRequestCount"))

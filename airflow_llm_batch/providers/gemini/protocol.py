@@ -210,8 +210,8 @@ class Gemini(Provider):
         if not shard.model:
             raise ConfigurationError("Gemini makes a batch for one model; name it. Nothing was sent.")
         named = {"displayName": shard.key} if shard.key else {}
-        told = {"webhookConfig": {"uris": [self.options.webhook_url]}} if self.options.webhook_url else {}
-        batch = {**named, "inputConfig": {"fileName": ref}, **told, **self.options.create}
+        webhook = {"webhookConfig": {"uris": [self.options.webhook_url]}} if self.options.webhook_url else {}
+        batch = {**named, "inputConfig": {"fileName": ref}, **webhook, **self.options.create}
         verb = f":{BATCHED[shard.endpoint]}"
         url = self.address_of(*self.model_parts(shard.model), verb=verb)
         response = yield httpx.Request("POST", url, json={"batch": batch})

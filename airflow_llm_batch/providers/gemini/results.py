@@ -153,9 +153,9 @@ def citations_of(candidate: dict[str, Any]) -> list[Any] | None:
     return [*found, *objects(get(grounds, "groundingChunks"))] or None
 
 
-def logprobs_of(told: Any) -> dict[str, Any] | None:
+def logprobs_of(logprobs: Any) -> dict[str, Any] | None:
     """Log probabilities as OpenAI writes them."""
-    chosen, tops = objects(get(told, "chosenCandidates")), objects(get(told, "topCandidates"))
+    chosen, tops = objects(get(logprobs, "chosenCandidates")), objects(get(logprobs, "topCandidates"))
     content = [one_logprob(token) for token in chosen]
     for entry, top in zip(content, tops, strict=False):
         entry["top_logprobs"] = [one_logprob(token) for token in objects(top.get("candidates"))]

@@ -349,8 +349,8 @@ def read_response(body: dict[str, Any], result: Result) -> None:
     if result.finish_reason == "incomplete" or reason:
         result.finish_reason = reason or "incomplete"
     if result.finish_reason in ("failed", "cancelled"):
-        told = body.get("error") or {"message": f"The response ended as {result.finish_reason!r}."}
-        fail(result, trouble_of(told))
+        error = body.get("error") or {"message": f"The response ended as {result.finish_reason!r}."}
+        fail(result, trouble_of(error))
         return
     functions = [c for c, item in zip(result.tool_calls or [], asked, strict=True) if item["type"] == "function_call"]
     judge(result, RESPONSE_ENDINGS, said.refusal, cut_call=cut_call(functions))
@@ -396,8 +396,8 @@ def read_frequent(line: bytes) -> Result | None:
     usage = body.usage
     asked, used = usage.prompt_tokens_details, usage.completion_tokens_details
     thought = used.reasoning_tokens if used else None
-    told = usage.prompt_tokens + usage.completion_tokens
-    more = (usage.total_tokens or 0) > told or (thought or 0) > usage.completion_tokens
+    named = usage.prompt_tokens + usage.completion_tokens
+    more = (usage.total_tokens or 0) > named or (thought or 0) > usage.completion_tokens
     if (more and body.choices) or "-search-" in body.model:
         # More is billed than the counts of the line say: ``read_line`` reckons it.
         return None

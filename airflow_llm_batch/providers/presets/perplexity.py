@@ -45,7 +45,7 @@ class Perplexity(Kin):
         body = members(members(line.get("response")).get("body"))
         used = members(members(body.get("usage")).get("tool_calls_details"))
         # Tools that it runs are billed by use.
-        counted = {tool: whole(members(told).get("invocation")) or 0 for tool, told in used.items()}
+        counted = {tool: whole(members(uses).get("invocation")) or 0 for tool, uses in used.items()}
         result.tool_uses = {**(result.tool_uses or {}), **counted} or None
         return result
 

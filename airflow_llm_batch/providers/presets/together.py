@@ -43,8 +43,8 @@ class Together(Kin):
         response = yield repeatable(asked)
         if known := known_file(response):
             # The same bytes were uploaded before, by a try of ours: they hold our ids.
-            told = yield httpx.Request("GET", self.url("files", known))
-            if whole(self.expect(told, f"a look at file {known}").get("bytes")) == content.size:
+            response = yield httpx.Request("GET", self.url("files", known))
+            if whole(self.expect(response, f"a look at file {known}").get("bytes")) == content.size:
                 return known
             # That upload broke off, and nothing can have been made of it.
             yield httpx.Request("DELETE", self.url("files", known))

@@ -59,8 +59,8 @@ def parse_job(raw: dict[str, Any]) -> Batch:
 
 def counted(stats: Any) -> dict[str, int | None]:
     """Counts of rows; a zero is left out, and -1 is one that is not known."""
-    told = members(stats)
-    found = {name: whole(told.get(name, 0)) for name in ("successfulCount", "failedCount", "incompleteCount")}
+    counts = members(stats)
+    found = {name: whole(counts.get(name, 0)) for name in ("successfulCount", "failedCount", "incompleteCount")}
     return {name: None if count is None or count < 0 else count for name, count in found.items()}
 
 
@@ -83,9 +83,9 @@ def wrote(raw: dict[str, Any], succeeded: int | None) -> bool:
 
 def errors_in(raw: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Why the job as a whole failed, and what went wrong with parts of it."""
-    told = [*objects(raw.get("error")), *objects(raw.get("partialFailures"))]
+    statuses = [*objects(raw.get("error")), *objects(raw.get("partialFailures"))]
     found = []
-    for status in told:
+    for status in statuses:
         code = word(status.get("code")) or ""
         pair = (GRPC.get(code, code), text_of(status.get("message")) or "")
         if any(pair):

@@ -275,8 +275,8 @@ class Vertex(Provider):
         return Call(row_of(sent), url.raw_path, msgspec.json.encode(body), headers)
 
     def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
-        told = b"response" if 200 <= status < 300 else b"error"
-        return b'{"custom_id":"%b","status_code":%d,"%b":%b}' % (custom_id.encode(), status, told, body)
+        member = b"response" if 200 <= status < 300 else b"error"
+        return b'{"custom_id":"%b","status_code":%d,"%b":%b}' % (custom_id.encode(), status, member, body)
 
     def id_of(self, line: Mapping[str, Any]) -> str:
         return row_of(line)

@@ -73,9 +73,9 @@ def read_line(line: dict[str, Any]) -> Result:
 
 def error_in(line: Mapping[str, Any], body: Mapping[str, Any]) -> Any:
     """What a line tells as its error, None for nothing."""
-    for told in (line.get("error"), body.get("error"), line.get("status")):
-        if told not in (None, "", {}, []):
-            return told
+    for error in (line.get("error"), body.get("error"), line.get("status")):
+        if error not in (None, "", {}, []):
+            return error
     return None
 
 

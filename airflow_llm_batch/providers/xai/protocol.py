@@ -161,9 +161,9 @@ class XAI(Kin):
     def decode(self, line: dict[str, Any]) -> Result:
         if "batch_request_id" not in line:
             return super().decode(line)
-        told = members(line.get("batch_result"))
-        error = told.get("error") or line.get("error_message")
-        answered = members(told.get("response"))
+        outcome = members(line.get("batch_result"))
+        error = outcome.get("error") or line.get("error_message")
+        answered = members(outcome.get("response"))
         # Named after the endpoint, of which there is one.
         body: Any = next(iter(answered.values()), None)
         response = {"status_code": 200, "body": final_turn(body)} if answered else None

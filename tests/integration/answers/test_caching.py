@@ -38,8 +38,8 @@ def usage_of(rows):
     sums = {}
     for row in rows:
         raw = json.loads(row["raw"]) if isinstance(row["raw"], str) else row["raw"]
-        told = raw["result"]["message"] if "result" in raw else raw["response"]["body"]
-        for name, count in told["usage"].items():
+        answer = raw["result"]["message"] if "result" in raw else raw["response"]["body"]
+        for name, count in answer["usage"].items():
             counts = count if isinstance(count, dict) else {name: count}
             for inner, tokens in counts.items():
                 if isinstance(tokens, int):
@@ -65,23 +65,23 @@ def test_claudes_batches_write_once_and_read_after(connect, context, tmp_path, c
         head, tail = line["params"]["messages"][0]["content"]
         assert head == {"type": "text", "text": "Say ", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
         assert tail["text"].startswith("row ")
-    told = usage_of(rows)
-    assert told["ephemeral_1h_input_tokens"] == told["cache_creation_input_tokens"] == STATIC
-    assert told["cache_read_input_tokens"] == 99 * STATIC
+    usage = usage_of(rows)
+    assert usage["ephemeral_1h_input_tokens"] == usage["cache_creation_input_tokens"] == STATIC
+    assert usage["cache_read_input_tokens"] == 99 * STATIC
     manifest = manifest_of(summary)
     assert (manifest["cache_write_tokens"], manifest["cached_tokens"]) == (STATIC, 99 * STATIC)
     # 2,002 written and 198,198 read: $0.006006 and $0.0297297; the same 200,200 uncached: $0.3003
-    fresh, out = told["input_tokens"] * 1.5e-6, told["output_tokens"] * 7.5e-6
+    fresh, out = usage["input_tokens"] * 1.5e-6, usage["output_tokens"] * 7.5e-6
     assert manifest["cost_usd"] == pytest.approx(0.006006 + 0.0297297 + fresh + out)
     assert manifest["cache_saving_usd"] == pytest.approx(0.3003 - 0.006006 - 0.0297297)
-    share = 99 * STATIC / (100 * STATIC + told["input_tokens"])
+    share = 99 * STATIC / (100 * STATIC + usage["input_tokens"])
     assert manifest["cached_share"] == pytest.approx(share)
     assert f"{share:.0%} of the input read from caches; caches saved $0.264564" in summary["message"]
     assert "198,198 tokens read, 2,002 written; $0.264564 saved" in capsys.readouterr().out
     assert "cache has no effect" not in caplog.text
-    told = landed(Manifest.model_validate(manifest), Manifest.model_validate(manifest).rounds)
-    assert (told["cached_tokens"], told["cache_write_tokens"]) == (99 * STATIC, STATIC)
-    assert told["cache_saving_usd"] == pytest.approx(manifest["cache_saving_usd"])
+    usage = landed(Manifest.model_validate(manifest), Manifest.model_validate(manifest).rounds)
+    assert (usage["cached_tokens"], usage["cache_write_tokens"]) == (99 * STATIC, STATIC)
+    assert usage["cache_saving_usd"] == pytest.approx(manifest["cache_saving_usd"])
 
 
 def test_both_prices_are_told_before(connect, context, tmp_path, caplog):
@@ -115,12 +115,12 @@ def test_claudes_calls_are_kept_for_five_minutes(connect, context, tmp_path):
         summary = operator.execute(context)
         assert not emulator.vendor.batches
     rows = [row for file in summary["files"] for row in read_jsonl(file)]
-    told = usage_of(rows)
-    assert (told["ephemeral_5m_input_tokens"], told["ephemeral_1h_input_tokens"]) == (STATIC, 0)
-    assert told["cache_read_input_tokens"] == 19 * STATIC
+    usage = usage_of(rows)
+    assert (usage["ephemeral_5m_input_tokens"], usage["ephemeral_1h_input_tokens"]) == (STATIC, 0)
+    assert usage["cache_read_input_tokens"] == 19 * STATIC
     # 2,002 x 3.75 = $0.0075075; 38,038 x 0.30 = $0.0114114; uncached 40,040 x 3 = $0.12012
     manifest = manifest_of(summary)
-    rest = told["input_tokens"] * 3e-6 + told["output_tokens"] * 15e-6
+    rest = usage["input_tokens"] * 3e-6 + usage["output_tokens"] * 15e-6
     assert manifest["cost_usd"] == pytest.approx(0.0075075 + 0.0114114 + rest)
     assert manifest["cache_saving_usd"] == pytest.approx(0.12012 - 0.0075075 - 0.0114114)
 
@@ -135,13 +135,15 @@ def test_openais_prompts_share_a_key(connect, context, tmp_path):
     assert len({body["prompt_cache_key"] for body in bodies}) == 1
     assert all(body["messages"][1]["content"].startswith("Say row") for body in bodies)
     assert not any("prompt_cache_options" in body or "prompt_cache_retention" in body for body in bodies)
-    told = usage_of(rows)
-    read = told["cached_tokens"]
+    usage = usage_of(rows)
+    read = usage["cached_tokens"]
     assert read % 128 == 0
     assert read >= 99 * 1024
     manifest = manifest_of(summary)
-    fresh = told["prompt_tokens"] - read
-    assert manifest["cost_usd"] == pytest.approx(fresh * 0.125e-6 + read * 0.0125e-6 + told["completion_tokens"] * 1e-6)
+    fresh = usage["prompt_tokens"] - read
+    assert manifest["cost_usd"] == pytest.approx(
+        fresh * 0.125e-6 + read * 0.0125e-6 + usage["completion_tokens"] * 1e-6
+    )
     assert manifest["cache_saving_usd"] == pytest.approx(read * 0.1125e-6)
 
 
@@ -152,9 +154,9 @@ def test_from_gpt_5_6_on_nothing_is_written_in_vain(connect, context, tmp_path, 
         conn_id = connect(emulator.url)
         request = asked("gpt-5.6-luna", cache=None)
         summary, rows = run(context, conn_id, tmp_path / "a", rows=ROWS, request=request, fetch={"keep_raw": True})
-        told, plain = usage_of(rows), manifest_of(summary)
-        assert (told["cached_tokens"], told["cache_write_tokens"]) == (0, told["prompt_tokens"])
-        assert plain["cache_saving_usd"] == pytest.approx(-told["prompt_tokens"] * 0.025e-6)
+        usage, plain = usage_of(rows), manifest_of(summary)
+        assert (usage["cached_tokens"], usage["cache_write_tokens"]) == (0, usage["prompt_tokens"])
+        assert plain["cache_saving_usd"] == pytest.approx(-usage["prompt_tokens"] * 0.025e-6)
         assert "tokens were written to the vendor's cache and none read" in capsys.readouterr().out
         assert "caches cost $" in summary["message"]
         emulator.vendor.batches.clear()
@@ -167,12 +169,12 @@ def test_from_gpt_5_6_on_nothing_is_written_in_vain(connect, context, tmp_path, 
         head, tail = body["messages"][1]["content"]
         assert head == {"type": "text", "text": "Say ", "prompt_cache_breakpoint": {"mode": "explicit"}}
         assert tail["text"].startswith("row ")
-    told, manifest = usage_of(rows), manifest_of(summary)
-    wrote, read = told["cache_write_tokens"], told["cached_tokens"]
+    usage, manifest = usage_of(rows), manifest_of(summary)
+    wrote, read = usage["cache_write_tokens"], usage["cached_tokens"]
     assert read == 99 * wrote
-    fresh = told["prompt_tokens"] - read - wrote
+    fresh = usage["prompt_tokens"] - read - wrote
     assert manifest["cost_usd"] == pytest.approx(
-        (fresh * 0.1 + read * 0.01 + wrote * 0.125 + told["completion_tokens"] * 0.6) * 1e-6
+        (fresh * 0.1 + read * 0.01 + wrote * 0.125 + usage["completion_tokens"] * 0.6) * 1e-6
     )
     assert manifest["cost_usd"] < plain["cost_usd"] / 3
     assert "were written to the vendor's cache" not in capsys.readouterr().out

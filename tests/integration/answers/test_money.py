@@ -89,10 +89,10 @@ def test_the_manifest_tells_tokens_and_dollars_by_model_and_status(connect, cont
     """Every line of the table as worked out by hand; an unknown price is null, and so is every sum with it."""
     with vendor_that_used() as upstream, Emulator(duration=0, upstream=upstream) as emulator:
         summary, manifest, rows = run(context, connect(emulator.url), tmp_path, USED)
-    told = {(line.model, line.status): (line.cost_usd, line.sync_cost_usd) for line in manifest.usage}
-    assert set(told) == set(BY_HAND)
+    costs = {(line.model, line.status): (line.cost_usd, line.sync_cost_usd) for line in manifest.usage}
+    assert set(costs) == set(BY_HAND)
     for kind, (batch, sync) in BY_HAND.items():
-        assert told[kind] == ((None, None) if batch is None else (pytest.approx(batch), pytest.approx(sync))), kind
+        assert costs[kind] == ((None, None) if batch is None else (pytest.approx(batch), pytest.approx(sync))), kind
     tokens = {(line.model, line.status): (line.input_tokens, line.cached_tokens) for line in manifest.usage}
     assert tokens["gpt-5-mini", "succeeded"] == (1_400_000, 400_000)
     assert sum(line.requests for line in manifest.usage) == len(rows) == 5

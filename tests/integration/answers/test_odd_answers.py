@@ -44,8 +44,8 @@ def completion(content="fine", finish="stop", message=None, choice=None, **body)
 def message_line(content=None, stop="end_turn", custom_id="a", **message):
     blocks = [{"type": "text", "text": "fine"}] if content is None else content
     usage = {"input_tokens": 10, "output_tokens": 5}
-    told = {"type": "message", "model": "claude-sonnet-4-5", "content": blocks, "stop_reason": stop, "usage": usage}
-    return {"custom_id": custom_id, "result": {"type": "succeeded", "message": {**told, **message}}}
+    usual = {"type": "message", "model": "claude-sonnet-4-5", "content": blocks, "stop_reason": stop, "usage": usage}
+    return {"custom_id": custom_id, "result": {"type": "succeeded", "message": {**usual, **message}}}
 
 
 def candidate_line(parts, finish="STOP", **candidate):
@@ -55,8 +55,8 @@ def candidate_line(parts, finish="STOP", **candidate):
         "thoughtsTokenCount": 2,
         "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 3}],
     }
-    told = {"content": {"parts": parts, "role": "model"}, "finishReason": finish, **candidate}
-    return {"response": {"candidates": [told], "usageMetadata": usage, "modelVersion": "gemini-3.8-flash"}}
+    answer = {"content": {"parts": parts, "role": "model"}, "finishReason": finish, **candidate}
+    return {"response": {"candidates": [answer], "usageMetadata": usage, "modelVersion": "gemini-3.8-flash"}}
 
 
 def read(line):
@@ -399,7 +399,7 @@ def test_vectors_of_every_kind_land(connect, store, tmp_path, format_):
         assert job.several_vectors
         land(store, hook, job, tmp_path / "first")
         lines = [line(0, [1, 2], [3.5, 4]), line(1, packed), line(2, [1, 2, 3]), line(3, [None, 1])]
-        encoded = [json.dumps({**told, "custom_id": f"{job.id}-{n}"}).encode() for n, told in enumerate(lines)]
+        encoded = [json.dumps({**one, "custom_id": f"{job.id}-{n}"}).encode() for n, one in enumerate(lines)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(results_module, "batch_lines", lambda hook, batch: iter(encoded))
             manifest, records = land(store, hook, job, tmp_path / "out", format_)
@@ -455,11 +455,11 @@ def test_a_row_that_its_format_cannot_hold_lands_as_invalid(connect, store, tmp_
             _, records = land(store, hook, job, tmp_path / "jsonl")
             manifest, _ = land(store, hook, job, tmp_path / "out", "parquet")
     assert [row["output"] for row in records] == [{"n": big}, {"n": 1}]
-    told = pq.read_table(tmp_path / "out").to_pylist()
-    assert [(row["status"], row["output"]) for row in told] == [("invalid", None), ("succeeded", {"n": 1})]
-    assert told[0]["error_code"] == "unwritable"
-    assert str(big) in told[0]["text"]
-    assert str(big) in json.loads(told[0]["raw"])["response"]["body"]["choices"][0]["message"]["content"]
+    landed = pq.read_table(tmp_path / "out").to_pylist()
+    assert [(row["status"], row["output"]) for row in landed] == [("invalid", None), ("succeeded", {"n": 1})]
+    assert landed[0]["error_code"] == "unwritable"
+    assert str(big) in landed[0]["text"]
+    assert str(big) in json.loads(landed[0]["raw"])["response"]["body"]["choices"][0]["message"]["content"]
     assert manifest.counts == {**dict.fromkeys(ROW_STATUSES, 0), "invalid": 1, "succeeded": 1}
 
 

@@ -58,21 +58,21 @@ def test_a_landing_is_a_span_and_two_metrics(collected, emulator, provider, conn
         manifest = land(store, job, hook, Target(f"file://{tmp_path}/out"), log)
     span = next(span for span in spans.get_finished_spans() if span.name != "task")
     assert span.parent.span_id == task.get_span_context().span_id
-    told = dict(span.attributes)
-    assert told[words.GEN_AI_OPERATION_NAME] == "chat"
-    assert told[words.GEN_AI_PROVIDER_NAME] == {"gemini": "gcp.gemini", "azure": "azure.ai.openai"}.get(
+    attributes = dict(span.attributes)
+    assert attributes[words.GEN_AI_OPERATION_NAME] == "chat"
+    assert attributes[words.GEN_AI_PROVIDER_NAME] == {"gemini": "gcp.gemini", "azure": "azure.ai.openai"}.get(
         provider, provider
     )
-    assert told[words.GEN_AI_REQUEST_MODEL].startswith(MODELS[provider])
-    assert told[words.GEN_AI_USAGE_INPUT_TOKENS] == manifest.input_tokens > 0
-    assert told[words.GEN_AI_USAGE_OUTPUT_TOKENS] == manifest.output_tokens > 0
-    assert told["llm_batch.rows.succeeded"] == 6
-    assert told["llm_batch.cost_usd"] == pytest.approx(manifest.cost_usd)
+    assert attributes[words.GEN_AI_REQUEST_MODEL].startswith(MODELS[provider])
+    assert attributes[words.GEN_AI_USAGE_INPUT_TOKENS] == manifest.input_tokens > 0
+    assert attributes[words.GEN_AI_USAGE_OUTPUT_TOKENS] == manifest.output_tokens > 0
+    assert attributes["llm_batch.rows.succeeded"] == 6
+    assert attributes["llm_batch.cost_usd"] == pytest.approx(manifest.cost_usd)
     assert span.end_time > span.start_time == int(job.created_at.timestamp() * 1e9)
     mine = [
         p
         for p in points(reader, names.GEN_AI_CLIENT_TOKEN_USAGE)
-        if p.attributes[words.GEN_AI_PROVIDER_NAME] == told[words.GEN_AI_PROVIDER_NAME]
+        if p.attributes[words.GEN_AI_PROVIDER_NAME] == attributes[words.GEN_AI_PROVIDER_NAME]
     ]
     assert {p.attributes[words.GEN_AI_TOKEN_TYPE]: p.sum for p in mine} == {
         "input": manifest.input_tokens,

@@ -228,10 +228,10 @@ def test_short_lived_tokens_are_renewed_in_time():
 
         class Machine:
             def get_token(self, *scopes):
-                told = httpx.get(
+                answer = httpx.get(
                     f"{emulator.url}/msi/token", params={"resource": scopes[0]}, headers={"x-identity-header": "x"}
                 ).json()
-                return SimpleNamespace(token=told["access_token"], expires_on=int(told["expires_on"]))
+                return SimpleNamespace(token=answer["access_token"], expires_on=int(answer["expires_on"]))
 
         auth = Entra([emulator.url], Machine, SCOPE)
         with httpx.Client(auth=auth) as client:

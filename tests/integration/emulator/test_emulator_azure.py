@@ -83,8 +83,8 @@ def test_cancelling_keeps_what_was_done():
         until(lambda: client.batches.retrieve(batch.id), lambda b: b.request_counts.completed > 0)
         assert client.batches.cancel(batch.id).status == "cancelling"
         batch = until(lambda: client.batches.retrieve(batch.id), lambda b: b.status == "cancelled")
-        told = [client.files.content(id_).text.splitlines() for id_ in (batch.output_file_id, batch.error_file_id)]
-        assert sum(map(len, told)) == 50
+        lines = [client.files.content(id_).text.splitlines() for id_ in (batch.output_file_id, batch.error_file_id)]
+        assert sum(map(len, lines)) == 50
         with pytest.raises(openai.ConflictError):
             client.batches.cancel(batch.id)
 
@@ -151,10 +151,10 @@ def test_files_expire_within_bounds_in_either_spelling(client, emulator):
             purpose="batch", file=("a.jsonl", b"{}"), expires_after={"anchor": "created_at", "seconds": 3600}
         )
     form = {"purpose": "batch", "expires_after.seconds": "1209600", "expires_after.anchor": "created_at"}
-    told = httpx.post(
+    uploaded = httpx.post(
         f"{emulator.url}/openai/v1/files", data=form, files={"file": ("a", b"{}")}, headers={"api-key": SECRET}
     ).json()
-    assert told["expires_at"] == told["created_at"] + 1209600
+    assert uploaded["expires_at"] == uploaded["created_at"] + 1209600
 
 
 def test_calls_name_the_deployment_in_their_body_or_address():

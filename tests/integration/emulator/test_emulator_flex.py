@@ -31,14 +31,14 @@ def test_openai_turns_away_without_room(emulator):
     emulator.vendor.settings.faults.flex.full = 2
     emulator.vendor.settings.faults.flex.share = 0.5
     emulator.vendor.settings.faults.flex.retry_after = "7"
-    client, told = openai_client(emulator), []
+    client, tiers = openai_client(emulator), []
     for _ in range(6):
         try:
-            told.append(client.chat.completions.create(**chat("hi", service_tier="flex")).service_tier)
+            tiers.append(client.chat.completions.create(**chat("hi", service_tier="flex")).service_tier)
         except openai.RateLimitError as error:
-            told.append((error.code, error.response.headers["retry-after"]))
+            tiers.append((error.code, error.response.headers["retry-after"]))
     away = ("resource_unavailable", "7")
-    assert told == [away, away, "flex", away, "flex", away]
+    assert tiers == [away, away, "flex", away, "flex", away]
     assert (emulator.vendor.tiers["flex"], emulator.vendor.tiers["turned away"]) == (2, 4)
     # The usual tier has room.
     assert client.chat.completions.create(**chat("hi")).service_tier == "default"
@@ -48,9 +48,9 @@ def test_openai_turns_away_without_room(emulator):
 def test_openai_refuses_flex_for_models_that_are_not_on_its_list(emulator, model):
     """ "Invalid service_tier argument", with the parameter; the same call without it is served."""
     client = openai_client(emulator)
-    with pytest.raises(openai.BadRequestError, match="Invalid service_tier argument") as told:
+    with pytest.raises(openai.BadRequestError, match="Invalid service_tier argument") as refused:
         client.responses.create(model=model, input="hi", service_tier="flex")
-    assert told.value.param == "service_tier"
+    assert refused.value.param == "service_tier"
     assert client.responses.create(model=model, input="hi").service_tier == "default"
 
 
@@ -58,8 +58,8 @@ def test_a_share_may_be_served_at_the_standard_tier(emulator):
     """The response value may be different from the value set in the parameter, as the SDK's types say."""
     emulator.vendor.settings.faults.flex.standard = 0.25
     client = openai_client(emulator)
-    told = [client.chat.completions.create(**chat("hi", service_tier="flex")).service_tier for _ in range(8)]
-    assert told == ["flex", "flex", "flex", "default"] * 2
+    tiers = [client.chat.completions.create(**chat("hi", service_tier="flex")).service_tier for _ in range(8)]
+    assert tiers == ["flex", "flex", "flex", "default"] * 2
 
 
 def test_gemini_tells_the_tier_in_usage_and_header(emulator):
@@ -76,8 +76,8 @@ def test_gemini_tells_the_tier_in_usage_and_header(emulator):
     assert (emulator.vendor.tiers["flex"], emulator.vendor.tiers["standard"]) == (1, 2)
 
 
-@pytest.mark.parametrize(("status", "told"), [(None, (503, "UNAVAILABLE")), (429, (429, "RESOURCE_EXHAUSTED"))])
-def test_gemini_turns_away_without_room(emulator, status, told):
+@pytest.mark.parametrize(("status", "error"), [(None, (503, "UNAVAILABLE")), (429, (429, "RESOURCE_EXHAUSTED"))])
+def test_gemini_turns_away_without_room(emulator, status, error):
     """503 when it is at capacity, 429 when resources are exhausted; the standard tier is asked for by the caller."""
     errors = pytest.importorskip("google.genai.errors")
     emulator.vendor.settings.faults.flex.full = 10
@@ -85,7 +85,7 @@ def test_gemini_turns_away_without_room(emulator, status, told):
     client = genai_client(emulator)
     with pytest.raises(errors.APIError) as raised:
         client.models.generate_content(model="gemini-2.5-pro", contents="hi", config={"service_tier": "flex"})
-    assert (raised.value.code, raised.value.status) == told
+    assert (raised.value.code, raised.value.status) == error
     assert client.models.generate_content(model="gemini-2.5-pro", contents="hi").text == "hi"
 
 
@@ -105,9 +105,9 @@ def test_azure_goes_by_the_model_behind_a_deployment():
         client = openai.OpenAI(base_url=f"{emulator.url}/openai/v1", api_key=SECRET, max_retries=0)
         answer = client.responses.create(model="cheap", input="hi", service_tier="flex")
         assert answer.service_tier == "flex"
-        with pytest.raises(openai.BadRequestError) as told:
+        with pytest.raises(openai.BadRequestError) as refused:
             client.responses.create(model="mini", input="hi", service_tier="flex")
-        assert told.value.type == "invalid_request_error"
+        assert refused.value.type == "invalid_request_error"
         emulator.vendor.settings.faults.flex.full = 10
         with pytest.raises(openai.RateLimitError):
             client.chat.completions.create(**{**chat("hi", service_tier="flex"), "model": "cheap"})

@@ -78,7 +78,7 @@ def test_groqs_sdk_cancels(tmp_path):
         file = client.files.create(file=("in.jsonl", line("a", chat("x"))), purpose="batch")
         batch = client.batches.create(completion_window="24h", endpoint=CHAT, input_file_id=file.id)
         assert client.batches.cancel(batch.id).status == "cancelling"
-        until(lambda: client.batches.retrieve(batch.id), lambda told: told.status == "cancelled")
+        until(lambda: client.batches.retrieve(batch.id), lambda seen: seen.status == "cancelled")
         with pytest.raises(sdk.ConflictError):
             client.batches.cancel(batch.id)
 
@@ -205,10 +205,10 @@ def test_expiry_of_results_is_taken_where_it_is_documented(emulator):
 def test_refusals_have_the_vendors_shape(emulator):
     """Novita's codes and reasons, DashScope's request ids."""
     head = {"authorization": f"Bearer {SECRET}"}
-    told = httpx.get(f"{emulator.url}/novita/openai/v1/batches/none", headers=head)
-    assert (told.status_code, told.json()["code"], "No batch" in told.json()["message"]) == (404, 404, True)
-    told = httpx.get(f"{emulator.url}/dashscope/compatible-mode/v1/batches/none", headers=head)
-    assert told.json().keys() == {"error", "request_id"}
+    refused = httpx.get(f"{emulator.url}/novita/openai/v1/batches/none", headers=head)
+    assert (refused.status_code, refused.json()["code"], "No batch" in refused.json()["message"]) == (404, 404, True)
+    refused = httpx.get(f"{emulator.url}/dashscope/compatible-mode/v1/batches/none", headers=head)
+    assert refused.json().keys() == {"error", "request_id"}
 
 
 def test_a_proxy_wants_a_route_and_is_not_asked_after_the_end(emulator):

@@ -62,10 +62,10 @@ def test_recorded_traffic_replays(shared, vendor):
         for method, path, sent, kind, answer in recorded(shared / "samples" / f"recording_{vendor}.yaml"):
             for theirs, ours in ids.items():
                 path, sent = path.replace(theirs, ours), sent.replace(theirs, ours)
-            told = [
+            steps = [
                 json.loads(line) for line in ([answer] if b"\n}" in answer else answer.split(b"\n")) if line.strip()
             ]
-            wanted = told[0].get("status") or told[0].get("processing_status")
+            wanted = steps[0].get("status") or steps[0].get("processing_status")
             for _ in range(300):
                 response = http.request(
                     method, path, content=sent.encode(), headers={"content-type": kind} if kind else {}
@@ -77,8 +77,8 @@ def test_recorded_traffic_replays(shared, vendor):
                 time.sleep(0.01)
             else:
                 raise AssertionError(f"{path} never said {wanted!r}")
-            assert len(lines) == len(told)
-            for ours, theirs in zip(lines, told, strict=True):
+            assert len(lines) == len(steps)
+            for ours, theirs in zip(lines, steps, strict=True):
                 covers(shape(ours), drop_volatile(shape(theirs)))
                 if "custom_id" not in ours:
                     ids |= {theirs[n]: ours[n] for n in ("id", "output_file_id") if theirs.get(n) and ours.get(n)}

@@ -34,8 +34,8 @@ def unknown(value):
 
 def checked(answer):
     """The answer, once its SDK class has taken it strictly: nothing missing, mistyped or unknown."""
-    told = answer.to_json(exclude_unset=True, exclude_none=False)
-    assert not unknown(type(answer).model_validate_json(told, strict=True))
+    text = answer.to_json(exclude_unset=True, exclude_none=False)
+    assert not unknown(type(answer).model_validate_json(text, strict=True))
     return answer
 
 
@@ -98,8 +98,8 @@ def test_a_message_streams_to_what_it_is_at_once(claude, tools):
     assert (final.stop_reason, final.usage) == (at_once.stop_reason, at_once.usage)
     [said], [wanted] = final.content, at_once.content
     if tools:
-        told = json.loads("".join(event.partial_json for event in events if event.type == "input_json"))
-        assert (said.name, said.input, told) == ("news", wanted.input, wanted.input)
+        streamed = json.loads("".join(event.partial_json for event in events if event.type == "input_json"))
+        assert (said.name, said.input, streamed) == ("news", wanted.input, wanted.input)
     else:
         assert "".join(event.text for event in events if event.type == "text") == said.text == wanted.text == TEXT
     assert [checked(event) for event in claude.messages.create(**asked, stream=True)]
@@ -178,9 +178,9 @@ def test_both_vendors_list_their_models(gpt, claude):
 
 def test_every_answer_and_every_refusal_has_a_request_id(gpt, claude):
     """Where the SDKs look for it; Anthropic's refusals tell the same one in their body."""
-    told = [gpt.chat.completions.create(**chat("x")), gpt.batches.list(), gpt.models.retrieve(GPT)]
-    told += [claude.messages.create(**message("_")["params"]), claude.models.retrieve(CLAUDE)]
-    ids = [answer._request_id for answer in told]
+    answers = [gpt.chat.completions.create(**chat("x")), gpt.batches.list(), gpt.models.retrieve(GPT)]
+    answers += [claude.messages.create(**message("_")["params"]), claude.models.retrieve(CLAUDE)]
+    ids = [answer._request_id for answer in answers]
     for wrong in (gpt.batches.retrieve, claude.messages.batches.retrieve, claude.models.retrieve):
         with pytest.raises((openai.NotFoundError, anthropic.NotFoundError)) as refused:
             wrong("none")

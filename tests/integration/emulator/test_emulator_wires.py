@@ -115,14 +115,14 @@ def test_mistrals_sdk_cancels_and_sees_time_run_out():
         emulator.vendor.batches[job.id].created_at -= 300
         assert client.batch.jobs.cancel(job_id=job.id).status == "CANCELLATION_REQUESTED"
         read = lambda: client.batch.jobs.get(job_id=job.id)  # noqa: E731
-        ended = until(read, lambda told: told.status == "CANCELLED")
+        ended = until(read, lambda job: job.status == "CANCELLED")
         assert (ended.completed_requests, ended.failed_requests, ended.error_file) == (2, 0, None)
         assert texts(client.files.download(file_id=ended.output_file).read()) == {"r0": "r0", "r1": "r1"}
         emulator.faults(expire=0.75)
         late = client.batch.jobs.create(**make)
         emulator.vendor.batches[late.id].created_at -= 600
-        told = client.batch.jobs.get(job_id=late.id)
-        assert (told.status, told.succeeded_requests) == ("TIMEOUT_EXCEEDED", 3)
+        job = client.batch.jobs.get(job_id=late.id)
+        assert (job.status, job.succeeded_requests) == ("TIMEOUT_EXCEEDED", 3)
         assert client.batch.jobs.delete(job_id=late.id).deleted
 
 
@@ -203,10 +203,10 @@ def test_xais_batches_have_the_fields_of_its_sdk(emulator):
     assert client.chat.completions.create(**whole("hello")["body"]).choices[0].message.content == "hello"
     with xai_calls(emulator) as calls:
         batch = calls.post("/batches", json={"name": "run-1", "input_file_id": file.id}).json()
-        told = calls.get(f"/batches/{batch['batch_id']}").json()
-        assert told.keys() <= {*proto.Batch.DESCRIPTOR.fields_by_name}
-        assert told["state"].keys() == {*proto.BatchState.DESCRIPTOR.fields_by_name}
-        assert (told["name"], told["state"]["num_success"], "status" in told) == ("run-1", 3, False)
+        shown = calls.get(f"/batches/{batch['batch_id']}").json()
+        assert shown.keys() <= {*proto.Batch.DESCRIPTOR.fields_by_name}
+        assert shown["state"].keys() == {*proto.BatchState.DESCRIPTOR.fields_by_name}
+        assert (shown["name"], shown["state"]["num_success"], "status" in shown) == ("run-1", 3, False)
         first = calls.get(f"/batches/{batch['batch_id']}/results?limit=2").json()
         assert first.keys() == {*proto.ListBatchResultsResponse.DESCRIPTOR.fields_by_name}
         token = first["pagination_token"]
@@ -229,9 +229,9 @@ def test_xai_cancels_a_batch_of_a_bad_file_for_good(emulator):
     with xai_calls(emulator) as calls:
         file = calls.post("/files", files={"file": ("in.jsonl", lines(whole("a")) + b"no json\n")}).json()
         batch = calls.post("/batches", json={"name": "n", "input_file_id": file["id"]}).json()
-        told = calls.get(f"/batches/{batch['batch_id']}").json()
-        assert "JSONL file validation failed" in told["cancel_by_xai_message"]
-        assert set(told["state"].values()) == {0}
+        shown = calls.get(f"/batches/{batch['batch_id']}").json()
+        assert "JSONL file validation failed" in shown["cancel_by_xai_message"]
+        assert set(shown["state"].values()) == {0}
         assert httpx.get(calls.base_url.join("/xai/v1/batches")).status_code == 400
         late = {"file": ("in.jsonl", b"x"), "expires_after": (None, "3600")}
         assert calls.post("/files", files=late).status_code == 400

@@ -72,10 +72,10 @@ def sender(conn_id, *, phase="completed"):
     door = TestClient(hooks.make_hooks())
 
     def push(batch_id, name=None):
-        told = event_of(SimpleNamespace(dialect="openai", id=batch_id), phase, time.time())
-        body = json.dumps(told).encode()
+        event = event_of(SimpleNamespace(dialect="openai", id=batch_id), phase, time.time())
+        body = json.dumps(event).encode()
         return door.post(
-            f"/hooks/{conn_id}", content=body, headers=signed(SECRET, body, name or told["id"], time.time())
+            f"/hooks/{conn_id}", content=body, headers=signed(SECRET, body, name or event["id"], time.time())
         )
 
     return push
@@ -182,9 +182,9 @@ def test_what_has_no_room_keeps_the_task(connect, context, storage, tmp_path):
         assert len(handle["batches"]) == len(set(handle["batches"])) == 5
         assert deferrals >= 2
         assert emulator.vendor.calls["POST /v1/batches"] == 5
-        [told] = watch(conn_id, "in waves")
-        assert told == handle
-        fetch = FetchResultsOperator(task_id="fetch", job={"payload": told}, destination=f"file://{tmp_path}/out")
+        [seen] = watch(conn_id, "in waves")
+        assert seen == handle
+        fetch = FetchResultsOperator(task_id="fetch", job={"payload": seen}, destination=f"file://{tmp_path}/out")
         assert fetch.execute(context)["counts"]["succeeded"] == 5
 
 
@@ -284,9 +284,9 @@ def test_an_assets_watcher_survives_airflows_serialization():
     """As a DAG file has it, and as the scheduler reads it."""
     asset = completion_asset("answers", conn_id="llm_test", poll_interval=5)
     [watcher] = asset.watchers
-    told = encode_trigger(watcher.trigger)
-    assert told["classpath"] == "airflow_llm_batch.triggers.BatchCompletionTrigger"
-    assert {"conn_id": "llm_test", "completion": "answers", "poll_interval": 5}.items() <= told["kwargs"].items()
+    encoded = encode_trigger(watcher.trigger)
+    assert encoded["classpath"] == "airflow_llm_batch.triggers.BatchCompletionTrigger"
+    assert {"conn_id": "llm_test", "completion": "answers", "poll_interval": 5}.items() <= encoded["kwargs"].items()
 
 
 def test_several_jobs_in_one_run_are_all_fetched():

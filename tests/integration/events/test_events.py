@@ -287,7 +287,7 @@ def test_events_that_the_store_withholds_are_read_later(storage, monkeypatch):
 
 def test_geminis_events_name_the_batch_as_its_listing_does():
     """``batches/...`` in ``data.id``."""
-    told = event_of(SimpleNamespace(dialect="gemini", id="b1"), "completed", time.time())
-    body = json.dumps(told).encode()
+    event = event_of(SimpleNamespace(dialect="gemini", id="b1"), "completed", time.time())
+    body = json.dumps(event).encode()
     event = verified(SECRET, signed(SECRET, body, "wh", time.time()), body, now())
     assert (event.kind, event.batch) == ("batch.succeeded", "batches/b1")

@@ -217,9 +217,9 @@ def test_an_api_key_needs_no_signature(emulator, connect, context, tmp_path, buc
     conn = connect(emulator.url, "bedrock", key="bedrock-api-key", storage=f"s3://aws_tests@{bucket.name}/s", **extra)
     assert drive(operator(conn, tmp_path, **asked()), context)["counts"]["succeeded"] == ROWS
     other = connect(emulator.url, "bedrock", "other", key="wrong", **extra)
-    told = LLMBatchHook(other).test_connection()
-    assert told[0] is False
-    assert "wrong" not in told[1]
+    tested = LLMBatchHook(other).test_connection()
+    assert tested[0] is False
+    assert "wrong" not in tested[1]
 
 
 def test_the_connection_is_tested(conn):

@@ -188,13 +188,13 @@ def test_metrics_count_rows_tokens_dollars_and_wait_once(emulator, provider, con
     summary = fetch(job, tmp_path)
     fetch(job, tmp_path)
     tags = {"provider": provider, "model": summary["models"][0], "dag_id": "dag"}
-    told = {(name, *sorted(set(t.values()) - set(tags.values()))): (n, t) for name, n, t in recorder.seen}
-    assert len(told) == len(recorder.seen) == 5
-    assert told["llm_batch.rows", "succeeded"] == (6, {**tags, "status": "succeeded"})
-    assert told["llm_batch.tokens", "input"][0] == summary["input_tokens"]
-    assert told["llm_batch.tokens", "output"][0] == summary["output_tokens"]
-    assert told["llm_batch.microdollars",][0] == round(summary["cost_usd"] * 1e6)
-    assert told["llm_batch.wait",][0] > 0
+    recorded = {(name, *sorted(set(t.values()) - set(tags.values()))): (n, t) for name, n, t in recorder.seen}
+    assert len(recorded) == len(recorder.seen) == 5
+    assert recorded["llm_batch.rows", "succeeded"] == (6, {**tags, "status": "succeeded"})
+    assert recorded["llm_batch.tokens", "input"][0] == summary["input_tokens"]
+    assert recorded["llm_batch.tokens", "output"][0] == summary["output_tokens"]
+    assert recorded["llm_batch.microdollars",][0] == round(summary["cost_usd"] * 1e6)
+    assert recorded["llm_batch.wait",][0] > 0
     # Airflow's own Stats takes these names and tags.
     monkeypatch.undo()
     metrics.airflow_stats().incr("llm_batch.rows", 6, tags=tags)
@@ -206,10 +206,10 @@ def test_links_lead_to_job_files_and_console(emulator, connect, context, tmp_pat
     job = submitted(context, connect(emulator.url), "openai")
     operator = FetchResultsOperator(task_id="fetch", job=job, destination=f"file://{tmp_path}/out")
     operator.execute({})
-    told = {link.name: link.get_link(operator, ti_key=None) for link in LINKS}
+    shown = {link.name: link.get_link(operator, ti_key=None) for link in LINKS}
     framed_by = "/plugin/llm-batches" if links.frame_is_linked() else ""
     page = f"http://airflow.test:8080{framed_by}/llm-batches/job/dag/{context['ti'].run_id}/submit/-1"
-    assert told == {"LLM batch job": page, "Landed files": "", "Vendor console": ""}
+    assert shown == {"LLM batch job": page, "Landed files": "", "Vendor console": ""}
     assert job_page("s3://c@b/jobs/d g/manual__2026-01-01T00:00:00+00:00/t/3/round-2").endswith(
         "/llm-batches/job/d%20g/manual__2026-01-01T00%3A00%3A00%2B00%3A00/t/3"
     )

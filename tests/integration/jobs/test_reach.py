@@ -185,11 +185,11 @@ def test_an_honest_store_is_tried_with_two_requests_once_and_one_by_each_further
 
     bucket = Forgetful()
     monkeypatch.setattr("airflow_llm_batch.outages.pause", lambda seconds: None)
-    told = []
+    totals = []
     for _ in range(3):
         exclusive.tried.clear()
         for _ in range(2):
             exclusive.check_exclusive(f"{bucket.uri}/jobs")
-        told.append(bucket.kinds.total())
-    assert told == [2, 3, 4]
+        totals.append(bucket.kinds.total())
+    assert totals == [2, 3, 4]
     assert bucket.kinds == Counter(PUT=4)

@@ -110,11 +110,11 @@ print([*rows[0]["tags"]])
 print(fingerprint_of(RowSpec(rows, request, None, {"tags": "tags"}), OpenAI("http://h"), "0a0a0a0a"))
 """
     run = {"capture_output": True, "text": True, "check": True}
-    told = [
+    printed = [
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, **run).stdout
         for seed in ("1", "2")
     ]
-    (order, fingerprint), (other, same) = (text.splitlines() for text in told)
+    (order, fingerprint), (other, same) = (text.splitlines() for text in printed)
     assert order != other
     assert fingerprint == same
 
@@ -406,10 +406,10 @@ def test_two_attempts_at_once_create_once(provider, connect, store):
 
         what = spec(texts(6), chat(provider))
         with ThreadPoolExecutor(4) as attempts:
-            told = list(attempts.map(attempt, range(4)))
+            created = list(attempts.map(attempt, range(4)))
         assert len(emulator.vendor.batches) == 2
-        assert told == [told[0]] * 4
-        assert set(told[0]) == set(emulator.vendor.batches)
+        assert created == [created[0]] * 4
+        assert set(created[0]) == set(emulator.vendor.batches)
 
 
 def test_a_retry_in_the_same_process_does_not_wait_for_itself(provider, connect, store, emulator):

@@ -82,10 +82,10 @@ def test_without_ask_once_the_log_says_what_it_would_save(connect, tmp_path, cap
     with Emulator(duration=0) as emulator, caplog.at_level(logging.INFO):
         ask(connect(emulator.url), tmp_path, 1, ["one", "two", "one", "one"], cache=None)
         assert requests(emulator) == 4
-    told = [record.getMessage() for record in caplog.records if "ask_once=True" in record.getMessage()]
-    assert len(told) == 1
-    assert told[0].startswith("2 rows ask exactly what another row asks")
-    assert "save about $0.0" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "ask_once=True" in record.getMessage()]
+    assert len(messages) == 1
+    assert messages[0].startswith("2 rows ask exactly what another row asks")
+    assert "save about $0.0" in messages[0]
 
 
 @pytest.mark.parametrize("once", [False, True])

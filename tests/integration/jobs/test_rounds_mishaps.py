@@ -65,8 +65,8 @@ def test_cleanup_leaves_a_job_alone_whose_round_is_running(connect, context, tmp
         with pytest.raises(TaskDeferred):
             task.execute(context)
         cleanup = CleanupJobsOperator(task_id="c", older_than=0, storage=storage)
-        told = cleanup.execute({})
-        assert (told["removed"], len(told["unlanded"])) == ([], 1)
+        cleaned = cleanup.execute({})
+        assert (cleaned["removed"], len(cleaned["unlanded"])) == ([], 1)
         for batch in emulator.vendor.batches.values():
             batch.created_at -= 100
         assert drive(operator(conn_id, tmp_path, storage=storage), context)["counts"]["succeeded"] == 200
@@ -257,12 +257,12 @@ def test_refused_deletions_are_not_taken_for_done(emulator, connect, context, tm
     emulator.faults(http=[{"on": "DELETE*", "times": 99, "status": 403}])
     first = explicit(context, conn_id, tmp_path, texts(5), key="id", request=REQUEST)
     job = first["manifest"].removesuffix("/manifest.json")
-    assert JobStore(job).cleaned() is None
+    assert JobStore(job).notes.cleaned() is None
     other = FetchResultsOperator(task_id="x", job=job, destination=f"file://{tmp_path}/b").execute({})
     assert other["rows"] == 5
     emulator.faults()
     FetchResultsOperator(task_id="x", job=job, destination=f"file://{tmp_path}/b").execute({})
-    assert (JobStore(job).cleaned(), len(emulator.vendor.files)) == ("all", 0)
+    assert (JobStore(job).notes.cleaned(), len(emulator.vendor.files)) == ("all", 0)
 
 
 @pytest.mark.parametrize("scope", ["inputs", "all"])

@@ -172,8 +172,8 @@ def test_a_clock_that_is_put_back_stops_no_look(monkeypatch, ahead, looks):
     assert len(asyncio.run(look())[0]) == looks
 
 
-@pytest.mark.parametrize("told", ["b1", "batches/b1"])
-def test_an_event_finds_whom_it_is_for(told):
+@pytest.mark.parametrize("batch", ["b1", "batches/b1"])
+def test_an_event_finds_whom_it_is_for(batch):
     """By the id, or by the name that ends in it."""
 
     async def woken():
@@ -182,7 +182,7 @@ def test_an_event_finds_whom_it_is_for(told):
         for batch_id in ("b1", "b2", "batches/b1/x"):
             turn = watch_module.Turn(SimpleNamespace(wait=SimpleNamespace(pending={0: batch_id})), 10, 300)
             watch.turns.add(turn)
-        watch.wake(named([Event(id="e", kind="batch.completed", batch=told, at=datetime.now(UTC))]))
+        watch.wake(named([Event(id="e", kind="batch.completed", batch=batch, at=datetime.now(UTC))]))
         return [turn.job.wait.pending[0] for turn in watch.turns if turn.due == 0]
 
     assert asyncio.run(woken()) == ["b1"]
@@ -195,11 +195,11 @@ def test_the_log_line_of_a_wait_is_written_in_its_own_context(connect, emulator,
     hook = LLMBatchHook(connect(emulator.url))
     stores = jobs_of(hook, "openai", tmp_path, 3)
     trigger_id: ContextVar[int] = ContextVar("trigger_id", default=-1)
-    told = []
+    logged = []
 
     class Note(logging.Handler):
         def emit(self, record):
-            told.append((trigger_id.get(), record.getMessage()))
+            logged.append((trigger_id.get(), record.getMessage()))
 
     async def run(number, store):
         trigger_id.set(number)
@@ -215,7 +215,7 @@ def test_the_log_line_of_a_wait_is_written_in_its_own_context(connect, emulator,
     asyncio.run(run_all())
     for number, store in enumerate(stores):
         batch_id = store.attempts(0).created().batch_id
-        assert (number, f"Batch {batch_id} ended: completed") in told
+        assert (number, f"Batch {batch_id} ended: completed") in logged
 
 
 def test_somebody_elses_odd_batch_does_not_end_our_waits(connect, tmp_path, monkeypatch):

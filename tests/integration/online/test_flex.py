@@ -199,7 +199,7 @@ def test_each_tier_has_an_idempotency_key_of_its_own(connect):
 
 
 @pytest.mark.parametrize(
-    ("provider", "request_", "extra", "told"),
+    ("provider", "request_", "extra", "message"),
     [
         ("anthropic", ChatRequest(MODELS["anthropic"], user="{text}", max_tokens=9), {}, "no flex tier.*lane='batch'"),
         ("openai", ChatRequest("gpt-4o-mini", user="{text}", max_tokens=9), {}, "gpt-4o-mini.*at flex.*lane='batch'"),
@@ -211,10 +211,10 @@ def test_each_tier_has_an_idempotency_key_of_its_own(connect):
         ),
     ],
 )  # fmt: skip
-def test_a_lane_that_is_not_there_is_refused(emulator, connect, context, tmp_path, provider, request_, extra, told):
+def test_a_lane_that_is_not_there_is_refused(emulator, connect, context, tmp_path, provider, request_, extra, message):
     """With the remedy, and before anything is sent."""
     task = operator(connect(emulator.url, provider, **extra), tmp_path, request=request_)
-    with pytest.raises(ConfigurationError, match=f"{told}.*Nothing was sent"):
+    with pytest.raises(ConfigurationError, match=f"{message}.*Nothing was sent"):
         drive(task, context)
     assert not emulator.vendor.calls
 
@@ -275,9 +275,9 @@ def test_auto_prefers_flex_where_it_saves(
     summary = drive(operator(conn_id, tmp_path, model or "x", **arguments), context)
     several = 1 if arguments.get("strategy") == "fastest" else len(arguments.get("models", "1"))
     assert summary["counts"]["succeeded"] == count * several
-    told = "".join(capfd.readouterr())
-    assert f"Lane: {lane}, for " in told
-    assert why in told
+    printed = "".join(capfd.readouterr())
+    assert f"Lane: {lane}, for " in printed
+    assert why in printed
     assert (emulator.vendor.tiers["flex"] > 0, bool(emulator.vendor.batches)) == (lane == "flex", lane == "batch")
     other = "flex" if lane == "batch" else "batch"
     if arguments.get("strategy") != "fastest":

@@ -235,9 +235,9 @@ def test_the_jobs_deadline_ends_the_calls(connect, context, tmp_path):
 
 def test_a_refused_key_stops_everything(connect, context, tmp_path):
     """401 at the first call: red with the reason, without the key, and no failures landed."""
-    with Emulator(api_key="right") as emulator, pytest.raises(RequestRejected, match="HTTP 401") as told:
+    with Emulator(api_key="right") as emulator, pytest.raises(RequestRejected, match="HTTP 401") as refused:
         drive(operator(connect(emulator.url), tmp_path), context)
-    assert "sk-planted" not in str(told.value)
+    assert "sk-planted" not in str(refused.value)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
@@ -302,7 +302,7 @@ def test_all_models_answer_every_row_on_their_own_vendors(emulator, connect, con
     assert Counter(row["model"] for row in rows) == {"gpt-5-mini": 100, "claude-haiku-4-5": 100}
     assert {row["provider"] for row in rows} == {"openai", "anthropic"}
     assert summary["rows"] == summary["counts"]["succeeded"] == 200
-    assert [told["rows"] for told in summary["by_model"]] == [100, 100]
+    assert [one["rows"] for one in summary["by_model"]] == [100, 100]
     assert len(emulator.vendor.batches) == (2 if lane == "batch" else 0)
     assert summary["cost_usd"] == pytest.approx(sum(row["cost_usd"] for row in rows))
 
@@ -339,9 +339,9 @@ def test_the_lane_is_chosen_and_told(emulator, connect, context, tmp_path, capfd
     summary = drive(operator(conn_id, tmp_path, **arguments), context)
     assert summary["counts"]["succeeded"] == count
     assert bool(emulator.vendor.batches) == (lane == "batch")
-    told = capfd.readouterr()
-    assert f"Lane: {lane}, for " in told.out + told.err
-    assert why in told.out + told.err
+    printed = capfd.readouterr()
+    assert f"Lane: {lane}, for " in printed.out + printed.err
+    assert why in printed.out + printed.err
     drive(operator(conn_id, tmp_path, **{**arguments, "batch_from": 10_000 if lane == "batch" else 1}), context)
     assert "the job was begun in it" in (again := capfd.readouterr()).out + again.err
 
@@ -558,10 +558,10 @@ def test_who_has_given_up_waiting_is_forgotten():
         # Cancelled, and its place in the queue passed over before it knows.
         waiting[0].cancel()
         pace.leave()
-        told = await asyncio.gather(waiting[0], waiting[1], return_exceptions=True)
+        outcomes = await asyncio.gather(waiting[0], waiting[1], return_exceptions=True)
         waiting[2].cancel()
         await asyncio.gather(waiting[2], return_exceptions=True)
-        return [type(one) for one in told], pace.active, len(pace.waiting)
+        return [type(one) for one in outcomes], pace.active, len(pace.waiting)
 
     assert asyncio.run(run()) == ([asyncio.CancelledError, type(None)], 1, 0)
 
@@ -647,8 +647,8 @@ def test_a_job_directory_that_cannot_be_written_does_not_stop_the_clock(connect,
     from airflow_llm_batch.jobs.online import online
 
     monkeypatch.setattr(online, "EVERY", 0.0)
-    monkeypatch.setattr(online, "tell", lambda *told: (_ for _ in ()).throw(OSError("denied")))
-    monkeypatch.setattr(online, "close", lambda *told: None)
+    monkeypatch.setattr(online, "tell", lambda *args: (_ for _ in ()).throw(OSError("denied")))
+    monkeypatch.setattr(online, "close", lambda *args: None)
     with Server() as server:
         rows = [{"id": 1, "text": "sleep 60"}]
         task = operator(connect(server.url), tmp_path, rows=rows, passthrough=None, deadline=1.0)

@@ -93,11 +93,11 @@ def test_a_refusal_names_the_budget_and_who_holds_it(connect, context, storage, 
         context["ti"].run_id += "-2"
         with pytest.raises(BudgetExceeded) as raised:
             drive(operator(conn_id, tmp_path, **wanted), context)
-        told = str(raised.value)
-        assert "team 'search'" in told
-        assert "$0.050000" in told
-        assert "dag.submit $0.04" in told
-        assert "Nothing was sent" in told
+        message = str(raised.value)
+        assert "team 'search'" in message
+        assert "$0.050000" in message
+        assert "dag.submit $0.04" in message
+        assert "Nothing was sent" in message
         assert len(emulator.vendor.batches) == 1
         # Another team has its own.
         wanted["metadata"] = {"team": "ads"}
@@ -346,7 +346,7 @@ def test_eighty_percent_are_told_once(connect, context, storage, tmp_path):
         for number in range(3):
             context["ti"].run_id = f"run-{number}"
             drive(operator(conn_id, tmp_path, alerts=alerts, destination=f"file://{tmp_path}/{number}"), context)
-    assert [told["alert"] for told in sent] == ["budget"]
+    assert [alert["alert"] for alert in sent] == ["budget"]
     assert "of the budget of $0.100000" in sent[0]["message"]
 
 
@@ -360,8 +360,8 @@ def test_a_month_as_csv(connect, context, storage, tmp_path):
             summary = drive(operator(conn_id, tmp_path, destination=f"file://{tmp_path}/{number}"), context)
             costs.append(round(summary["cost_usd"], 9))
     month = datetime.now(UTC).strftime("%Y-%m")
-    told = list(lines(storage, month))
-    assert [line["spent_usd"] for line in told] == costs
+    bill = list(lines(storage, month))
+    assert [line["spent_usd"] for line in bill] == costs
     command = [sys.executable, "-m", "airflow_llm_batch.chargeback", month, "--storage", storage]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = list(csv.DictReader(io.StringIO(done.stdout[done.stdout.index("period,") :])))

@@ -274,17 +274,17 @@ def test_metadata_does_not_hide_a_tag(connect, context):
 
 
 def test_one_reservation_is_one_alert(connect, context):
-    told = []
+    sent = []
     faults = {"http": [{"on": "POST /v1/files", "status": 400, "times": 100}]}
     with Emulator(duration=0, faults=faults) as emulator:
         conn_id = connect(emulator.url, budget={"month": 0.0006})
-        alerts = Alerts(notify=lambda context: told.append(context["llm_batch"]["alert"]))
+        alerts = Alerts(notify=lambda context: sent.append(context["llm_batch"]["alert"]))
         task = submitting(conn_id, alerts=alerts)
         run = task.run_of(context, conn_id)
         task.plan(run, task.rows, task.request)
         for _ in range(3):
             task.hold_to_budget(context, run)
-    assert told == ["budget"]
+    assert sent == ["budget"]
 
 
 @pytest.mark.parametrize("first", ["auto", 3])

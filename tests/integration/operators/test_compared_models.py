@@ -71,12 +71,12 @@ def test_models_are_compared_after_they_have_answered(connect, context, tmp_path
     """Agreement of all and of each two, accuracy, shares, dollars and seconds; the same whatever the rows lie in."""
     with opinions(said, faults={"shuffle": True}) as (emulator, _):
         summary = drive(task(emulator, connect, tmp_path, lane, format=form, max_file_size=2000), context)
-    told = summary["comparison"]
+    returned = summary["comparison"]
     stores = [JobStore(uri.removesuffix("/manifest.json")) for uri in summary["manifests"]]
     found = [store.read(store.path("comparison.json"), Comparison) for store in stores]
     assert found[0] == found[1] == found[2]
     comparison = found[0]
-    assert told == comparison.model_dump(mode="json", exclude={"pairs"})
+    assert returned == comparison.model_dump(mode="json", exclude={"pairs"})
     assert comparison.rows == 40
     by_name = {model.name: model for model in comparison.models}
     assert list(by_name) == ["gpt-5-mini", "gpt-5", "claude-haiku-4-5"]
@@ -163,10 +163,10 @@ def test_texts_are_compared_where_there_is_no_schema(connect, context, tmp_path)
         models = ["gpt-5-mini", ("gpt-5-mini", "llm_two")]
         given = {**ASKED, **more, "models": models, "compare": Compare(truth="gold", disagreements=True)}
         given |= {"conn_id": connect(one.url), "destination": f"file://{tmp_path}/out"}
-        told = CompletionOperator(task_id="submit", **given).execute(context)["comparison"]
-    assert [model["name"] for model in told["models"]] == ["gpt-5-mini (llm_test)", "gpt-5-mini (llm_two)"]
-    assert [(field["field"], field["rows"], field["share"]) for field in told["fields"]] == [("", 3, 2 / 3)]
-    [row] = read_jsonl(told["disagreements"].removeprefix("file://"))
+        compared = CompletionOperator(task_id="submit", **given).execute(context)["comparison"]
+    assert [model["name"] for model in compared["models"]] == ["gpt-5-mini (llm_test)", "gpt-5-mini (llm_two)"]
+    assert [(field["field"], field["rows"], field["share"]) for field in compared["fields"]] == [("", 3, 2 / 3)]
+    [row] = read_jsonl(compared["disagreements"].removeprefix("file://"))
     answers = {"gpt-5-mini (llm_test)": "Rome", "gpt-5-mini (llm_two)": "Rome, Italy"}
     assert (row["row"], row["answers"], row["differ_in"]) == (1, answers, [])
 
@@ -177,9 +177,9 @@ def test_vectors_are_not_compared_and_their_models_are(emulator, connect, contex
         task_id="submit", rows=["a", "b"], request=EmbeddingRequest(dimensions=8), conn_id=connect(emulator.url),
         models=["text-embedding-3-small", "text-embedding-3-large"], destination=f"file://{tmp_path}/out",
     )  # fmt: skip
-    told = drive(summary, context)["comparison"]
-    assert (told["fields"], told["disagreements"], told["disagreed"]) == ([], None, 0)
-    assert [model["shares"] for model in told["models"]] == [{"succeeded": 1.0}] * 2
+    compared = drive(summary, context)["comparison"]
+    assert (compared["fields"], compared["disagreements"], compared["disagreed"]) == ([], None, 0)
+    assert [model["shares"] for model in compared["models"]] == [{"succeeded": 1.0}] * 2
 
 
 def test_nothing_is_compared_that_was_not_asked_for(connect, context, tmp_path):
@@ -223,9 +223,9 @@ def test_repaired_rows_are_compared_as_they_were_landed_at_last(connect, context
         assert len(bodies) == 30
         again = drive(task(emulator, connect, tmp_path, **given), context)
         assert len(bodies) == 30
-    for told in (summary["comparison"], again["comparison"]):
-        assert [model["accuracy"][0]["share"] for model in told["models"]] == [1.0, 1.0]
-        assert (told["answered"], told["disagreed"], told["fields"][0]["rows"]) == (10, 0, 10)
+    for compared in (summary["comparison"], again["comparison"]):
+        assert [model["accuracy"][0]["share"] for model in compared["models"]] == [1.0, 1.0]
+        assert (compared["answered"], compared["disagreed"], compared["fields"][0]["rows"]) == (10, 0, 10)
 
 
 @pytest.mark.slow

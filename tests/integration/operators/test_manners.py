@@ -189,11 +189,11 @@ LIMITS = [
 @pytest.mark.parametrize(("message", "never"), LIMITS)
 def test_a_shard_that_can_never_fit_is_known(message, never):
     """By the limit that the refusal quotes, and what it says was asked."""
-    told = never_fits(Shard(endpoint="/v1/x", rows=10, tokens=4000), message)
-    assert (told is not None) == never
-    if told:
-        assert "can never fit" in told
-        assert "Nothing was billed" in told
+    why = never_fits(Shard(endpoint="/v1/x", rows=10, tokens=4000), message)
+    assert (why is not None) == never
+    if why:
+        assert "can never fit" in why
+        assert "Nothing was billed" in why
 
 
 @pytest.mark.parametrize("refuse", [None, 429, 400])

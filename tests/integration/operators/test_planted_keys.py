@@ -32,12 +32,12 @@ class Everything(logging.Handler):
 
     def __init__(self):
         super().__init__(logging.DEBUG)
-        self.told = []
+        self.kept = []
 
     def emit(self, record):
-        self.told.append(f"{record.name}: {record.getMessage()} {record.args!r} {record.msg!r}")
+        self.kept.append(f"{record.name}: {record.getMessage()} {record.args!r} {record.msg!r}")
         if record.exc_info:
-            self.told.append("".join(traceback.format_exception(*record.exc_info)))
+            self.kept.append("".join(traceback.format_exception(*record.exc_info)))
 
 
 @pytest.fixture
@@ -173,14 +173,14 @@ def test_a_planted_key_is_nowhere(connect, site, storage, tmp_path, capfd, every
     assert len(files) > 40
     for path in files:
         places.put(str(path), path.read_text("utf-8", "replace"))
-    told = capfd.readouterr()
-    places.put("printed", told.out + told.err)
-    assert any(text.startswith("httpcore.http11") for text in everything.told)
-    assert any("x-echo" in text for text in everything.told)
-    for text in everything.told:
+    printed = capfd.readouterr()
+    places.put("printed", printed.out + printed.err)
+    assert any(text.startswith("httpcore.http11") for text in everything.kept)
+    assert any("x-echo" in text for text in everything.kept)
+    for text in everything.kept:
         # The tests' own client speaks to the pages.
         places.put("log", text)
-    assert any("***" in text for text in everything.told)
+    assert any("***" in text for text in everything.kept)
     places.hold_no(key.strip())
 
 
@@ -223,8 +223,8 @@ def test_a_host_that_holds_a_secret_is_refused_and_never_printed(monkeypatch, ca
     assert (done, message.endswith("Nothing was sent.")) == (False, True)
     places.put("test_connection", message)
     places.attempt("list", LLMBatchHook("bad").list_batches)
-    told = capfd.readouterr()
-    for text in (told.out, told.err, *everything.told):
+    printed = capfd.readouterr()
+    for text in (printed.out, printed.err, *everything.kept):
         places.put("log", text)
     places.hold_no(key)
 

@@ -83,7 +83,7 @@ def test_three_rows_are_called_and_not_asked_again(connect, context, provider, t
     costs = [row["cost_usd"] for row in sorted(found, key=lambda row: row["row"])]
     # A call costs twice what a batch's row does.
     assert costs[0] == pytest.approx(2 * costs[5])
-    tried = store_of(handle).tried()
+    tried = store_of(handle).notes.tried()
     assert [row.row for row in tried.rows] == [0, 1, 2]
     assert all("text 0" in row.sent or row.row for row in tried.rows)
     assert tried.estimate[MODELS[provider]].tried == 3
@@ -103,11 +103,11 @@ def test_a_request_that_the_vendor_refuses_costs_three_calls(connect, context):
             with pytest.raises(FirstRowsFailed) as raised:
                 task.execute(context)
             assert len(bodies) == 3 * tries, "nothing was uploaded: every POST was a call"
-        told = str(raised.value)
-        assert message.rstrip(".") in told
-        assert "\n" not in told
-        assert "3 calls" in told
-        assert "no batch was made" in told
+        refusal = str(raised.value)
+        assert message.rstrip(".") in refusal
+        assert "\n" not in refusal
+        assert "3 calls" in refusal
+        assert "no batch was made" in refusal
         assert not raised.value.retry_helps
         # By choice it is sent as it is.
         connect(emulator.url)
@@ -203,7 +203,7 @@ def test_a_row_that_nobody_answers_is_called_again_before_the_landing(connect, c
         conn_id = connect(emulator.url, retries=1)
         monkeypatch.setattr(trial, "AT_ONCE", 1)
         handle = submitting(conn_id, check_first=3, count=10).execute(context)
-        assert len(store_of(handle).tried().rows) == 2
+        assert len(store_of(handle).notes.tried().rows) == 2
         [batch] = emulator.vendor.batches.values()
         assert batch.total == 7
         summary, found = fetch(context, tmp_path, handle)

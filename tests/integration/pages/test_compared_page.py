@@ -30,14 +30,14 @@ def test_each_models_page_has_all_models_figures(site, connect, context, storage
         alone = drive(operator(conn_id, tmp_path / "alone", **given), context)
     pages = [page_of(site, uri) for uri in summary["manifests"]]
     assert pages[0]["comparison"] == pages[1]["comparison"] == pages[2]["comparison"]
-    told = pages[0]["comparison"]
-    assert [(model["name"], model["accuracy"][0]["share"]) for model in told["models"]] == [
+    compared = pages[0]["comparison"]
+    assert [(model["name"], model["accuracy"][0]["share"]) for model in compared["models"]] == [
         ("gpt-5-mini", 1.0), ("gpt-5", 0.5), ("gpt-5-nano", 1.0),
     ]  # fmt: skip
-    assert [(field["field"], field["rows"], field["share"]) for field in told["fields"]] == [("", 10, 0.5)]
-    shares = {tuple(pair["models"]): pair["fields"][0]["share"] for pair in told["pairs"]}
+    assert [(field["field"], field["rows"], field["share"]) for field in compared["fields"]] == [("", 10, 0.5)]
+    shares = {tuple(pair["models"]): pair["fields"][0]["share"] for pair in compared["pairs"]}
     assert shares == {tuple(MODELS[:2]): 0.5, (MODELS[0], MODELS[2]): 1.0, tuple(MODELS[1:]): 0.5}
-    assert (told["answered"], told["disagreed"], told["disagreements"]) == (10, 5, None)
+    assert (compared["answered"], compared["disagreed"], compared["disagreements"]) == (10, 5, None)
     assert page_of(site, alone["manifest"])["comparison"] is None
 
 

@@ -20,6 +20,7 @@ from support.pages import dags, look, site, storage, submit  # noqa: F401
 from airflow_llm_batch.data import ChatRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.view.overview import Overview
 from airflow_llm_batch.links import job_page
@@ -129,7 +130,7 @@ def test_a_store_that_hangs_holds_up_one_page_and_not_airflow(site, connect, sto
         time.sleep(0.1)
         assert site.http.get(PAGE).status_code == 200
         monkeypatch.setattr(api, "detail", lambda *given, **options: (_ for _ in ()).throw(PermissionError("denied")))
-        site.snapshot.forget()
+        site.snapshot.forget(JobKey("dag", "run", "submit", "-1"))
         assert site.http.get(PAGE).status_code == 503
 
 
@@ -137,7 +138,7 @@ def test_an_unreadable_directory_is_not_an_empty_one(site, connect, storage, mon
     """Permission denied is told; a storage that does not exist yet is empty."""
     assert site.get("jobs")["found"] == 0
 
-    def denied(top, onerror):
+    def denied(top, onerror=None):
         onerror(PermissionError(13, "Permission denied", top))
         return iter(())
 
@@ -173,9 +174,9 @@ def test_a_damaged_file_hides_nothing_but_itself(site, connect, storage, tmp_pat
             fetch(handle, tmp_path)
     path = Path(handle["job"].removeprefix("file://")) / name
     if content == "naive":
-        told = json.loads(path.read_text())
+        facts = json.loads(path.read_text())
         content = json.dumps(
-            {**told, "created_at": datetime.fromisoformat(told["created_at"]).replace(tzinfo=None).isoformat()}
+            {**facts, "created_at": datetime.fromisoformat(facts["created_at"]).replace(tzinfo=None).isoformat()}
         )
     path.write_text(content)
     assert "other" in {job["run_id"] for job in site.get("jobs")["jobs"]}
@@ -189,17 +190,19 @@ def test_replaced_and_merely_planned_jobs_are_not_at_work(site, connect, storage
         conn_id = connect(emulator.url)
         submit(conn_id, storage)
         submit(conn_id, storage, rows=["others"])
-        ti = SimpleNamespace(dag_id="dag", run_id="dry", task_id="submit", map_index=-1, xcom_push=lambda **told: None)
+        ti = SimpleNamespace(
+            dag_id="dag", run_id="dry", task_id="submit", map_index=-1, xcom_push=lambda **listing: None
+        )
         task = SubmitBatchOperator(
             task_id="submit", conn_id=conn_id, rows=["a"], storage=storage, dry_run=True,
             request=ChatRequest("gpt-5-mini", max_tokens=9),
         )  # fmt: skip
         with pytest.raises(Exception, match="dry_run"):
             task.execute({"ti": ti})
-        told = site.get("jobs")
-        states = {(job["run_id"], job["map_index"]): job["state"] for job in told["jobs"]}
+        listing = site.get("jobs")
+        states = {(job["run_id"], job["map_index"]): job["state"] for job in listing["jobs"]}
         assert states == {("run", "-1"): "replaced", ("run", "-1.2"): "running", ("dry", "-1"): "planned"}
-        assert told["active"] == 1
+        assert listing["active"] == 1
         for path in ("job/dag/run/submit/-1", "job/dag/dry/submit/-1"):
             assert site.get(path)["may_cancel"] is False
 
@@ -308,6 +311,6 @@ def test_the_age_of_what_is_shown_survives_a_cancellation(storage, monkeypatch):
 
     shown = snapshot.Snapshot(Overview(storage))
     asyncio.run(shown.look())
-    shown.forget()
-    monkeypatch.setattr(Overview, "refresh", lambda self: (_ for _ in ()).throw(OSError("gone")))
+    shown.forget(JobKey("dag", "run", "submit", "-1"))
+    monkeypatch.setattr(Overview, "refresh", lambda self, days: (_ for _ in ()).throw(OSError("gone")))
     assert "is 0 seconds old" in asyncio.run(shown.look()).note

@@ -37,19 +37,19 @@ def land(conn_id, storage, destination, form="jsonl", run_id="run", fetch=None, 
     request = ChatRequest("gpt-5-mini", system="Label it.", user="{review}", output=SCHEMA, max_tokens=40)
     given = {"rows": rows(90), "request": request, "key": "id", "passthrough": ["review"], **arguments}
     handle = submit(conn_id, storage, run_id=run_id, **given)
-    told = {"fail_on": "none", "format": form, **(fetch or {})}
-    return FetchResultsOperator(task_id="f", job=handle, destination=destination, **told).execute({})
+    options = {"fail_on": "none", "format": form, **(fetch or {})}
+    return FetchResultsOperator(task_id="f", job=handle, destination=destination, **options).execute({})
 
 
 def walked(site, path, most=50, **query):
     """Every page, one after the other."""
     found, after = [], {}
     for _ in range(most):
-        told = site.get(f"{PAGE}/{path}", **query, **after)
-        found += told["rows"]
-        if told["after"] is None:
+        page = site.get(f"{PAGE}/{path}", **query, **after)
+        found += page["rows"]
+        if page["after"] is None:
             return found
-        after = told["after"] if path == "rows" else {"at": told["after"]["at"]}
+        after = page["after"] if path == "rows" else {"at": page["after"]["at"]}
     raise AssertionError("there is no end")
 
 
@@ -140,10 +140,10 @@ def test_how_answers_spread_beside_the_run_before(site, connect, storage, tmp_pa
         conn_id = connect(emulator.url)
         land(conn_id, storage, f"file://{tmp_path}/before", run_id="earlier", rows=rows(20))
         land(conn_id, storage, f"file://{tmp_path}/now")
-    told = site.get(f"{PAGE}/spread")
-    assert (told["now"]["rows"], told["now"]["whole"]) == (90, True)
-    assert (told["previous_run"], told["previous"]["rows"]) == ("earlier", 20)
-    fields = {field["name"]: field for field in told["now"]["fields"]}
+    spread = site.get(f"{PAGE}/spread")
+    assert (spread["now"]["rows"], spread["now"]["whole"]) == (90, True)
+    assert (spread["previous_run"], spread["previous"]["rows"]) == ("earlier", 20)
+    fields = {field["name"]: field for field in spread["now"]["fields"]}
     assert set(fields) == {"label", "score"}
     for name, field in fields.items():
         assert sum(bar["rows"] for bar in field["bars"]) == 90
@@ -160,10 +160,10 @@ def test_large_jobs_are_sampled_from_all_over(tmp_path):
         lines = ({"status": "succeeded", "output": {"n": number * 1000 + n}} for n in range(1000))
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         files.append(f"file://{file}")
-    told = spread_of(tuple(files), 30_000, "now")
-    assert told.rows <= MOST
-    assert not told.whole
-    [field] = told.fields
+    spread = spread_of(tuple(files), 30_000, "now")
+    assert spread.rows <= MOST
+    assert not spread.whole
+    [field] = spread.fields
     assert field.kind == "numbers"
     assert all(bar.rows for bar in field.bars)
     assert (field.bars[0].label, field.bars[-1].label) == ("0 to 5000", "25000 to 30000")
@@ -209,9 +209,9 @@ def test_a_manifest_opens_no_file_but_its_jobs_own(site, connect, storage, tmp_p
     forged["files"] = [f"file://{secret}", f"file://{other}", "file:///etc/passwd", *forged["files"]]
     forged["rounds"].append({**forged["rounds"][0], "job": f"{storage}/dag/../other/run/submit/-1"})
     manifest.write_text(json.dumps(forged))
-    told = site.get(f"{PAGE}/rows", limit=200)
-    assert (len(told["rows"]), told["unshown"]) == (90, 3)
-    assert "s3cr3t" not in json.dumps(told)
+    page = site.get(f"{PAGE}/rows", limit=200)
+    assert (len(page["rows"]), page["unshown"]) == (90, 3)
+    assert "s3cr3t" not in json.dumps(page)
     assert own_files(["file:///a/results-deadbeef-1.jsonl/../x"], ["file:///jobs/a"]) == []
 
 

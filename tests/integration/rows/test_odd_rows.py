@@ -24,7 +24,7 @@ from support.jobs import chat, land, spec, submit
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.arrow_types import arrow_type, kind_type, nanoseconds, stored
 from airflow_llm_batch.data.files import is_data
-from airflow_llm_batch.data.kinds import kind_of, merge, told
+from airflow_llm_batch.data.kinds import kind_of, merge, stated
 from airflow_llm_batch.data.sources import read_rows
 from airflow_llm_batch.data.templates import columns_of, compile_template
 from airflow_llm_batch.data.values import Nanoseconds, as_text, plain, to_json
@@ -288,7 +288,7 @@ scalar |= st.dates() | st.datetimes() | st.decimals(allow_nan=False, allow_infin
 def test_every_column_has_a_kind_that_holds_all_of_it(values):
     """Whatever meets in one column: the kind that is found takes each of them, back from JSON."""
     seen = [plain(value) for value in values]
-    kind = told(merge({kind_of(value) for value in seen})) or "json"
+    kind = stated(merge({kind_of(value) for value in seen})) or "json"
     back = [stored(msgspec.json.decode(to_json(value)), kind) for value in seen]
     assert len(pa.array(back, kind_type(kind))) == len(values)
 

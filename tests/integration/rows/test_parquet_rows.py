@@ -137,6 +137,6 @@ print(count, status("VmHWM") - before)
     done = subprocess.run(
         [sys.executable, "-c", code, f"file://{tmp_path}/a.parquet"], capture_output=True, text=True, check=True
     )
-    told, grown = done.stdout.split()[-2:]
-    assert int(told) == count
+    read, grown = done.stdout.split()[-2:]
+    assert int(read) == count
     assert float(grown) < 30

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.odd import FINE, cells, encoded, fields
 
-from airflow_llm_batch.data.kinds import Kinds, kind_of, merge, told
+from airflow_llm_batch.data.kinds import Kinds, kind_of, merge, stated
 from airflow_llm_batch.data.parquet_sink import ParquetSink
 from airflow_llm_batch.data.sinks import Layout
 from airflow_llm_batch.data.values import plain, to_json
@@ -91,7 +91,7 @@ MEETINGS = [
 @pytest.mark.parametrize(("values", "kind", "expected"), MEETINGS)
 def test_what_meets_in_a_column_is_held_to_the_last_digit(tmp_path, values, kind, expected):
     """Scales, wide integers beside floats, nanoseconds beside far years: a type that holds all, or JSON text."""
-    assert told(merge(kind_of(plain(value)) for value in values)) == kind
+    assert stated(merge(kind_of(plain(value)) for value in values)) == kind
     found = carried(tmp_path, values)
     if kind == "timestamp_ns":
         found = [str(pd.Timestamp(value)) for value in found]

@@ -104,12 +104,12 @@ def test_parquet_has_typed_columns(landed):
     }  # fmt: skip
     assert {name: schema.field(name).type for name in wanted} == wanted
     assert schema.names == [*Result.__struct_fields__, *CARRIED]
-    for told, record in zip(pq.read_table(path).to_pylist(), records, strict=True):
+    for landed, record in zip(pq.read_table(path).to_pylist(), records, strict=True):
         for name, value in record.items():
             if name in ("tags", "huge", "mixed") and not isinstance(value, str):
-                assert json.loads(told[name]) == value
+                assert json.loads(landed[name]) == value
             else:
-                assert told[name] == value, name
+                assert landed[name] == value, name
 
 
 @pytest.mark.parametrize("size", [None, 4000])
@@ -143,10 +143,10 @@ def test_embeddings_are_lists_of_float32(connect, store, tmp_path):
         assert 0 < manifest.counts["errored"] < 50
         table = pq.read_table(tmp_path / "parquet")
         assert table.schema.field("embedding").type == pa.list_(pa.float32())
-        for told, record in zip(table["embedding"].to_pylist(), records, strict=True):
-            assert (told is None) == (record["embedding"] is None)
-            if told is not None:
-                assert told == pytest.approx(record["embedding"], abs=1e-6)
+        for vector, record in zip(table["embedding"].to_pylist(), records, strict=True):
+            assert (vector is None) == (record["embedding"] is None)
+            if vector is not None:
+                assert vector == pytest.approx(record["embedding"], abs=1e-6)
         assert pl.read_parquet(f"{tmp_path}/parquet/*.parquet").height == 50
 
 
@@ -182,8 +182,8 @@ def test_nothing_appears_before_the_end_and_nothing_old_stays(landed, hook, stor
     assert list((tmp_path / "broken").iterdir()) == []
     many = {"task_id": "f", "job": store.uri, "destination": f"file://{tmp_path}/again"}
     for more in ({"format": "parquet", "max_file_size": 4000}, {"format": "parquet"}, {"format": "jsonl"}):
-        told = FetchResultsOperator(**many, **more).execute({})
-        assert sorted(map(plain_name, told["files"])) == sorted(map(str, (tmp_path / "again").iterdir()))
+        summary = FetchResultsOperator(**many, **more).execute({})
+        assert sorted(map(plain_name, summary["files"])) == sorted(map(str, (tmp_path / "again").iterdir()))
 
 
 schemas = st.recursive(
