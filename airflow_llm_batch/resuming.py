@@ -123,12 +123,12 @@ class Download:
         """Whether an answer does not say that it is of another file."""
         names = ["etag"] + ["content-length"] * ("content-range" not in headers)
         both = [(self.first[name], headers[name]) for name in names if name in self.first and name in headers]
-        packed = [told.get("content-encoding", "") for told in (self.first, headers)]
+        packed = [one.get("content-encoding", "") for one in (self.first, headers)]
         return packed[0] == packed[1] and all(before == now for before, now in both)
 
-    def is_rest(self, told: str, begin: int) -> bool:
+    def is_rest(self, content_range: str, begin: int) -> bool:
         """Whether a ``Content-Range`` is all of the file from a byte on."""
-        span = SPAN.fullmatch(told)
+        span = SPAN.fullmatch(content_range)
         if span is None or int(span[1]) != begin:
             return False
         total = self.first.get("content-length", span[3])

@@ -88,8 +88,8 @@ def open_uploads(fs: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str]]
     """Key and id of the uploads that were begun under a prefix, and neither completed nor aborted."""
     place: dict[str, str] = {}
     while True:
-        told = patiently(fs.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=prefix, **place)
-        yield from ((upload["Key"], upload["UploadId"]) for upload in told.get("Uploads", []))
-        if not told.get("IsTruncated"):
+        page = patiently(fs.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=prefix, **place)
+        yield from ((upload["Key"], upload["UploadId"]) for upload in page.get("Uploads", []))
+        if not page.get("IsTruncated"):
             return
-        place = {"KeyMarker": told["NextKeyMarker"], "UploadIdMarker": told["NextUploadIdMarker"]}
+        place = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}

@@ -173,10 +173,10 @@ def test_what_a_pod_needs(cluster, capsys):
     pods = {"AIRFLOW__CORE__EXECUTOR": "support.pods.PodExecutor", "PODS": str(root)}
     scheduler = cluster.start("pods-scheduler", "scheduler", "--skip-serve-logs", **pods)
     run_id = run_through(cluster, "pods")
-    footprints = root / "footprints.jsonl"
-    cluster.until(lambda: footprints.read_bytes().count(b"\n") >= 4, "the last pod to be gone", 30)
+    written = root / "footprints.jsonl"
+    cluster.until(lambda: written.read_bytes().count(b"\n") >= 4, "the last pod to be gone", 30)
     scheduler.stop()
-    took = read_jsonl(footprints)
+    took = read_jsonl(written)
     # A wait ends in the triggerer: no second pod comes of it.
     assert [one["task"] for one in took] == ["collect_reviews", "submit", "wait", "fetch"]
     hosts = {instances(cluster, run_id, task)[-1]["hostname"] for task in ("submit", "wait", "fetch")}

@@ -94,5 +94,5 @@ def at_the_vendor(uri, at, shards=1):
     for number in range(shards):
         for fact in ("intent", "created"):
             write_whole(root / f"shards/{number:05d}/try-1/{fact}.json", b"{}")
-    told = {n: ShardProgress(batch=f"batch-{n}", status="in_progress", total=ROWS, succeeded=3) for n in range(shards)}
-    write_whole(root / "progress.json", Progress(at=datetime.now(UTC).timestamp(), shards=told).dump())
+    shown = {n: ShardProgress(batch=f"batch-{n}", status="in_progress", total=ROWS, succeeded=3) for n in range(shards)}
+    write_whole(root / "progress.json", Progress(at=datetime.now(UTC).timestamp(), shards=shown).dump())

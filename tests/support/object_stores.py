@@ -54,8 +54,8 @@ class ObjectStore:
         """Key and id of every multipart upload of S3's that has begun and neither ended nor been aborted."""
         if self.scheme != "s3":
             return []
-        told = s3_client(self.url).list_multipart_uploads(Bucket=bucket)
-        return [(upload["Key"], upload["UploadId"]) for upload in told.get("Uploads", [])]
+        page = s3_client(self.url).list_multipart_uploads(Bucket=bucket)
+        return [(upload["Key"], upload["UploadId"]) for upload in page.get("Uploads", [])]
 
 
 def make_bucket(uri: str) -> str:

@@ -126,13 +126,13 @@ class Index:
         """List days and packs at the next look: they were changed by another hand."""
         self.listed_at = 0.0
 
-    def pack(self, day: date, entries: dict[str, IndexEntry], told: Callable[[IndexEntry], IndexEntry]) -> None:
+    def pack(self, day: date, entries: dict[str, IndexEntry], completed: Callable[[IndexEntry], IndexEntry]) -> None:
         """Put a day's entries together in one file. Done twice, or by two at once, either file is good.
 
         :param told: an entry as it is to be written, with all that is known by now.
         """
         known = self.days[day]
-        known.pack = write_pack(self.root, day, map(told, entries.values()), known.packs)
+        known.pack = write_pack(self.root, day, map(completed, entries.values()), known.packs)
         known.packs, known.packed, known.own = [known.pack], entries, {}
 
     def take(self, entries: Iterable[IndexEntry]) -> None:

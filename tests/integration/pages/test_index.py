@@ -289,8 +289,8 @@ def test_jobs_that_were_cleaned_up_are_gone_from_the_index(site, connect, storag
     assert site.get("jobs")["found"] == 2
     old = JobStore(f"{storage}/dag/old/submit/-1")
     for name, field in (("job.json", "created_at"), ("manifest.json", "landed_at")):
-        told = json.loads(old.path(name).read_text())
-        old.path(name).write_text(json.dumps({**told, field: "2026-01-01T00:00:00Z"}))
+        facts = json.loads(old.path(name).read_text())
+        old.path(name).write_text(json.dumps({**facts, field: "2026-01-01T00:00:00Z"}))
     removed = CleanupJobsOperator(task_id="c", storage=storage).execute({})["removed"]
     assert removed == [old.uri]
     assert [job.run_id for job in Overview(storage).refresh()] == ["new"]
