@@ -84,5 +84,5 @@ def patiently(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R
         place = next((str(arg) for arg in args if isinstance(arg, str) or hasattr(arg, "parent")), "the storage")
         raise PermissionError(
             f"{place}: {error}. The connection in the URI, or whoever runs the task, may not do that there; for the "
-            "rights that tasks need see 'Executors and pods' in the README."
+            "rights that tasks need see 'Storage and its rights' in the README."
         ) from error

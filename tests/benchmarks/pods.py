@@ -71,9 +71,11 @@ def main(given: argparse.Namespace) -> None:
             }
             environment["AIRFLOW_CONN_LLM"] = json.dumps(connection)
             command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--step", name, "--uri", uri]
-            process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=subprocess.DEVNULL)
+            log = Path(root, name, "log")
+            with log.open("wb") as output:
+                process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=output, stderr=output)
             with Footprint(tmp, process.pid, allowed=(home, Path(root))) as footprint:
-                assert process.wait() == 0, name
+                assert process.wait() == 0, log.read_text(errors="replace")[-3000:]
             left = sum(1 for path in (*tmp.rglob("*"), *cwd.rglob("*")) if path.is_file())
             cells = (footprint.memory / MB, footprint.temporary / MB, len(footprint.elsewhere), left)
             lines.append([name, f"{cells[0]:.0f}", f"{cells[1]:.1f}", *map(str, cells[2:])])
