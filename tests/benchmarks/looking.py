@@ -93,16 +93,13 @@ def main() -> None:
     stores = given.store or STORES
     heads = ["jobs", "first look", "CPU s", "a look", "CPU s", "every 5 min", "CPU s", "jobs shown"]
     for kind in stores:
-        lines = []
-        for jobs in given.jobs or ([] if given.shards else [1000]):
-            with store(kind) as (storage, counting):
-                lines.append([f"{jobs:,}", *looked(storage, counting, jobs)])
-        if lines:
-            print(f"\n{kind}\n{table(heads, lines)}", flush=True)
-        for shards in given.shards or []:
-            with store(kind) as (storage, counting):
-                cells = opened(storage, counting, shards)
-            print(table([f"{kind}, batches", "a job's page", "CPU s", "again", "CPU s"], [[f"{shards:,}", *cells]]))
+        with store(kind) as (base, counting):
+            counts = given.jobs or ([] if given.shards else [1000])
+            if lines := [[f"{jobs:,}", *looked(f"{base}/{jobs}", counting, jobs)] for jobs in counts]:
+                print(f"\n{kind}\n{table(heads, lines)}", flush=True)
+            for shards in given.shards or []:
+                cells = [f"{shards:,}", *opened(f"{base}/of-{shards}", counting, shards)]
+                print(table([f"{kind}, batches", "a job's page", "CPU s", "again", "CPU s"], [cells]), flush=True)
 
 
 if __name__ == "__main__":

@@ -142,6 +142,9 @@ class Points:
         """Every published file and every request of this process passes by."""
 
         def file_name(path, *args):
+            if "/_index/" in path.path:
+                # Named by its moment.
+                return f"_index/{path.suffix}"
             stem, _, kind = path.name.partition(".")
             return f"{path.parent.name}/{stem.partition('-')[0]}.{kind}"
 
