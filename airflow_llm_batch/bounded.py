@@ -195,17 +195,6 @@ def check_pace(began: float, slowest: float) -> None:
         raise httpx.ReadTimeout(f"the answer is still coming after {slowest:.0f} seconds")
 
 
-def pieces(response: httpx.Response) -> Iterator[bytes]:
-    """A body that is read as it comes, plain."""
-    if response.is_stream_consumed:
-        yield response.content
-        return
-    unpacking = Unpacking(response.headers.get("content-encoding", ""))
-    for chunk in response.iter_raw():
-        yield from unpacking.pieces(chunk)
-    yield unpacking.rest()
-
-
 def plain(response: httpx.Response, content: bytes) -> httpx.Response:
     """The same answer with a body that was read and unpacked."""
     # What was asked comes along: some answers mean one thing to a create and another to a call.

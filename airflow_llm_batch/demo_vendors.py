@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from airflow_llm_batch.emulator.presets.manners import MANNERS
+
 BUCKET = "llm-batch-demo"
 
 
@@ -35,6 +37,10 @@ VENDORS: dict[str, Vendor] = {
     "anthropic-aws": Vendor(
         "claude-haiku-4-5", {"region": "us-east-1", "workspace_id": "wrkspc_demo"}, path="/anthropic-aws"
     ),
+    "anthropic-google": Vendor(
+        "claude-haiku-4-5", {"project": "demo", "workspace_id": "wrkspc_demo", "gcp_conn_id": "demo_google"}, GOOGLE,
+        path="/anthropic-google/v1/projects/demo/locations/global/workspaces/wrkspc_demo/invoke",
+    ),
     "gemini": Vendor("gemini-2.5-flash"),
     "openrouter": Vendor("openai/gpt-5-mini", path="/openrouter/api/v1"),
     "xai": Vendor("grok-4.3", path="/xai/v1"),
@@ -57,6 +63,18 @@ VENDORS: dict[str, Vendor] = {
         store=True,
     ),
 }  # fmt: skip
+#: a model of each vendor of OpenAI's kind that has batches
+PRESETS = {
+    "groq": "llama-3.1-8b-instant", "together": "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+    "deepinfra": "meta-llama/Meta-Llama-3.1-8B-Instruct", "doubleword": "Qwen/Qwen3-30B-A3B-Instruct-2507-FP8",
+    "dashscope": "qwen-plus", "kimi": "kimi-k2.5", "parasail": "parasail-llama-33-70b-fp8",
+    "perplexity": "openai/gpt-5-mini", "novita": "deepseek/deepseek-r1", "litellm": "gpt-5-mini",
+}  # fmt: skip
+#: without it a proxy knows no model whose account it should lend
+ROUTED = {"litellm": {"litellm_model": "small"}}
+VENDORS |= {
+    name: Vendor(model, ROUTED.get(name, {}), path=f"/{name}{MANNERS[name].base}") for name, model in PRESETS.items()
+}
 
 
 def check(name: str) -> None:
@@ -84,19 +102,19 @@ def connections(name: str, url: str, store: str | None) -> dict[str, str]:
     made: dict[str, dict[str, Any]] = {
         "llm_batch_default": {"conn_type": "llmbatch", "host": host, "password": "emulator-key", "extra": extra}
     }
-    if name == "vertex":
+    if "gcp_conn_id" in extra:
         del made["llm_batch_default"]["password"]
         known = {"is_anonymous": True, "project": "demo", "gcs.endpoint": url}
         made["demo_google"] = {"conn_type": "google_cloud_platform", "extra": known}
-    if name == "bedrock":
+    if "aws_conn_id" in extra:
         del made["llm_batch_default"]["password"]
         known = {"region_name": "us-east-1", "endpoint_url": store}
         made["demo_aws"] = {"conn_type": "aws", "login": "demo", "password": "demo", "extra": known}
     found = {f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(connection) for conn_id, connection in made.items()}
-    if name == "vertex":
+    if "demo_google" in made:
         # gcsfs asks Google itself otherwise what kind of bucket it has.
         found["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
-    if name == "bedrock":
+    if "demo_aws" in made:
         # The emulator reads the bucket, too.
         found |= {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo"}
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -53,6 +54,21 @@ class LLMBatchHook(BaseHook):
         super().__init__(**kwargs)
         self.conn_id = conn_id
         self._connection: Connection | None = None
+
+    @classmethod
+    def by_key(cls, name: str, provider: str, key: str | None, host: str | None) -> LLMBatchHook:
+        """A hook that needs no connection of Airflow's.
+
+        :param name: what messages call it, as a connection's id.
+        :param host: another address than the vendor's own, None for that.
+        """
+        from airflow.providers.common.compat.sdk import Connection
+
+        hook = cls(name)
+        hook._connection = Connection(
+            conn_id=name, conn_type=cls.conn_type, host=host, password=key, extra=json.dumps({"provider": provider})
+        )
+        return hook
 
     @property
     def connection(self) -> Connection:

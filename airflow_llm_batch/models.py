@@ -87,6 +87,7 @@ class ShardProgress(BaseModel):
 
     :param batch: the vendor's id.
     :param status: the vendor's own word.
+    :param outcome: None while it runs, and where an earlier version has written it; ``errors`` likewise, cut short.
     """
 
     batch: str = ""
@@ -94,6 +95,8 @@ class ShardProgress(BaseModel):
     total: int | None = None
     succeeded: int | None = None
     failed: int | None = None
+    outcome: Outcome | None = None
+    errors: list[tuple[str, str]] = []
 
 
 class Progress(Fact):
@@ -282,10 +285,7 @@ class Intent(Fact):
 
 
 class Holder(Fact):
-    """Who holds a claim.
-
-    :param token: as ``Intent``'s.
-    """
+    """Who holds a claim; ``token`` is as ``Intent``'s."""
 
     owner: dict[str, Any]
     at: datetime

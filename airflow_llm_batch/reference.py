@@ -104,9 +104,9 @@ def meaning(taker: Any, name: str) -> str:
     :raises LookupError: where nobody says it.
     """
     texts = [said(one) for kin in family(taker) for one in (kin, SAID_BY.get(kin)) if one is not None]
-    told = [text[name] for text in texts if name in text]
+    meanings = [text[name] for text in texts if name in text]
     # "as FetchResultsOperator" is of use in an editor; here it stands some rows away.
-    if whole := [text for text in told if not REFERRED.match(text)] or told:
+    if whole := [text for text in meanings if not REFERRED.match(text)] or meanings:
         return whole[0]
     for text in texts:
         for other, words in text.items():

@@ -15,7 +15,7 @@ import io
 import logging
 import os
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -171,23 +171,6 @@ class WholeFile:
                 self.writer.file.discard()
 
 
-def sweep(directory: ObjectStoragePath, names: Collection[str]) -> list[str]:
-    """Take away what killed processes have left unfinished of the files with these names; returns what it was.
-
-    Only where unfinished files lie beside their places; elsewhere the store forgets them by itself.
-    """
-    if not (is_local(directory) or directory.protocol in COMMIT_ALWAYS):
-        return []
-    left = []
-    for path in patiently(fresh(directory).fs.ls, directory.path, detail=False):
-        name = path.rpartition("/")[2]
-        if name.endswith(".part") and name[1:].rsplit(".", 2)[0] in names:
-            with suppress(FileNotFoundError):
-                directory.fs.rm_file(path)
-                left.append(name)
-    return left
-
-
 @contextmanager
 def whole_file(path: ObjectStoragePath) -> Iterator[WholeFile]:
     """A file that is published when the block ends well, and leaves no trace when it raises."""
@@ -276,10 +259,16 @@ def read_local(path: str) -> bytes:
         return file.read()
 
 
+def refuse(error: OSError) -> None:
+    """:raises OSError: of a directory that cannot be read; one that is gone is no trouble."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def find_files(folder: ObjectStoragePath) -> list[str]:
     """The paths of all files below a directory, as of now; none when there is no such directory."""
     if is_local(folder):
-        return [f"{above}/{name}" for above, _, names in os.walk(folder.path) for name in names]
+        return [f"{above}/{name}" for above, _, names in os.walk(folder.path, onerror=refuse) for name in names]
     try:
         found: list[str] = patiently(fresh(folder).fs.find, folder.path)
     except FileNotFoundError:

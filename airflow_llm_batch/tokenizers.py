@@ -6,10 +6,10 @@ copy of tiktoken's, or from bpe-openai, which has its own. Patterns and checksum
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import tempfile
+from binascii import a2b_base64
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
@@ -96,7 +96,8 @@ def of_tiktoken(vocabulary: str, places: Iterator[Path] | None = None) -> Tokeni
             from tiktoken import Encoding
         except ImportError:
             return None
-        ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, held.splitlines())}
+        words = held.split()
+        ranks = dict(zip(map(a2b_base64, words[::2]), map(int, words[1::2]), strict=True))
         made = Encoding(vocabulary, pat_str=known.pattern, mergeable_ranks=ranks, special_tokens={})
         return Tokenizer("tiktoken", vocabulary, made.encode_ordinary)
     return None

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, stop_after_attempt
 
 from airflow_llm_batch import __version__
 from airflow_llm_batch.addresses import check_headers
-from airflow_llm_batch.bounded import SLOWEST, TooLarge, aread, pieces, plain, read
+from airflow_llm_batch.bounded import SLOWEST, TooLarge, aread, plain, read
 from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected, VendorUnavailable
 from airflow_llm_batch.models import Batch, Page
 from airflow_llm_batch.pauses import drop_response, pause
@@ -27,6 +27,7 @@ from airflow_llm_batch.providers.bodies import PAUSE, REPEATABLE, Payload
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.providers.troubles import is_full, may_pass
 from airflow_llm_batch.redaction import Redactor, secrets_in
+from airflow_llm_batch.resuming import Download
 from airflow_llm_batch.storage import file_size, open_blocks, read_chunks
 
 if TYPE_CHECKING:
@@ -242,25 +243,23 @@ class Transport:
     def stream(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
         """The body of a download in chunks.
 
-        :raises VendorUnavailable: when it breaks off before its end.
+        :raises VendorUnavailable: when it breaks off before its end, and does not go on.
         """
         response = self.send(request, stream=True)
+        download = Download(request, response, partial(self.send, stream=True), tries=self.retries, pause=self.pause)
         try:
             if not response.is_success:
                 self.provider.expect(response, "a download of results")
-            yield self.whole(request, response)
+            yield self.whole(request, download)
         except LLMBatchError as error:
             raise self.redacted(error) from None
         finally:
-            response.close()
+            download.close()
 
-    def whole(self, request: httpx.Request, response: httpx.Response) -> Iterator[bytes]:
-        """A body in chunks.
-
-        :raises VendorUnavailable: when it breaks off.
-        """
+    def whole(self, request: httpx.Request, download: Download) -> Iterator[bytes]:
+        """:raises VendorUnavailable: when it breaks off."""
         try:
-            yield from pieces(response)
+            yield from download.pieces()
         except httpx.RequestError as error:
             raise self.redacted(unavailable(request, error), error) from None
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,10 @@ def schema_in(file: Path | None) -> Any:
 def list_jobs(given: argparse.Namespace) -> None:
     from airflow_llm_batch.console.tables import jobs_table
 
-    jobs = [job for job in looked(given)[1] if given.state in (None, job.state)]
+    overview = overview_of(given)
+    jobs = [job for job in overview.refresh() if given.state in (None, job.state)]
+    if not given.last or len(jobs) < given.last:
+        jobs = [job for job in overview.refresh_all() if given.state in (None, job.state)]
     shown = jobs[: given.last or None]
     if given.json:
         dump(shown)
@@ -163,7 +167,7 @@ def list_jobs(given: argparse.Namespace) -> None:
 def show(given: argparse.Namespace) -> None:
     from airflow_llm_batch.console.tables import batches_table, failures_table, job_table
 
-    job = detail_of(find(looked(given)[0], given.job))
+    job = detail_of(find(overview_of(given), given.job))
     if given.json:
         sys.stdout.write(job.model_dump_json(indent=1) + "\n")
         return
@@ -179,7 +183,7 @@ def cancel(given: argparse.Namespace) -> int:
     from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.jobs.waiting.withdrawal import withdraw
 
-    store = JobStore(find(looked(given)[0], given.job).rounds[-1].uri)
+    store = JobStore(find(overview_of(given), given.job).rounds[-1].uri)
     hook = hook_for(store.job(), given.conn_id)
     try:
         done = withdraw(store, hook)
@@ -197,7 +201,7 @@ def cost(given: argparse.Namespace) -> None:
     from airflow_llm_batch.console.tables import sums_table
     from airflow_llm_batch.jobs.view.sums import summed
 
-    jobs = [job for job in looked(given)[1] if (given.since or "") <= BY["day"](job)]
+    jobs = [job for job in jobs_since(overview_of(given), given.since) if (given.since or "") <= BY["day"](job)]
     sums = [*summed((BY[given.by](job), job) for job in jobs), *summed(("all", job) for job in jobs)]
     if given.json:
         dump(sums)
@@ -205,13 +209,27 @@ def cost(given: argparse.Namespace) -> None:
         Console().print(sums_table(sums, given.by.capitalize()))
 
 
-def looked(given: argparse.Namespace) -> tuple[Overview, list[JobView]]:
-    """The storage's jobs, newest first."""
+def jobs_since(overview: Overview, day: str | None) -> list[JobView]:
+    """The storage's jobs, newest first; where a day is named, few of before.
+
+    :raises InputError: for what is no day.
+    """
+    from airflow_llm_batch.jobs.view.overview import window
+
+    if day is None:
+        return overview.refresh_all()
+    try:
+        first = date.fromisoformat(day)
+    except ValueError:
+        raise InputError(f"--since is {day!r}; give a day, as 2026-11-29.") from None
+    return overview.refresh(window(overview.today, min(first, overview.today)))
+
+
+def overview_of(given: argparse.Namespace) -> Overview:
     from airflow_llm_batch.console.run import absolute
     from airflow_llm_batch.jobs.view.overview import Overview
 
-    overview = Overview(absolute(given.storage))
-    return overview, overview.refresh()
+    return Overview(absolute(given.storage))
 
 
 def detail_of(found: Found) -> JobDetail:

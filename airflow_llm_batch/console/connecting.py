@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-
-from airflow.providers.common.compat.sdk import Connection
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.hooks import LLMBatchHook
@@ -114,12 +111,4 @@ def by_key(provider: str) -> LLMBatchHook:
     """
     provider_class(provider)
     name = key_in(provider) or key_variables(provider)[0]
-    hook = LLMBatchHook(name)
-    hook._connection = Connection(
-        conn_id=name,
-        conn_type=LLMBatchHook.conn_type,
-        host=os.environ.get(host_variable(provider)) or None,
-        password=os.environ.get(name),
-        extra=json.dumps({"provider": provider}),
-    )
-    return hook
+    return LLMBatchHook.by_key(name, provider, os.environ.get(name), os.environ.get(host_variable(provider)) or None)

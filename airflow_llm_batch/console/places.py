@@ -6,14 +6,13 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_llm_batch.exceptions import ConfigurationError
-from airflow_llm_batch.jobs.directory.address import default_storage
+from airflow_llm_batch.jobs.directory.address import JobKey, default_storage
 from airflow_llm_batch.jobs.options import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from airflow_llm_batch.jobs.directory.address import JobKey
-    from airflow_llm_batch.jobs.view.overview import Overview, RoundFiles
+    from airflow_llm_batch.jobs.view.files import RoundFiles
+    from airflow_llm_batch.jobs.view.job import JobView
+    from airflow_llm_batch.jobs.view.overview import Overview
 
 #: stands in the place of a DAG's id, and is none that Airflow would take: nobody's right to a DAG reaches these jobs
 OUTSIDE = "~outside"
@@ -55,29 +54,31 @@ def label(key: JobKey) -> str:
 
 
 def find(overview: Overview, text: str) -> Found:
-    """The job that somebody names: its name, ``dag/run/task``, with or without map index, or its directory's URI.
+    """The job that somebody names: its name, ``dag/run/task``, with or without map index, or its directory's URI. It is
+    looked for at its address, then among the last days' jobs, then among all.
 
-    :param overview: as it was refreshed last.
     :raises ConfigurationError: when there is none, or more than one.
     """
     wanted = text.strip().rstrip("/")
-    jobs: Mapping[JobKey, list[RoundFiles]] = overview.jobs
-    exact = [key for key in jobs if wanted in (label(key), "/".join(key), jobs[key][0].uri)]
-    # Of a job whose input has changed the newest is meant.
-    begun = [key for key in jobs if f"{label(key)}/".startswith(f"{wanted}/")]
-    newest = sorted(begun, key=lambda key: planned_at(jobs[key]))[-1:]
-    found = exact or (newest if len({key[:3] for key in begun}) == 1 else begun)
-    if len(found) == 1:
-        return Found(found[0], jobs[found[0]])
-    if found:
-        raise ConfigurationError(f"{text!r} may be any of {', '.join(map(label, found[:10]))}: name one of them.")
+    parts = wanted.removeprefix(f"{overview.uri}/").split("/")
+    if len(parts) == len(JobKey._fields) and (rounds := overview.rounds(JobKey(*parts))):
+        return Found(JobKey(*parts), rounds)
+    for look in (overview.refresh, overview.refresh_all):
+        jobs = {key_of(job): job for job in look()}
+        exact = [key for key in jobs if wanted in (label(key), "/".join(key), jobs[key].uri)]
+        # Of a job whose input has changed the newest is meant.
+        begun = [key for key in jobs if f"{label(key)}/".startswith(f"{wanted}/")]
+        newest = sorted(begun, key=lambda key: jobs[key].created_at)[-1:]
+        found = exact or (newest if len({key[:3] for key in begun}) == 1 else begun)
+        if len(found) == 1:
+            return Found(found[0], overview.rounds(found[0]))
+        if found:
+            raise ConfigurationError(f"{text!r} may be any of {', '.join(map(label, found[:10]))}: name one of them.")
     raise ConfigurationError(
         f"There is no job {text!r} in {overview.uri}; `{PROGRAM} list` shows those that are there, and --storage names "
         "another place."
     )
 
 
-def planned_at(rounds: list[RoundFiles]) -> float:
-    """Epoch seconds of a job's planning."""
-    job = rounds[0].job
-    return job.created_at.timestamp() if job is not None else 0.0
+def key_of(job: JobView) -> JobKey:
+    return JobKey(job.dag_id, job.run_id, job.task_id, job.map_index)

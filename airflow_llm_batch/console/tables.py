@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from airflow_llm_batch.console.places import label
-from airflow_llm_batch.jobs.directory.address import JobKey
+from airflow_llm_batch.console.places import key_of, label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +23,6 @@ COLOURS = {
 }  # fmt: skip
 #: failed rows, and batches, that are shown one by one
 MOST = 20
-
-
-def key_of(job: JobView) -> JobKey:
-    return JobKey(job.dag_id, job.run_id, job.task_id, job.map_index)
 
 
 def jobs_table(jobs: Sequence[JobView]) -> Table:

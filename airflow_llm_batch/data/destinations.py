@@ -11,7 +11,8 @@ from airflow_llm_batch.data.sinks import Parts, sink_class
 from airflow_llm_batch.data.table import Keyed
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.outages import patiently
-from airflow_llm_batch.storage import check_writable, exists, fresh, remove, storage_path, sweep
+from airflow_llm_batch.storage import check_writable, exists, fresh, remove, storage_path
+from airflow_llm_batch.unfinished import sweep
 
 if TYPE_CHECKING:
     import msgspec

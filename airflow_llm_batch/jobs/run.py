@@ -36,6 +36,7 @@ from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.jobs.submission.doubt import wait_for_creates
 from airflow_llm_batch.jobs.submission.named import adopt
 from airflow_llm_batch.jobs.submission.submit import submit
+from airflow_llm_batch.jobs.view.entry import enter_landed
 from airflow_llm_batch.models import call_id, is_call
 
 if TYPE_CHECKING:
@@ -199,10 +200,11 @@ class JobRun:
             funds.settle(self.hook, self.store, self.job, cost)
 
     def _settle(self, manifest: Manifest) -> Manifest:
-        """Book what the job has cost."""
+        """Book what the job has cost, and enter it into the index."""
         for done in manifest.rounds:
             if done.job == self.store.uri:
                 funds.settle(self.hook, self.store, self.job, done.cost_usd, landed=True)
+        enter_landed(self.store, self.job, manifest)
         return manifest
 
     def _try_first(self) -> None:

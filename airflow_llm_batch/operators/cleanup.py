@@ -58,6 +58,7 @@ class CleanupJobsOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_llm_batch.jobs.directory import history
         from airflow_llm_batch.jobs.directory.awaited import forget_awaited
+        from airflow_llm_batch.jobs.directory.indexed import forget_jobs
         from airflow_llm_batch.jobs.directory.listing import find_jobs
         from airflow_llm_batch.jobs.directory.store import JobStore
         from airflow_llm_batch.jobs.money.funds import release
@@ -83,6 +84,8 @@ class CleanupJobsOperator(BaseOperator):
                 if job.budgeted:
                     release(store, sent=history.is_sent(store, job))
             JobStore(uri).remove()
+        if not self.only_tell:
+            forget_jobs(self.storage or default_storage(), [JobAddress.parse(uri) for uri in removed])
         if not self.only_tell and self.of_dag is None:
             forget_events(self.storage or default_storage(), before)
             forget_awaited(self.storage or default_storage(), before)

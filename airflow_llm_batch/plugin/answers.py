@@ -12,7 +12,9 @@ from pydantic import BaseModel
 
 from airflow_llm_batch.exceptions import LLMBatchError
 from airflow_llm_batch.jobs.directory.address import JobAddress, JobKey
-from airflow_llm_batch.jobs.view.overview import RoundFiles
+from airflow_llm_batch.jobs.view.files import RoundFiles
+from airflow_llm_batch.jobs.view.job import JobView, aware
+from airflow_llm_batch.jobs.view.overview import Overview
 from airflow_llm_batch.jobs.view.rows import Wanted, failed_rows, landed_rows, own_files, sent
 from airflow_llm_batch.jobs.view.spread import Spread, spread_of
 from airflow_llm_batch.plugin.access import UNKNOWN, require_rows
@@ -49,8 +51,8 @@ class Landed(NamedTuple):
 async def rounds_of(dag_id: str, run_id: str, task_id: str, map_index: str, seen: Seen) -> Landed:
     """:raises HTTPException: 404 for a job that is not there."""
     key = JobKey(dag_id, run_id, task_id, map_index)
-    rounds = (await seen.look()).rounds.get(key)
-    if rounds is None:
+    rounds = await seen.rounds(key)
+    if not rounds:
         raise HTTPException(404, UNKNOWN)
     return landed_of(key, rounds, seen.overview.uri)
 
@@ -123,9 +125,10 @@ async def asked(job: Job, seen: Seen, number: int, shard: int, custom_id: str) -
 @router.get("/spread")
 async def spread(job: Job, seen: Seen) -> Spreads:
     """How the answers spread, beside those of the run before."""
-    before = previous(job, (await seen.look()).rounds, seen.overview.uri)
+    jobs = (await seen.look()).jobs
 
     def read() -> Spreads:
+        before = previous(job, jobs, seen.overview)
         earlier = spread_of(tuple(before.files), before.rows, before.at) if before is not None else None
         now = spread_of(tuple(job.files), job.rows, job.at)
         return Spreads(now=now, previous=earlier, previous_run=before.key.run_id if before is not None else "")
@@ -137,19 +140,22 @@ async def spread(job: Job, seen: Seen) -> Spreads:
     return spreads
 
 
-def previous(job: Landed, all_rounds: dict[JobKey, list[RoundFiles]], storage: str) -> Landed | None:
-    """The newest landed job of the same task in another run that was planned before."""
-    own = JobAddress.parse(job.rounds[0].uri)
-    planned = job.rounds[0].job
-    found: list[tuple[Any, JobKey]] = []
-    for key, rounds in all_rounds.items():
-        if (key.dag_id, key.task_id) != (job.key.dag_id, job.key.task_id) or key.run_id == job.key.run_id:
-            continue
-        address, first = JobAddress.parse(rounds[0].uri), rounds[0].job
-        alike = (address.map_index, address.model) == (own.map_index, own.model)
-        if alike and first and planned and first.created_at < planned.created_at and rounds[-1].manifest is not None:
-            found.append((first.created_at, key))
-    if not found:
+def previous(job: Landed, jobs: list[JobView], overview: Overview) -> Landed | None:
+    """The newest landed job of the same task in another run that was planned before, of the last thirty days."""
+    own, planned = JobAddress.parse(job.rounds[0].uri), job.rounds[0].job
+    alike = [
+        shown
+        for shown in jobs
+        if (shown.dag_id, shown.task_id) == (job.key.dag_id, job.key.task_id)
+        and (shown.index, shown.asked_model) == (own.map_index, own.model)
+        and shown.run_id != job.key.run_id
+        and shown.landed_at is not None
+        and planned is not None
+        and shown.created_at < aware(planned.created_at)
+    ]
+    if not alike:
         return None
-    key = max(found)[1]
-    return landed_of(key, all_rounds[key], storage)
+    before = max(alike, key=lambda shown: shown.created_at)
+    key = JobKey(before.dag_id, before.run_id, before.task_id, before.map_index)
+    rounds = overview.rounds(key)
+    return landed_of(key, rounds, overview.uri) if rounds else None

@@ -15,12 +15,13 @@ from airflow_llm_batch.jobs.money.accounts import DAG, PERIODS
 from airflow_llm_batch.jobs.money.ledger import Ledger
 from airflow_llm_batch.jobs.view.detail import JobDetail, detail
 from airflow_llm_batch.jobs.view.job import JobView
-from airflow_llm_batch.jobs.view.overview import following
+from airflow_llm_batch.jobs.view.overview import WINDOW, window
 from airflow_llm_batch.jobs.view.sums import Sum, summed
 from airflow_llm_batch.links import files_page
 from airflow_llm_batch.models import is_call
 from airflow_llm_batch.plugin.access import UNKNOWN, Asks, require_edit, require_read
 from airflow_llm_batch.plugin.cancelling import cancel_job
+from airflow_llm_batch.plugin.runs import began_on
 from airflow_llm_batch.plugin.snapshot import Snapshot
 
 router = APIRouter(prefix="/api")
@@ -42,6 +43,7 @@ class Jobs(BaseModel):
     :param found: jobs that match, on all pages.
     :param active: how many of all the user may see are not landed yet.
     :param dags: of all jobs that the user may see, to filter by; likewise ``providers``.
+    :param since: the first day that is shown; ``until`` the day before shows what is older.
     :param note: why what is shown is not of this moment.
     """
 
@@ -50,6 +52,7 @@ class Jobs(BaseModel):
     active: int
     dags: list[str]
     providers: list[str]
+    since: date
     note: str = ""
 
 
@@ -82,11 +85,10 @@ class Page(JobDetail):
     may_cancel: bool
     may_read_rows: bool = True
     destination_url: str = ""
-    note: str = ""
 
 
 class Filters(BaseModel):
-    """What to show; days are UTC, both included.
+    """What to show; days are UTC, both included: the last thirty by default, or thirty until ``until``.
 
     :param q: part of a DAG's, run's, task's, provider's or model's name; several words have to be there, each anywhere.
     """
@@ -99,6 +101,26 @@ class Filters(BaseModel):
     since: date | None = None
     until: date | None = None
 
+    @property
+    def last(self) -> date:
+        return self.until or datetime.now(UTC).date()
+
+    @property
+    def first(self) -> date:
+        return self.since or self.last - WINDOW
+
+    def days(self) -> list[date]:
+        """The days of the index that tell of these jobs."""
+        days = window(self.last, min(self.first, self.last))
+        if self.is_of_run and (began := began_on(self.dag_id or "", self.run_id or "")) is not None:
+            days += window(began, began)
+        return days
+
+    @property
+    def is_of_run(self) -> bool:
+        """Whether the jobs of one run are wanted, whenever that was."""
+        return bool(self.dag_id and self.run_id) and self.since is None and self.until is None
+
     def keep(self, jobs: Iterable[JobView], readable: set[str]) -> list[JobView]:
         return [job for job in jobs if job.dag_id in readable and self.fits(job)]
 
@@ -110,7 +132,7 @@ class Filters(BaseModel):
             all(word in names for word in (self.q or "").casefold().split())
             and all(asked in (None, "", actual) for asked, actual in wanted)
             and (not self.state or (job.is_at_work if self.state == "active" else job.state == self.state))
-            and (self.since is None or day >= self.since)
+            and (self.is_of_run or day >= self.first)
             and (self.until is None or day <= self.until)
         )
 
@@ -141,7 +163,7 @@ async def jobs(
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> Jobs:
     """Jobs, newest first."""
-    look = await seen.look()
+    look = await seen.look(await run_in_threadpool(filters.days))
     readable = await run_in_threadpool(access.readable, {job.dag_id for job in look.jobs})
     mine = [job for job in look.jobs if job.dag_id in readable]
     found = filters.keep(mine, readable)
@@ -152,6 +174,7 @@ async def jobs(
         active=sum(job.is_at_work for job in near),
         dags=sorted({job.dag_id for job in mine}),
         providers=sorted({job.provider for job in mine}),
+        since=filters.first,
         note=look.note,
     )
 
@@ -159,7 +182,7 @@ async def jobs(
 @router.get("/totals")
 async def totals(access: Asks, seen: Seen, filters: Annotated[Filters, Depends()]) -> Totals:
     """Rows, tokens, dollars and saving per day and per DAG."""
-    look = await seen.look()
+    look = await seen.look(await run_in_threadpool(filters.days))
     readable = await run_in_threadpool(access.readable, {job.dag_id for job in look.jobs})
     found = filters.keep(look.jobs, readable)
     budgets = await seen.ask("budgets", lambda: budgets_now(seen.overview.uri))
@@ -174,12 +197,16 @@ async def totals(access: Asks, seen: Seen, filters: Annotated[Filters, Depends()
 @router.get(JOB, dependencies=[Depends(require_read)])
 async def job(dag_id: str, run_id: str, task_id: str, map_index: str, access: Asks, seen: Seen) -> Page:
     """One job in full."""
-    look = await seen.look()
     key = JobKey(dag_id, run_id, task_id, map_index)
-    rounds = look.rounds.get(key)
-    if rounds is None:
+    rounds = await seen.rounds(key)
+    if not rounds:
         raise HTTPException(404, UNKNOWN)
-    shown_job = await seen.ask(key, lambda: detail(key, rounds, replaced=following(key) in look.rounds))
+
+    def read() -> JobDetail:
+        landed = rounds[-1].manifest is not None
+        return detail(key, rounds, replaced=not landed and seen.overview.is_replaced(key))
+
+    shown_job = await seen.ask(key, read)
     called = any(is_call(shard.batch_id) and not shard.is_tried for shard in shown_job.timeline)
     active = shown_job.state == "running" and not called
     may_cancel = active and await run_in_threadpool(access.may, "PUT", dag_id)
@@ -187,18 +214,18 @@ async def job(dag_id: str, run_id: str, task_id: str, map_index: str, access: As
     shown = files_page(shown_job.destination) if shown_job.destination else ""
     # These hold prompts, keys and answers.
     facts = dict(shown_job) if may_read else {**dict(shown_job), "tried": None, "failures": []}
-    return Page(**facts, may_cancel=may_cancel, may_read_rows=may_read, destination_url=shown, note=look.note)
+    return Page(**facts, may_cancel=may_cancel, may_read_rows=may_read, destination_url=shown)
 
 
 @router.post(f"{JOB}/cancel", dependencies=[Depends(require_edit)])
 async def cancel(dag_id: str, run_id: str, task_id: str, map_index: str, seen: Seen) -> dict[str, str]:
     """Ask the vendor to cancel what runs of a job. Finished rows stay billed, and can still be fetched."""
     key = JobKey(dag_id, run_id, task_id, map_index)
-    rounds = (await seen.look()).rounds.get(key)
-    if rounds is None:
+    rounds = await seen.rounds(key)
+    if not rounds:
         raise HTTPException(404, UNKNOWN)
     try:
         message = await run_in_threadpool(cancel_job, key, rounds[-1].uri)
     finally:
-        seen.forget()
+        seen.forget(key)
     return {"message": message}

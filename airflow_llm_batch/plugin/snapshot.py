@@ -10,17 +10,22 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from airflow_llm_batch.jobs.view.overview import Overview
+from airflow_llm_batch.jobs.view.overview import Overview, window
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+
     from airflow_llm_batch.jobs.directory.address import JobKey
+    from airflow_llm_batch.jobs.view.files import RoundFiles
     from airflow_llm_batch.jobs.view.job import JobView
-    from airflow_llm_batch.jobs.view.overview import RoundFiles
 
 T = TypeVar("T")
 FRESH, PATIENCE = 2.0, 5.0
 #: pages of one job that are read at once
 READERS = 4
+#: seconds for which days are kept that somebody has asked for
+KEPT = 600.0
 
 
 class StoreTrouble(Exception):
@@ -34,7 +39,6 @@ class Seen(NamedTuple):
     """
 
     jobs: list[JobView]
-    rounds: dict[JobKey, list[RoundFiles]]
     note: str = ""
 
 
@@ -55,16 +59,25 @@ class Snapshot:
         self.seen: Seen | None = None
         self.read_at = 0.0
         self.is_stale = True
+        #: days that are read -> when somebody has asked for them last
+        self.days: dict[date, float] = {}
 
-    async def look(self) -> Seen:
+    async def look(self, days: Sequence[date] | None = None) -> Seen:
         """What the store holds now, or held a moment ago.
 
+        :param days: whose jobs are wanted, the last ones by default; others may be among the jobs.
         :raises StoreTrouble: when it was never read and cannot be now.
         """
-        if self.seen is not None and not self.is_stale and time.monotonic() - self.read_at < self.fresh:
+        wanted = window(self.overview.today) if days is None else days
+        now = time.monotonic()
+        is_read = self.days.keys() >= set(wanted)
+        self.days |= dict.fromkeys(wanted, now)
+        if is_read and self.seen is not None and not self.is_stale and now - self.read_at < self.fresh:
             return self.seen
         try:
-            return await self._wait_for(self._once(None, self.pool, self._read))
+            seen = await self._wait_for(self._once(None, self.pool, self._read))
+            # Somebody else's look, which began before, has not asked for these days.
+            return seen if is_read else await self._wait_for(self._once(None, self.pool, self._read))
         except StoreTrouble as trouble:
             if self.seen is None:
                 raise
@@ -86,8 +99,16 @@ class Snapshot:
         self.known[key] = time.monotonic(), value
         return value
 
-    def forget(self) -> None:
-        """Something was changed: read again at the next look."""
+    async def rounds(self, key: JobKey) -> list[RoundFiles]:
+        """One job's rounds, oldest first; none where there is no such job.
+
+        :raises StoreTrouble: when the store cannot be read, or not in time.
+        """
+        return await self.ask(("rounds", key), lambda: self.overview.rounds(key))
+
+    def forget(self, key: JobKey) -> None:
+        """Something of a job was changed: read again at the next look."""
+        self.overview.hurry(key)
         self.is_stale = True
         self.known.clear()
 
@@ -115,6 +136,13 @@ class Snapshot:
 
     def _read(self) -> Seen:
         self.is_stale = False
-        seen = Seen(self.overview.refresh(), self.overview.jobs)
+        now = time.monotonic()
+        days = [day for day, asked_at in list(self.days.items()) if now - asked_at < KEPT]
+        if len(days) < len(self.days):
+            self.days = {day: self.days[day] for day in days}
+            self.overview.let_go(days)
+        seen = Seen(self.overview.refresh(days))
         self.seen, self.read_at = seen, time.monotonic()
+        if self.overview.is_check_due:
+            self._once("check", self.readers, self.overview.check)
         return seen

@@ -15,9 +15,12 @@ from support.dialects import DIALECTS
 
 from airflow_llm_batch import demo_vendors
 from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.providers.registry import provider_class
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
+#: of the presets, which are one protocol, one
+DEMOS = demo_vendors.VENDORS.keys() - {"openai", "anthropic"} - (demo_vendors.PRESETS.keys() - {"groq"})
 
 
 def example(name):
@@ -132,7 +135,7 @@ def test_the_example_runs_in_a_whole_airflow(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("vendor", sorted(demo_vendors.VENDORS.keys() - {"openai", "anthropic"}))
+@pytest.mark.parametrize("vendor", sorted(DEMOS))
 def test_the_demo_speaks_every_vendors_api(tmp_path, vendor):
     """The example DAG through Airflow's task runner, deferral included: each row landed, at the price of that vendor's
     batches, and at none that is not known."""
@@ -155,6 +158,18 @@ def test_the_demo_speaks_every_vendors_api(tmp_path, vendor):
         assert manifest["cost_usd"] is None
     else:
         assert manifest["cost_usd"] == pytest.approx(manifest["sync_cost_usd"] * float(factor), rel=0.01)
+
+
+@pytest.mark.parametrize("vendor", sorted(demo_vendors.PRESETS))
+def test_the_demo_knows_where_every_preset_is(monkeypatch, emulator, vendor):
+    """Its connection is one to that vendor at the emulator, and its batches are listed there."""
+    for name, value in demo_vendors.connections(vendor, emulator.url, None).items():
+        monkeypatch.setenv(name, value)
+    hook = LLMBatchHook()
+    assert hook.test_connection()[0], hook.test_connection()
+    assert (hook.provider.name, hook.provider.no_batches) == (vendor, None)
+    assert emulator.vendor.calls[f"GET {demo_vendors.VENDORS[vendor].path}/batches"] == 1
+    hook.close()
 
 
 def tail(path: Path) -> str:

@@ -24,6 +24,7 @@ from support import TESTS
         "groq together perplexity",
         "mistral openrouter",
         "xai fireworks",
+        "anthropic-aws anthropic-google",
     ],
 )
 def test_killed_at_every_step_each_row_is_paid_and_landed_once(capsys, column):

@@ -1,7 +1,7 @@
 """Kills a job at every step that touches the disk or the vendor, retries as Airflow would, and counts what was paid.
 
     python tests/killing/harness.py openai azure anthropic gemini bedrock groq together perplexity waves rounds tried
-    python tests/killing/harness.py mistral cached table ladder openrouter xai fireworks
+    python tests/killing/harness.py mistral cached table ladder openrouter xai fireworks anthropic-aws anthropic-google
 
 Each task runs in a process of its own. A *point* is a moment just before or just after a file is published or a request
 is sent. For every point of submit, wait and fetch: one fresh job, one process ended there with SIGKILL (or, for a
@@ -63,8 +63,9 @@ KNOWN, COPIES = 2, 2
 #: ``perplexity`` is told again for the same key; every other vendor of OpenAI's kind is found as one of these
 #: ``mistral`` is found by metadata in pages by number, ``xai`` by its name, ``fireworks`` by its id, of which there is
 #: one job at most; ``openrouter`` keeps nothing of ours: it is found by time and size, and its rows prove it
+#: ``anthropic-aws`` and ``anthropic-google`` are Anthropic's with calls that are signed, or have an account's token
 MODELS = dict.fromkeys(("openai", "azure", "waves", "rounds", "tried", "cached", "table", "ladder"), "gpt-5-mini") | {
-    "anthropic": "claude-haiku-4-5",
+    **dict.fromkeys(("anthropic", "anthropic-aws", "anthropic-google"), "claude-haiku-4-5"),
     "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
     "gemini": "gemini-3.8-flash",
     "vertex": "gemini-2.5-flash",
@@ -83,6 +84,12 @@ VENDORS = (
     }
     | {name: {"provider": name} for name in ("groq", "together", "perplexity", "mistral", "openrouter", "xai")}
     | {"fireworks": {"provider": "fireworks", "account": "acc"}}
+    | {
+        "anthropic-aws": {"provider": "anthropic-aws", "workspace_id": "w"}
+        | {"region": "us-east-1", "aws_conn_id": "aws_keys"},
+        "anthropic-google": {"provider": "anthropic-google", "workspace_id": "w"}
+        | {"project": "p", "gcp_conn_id": "gcp"},
+    }
 )
 #: where those are at the emulator that are not at its root
 PATHS = {"groq": "groq/openai/v1", "together": "together/v1", "perplexity": "perplexity/v1"} | {
@@ -90,6 +97,8 @@ PATHS = {"groq": "groq/openai/v1", "together": "together/v1", "perplexity": "per
     "openrouter": "openrouter/api/v1",
     "xai": "xai/v1",
     "fireworks": "fireworks",
+    "anthropic-aws": "anthropic-aws",
+    "anthropic-google": "anthropic-google/v1/projects/p/locations/global/workspaces/w/invoke",
 }
 BUCKET = "killing"
 #: columns that are one task for all of it
@@ -294,7 +303,7 @@ def booked(provider: str, directory: Path) -> bool:
 
 def main(providers: list[str]) -> int:
     wrong = 0
-    table = "{:<10} {:<7} {:<5} {:<42} {:>5} {:>7} {:>6} {:>6}"
+    table = "{:<16} {:<7} {:<5} {:<42} {:>5} {:>7} {:>6} {:>6}"
     print(table.format("provider", "task", "fault", "point", "tries", "batches", "billed", "landed"))
     struck = Counter()
     for provider in providers:
@@ -347,10 +356,18 @@ def stored() -> Iterator[list[str]]:
         yield ["--s3-endpoint", url, "--bedrock-minimum", "1"]
 
 
+def amazon() -> None:
+    """An aws connection that signs."""
+    from airflow.providers.amazon.aws.hooks import base_aws  # noqa: F401
+
+    os.environ["AIRFLOW_CONN_AWS_KEYS"] = json.dumps({"conn_type": "aws", "login": "AKIA", "password": "secret"})
+
+
 def google(url: str) -> None:
-    """Google's connection to the emulator's store."""
+    """Google's connection to the emulator, and to its store."""
     # Imported once, and not by each of hundreds of processes.
     import gcsfs  # noqa: F401
+    from airflow.providers.google.common.hooks import base_google  # noqa: F401
     from airflow.sdk.io import has_fs
 
     has_fs("gs")
@@ -366,7 +383,9 @@ if __name__ == "__main__":
         stack.callback(shutil.rmtree, HOME, ignore_errors=True)
         stack.callback(EMULATOR.wait)
         stack.callback(EMULATOR.terminate)
-        if "vertex" in chosen:
+        if "anthropic-aws" in chosen:
+            amazon()
+        if {"vertex", "anthropic-google"} & set(chosen):
             google(str(VENDOR.base_url))
         status = main(chosen)
     sys.exit(status)

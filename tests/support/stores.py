@@ -81,7 +81,8 @@ class Bucket(AbstractFileSystem):
         return self.request(kind, key, effect)
 
     def details(self, key):
-        return {"name": key, "size": len(self.files[key][0]), "type": "file"}
+        data, written_at = self.files[key]
+        return {"name": key, "size": len(data), "type": "file", "LastModified": written_at}
 
     def info(self, path, **kwargs):
         key = self._strip_protocol(path)
@@ -96,6 +97,8 @@ class Bucket(AbstractFileSystem):
     def find(self, path, detail=False, **kwargs):
         prefix = self._strip_protocol(path) + "/"
         found = self.request("LIST", prefix, lambda: sorted(key for key in self.files if key.startswith(prefix)))
+        # A listing has a thousand keys a page.
+        self.asked["LIST", prefix] += max(len(found) - 1, 0) // 1000
         return {key: self.details(key) for key in found} if detail else found
 
     def ls(self, path, detail=True, **kwargs):

@@ -41,12 +41,12 @@ def test_the_readme_has_the_reference():
 
 def test_an_argument_is_told_by_whoever_shares_it():
     """Own words first, then the words of the operator that stands for all that take it, then the argument beside."""
-    told = {one.name: one for one in reference.arguments(CompletionOperator)}
-    assert told["models"].meaning.endswith("``strategy`` says for what.")
-    assert told["max_cost"].meaning.startswith("dollars; a job that is estimated to cost more is refused")
-    assert told["fail_on"].meaning.startswith("fails the task, after landing")
-    assert told["tokens_per_minute"].meaning == "see ``requests_per_minute``"
-    assert told["deadline"].default == "`timedelta(hours=48)`"
-    assert told["rows"].rendered
-    assert not told["keep_raw"].rendered
-    assert "task_id" not in told
+    described = {one.name: one for one in reference.arguments(CompletionOperator)}
+    assert described["models"].meaning.endswith("``strategy`` says for what.")
+    assert described["max_cost"].meaning.startswith("dollars; a job that is estimated to cost more is refused")
+    assert described["fail_on"].meaning.startswith("fails the task, after landing")
+    assert described["tokens_per_minute"].meaning == "see ``requests_per_minute``"
+    assert described["deadline"].default == "`timedelta(hours=48)`"
+    assert described["rows"].rendered
+    assert not described["keep_raw"].rendered
+    assert "task_id" not in described

@@ -283,7 +283,7 @@ class TestGemini(ProviderContract):
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"), [("API_KEY_INVALID", True), ("API_KEY_EXPIRED", True), ("FIELD_INVALID", False)]
+    ("reason", "by_key"), [("API_KEY_INVALID", True), ("API_KEY_EXPIRED", True), ("FIELD_INVALID", False)]
 )
 def test_a_refused_key_is_told_from_a_bad_request(reason, by_key):
     """Both come with 400 and INVALID_ARGUMENT; what waits looks the key up once more, and no further row is called."""

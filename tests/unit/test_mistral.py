@@ -54,7 +54,7 @@ class TestMistral(ProviderContract):
         assert drive(self.made.list(), {"data": [], "total": 500})[1].after is None
 
     @pytest.mark.parametrize(
-        ("told", "outcome", "known"),
+        ("given", "outcome", "known"),
         [
             ({"status": "QUEUED"}, None, True),
             ({"status": "CANCELLATION_REQUESTED"}, None, True),

@@ -18,13 +18,13 @@ QUOTED = re.findall(r"^\| `([^`]+)`.*? \|", TROUBLES, re.MULTILINE)
 HEADINGS = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
 
 
-def told(node: ast.expr) -> str:
+def said(node: ast.expr) -> str:
     """The text of a message, what is filled in as a line break."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(told(part) for part in node.values)
-    return told(node.left) + told(node.right) if isinstance(node, ast.BinOp) else "\n"
+        return "".join(said(part) for part in node.values)
+    return said(node.left) + said(node.right) if isinstance(node, ast.BinOp) else "\n"
 
 
 def messages() -> list[str]:
@@ -35,7 +35,7 @@ def messages() -> list[str]:
         nodes = [*ast.walk(ast.parse(path.read_text()))]
         alone = {node.value for node in nodes if isinstance(node, ast.Expr)}
         texts = (node for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp))
-        found += [told(node) for node in texts if node not in alone]
+        found += [said(node) for node in texts if node not in alone]
     return found
 
 
@@ -88,8 +88,8 @@ def test_all_extras_are_told_of():
     """In the table below *Install*, each once."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     install = README.partition("### Install")[2].partition("\n### ")[0].partition("| extra |")[2]
-    told = [name for row in install.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])]
-    assert sorted(told) == sorted(project["optional-dependencies"].keys() - {"test"})
+    named = [name for row in install.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])]
+    assert sorted(named) == sorted(project["optional-dependencies"].keys() - {"test"})
 
 
 def test_the_first_lines_are_the_two_that_ci_runs():

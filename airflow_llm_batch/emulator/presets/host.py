@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import Request
@@ -19,7 +16,6 @@ from airflow_llm_batch.emulator.openai import Refusal
 from airflow_llm_batch.emulator.openai_lines import answer_line, response_line, validate
 from airflow_llm_batch.emulator.presets.manners import Manner
 
-TIMES = ("created_at", "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at")
 #: what routes an upload through LiteLLM, where its configuration has no files_settings
 ROUTES = ("x-litellm-model", "custom-llm-provider")
 
@@ -39,12 +35,7 @@ class Host:
         try:
             yield
         except Refusal as refusal:
-            body = refusal.body["error"]
-            if self.name == "novita":
-                reason = body["code"] or body["type"]
-                refusal.body = {"code": refusal.status, "reason": reason, "message": body["message"], "metadata": {}}
-            if self.name == "dashscope":
-                refusal.body |= {"request_id": uuid.uuid4().hex}
+            refusal.body = self.manner.refusal(refusal.status, refusal.body)
             raise
 
     async def called(self, request: Request, vendor: Vendor) -> Response:
@@ -53,11 +44,11 @@ class Host:
             path = f"/v1{request.url.path.removeprefix(f'/{self.name}{self.manner.base}')}"
             if problem := self.manner.wrong(body):
                 raise Refusal(400, problem)
-            return await openai.answered(vendor, path, self.understood(body))
+            return await openai.answered(vendor, path, self.manner.understood(body))
 
     async def upload(self, request: Request, vendor: Vendor) -> Any:
         with self.words():
-            if self.name == "litellm":
+            if self.manner.routed:
                 await check_route(request)
             body = await openai.upload(request, vendor)
             return self.file_object(vendor.files[body["id"]])
@@ -77,8 +68,7 @@ class Host:
             self.check_create(body)
             batch = openai.new_batch(vendor, self.name, body, openai.input_of(vendor, body))
             batch.window = body.get("completion_window", "24h")
-            if self.name == "litellm":
-                batch.id = base64.urlsafe_b64encode(f"litellm_proxy;{batch.id};model,small".encode()).decode()
+            batch.id = self.manner.batch_id(batch.id)
             if not self.manner.metadata:
                 batch.metadata = None
             source = vendor.files[body["input_file_id"]].path
@@ -111,8 +101,7 @@ class Host:
     def get_batch(self, batch_id: str, vendor: Vendor) -> dict[str, Any]:
         with self.words():
             batch = openai.batch_of(vendor, batch_id, self.name)
-            if self.name == "litellm" and batch.end_seen:
-                # Seen where its own accounting of an ended batch fails, with each further look.
+            if self.manner.ends_once and batch.end_seen:
                 raise Refusal(500, "Output file id is None cannot retrieve file content")
             body = self.body(vendor, batch)
             batch.end_seen = body["status"] in ("completed", "failed", "expired", "cancelled")
@@ -133,29 +122,18 @@ class Host:
         """A batch as the vendor tells of it."""
         body = openai.batch_object(vendor, batch, self.answer)
         del body["model"]
-        if self.name == "perplexity":
-            body["usage"] = openai.usage_of(batch)
-        elif self.name != "litellm":
+        if self.manner.usage == "none":
             del body["usage"]
-        if self.name == "novita":
-            errors = "; ".join(problem["message"] for problem in batch.problems)
-            body |= {name: body[name] and iso(body[name]) for name in TIMES}
-            body |= {**body["request_counts"], "errors": errors, "metadata": {}}
-        return body
+        if self.manner.usage == "always":
+            body["usage"] = openai.usage_of(batch)
+        return self.manner.batch(body, batch.problems)
 
     def answer(self, line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str, Any]]:
         problem = self.manner.wrong(line["body"])
         if problem and unfinished is None:
             error = {"message": problem, "type": "invalid_request_error", "param": None, "code": None}
             return False, response_line(line["custom_id"], 400, {"error": error})
-        return answer_line({**line, "body": self.understood(line["body"])}, unfinished)
-
-    def understood(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A body in OpenAI's words."""
-        asked = body.get("response_format")
-        if self.name != "perplexity" or not asked:
-            return body
-        return {**body, "text": {"format": {"type": "json_schema", **asked["json_schema"]}}}
+        return answer_line({**line, "body": self.manner.understood(line["body"])}, unfinished)
 
 
 async def check_route(request: Request) -> None:
@@ -164,7 +142,3 @@ async def check_route(request: Request) -> None:
     routed = any(request.headers.get(name) for name in ROUTES) or form.get("target_model_names") or form.get("model")
     if not routed and not request.query_params.get("model"):
         raise Refusal(500, "files_settings is not set, set it on your config.yaml file.")
-
-
-def iso(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -5,14 +5,23 @@ Each API lies below the vendor's name: ``/groq/openai/v1``, ``/together/v1``.
 
 from __future__ import annotations
 
+import base64
 import re
+import uuid
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 RESPONSES = "/v1/responses"
 DAY = 24
 WINDOW = re.compile(r"(\d+)(h|d)")
+TIMES = ("created_at", "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at")
+Object = dict[str, Any]
+
+
+def as_is(body: Object) -> Object:
+    return body
 
 
 class Manner(NamedTuple):
@@ -25,7 +34,12 @@ class Manner(NamedTuple):
     :param idempotent: a create with the key of an earlier one is answered with its batch.
     :param bare: lines have no method and no address.
     :param batches: there are any.
-    :param wrong: what is wrong with a body, None for nothing.
+    :param routed: an upload has to say which of a proxy's models it is for.
+    :param ends_once: looks at a batch whose end was seen before are answered with 500.
+    :param usage: what a batch tells of its tokens: ``none``, when it has ``ended``, or ``always``.
+    :param wrong: what is wrong with a body, None for nothing; ``understood``, the body in OpenAI's words.
+    :param refusal: an error's status and OpenAI's body as the vendor's body.
+    :param batch: OpenAI's batch object as the vendor's, its problems beside it; likewise ``batch_id``.
     """
 
     base: str = "/v1"
@@ -37,7 +51,14 @@ class Manner(NamedTuple):
     idempotent: bool = False
     bare: bool = False
     batches: bool = True
-    wrong: Callable[[dict[str, Any]], str | None] = lambda body: None
+    routed: bool = False
+    ends_once: bool = False
+    usage: Literal["none", "ended", "always"] = "none"
+    wrong: Callable[[Object], str | None] = lambda body: None
+    understood: Callable[[Object], Object] = as_is
+    refusal: Callable[[int, Object], Object] = lambda status, body: body
+    batch: Callable[[Object, list[dict[str, str]]], Object] = lambda body, problems: body
+    batch_id: Callable[[str], str] = lambda made: made
 
     def has_window(self, asked: Any) -> bool:
         if not isinstance(self.windows, range):
@@ -81,6 +102,36 @@ def perplexity_wrong(body: dict[str, Any]) -> str | None:
     return f"unknown field: {unknown[0]}" if unknown else None
 
 
+def perplexity_understood(body: Object) -> Object:
+    asked = body.get("response_format")
+    return {**body, "text": {"format": {"type": "json_schema", **asked["json_schema"]}}} if asked else body
+
+
+def novita_refusal(status: int, body: Object) -> Object:
+    error = body["error"]
+    return {"code": status, "reason": error["code"] or error["type"], "message": error["message"], "metadata": {}}
+
+
+def novita_batch(body: Object, problems: list[dict[str, str]]) -> Object:
+    """Counters beside the rest, times in words, and reasons in one text."""
+    times = {name: body[name] and iso(body[name]) for name in TIMES}
+    errors = "; ".join(problem["message"] for problem in problems)
+    return {**body, **times, **body["request_counts"], "errors": errors, "metadata": {}}
+
+
+def dashscope_refusal(status: int, body: Object) -> Object:
+    return {**body, "request_id": uuid.uuid4().hex}
+
+
+def litellm_id(made: str) -> str:
+    """By which a proxy finds the model and the vendor's own batch again."""
+    return base64.urlsafe_b64encode(f"litellm_proxy;{made};model,small".encode()).decode()
+
+
+def iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
 #: a server's own: no batches at all
 SYNCHRONOUS = Manner(endpoints=(CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES), batches=False)
 MANNERS: dict[str, Manner] = {
@@ -93,19 +144,29 @@ MANNERS: dict[str, Manner] = {
     # github.com/doublewordai/control-layer, dwctl/src/api/models/batches.rs
     "doubleword": Manner(endpoints=(CHAT, EMBEDDINGS), windows=("1h", "24h"), metadata=True),
     # alibabacloud.com/help/en/model-studio/batch-interfaces-compatible-with-openai
-    "dashscope": Manner("/compatible-mode/v1", (CHAT, EMBEDDINGS), range(DAY, 14 * DAY + 1)),
+    "dashscope": Manner(
+        "/compatible-mode/v1", (CHAT, EMBEDDINGS), range(DAY, 14 * DAY + 1), refusal=dashscope_refusal
+    ),
     # platform.kimi.ai/docs/api/batch-create
     "kimi": Manner(windows=range(DAY // 2, 7 * DAY + 1), metadata=True, wrong=kimi_wrong),
     # docs.parasail.io/parasail-docs/batch
     "parasail": Manner(endpoints=(CHAT, EMBEDDINGS)),
     # docs.perplexity.ai/api-reference/batches-create-post; perplexityai 0.46
-    "perplexity": Manner(endpoints=(RESPONSES,), metadata=True, idempotent=True, wrong=perplexity_wrong),
+    "perplexity": Manner(
+        endpoints=(RESPONSES,), metadata=True, idempotent=True, usage="always", wrong=perplexity_wrong,
+        understood=perplexity_understood,
+    ),
     # novita.ai/docs/api-reference/model-apis-llm-create-batch
-    "novita": Manner("/openai/v1", (CHAT, COMPLETIONS), ("48h",), bare=True),
-    # docs.litellm.ai/docs/batches, before OpenAI
-    "litellm": Manner(endpoints=(CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES), metadata=True, expiry=True),
+    "novita": Manner(
+        "/openai/v1", (CHAT, COMPLETIONS), ("48h",), bare=True, refusal=novita_refusal, batch=novita_batch
+    ),
+    # docs.litellm.ai/docs/batches, before OpenAI; the second look fails as its own accounting of an ended batch does
+    "litellm": Manner(
+        endpoints=(CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES), metadata=True, expiry=True, routed=True, ends_once=True,
+        usage="ended", batch_id=litellm_id,
+    ),
     "vllm": SYNCHRONOUS,
     "ollama": SYNCHRONOUS,
     "llamacpp": SYNCHRONOUS,
     "compatible": SYNCHRONOUS,
-}
+}  # fmt: skip

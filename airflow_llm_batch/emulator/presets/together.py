@@ -15,7 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from airflow_llm_batch.emulator import openai
 from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
 from airflow_llm_batch.emulator.openai import Refusal
-from airflow_llm_batch.emulator.presets.host import Host, iso
+from airflow_llm_batch.emulator.presets.host import Host
+from airflow_llm_batch.emulator.presets.manners import iso
 
 STORE = "/together/store"
 

@@ -34,10 +34,10 @@ from airflow_llm_batch.storage import (
     create_exclusive,
     find_files,
     read_small,
-    remove_all,
     storage_path,
     write_whole,
 )
+from airflow_llm_batch.unfinished import remove_directory
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -148,7 +148,7 @@ class JobStore:
     def remove(self) -> None:
         """Take the whole directory away, further rounds included."""
         self.forget()
-        remove_all(self.root)
+        remove_directory(self.root)
 
     def forget(self) -> None:
         """Let go of what is known: memory, or facts of a plan that is not there any more."""

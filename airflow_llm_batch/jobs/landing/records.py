@@ -27,7 +27,7 @@ from airflow_llm_batch.jobs.landing.figures import without_cache, without_cost
 from airflow_llm_batch.jobs.landing.layouts import layout_of
 from airflow_llm_batch.jobs.landing.manifest import manifest_of
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
-from airflow_llm_batch.jobs.landing.side import SideFile
+from airflow_llm_batch.jobs.landing.side import HELD, SideFile
 from airflow_llm_batch.jobs.landing.unasked import Unasked, add_to_cache
 from airflow_llm_batch.jobs.money.pricing import Prices, dollars
 from airflow_llm_batch.jobs.money.tally import Tally
@@ -112,6 +112,8 @@ class Landing:
                 stays = earlier.carry_kept(self.layout)
                 for failure in earlier.failures():
                     self.keep_failure(failure)
+                    # No download is made again: they need not lie here until the last of them.
+                    self.failed.keep(HELD)
                 self.failed.keep()
                 counts.update(earlier.counts())
                 earlier.count_kept(counts)

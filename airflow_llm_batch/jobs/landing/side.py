@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 
+#: bytes that are added before they lie on the disk
+HELD = 2**20
+
+
 class SideFile:
     """Lines that are no records: unreadable answers, rows that failed.
 
@@ -29,15 +33,20 @@ class SideFile:
 
     def begin(self) -> None:
         """Forget what was added and not kept."""
-        self.attempt: IO[bytes] = tempfile.SpooledTemporaryFile(2**20)  # noqa: SIM115  (lives until the next one)
+        self.attempt: IO[bytes] = tempfile.SpooledTemporaryFile(HELD)  # noqa: SIM115  (lives until the next one)
 
     def add(self, line: bytes) -> None:
         self.attempt.write(line + b"\n")
 
-    def keep(self) -> None:
-        """Take what was added into the file."""
+    def keep(self, least: int = 0) -> None:
+        """Take what was added into the file.
+
+        :param least: bytes; fewer than that may wait.
+        """
+        if self.attempt.tell() < least:
+            return
         self.attempt.seek(0)
-        while chunk := self.attempt.read(2**20):
+        while chunk := self.attempt.read(HELD):
             self.file.write(chunk)
         self.begin()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.layouts import owner_at
+from airflow_llm_batch.unfinished import sweep_all
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -33,6 +34,8 @@ def remove_superseded(
         for place in destination.remove(sorted(superseded - set(manifest.files))):
             log.info("Removed %s, landed earlier and superseded.", place)
     destination.sweep(manifest.files)
+    for name in sweep_all(store.root):
+        log.info("Took away %s, which a killed process had left unfinished.", name)
 
 
 def remove_others(stores: Sequence[JobStore], places: Collection[str], destination: Destination, log: Logger) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
 
 Group = tuple[str, str]
+#: bytes of the keys and columns of one shard's rows: whoever lands it has them on its disk
+MOST_ENTRIES = 256 * 2**20
 #: lanes of rows that somebody is asked
 ASKED = frozenset({"batch", "online"})
 #: the first index of shards that nobody is asked: those that are count from 0
@@ -39,7 +41,7 @@ class ShardFile:
         self.files = [WholeFile(store.requests(index, token)), WholeFile(store.rows(index, token))]
         self.requests, self.entries, self.contents = bytearray(), bytearray(), bytearray()
         self.held: deque[Line] = deque()
-        self.rows = self.inputs = self.tokens = self.size = self.crc32 = 0
+        self.rows = self.inputs = self.tokens = self.size = self.kept = self.crc32 = 0
 
     def add(self, line: Line) -> bool:
         """Take a line; False when it is one too many. The first always fits."""
@@ -49,11 +51,13 @@ class ShardFile:
         if self.rows and (
             rows > limits.requests
             or size > limits.bytes
+            or self.kept + len(line.entry) > MOST_ENTRIES
             or (limits.tokens is not None and tokens > limits.tokens)
             or (self.embeddings and limits.embedding_inputs is not None and inputs > limits.embedding_inputs)
         ):
             return False
         self.rows, self.size, self.tokens, self.inputs = rows, size, tokens, inputs
+        self.kept += len(line.entry)
         if limits.minimum:
             self.held.append(line)
             if len(self.held) <= limits.minimum:
@@ -79,7 +83,7 @@ class ShardFile:
                 break
             other.held.pop()
             self.held.pop()
-            self.rows, self.size = self.rows - 1, self.size - len(line.request)
+            self.rows, self.size, self.kept = self.rows - 1, self.size - len(line.request), self.kept - len(line.entry)
             self.tokens, self.inputs = self.tokens - line.tokens, self.inputs - line.kind.inputs
             lines.insert(0, line)
         other.held = deque(lines)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory import history
+from airflow_llm_batch.jobs.directory.index import announce
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.budget import describe, estimated_cost, priced, together
 from airflow_llm_batch.jobs.money.funds import release
@@ -132,6 +133,9 @@ def write_plan(
         **asdict(waves),
         **facts,
     )
+    if job.dag_id is not None:
+        # Before the plan: killed in between, it names a job that is not there yet, and none is there unnamed.
+        announce(store.address)
     if not store.save_job(job):
         remove_files(store, [*shards, *spared])
         return None

@@ -10,6 +10,7 @@ import msgspec
 
 from airflow_llm_batch.downloads import batch_lines, lines_of
 from airflow_llm_batch.exceptions import RequestRejected, ResultsUnusable
+from airflow_llm_batch.jobs.directory.index import announce
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.models import Batch, Created, Intent, Job, Shard
 from airflow_llm_batch.providers.coerce import members
@@ -55,6 +56,7 @@ def adopted_job(store: JobStore, hook: LLMBatchHook, batch: Batch) -> Job:
         several_vectors=several,
         adopted=True,
     )
+    announce(store.address)
     store.save_job(job)
     return job
 

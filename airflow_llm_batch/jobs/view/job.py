@@ -14,7 +14,7 @@ from airflow_llm_batch.jobs.view.state import AT_WORK, JobState, describe
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.address import JobKey
-    from airflow_llm_batch.jobs.view.overview import RoundFiles
+    from airflow_llm_batch.jobs.view.files import RoundFiles
 
 
 class JobView(BaseModel):

@@ -16,7 +16,7 @@ from airflow_llm_batch.results import Result
 from airflow_llm_batch.storage import file_size, storage_path
 
 if TYPE_CHECKING:
-    from airflow_llm_batch.jobs.view.overview import RoundFiles
+    from airflow_llm_batch.jobs.view.files import RoundFiles
 
 #: records, and bytes of them, that one page looks at
 MOST_ROWS, MOST_BYTES = 50_000, 32 * 2**20

@@ -19,7 +19,7 @@ from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.attempts import ShardState
-    from airflow_llm_batch.jobs.view.overview import RoundFiles
+    from airflow_llm_batch.jobs.view.files import RoundFiles
     from airflow_llm_batch.results import Manifest
 
 JobState = Literal[

@@ -11,6 +11,8 @@ from airflow_llm_batch.models import Batch, Progress, Shard, ShardProgress
 
 #: a wait that has failed to read anything for this long is no blip; in seconds
 PERSISTENT = 6 * 3600.0
+#: reasons of one batch, and characters of each, that are kept for people
+MOST_ERRORS, MOST_TOLD = 3, 300
 #: vendors take up to 10 minutes to cancel; in seconds
 CANCELLING = 3600.0
 
@@ -103,13 +105,17 @@ class Wait:
 
     def progress(self, now: float) -> Progress:
         """How far the job is."""
-        shards = {
-            index: ShardProgress(
-                batch=batch.id, status=batch.status, total=batch.total, succeeded=batch.succeeded, failed=batch.failed
-            )
-            for index, batch in sorted(self.seen.items())
-        }
+        shards = {index: seen_of(batch) for index, batch in sorted(self.seen.items())}
         return Progress(at=now, shards=shards, planned=sorted(self.planned))
+
+
+def seen_of(batch: Batch) -> ShardProgress:
+    """A reading as ``progress.json`` keeps it."""
+    errors = [(code[:MOST_TOLD], message[:MOST_TOLD]) for code, message in batch.errors[:MOST_ERRORS]]
+    return ShardProgress(
+        batch=batch.id, status=batch.status, total=batch.total, succeeded=batch.succeeded, failed=batch.failed,
+        outcome=batch.outcome, errors=errors,
+    )  # fmt: skip
 
 
 def is_transient(error: Exception) -> bool:

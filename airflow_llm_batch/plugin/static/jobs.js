@@ -58,6 +58,7 @@ export async function showJobs(run) {
       sums && sums.budgets.length ? budgets(sums.budgets) : null,
       run || nothing ? null : filterRow(told),
       told.found ? table(told, run) : empty(run, filtered),
+      run || told.found > LIMIT ? null : h("nav", { class: "pager small", "aria-label": "Earlier days" }, earlier(told)),
       told.found > LIMIT && !run ? pager(told) : null,
       told.found ? legend() : null,
       run && told.found > MOST ? h("p", { class: "small quiet" }, `The newest ${MOST} of ${number(told.found)} jobs.`) : null,
@@ -155,7 +156,14 @@ function pager(told) {
   return h("nav", { class: "pager small", "aria-label": "Pages" },
     `${number(chosen.offset + 1)} to ${number(last)} of ${number(told.found)}`,
     h("button", { disabled: chosen.offset === 0, onclick: move(Math.max(chosen.offset - LIMIT, 0)) }, "Newer"),
-    h("button", { disabled: last >= told.found, onclick: move(chosen.offset + LIMIT) }, "Older"));
+    h("button", { disabled: last >= told.found, onclick: move(chosen.offset + LIMIT) }, "Older"),
+    earlier(told));
+}
+
+/** What was planned before the first day that is shown. */
+function earlier(told) {
+  const before = new Date(Date.parse(`${told.since}T00:00:00Z`) - 864e5).toISOString().slice(0, 10);
+  return h("button", { title: `Jobs planned until ${before}`, onclick: () => choose({ since: "", until: before, offset: 0 }) }, `Before ${told.since}`);
 }
 
 function empty(run, filtered) {

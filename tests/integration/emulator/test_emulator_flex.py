@@ -76,7 +76,7 @@ def test_gemini_tells_the_tier_in_usage_and_header(emulator):
     assert (emulator.vendor.tiers["flex"], emulator.vendor.tiers["standard"]) == (1, 2)
 
 
-@pytest.mark.parametrize(("status", "told"), [(None, (503, "UNAVAILABLE")), (429, (429, "RESOURCE_EXHAUSTED"))])
+@pytest.mark.parametrize(("status", "error"), [(None, (503, "UNAVAILABLE")), (429, (429, "RESOURCE_EXHAUSTED"))])
 def test_gemini_turns_away_without_room(emulator, status, error):
     """503 when it is at capacity, 429 when resources are exhausted; the standard tier is asked for by the caller."""
     errors = pytest.importorskip("google.genai.errors")

@@ -27,7 +27,7 @@ from airflow_llm_batch.storage import create_exclusive, open_fact, read_small, s
 
 SHARDS, ROWS = 5, 100
 #: requests of a whole job: of five shards, and of each further one
-MOST, MORE = 128, 24
+MOST, MORE = 130, 24
 
 
 @pytest.fixture(autouse=True)

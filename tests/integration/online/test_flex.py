@@ -199,7 +199,7 @@ def test_each_tier_has_an_idempotency_key_of_its_own(connect):
 
 
 @pytest.mark.parametrize(
-    ("provider", "request_", "extra", "told"),
+    ("provider", "request_", "extra", "message"),
     [
         ("anthropic", ChatRequest(MODELS["anthropic"], user="{text}", max_tokens=9), {}, "no flex tier.*lane='batch'"),
         ("openai", ChatRequest("gpt-4o-mini", user="{text}", max_tokens=9), {}, "gpt-4o-mini.*at flex.*lane='batch'"),

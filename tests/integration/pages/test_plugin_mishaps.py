@@ -20,6 +20,7 @@ from support.pages import dags, look, site, storage, submit  # noqa: F401
 from airflow_llm_batch.data import ChatRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs.directory.address import JobKey
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.view.overview import Overview
 from airflow_llm_batch.links import job_page
@@ -129,7 +130,7 @@ def test_a_store_that_hangs_holds_up_one_page_and_not_airflow(site, connect, sto
         time.sleep(0.1)
         assert site.http.get(PAGE).status_code == 200
         monkeypatch.setattr(api, "detail", lambda *given, **options: (_ for _ in ()).throw(PermissionError("denied")))
-        site.snapshot.forget()
+        site.snapshot.forget(JobKey("dag", "run", "submit", "-1"))
         assert site.http.get(PAGE).status_code == 503
 
 
@@ -137,7 +138,7 @@ def test_an_unreadable_directory_is_not_an_empty_one(site, connect, storage, mon
     """Permission denied is told; a storage that does not exist yet is empty."""
     assert site.get("jobs")["found"] == 0
 
-    def denied(top, onerror):
+    def denied(top, onerror=None):
         onerror(PermissionError(13, "Permission denied", top))
         return iter(())
 
@@ -310,6 +311,6 @@ def test_the_age_of_what_is_shown_survives_a_cancellation(storage, monkeypatch):
 
     shown = snapshot.Snapshot(Overview(storage))
     asyncio.run(shown.look())
-    shown.forget()
-    monkeypatch.setattr(Overview, "refresh", lambda self: (_ for _ in ()).throw(OSError("gone")))
+    shown.forget(JobKey("dag", "run", "submit", "-1"))
+    monkeypatch.setattr(Overview, "refresh", lambda self, days: (_ for _ in ()).throw(OSError("gone")))
     assert "is 0 seconds old" in asyncio.run(shown.look()).note

@@ -114,13 +114,13 @@ def run_of(dag, now, state):
     """Run a DAG; the summaries of what its tasks have landed, by the last that landed the same rows."""
     run = dag.test(logical_date=now)
     assert str(run.state) == state, {ti.task_id: ti.state for ti in run.get_task_instances()}
-    told = {}
+    summaries = {}
     for ti in sorted(run.get_task_instances(), key=lambda ti: (ti.start_date is None, ti.start_date)):
         for value in (ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index),):
             if isinstance(value, dict) and "files" in value:
-                told[tuple(value["files"])] = value
-    gone = [files for files in told if not all(Path(file.removeprefix("file://")).exists() for file in files)]
-    return [summary for files, summary in told.items() if files not in gone]
+                summaries[tuple(value["files"])] = value
+    gone = [files for files in summaries if not all(Path(file.removeprefix("file://")).exists() for file in files)]
+    return [summary for files, summary in summaries.items() if files not in gone]
 
 
 @pytest.mark.parametrize("duration", [0, 60])
@@ -178,8 +178,8 @@ def test_commands_show_what_the_first_dag_has_landed(connect, tmp_path, monkeypa
         assert main(words[3:]) == 0
         assert "label_reviews" in capsys.readouterr().out
     # What the table above it names is there.
-    told = README.partition("### Results and costs")[2].partition("\n## ")[0]
-    for field in re.findall(r"`(\w+)`", told.partition("`return_value`")[2].partition("\n")[0]):
+    section = README.partition("### Results and costs")[2].partition("\n## ")[0]
+    for field in re.findall(r"`(\w+)`", section.partition("`return_value`")[2].partition("\n")[0]):
         assert field in landed, field
     [record, _] = read_jsonl(landed["files"][0])
     assert {"key", "status", "output", "cost_usd", "product"} <= record.keys()
@@ -204,8 +204,8 @@ def checker(words):
 
 
 def check_environment(words):
-    told = subprocess.run([sys.executable, "-m", "venv", "-h"], capture_output=True, text=True, check=True).stdout
-    assert all(word in told for word in words[3:] if word.startswith("-"))
+    usage = subprocess.run([sys.executable, "-m", "venv", "-h"], capture_output=True, text=True, check=True).stdout
+    assert all(word in usage for word in words[3:] if word.startswith("-"))
 
 
 def check_installs(words):
