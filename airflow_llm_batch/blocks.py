@@ -19,7 +19,7 @@ class BlockWriter:
     """Gathers small writes into blocks: the store's own file object is slow per call.
 
     :param begin: opens a binary file object; called with the first block, and not at all for a file that is smaller.
-    :param block: bytes.
+    :param block: bytes of the first block; the others are of ``CHUNK`` at most.
     """
 
     def __init__(self, begin: Callable[[], Any], block: int = CHUNK) -> None:
@@ -38,13 +38,17 @@ class BlockWriter:
             self.flush()
 
     def flush(self) -> None:
+        # A store's file gathers a part of its own: while that one grows this one shrinks.
+        while len(self.buffer) >= 2 * CHUNK:
+            self._put(self.buffer[:CHUNK])
+            del self.buffer[:CHUNK]
         if self.buffer:
             self._put(self.buffer)
             self.buffer.clear()
 
     def _put(self, data: bytes | bytearray) -> None:
         if self.file is None:
-            self.file = self.begin()
+            self.file, self.block = self.begin(), min(self.block, CHUNK)
         self.file.write(data)
 
 

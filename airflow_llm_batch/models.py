@@ -85,8 +85,7 @@ def is_call(batch_id: str | None) -> bool:
 class ShardProgress(BaseModel):
     """How far a shard is, as last seen.
 
-    :param batch: the vendor's id.
-    :param status: the vendor's own word.
+    :param batch: the vendor's id, and ``status`` its own word.
     :param outcome: None while it runs, and where an earlier version has written it; ``errors`` likewise, cut short.
     """
 
@@ -214,7 +213,7 @@ class Job(Fact):
     :param max_enqueued_tokens: estimated prompt tokens that may be in the vendor's queue at once, None for any number;
         likewise ``max_running_shards``.
     :param sampled_from: rows that there are in all, None where these are not a sample of them.
-    :param budgeted: there were budgets that span jobs when it was planned.
+    :param budgeted: there were budgets that span jobs when it was planned. ``partition``: its rows of all, ``3/64``.
     :param max_cost: dollars that the job may cost, rows that are called online after all included; None for any.
     :param portable: what is asked is kept in the neutral format too; ``rung``, models that were asked before its own.
     :param rules: of its answers, as it was planned; ``rules.json`` has them where they have changed since.
@@ -249,6 +248,7 @@ class Job(Fact):
     max_cost: float | None = None
     sampled_from: int | None = None
     budgeted: bool = False
+    partition: str | None = None
     portable: bool = False
     rung: int = 0
     dag_id: str | None = None

@@ -68,12 +68,21 @@ def status_of(error: BaseException) -> int | None:
 def patiently(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Do what does no harm when it is done twice, and do it again while the trouble is one that passes.
 
-    :raises Exception: the last one, as the store raised it.
+    :raises Exception: the last one, as the store raised it; a ``PermissionError`` says where.
     """
-    return Retrying(
+    trying = Retrying(
         retry=retry_if_exception(is_outage),
         stop=stop_after_attempt(TRIES),
         wait=wait_exponential_jitter(initial=FIRST, max=LONGEST, jitter=FIRST),
         sleep=lambda seconds: pause(seconds),
         reraise=True,
-    )(operation, *args, **kwargs)
+    )
+    try:
+        return trying(operation, *args, **kwargs)
+    except PermissionError as error:
+        # Stores say no more than that they refuse.
+        place = next((str(arg) for arg in args if isinstance(arg, str) or hasattr(arg, "parent")), "the storage")
+        raise PermissionError(
+            f"{place}: {error}. The connection in the URI, or whoever runs the task, may not do that there; for the "
+            "rights that tasks need see 'Executors and pods' in the README."
+        ) from error

@@ -85,6 +85,8 @@ class BatchSensor(SendsAlerts, BaseSensorOperator):
 
     @plainly
     def execute(self, context: Context) -> Any:
+        if (handle := self._handle()).is_empty:
+            return handle.to_xcom()
         return self._wait_on() if self.deferrable else super().execute(context)
 
     @plainly

@@ -3,6 +3,7 @@
 from airflow_llm_batch.data.answer_cache import AnswerCache
 from airflow_llm_batch.data.compare import Compare
 from airflow_llm_batch.data.failed import FailedRows
+from airflow_llm_batch.data.partitions import partitions
 from airflow_llm_batch.data.requests import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.sql import Sql
 from airflow_llm_batch.data.table import DeltaTable, Table
@@ -17,4 +18,5 @@ __all__ = [
     "RawRequest",
     "Sql",
     "Table",
+    "partitions",
 ]

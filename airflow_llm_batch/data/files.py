@@ -158,15 +158,23 @@ def reader_of(name: str) -> Callable[[io.BufferedReader, str], Located] | None:
 
 
 def read_jsonl(file: io.BufferedReader, name: str) -> Located:
-    decode = msgspec.json.Decoder().decode
     read = file.readline
     # Bounded: a file without line ends, or one that was compressed very small, must not fill the memory.
-    for number, line in enumerate(iter(lambda: read(MOST_BYTES + 1), b""), 1):
-        if number == 1:
+    return json_rows(enumerate(iter(lambda: read(MOST_BYTES + 1), b""), 1), name, "line")
+
+
+def json_rows(lines: Iterable[tuple[int, bytes]], name: str, unit: str) -> Located:
+    """The rows of JSON lines, each with its number.
+
+    :param unit: what the numbers count: ``line`` from 1, or ``byte`` from 0.
+    """
+    decode = msgspec.json.Decoder().decode
+    for number, line in lines:
+        if number <= 1:
             line = line.removeprefix(BOM)
-        if line.isspace():
+        if not line or line.isspace():
             continue
-        place = name, "line", number
+        place = name, unit, number
         if len(line) > MOST_BYTES:
             raise InputError(
                 f"{named(place)} has more than {MOST_BYTES:,} bytes, which is the most of a row. Nothing was sent."
@@ -254,15 +262,19 @@ def is_parquet(name: str) -> bool:
     return name.lower().endswith((".parquet", ".pq"))
 
 
-def parquet_rows(path: ObjectStoragePath, name: str, columns: Collection[str] | None) -> Located:
+def parquet_rows(
+    path: ObjectStoragePath, name: str, columns: Collection[str] | None, within: tuple[int, int] | None = None
+) -> Located:
+    """:param within: bytes of the file in which row groups begin that are wanted, None for all."""
     try:
-        from airflow_llm_batch.data.parquet_rows import read_parquet
+        from airflow_llm_batch.data.parquet_rows import read_groups, read_parquet
     except ImportError:
         raise InputError(
             f"{name}: reading Parquet needs pyarrow; pip install 'airflow-provider-llm-batch[parquet]'. "
             "Nothing was sent."
         ) from None
-    yield from (((name, "row", number), row) for number, row in enumerate(read_parquet(path, columns)))
+    numbered = enumerate(read_parquet(path, columns)) if within is None else read_groups(path, columns, *within)
+    yield from (((name, "row", number), row) for number, row in numbered)
 
 
 def no_stream(file: io.BufferedReader, name: str) -> Located:

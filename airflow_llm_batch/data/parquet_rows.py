@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -26,6 +27,41 @@ def read_parquet(path: ObjectStoragePath, columns: Collection[str] | None = None
     :param columns: the columns to read, None for all.
     :raises InputError: for a column the file does not have, and for a file that is not Parquet.
     """
+    with opened(path, columns) as (parquet, wanted):
+        for batch in parquet.iter_batches(ROWS, columns=wanted, use_threads=False):
+            yield from batch_rows(batch)
+
+
+def read_groups(
+    path: ObjectStoragePath, columns: Collection[str] | None, start: int, end: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows, with their numbers in the file, of the row groups whose first byte lies from ``start`` to before
+    ``end``; nothing is read of the others."""
+    with opened(path, columns) as (parquet, wanted):
+        number = 0
+        for group in range(parquet.num_row_groups):
+            facts = parquet.metadata.row_group(group)
+            if start <= first_byte(facts) < end:
+                batches = parquet.iter_batches(ROWS, row_groups=[group], columns=wanted, use_threads=False)
+                yield from enumerate((row for batch in batches for row in batch_rows(batch)), number)
+            number += facts.num_rows
+
+
+def first_byte(facts: Any) -> int:
+    """Where a row group begins in its file."""
+    if not facts.num_columns:
+        return 0
+    column = facts.column(0)
+    # Some writers leave the dictionary's place at 0 where there is none.
+    return min(filter(None, (column.dictionary_page_offset, column.data_page_offset)), default=0)
+
+
+@contextmanager
+def opened(path: ObjectStoragePath, columns: Collection[str] | None) -> Iterator[tuple[Any, list[str] | None]]:
+    """The file, and the columns to read.
+
+    :raises InputError: as ``read_parquet``.
+    """
     try:
         with open_random(path) as file, pq.ParquetFile(file, buffer_size=BYTES, pre_buffer=False) as parquet:
             names = parquet.schema_arrow.names
@@ -35,9 +71,7 @@ def read_parquet(path: ObjectStoragePath, columns: Collection[str] | None = None
                     f"it has {', '.join(map(repr, names)) or 'no columns'}. Nothing was sent."
                 )
             # Without a column there would be no rows to count.
-            wanted = None if columns is None else [name for name in names if name in columns] or names[:1]
-            for batch in parquet.iter_batches(ROWS, columns=wanted, use_threads=False):
-                yield from batch_rows(batch)
+            yield parquet, None if columns is None else [name for name in names if name in columns] or names[:1]
     except (pa.ArrowException, OSError) as error:
         raise unreadable(f"Cannot read {path}", error) from error
 

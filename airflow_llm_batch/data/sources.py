@@ -118,6 +118,17 @@ def source_of(rows: Any) -> Source:
     raise InputError(f"rows is a {type(rows).__name__}; give a URI, a path, a list or a DataFrame. Nothing was sent.")
 
 
+def files_of(rows: Any) -> list[Any] | None:
+    """The paths that were given where rows come from files, None where they do not."""
+    source = source_of(rows)
+    if isinstance(source, Files):
+        return list(source.paths)
+    first = next(iter(source.items), None) if isinstance(source, Items) else None
+    if first is not None and (is_path(first) or (isinstance(first, str) and is_file_uri(first))):
+        return list(source.items) if isinstance(source, Items) else None
+    return None
+
+
 def read_rows(rows: Any, columns: Collection[str] | None = None) -> Located:
     """The rows of whatever was given, see ``source_of``."""
     return source_of(rows).rows(columns)

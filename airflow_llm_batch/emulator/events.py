@@ -1,7 +1,8 @@
 """Events that a vendor pushes when a batch has ended, signed as its documentation says.
 
 Source: standardwebhooks.com (symmetric signatures), OpenAI's webhook guide (``batch.*`` events), Gemini's (the same
-headers; the batch's name as ``data.id``; for a single batch a JWT in place of the signature).
+headers; the batch's name as ``data.id``; for a single batch a JWT in place of the signature), OpenRouter's (cookbook,
+webhooks of video jobs: a signature of time and body; ``batch.*`` from the types of ``openrouter`` 1.3).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import threading
 import time
 import uuid
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +48,24 @@ def signed(secret: str, body: bytes, name: str, at: float) -> dict[str, str]:
     }
 
 
+def stamped(secret: str, body: bytes, name: str, at: float) -> dict[str, str]:
+    """Headers of an event of OpenRouter's."""
+    signature = hmac.new(secret.encode(), f"{int(at)},".encode() + body, hashlib.sha256).hexdigest()
+    return {
+        "content-type": "application/json",
+        "x-openrouter-signature": f"t={int(at)},v1={signature}",
+        "x-openrouter-idempotency-key": name,
+    }
+
+
 def event_of(batch: EmulatedBatch, phase: str, at: float) -> dict[str, Any]:
     """The body that tells of a batch's end."""
     if batch.dialect == "gemini":
         kind = {"completed": "succeeded"}.get(phase, phase)
         return {"type": f"batch.{kind}", "version": "v1", "timestamp": int(at), "data": {"id": f"batches/{batch.id}"}}
+    if batch.dialect == "openrouter":
+        created = datetime.fromtimestamp(at, UTC).isoformat()
+        return {"type": f"batch.{phase}", "created_at": created, "data": {"id": batch.id, "status": phase}}
     return {
         "id": f"evt_{uuid.uuid4().hex}",
         "object": "event",
@@ -114,9 +129,13 @@ class Sender(threading.Thread):
         at = time.time()
         body = json.dumps(event_of(batch, phase, at)).encode()
         name = f"wh_{uuid.uuid4().hex}"
-        signatures = {url: self.keys.signed(body, name, url, at) for url in batch.webhooks}
+        secret = self.vendor.settings.webhook_secret
+        if batch.dialect == "openrouter":
+            signatures = {url: stamped(secret, body, f"{batch.id}-{phase}", at) for url in batch.webhooks}
+        else:
+            signatures = {url: self.keys.signed(body, name, url, at) for url in batch.webhooks}
         if url := self.vendor.settings.webhook_url:
-            signatures[url] = signed(self.vendor.settings.webhook_secret, body, name, at)
+            signatures[url] = signed(secret, body, name, at)
         for _ in range(1 + faults.repeated_events):
             for url, headers in signatures.items():
                 self.deliver(url, body, headers)

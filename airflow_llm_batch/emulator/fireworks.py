@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -26,7 +27,9 @@ from airflow_llm_batch.emulator.openai_lines import answer_line, validate
 
 NAME, PREFIX = "fireworks", "/fireworks"
 CHAT = "/v1/chat/completions"
-MOST_BYTES, MOST_REQUESTS = 150_000_000, 10**9
+#: bytes of an upload in one piece, and of a dataset
+MOST_AT_ONCE, MOST_BYTES, MOST_REQUESTS = 150_000_000, 500_000_000, 10**9
+SIZED = "x-goog-content-length-range"
 ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 ROLES = ("system", "user", "assistant", "tool")
 CODES = {400: 3, 403: 7, 404: 5, 409: 6}
@@ -118,12 +121,56 @@ def stamp(at: float) -> str:
 async def upload(account: str, name: str, request: Request, vendor: Held) -> dict[str, Any]:
     stored = dataset_of(vendor, name)
     file = (await request.form()).get("file")
-    if not isinstance(file, UploadFile) or (file.size or 0) > MOST_BYTES:
+    if not isinstance(file, UploadFile) or (file.size or 0) > MOST_AT_ONCE:
         raise Refusal(400, "a file of up to 150 MB is required")
     content = await file.read()
     await run_in_threadpool(stored.path.write_bytes, content)
     about = {"bytes": len(content), "created_at": int(time.time()), "filename": file.filename}
     return {"id": f"accounts/{account}/datasets/{name}", "object": "file", "purpose": "dataset", **about}
+
+
+@account.post("/datasets/{name}:getUploadEndpoint")
+async def upload_endpoint(name: str, request: Request, vendor: Held) -> dict[str, Any]:
+    dataset_of(vendor, name)
+    sizes = (await openai.json_body(request)).get("filenameToSize") or {}
+    if not sizes or any(not str(size).isdigit() or int(size) >= MOST_BYTES for size in sizes.values()):
+        raise Refusal(400, "filename_to_size is required, of files under 500 MB")
+    # By another name of this machine, as the vendor's store is another host: no key may follow there.
+    base = f"http://localhost:{request.url.port}{PREFIX}/store/{name}"
+    signed = f"X-Goog-SignedHeaders=content-type%3Bhost%3B{SIZED}&X-Goog-Signature=1"
+    return {"filenameToSignedUrls": {file: f"{base}?size={size}&{signed}" for file, size in sizes.items()}}
+
+
+@router.put("/store/{name}")
+async def put(name: str, request: Request) -> Response:
+    """A dataset's file, with every header that its address was signed for."""
+    vendor: Vendor = request.app.state.vendor
+    if request.headers.get("authorization"):
+        return Response("<Error><Code>InvalidArgument</Code></Error>", 400)
+    size = request.query_params.get("size", "")
+    right = {"content-type": "application/octet-stream", SIZED: f"{size},{size}", "content-length": size}
+    is_signed = bool(request.query_params.get("X-Goog-Signature"))
+    if name not in vendor.files or not is_signed or any(request.headers.get(n) != v for n, v in right.items()):
+        return Response("<Error><Code>SignatureDoesNotMatch</Code></Error>", 403)
+    with unchecked(vendor.files[name]).open("wb") as file:
+        async for chunk in request.stream():
+            await run_in_threadpool(file.write, chunk)
+    return Response(status_code=200)
+
+
+@account.post("/datasets/{name}:validateUpload")
+def validate_upload(name: str, vendor: Held) -> dict[str, Any]:
+    stored = dataset_of(vendor, name)
+    if not stored.path.exists():
+        if not unchecked(stored).exists():
+            raise Refusal(400, "the dataset has no file")
+        unchecked(stored).rename(stored.path)
+    return {}
+
+
+def unchecked(stored: StoredFile) -> Path:
+    """Where a file lies that was put, and not looked at yet."""
+    return stored.path.with_name(f"{stored.path.name}.put")
 
 
 @account.get("/datasets/{name}:getDownloadEndpoint")

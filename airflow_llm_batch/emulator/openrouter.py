@@ -99,6 +99,7 @@ async def create(request: Request, vendor: Held) -> dict[str, Any]:
         duration=vendor.settings.duration,
         endpoint=body["endpoint"],
         model=body["model"],
+        webhooks=tuple(filter(None, [body.get("callback_url")])),
     )
     await run_in_threadpool(judge, vendor, batch, source)
     openai.begin(vendor, batch)

@@ -25,17 +25,22 @@ DEADLINES = ("leave", "cancel", "finish_online")
 
 @dataclass(frozen=True)
 class Origin:
-    """The task instance that makes a job."""
+    """The task instance that makes a job.
+
+    :param partition: which of its rows are the job's, ``3/64``; None for all of them.
+    """
 
     dag_id: str
     run_id: str
     task_id: str
     map_index: int = -1
+    partition: str | None = None
 
     @classmethod
     def of(cls, ti: Any) -> Origin:
         """:param ti: the task instance, or a job that one has made."""
-        return cls(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index)
+        index, partition = ti.map_index, getattr(ti, "partition", None)
+        return cls(ti.dag_id, ti.run_id, ti.task_id, -1 if index is None else index, partition)
 
     def address(self, storage: str | None = None) -> JobAddress:
         """Where its job lies.

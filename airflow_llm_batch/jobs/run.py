@@ -107,7 +107,9 @@ class JobRun:
         choices.recovery.check()
         choices.reuse.check()
         rows.check(provider)
-        facts = {**vars(self.origin), "max_cost": choices.max_cost, "budgeted": any(funds.declared(self.hook))}
+        shared = self.origin.partition is not None and choices.max_cost is not None
+        budgeted = shared or any(funds.declared(self.hook))
+        facts = {**vars(self.origin), "max_cost": choices.max_cost, "budgeted": budgeted}
         facts["rules"] = rules = rows.rules(choices.checks)
         first = choices.trial.first(provider) if isinstance(rows, RowSpec) else NOT_TRIED
         job = None
@@ -185,7 +187,7 @@ class JobRun:
         if history.is_sent(self.store, self.job):
             return []
         labels = {**self.choices.labels, DAG: [self.origin.dag_id]}
-        return funds.reserve(self.hook, self.store, self.job, labels, self._lane(lane))
+        return funds.reserve(self.hook, self.store, self.job, labels, self._lane(lane), self.choices.max_cost)
 
     def _lane(self, wanted: str) -> str:
         """The lane whose price holds: of rows that are too few for a batch, that of calls."""

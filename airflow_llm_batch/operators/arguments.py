@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -12,6 +13,7 @@ from airflow_llm_batch.alerts import SendsAlerts
 from airflow_llm_batch.data.answer_cache import AnswerCache
 from airflow_llm_batch.data.checks import texts_of
 from airflow_llm_batch.data.formats import check_format
+from airflow_llm_batch.data.partitions import Partition
 from airflow_llm_batch.exceptions import BudgetExceeded, Busy, ConfigurationError, InputError, Interrupted, NoRows
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.options import Choices, Origin, Recovery, Reuse, Target, Trial, Waves, at_least_one
@@ -19,6 +21,7 @@ from airflow_llm_batch.links import LINKS, addresses
 from airflow_llm_batch.numbers import number
 from airflow_llm_batch.operators.failing import check_failures, failing_share
 from airflow_llm_batch.operators.handle import JobHandle
+from airflow_llm_batch.operators.partitioned import EmptyPartition, taken
 from airflow_llm_batch.operators.reach import check_reach
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ class AsksRows(SendsAlerts):
 
     template_fields: Sequence[str] = (
         "rows", "request", "key", "passthrough", "metadata", "max_cost", "max_enqueued_tokens",
-        "max_running_shards", "check_first", "sample", "cache", "recovery", "storage", "conn_id",
+        "max_running_shards", "check_first", "sample", "cache", "recovery", "storage", "conn_id", "partition",
     )  # fmt: skip
     operator_extra_links = LINKS
 
@@ -45,6 +48,7 @@ class AsksRows(SendsAlerts):
         self,
         *,
         rows: Any = None,
+        partition: str | None = None,
         request: RequestTemplate | None = None,
         key: str | None = None,
         passthrough: Sequence[str] | Mapping[str, str] | None = None,
@@ -67,7 +71,7 @@ class AsksRows(SendsAlerts):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.rows = rows
+        self.rows, self.partition = rows, partition
         # Mapped tasks are made from one set of arguments, and each renders its own.
         self.request = copy.copy(request)
         self.key, self.passthrough, self.metadata = key, passthrough, metadata
@@ -123,7 +127,8 @@ class AsksRows(SendsAlerts):
 
         hook = LLMBatchHook(conn_id)
         hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
-        origin = Origin.of(context["ti"])
+        partition = Partition.of(self.partition)
+        origin = replace(Origin.of(context["ti"]), partition=None if partition is None else str(partition))
         store = JobStore(origin.address(self.storage).of_model(model).uri)
         run = JobRun(hook, store, origin, self.log, self.choices(context, hook))
         self._runs.append(run)
@@ -160,11 +165,17 @@ class AsksRows(SendsAlerts):
         """Plan a job; without rows the task fails or is skipped, as ``on_empty`` says.
 
         :param rows: as they were given.
+        :raises EmptyPartition: for a partition that has none of the rows that there are.
         """
         check_reach(run, self.executor, own=bool(self.storage), shares=self.shares(run))
+        is_cut = False
         try:
+            rows = taken(run, rows)
+            is_cut = run.origin.partition is not None
             run.plan(self._rows(rows, request))
         except NoRows as error:
+            if is_cut:
+                raise EmptyPartition(str(error), run) from None
             if self.on_empty == "skip":
                 raise AirflowSkipException(str(error)) from None
             raise
@@ -187,7 +198,8 @@ class AsksRows(SendsAlerts):
                     "FailedRows asks what has failed, all of it; leave out sample. Nothing was sent."
                 )
             return Repair.of(rows)
-        return RowSpec(rows, request, self.key or None, passthrough_map(self.passthrough), sample, self.portable)
+        columns, partition = passthrough_map(self.passthrough), Partition.of(self.partition)
+        return RowSpec(rows, request, self.key or None, columns, sample, self.portable, partition)
 
     def hold_to_budget(
         self, context: Context, run: JobRun, spent: float = 0.0, lane: str = "batch", most: str | None = None
@@ -244,7 +256,7 @@ class AsksRows(SendsAlerts):
             raise
         self.link_addresses = addresses(run.store.uri, run.hook.provider, batches)
         job = run.job
-        return JobHandle(run.store.uri, run.hook.conn_id, job.provider, job.rows, job.batches, batches)
+        return JobHandle(run.store.uri, run.hook.conn_id, job.provider, job.rows, job.batches, batches, job.partition)
 
 
 class LandsResults(SendsAlerts):

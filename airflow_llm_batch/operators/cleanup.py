@@ -62,6 +62,7 @@ class CleanupJobsOperator(BaseOperator):
         from airflow_llm_batch.jobs.directory.listing import find_jobs
         from airflow_llm_batch.jobs.directory.store import JobStore
         from airflow_llm_batch.jobs.money.funds import release
+        from airflow_llm_batch.jobs.sets.store import remove_set
         from airflow_llm_batch.operators.waiting import seconds
         from airflow_llm_batch.webhooks import forget_events
 
@@ -79,11 +80,17 @@ class CleanupJobsOperator(BaseOperator):
         gone = set(removed)
         needed = {uri for task in tasks.values() if not gone.issuperset(task.stores) for uri in needs(task, tasks)}
         removed = [uri for uri in removed if uri not in needed]
+        sets: set[str] = set()
         for uri in () if self.only_tell else removed:
             for store, job in history.rounds(JobStore(uri)):
                 if job.budgeted:
                     release(store, sent=history.is_sent(store, job))
+                if job.partition is not None:
+                    sets.add(store.address.folder)
             JobStore(uri).remove()
+        left = {task_of(uri)[0] for task in tasks.values() for uri in task.stores if uri not in removed}
+        for folder in sets - left:
+            remove_set(folder)
         if not self.only_tell:
             forget_jobs(self.storage or default_storage(), [JobAddress.parse(uri) for uri in removed])
         if not self.only_tell and self.of_dag is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.jobs.options import Trial
+from airflow_llm_batch.operators.partitioned import EmptyPartition
 from airflow_llm_batch.operators.rounds import RunsRounds
 from airflow_llm_batch.operators.waiting import seconds
 
@@ -113,6 +114,8 @@ class CompletionOperator(RunsRounds):
                 falls_back = lane == "flex" and self.lane == "auto"
                 spent += self.hold_to_budget(context, run, spent, lane, "online" if falls_back else None)
             return self.finish(context, self._call(runs, lane))
+        except EmptyPartition as empty:
+            return self.without_rows(empty)
         finally:
             self.close()
 

@@ -14,6 +14,7 @@ from airflow_llm_batch.lineage import emit_asset_events
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.arguments import LandsResults
 from airflow_llm_batch.operators.handle import JobHandle
+from airflow_llm_batch.operators.partitioned import landed_nothing, told_landed
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -43,7 +44,9 @@ class FetchResultsOperator(LandsResults):
     :param conn_id: the ``llmbatch`` connection; the job's own by default.
     :return: the manifest's summary (XCom): ``{"manifest": URI, "message": one line for people, "files": [URI], "rows",
         "counts": {status: n}, "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd",
-        "estimated_cost_usd": numbers or None, "provider", "models", "batches": [ids], "lane", "rounds"}``.
+        "estimated_cost_usd": numbers or None, "provider", "models", "batches": [ids], "lane", "rounds"}``. Of a
+        partition also ``partition``, and ``set_manifest``, the URI where all partitions are told together once the last
+        of them is landed.
     """
 
     template_fields: Sequence[str] = ("job", *LandsResults.template_fields, "conn_id")
@@ -68,10 +71,13 @@ class FetchResultsOperator(LandsResults):
 
     @plainly
     def execute(self, context: Context) -> dict[str, Any]:
+        from airflow_llm_batch.jobs.directory.store import JobStore
         from airflow_llm_batch.jobs.run import JobRun
 
         self.check_landing()
         handle = JobHandle.of(self.job, self.conn_id)
+        if handle.is_empty:
+            return landed_nothing(JobStore(str(handle.job)), str(handle.partition), handle.provider, self.log)
         hook = LLMBatchHook(handle.conn_id)
         try:
             store = self._store(hook, handle, context)
@@ -85,6 +91,7 @@ class FetchResultsOperator(LandsResults):
         uri = run.store.manifest_uri
         summary = manifest.summary(uri)
         self.link_addresses = addresses(run.store.uri, hook.provider, manifest.batches, manifest.destination)
+        told_landed(run.store, {uri: manifest}, summary, self.log)
         self.alerts.tell_of_landing(context, self.log, summary, run.job.max_cost)
         self.check_failures(summary, uri)
         emit_asset_events(self.outlets, context, summary)

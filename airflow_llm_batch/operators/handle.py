@@ -16,6 +16,7 @@ class JobHandle:
 
     :param job: URI of the job directory, None for a batch that no job of ours made.
     :param batches: the vendor's batch ids, in shard order.
+    :param partition: which of the task's rows are the job's, ``3/64``; None for all of them.
     """
 
     job: str | None
@@ -24,6 +25,12 @@ class JobHandle:
     rows: int | None = None
     shards: int | None = None
     batches: list[str] = field(default_factory=list)
+    partition: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is of a partition without rows: no job was planned."""
+        return self.partition is not None and self.rows == 0
 
     @property
     def external(self) -> str | None:
@@ -31,7 +38,8 @@ class JobHandle:
         return self.batches[0] if self.job is None and self.batches else None
 
     def to_xcom(self) -> dict[str, Any]:
-        return asdict(self)
+        fields = asdict(self)
+        return fields if self.partition is not None else {name: fields[name] for name in fields if name != "partition"}
 
     @classmethod
     def of(cls, given: Any, conn_id: str | None = None) -> JobHandle:
@@ -46,7 +54,7 @@ class JobHandle:
             from airflow_llm_batch.jobs.directory.store import JobStore
 
             job = JobStore(given).job()
-            return cls(given, conn_id or job.conn_id, job.provider, job.rows, job.batches)
+            return cls(given, conn_id or job.conn_id, job.provider, job.rows, job.batches, partition=job.partition)
         if isinstance(given, Mapping) and isinstance(given.get("payload"), Mapping):
             given = given["payload"]  # as Airflow wraps what an asset's watcher has seen
         if isinstance(given, Mapping) and "job" in given and "conn_id" in given:

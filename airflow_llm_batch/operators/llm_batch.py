@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import plainly
+from airflow_llm_batch.operators.partitioned import EmptyPartition
 from airflow_llm_batch.operators.rounds import RunsRounds
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class LLMBatchOperator(RunsRounds):
     :param deadline: how long after the first submission watching ends, None for never; no further round begins then.
     :param on_deadline: as ``BatchSensor``.
     :param poll_interval: seconds between looks at first, which grow to 5 minutes; ``poke_interval`` is another name.
-    :return: as ``FetchResultsOperator``, for all rounds together.
+    :return: as ``FetchResultsOperator``, for all rounds together; of a partition also ``partition`` and
+        ``set_manifest``, the URI where all partitions are told together once the last of them is landed.
     """
 
     ui_color = "#f6ead9"
@@ -47,5 +49,7 @@ class LLMBatchOperator(RunsRounds):
     def execute(self, context: Context) -> Any:
         try:
             return self.send(context, self.planned_runs(context))
+        except EmptyPartition as empty:
+            return self.without_rows(empty)
         finally:
             self.close()

@@ -15,6 +15,7 @@ from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.arguments import AsksRows, LandsResults
 from airflow_llm_batch.operators.failing import failing_share
 from airflow_llm_batch.operators.models import asked_models, joined, model_and_connection
+from airflow_llm_batch.operators.partitioned import EmptyPartition, landed_nothing, told_landed
 from airflow_llm_batch.operators.waiting import check_event, is_late, seconds, trigger_of
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ class RunsRounds(AsksRows, LandsResults):
         destination = destination_of(self.target, run.store.address.landed)
         remove_others([run.store for run, _ in landed], summary["files"], destination, self.log)
         self._compare(landed, summary)
+        told_landed(run.store, manifests, summary, self.log)
         self.alerts.tell_of_landing(context, self.log, summary, run.choices.max_cost)
         self.check_failures(summary, ", ".join(manifests))
         emit_asset_events(self.outlets, context, summary)
@@ -220,6 +222,11 @@ class RunsRounds(AsksRows, LandsResults):
         comparison = Comparing(compare, models, self.log).run()
         self.log.info("%s", report(comparison))
         summary["comparison"] = comparison.model_dump(mode="json", exclude={"pairs"})
+
+    def without_rows(self, empty: EmptyPartition) -> dict[str, Any]:
+        """What a partition that has no rows returns."""
+        run = empty.run
+        return landed_nothing(run.store, str(run.origin.partition), run.hook.provider.name, self.log)
 
     def close(self) -> None:
         """The connections of the jobs."""

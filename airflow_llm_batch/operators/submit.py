@@ -12,6 +12,7 @@ from airflow_llm_batch.jobs.options import Deadline, Origin, Target
 from airflow_llm_batch.operators.arguments import AsksRows
 from airflow_llm_batch.operators.failing import failing_share
 from airflow_llm_batch.operators.handle import JobHandle
+from airflow_llm_batch.operators.partitioned import EmptyPartition
 from airflow_llm_batch.operators.waiting import check_event, trigger_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class SubmitBatchOperator(AsksRows):
         object storage; ``Sql(conn_id, sql)``; a list of strings or dicts; an upstream task's output;
         ``FailedRows(fetch.output)`` to ask again what failed. Rows may be existing batch input lines
         (``{"custom_id", "method", "url", "body"}``); leave out ``request`` then.
+    :param partition: which part of ``rows`` this task asks about, ``"3/64"``; all of them by default. Map over
+        ``partitions(64)`` for rows that are more than one worker is to have: each mapped task reads its own row groups,
+        files, lines or range of keys (``Sql(..., partition_by=...)``), and is a job of its own; ``max_cost`` holds for
+        all of them together, and when the last is landed, ``manifest.json`` beside their job directories tells of all.
     :param request: what to ask about each row: ``ChatRequest``, ``EmbeddingRequest`` or ``RawRequest``.
     :param key: the column that names a row in the results; must be unique. The row number by default, and the
         ``custom_id`` of existing batch lines.
@@ -93,6 +98,8 @@ class SubmitBatchOperator(AsksRows):
         rows = self.given_rows(context)
         if (rows is None) == (self.batch_id is None):
             raise ConfigurationError("Give either rows, or the batch_id of a batch that exists. Nothing was sent.")
+        if self.batch_id is not None and self.partition:
+            raise ConfigurationError("A batch that exists already is no partition; leave out partition.")
         if self.batch_id is not None and self.checks:
             raise ConfigurationError(
                 "The checks of a batch that was made elsewhere are given to the FetchResultsOperator. Nothing was sent."
@@ -102,7 +109,10 @@ class SubmitBatchOperator(AsksRows):
             return self._take(context, str(self.batch_id)).to_xcom()
         run = self.run_of(context, self.conn_id)
         try:
-            self.plan(run, rows, self.request)
+            try:
+                self.plan(run, rows, self.request)
+            except EmptyPartition as empty:
+                return self._pass_over(context, empty)
             for destination in () if run.is_begun else destinations:
                 check_rows(run.store, run.job, destination, make=not self.only_plan)
             self.hold_to_budget(context, run)
@@ -123,6 +133,14 @@ class SubmitBatchOperator(AsksRows):
             return self._go(context, run, self.submit(run))
         finally:
             run.hook.close()
+
+    def _pass_over(self, context: Context, empty: EmptyPartition) -> dict[str, Any]:
+        """The handle of a partition without rows: whoever waits for it has nothing to wait for."""
+        run = empty.run
+        handle = JobHandle(run.store.uri, run.hook.conn_id, run.hook.provider.name, 0, 0, [], run.origin.partition)
+        self.log.info("Partition %s has no rows; nothing is sent.", handle.partition)
+        self._await_end(context, run.hook, handle, ended=True)
+        return handle.to_xcom()
 
     def shares(self, run: JobRun) -> bool:
         # Who tells of the end finds the job on a list there.

@@ -16,6 +16,7 @@ from airflow_llm_batch.jobs.money.ledger import Ledger
 from airflow_llm_batch.jobs.view.detail import JobDetail, detail
 from airflow_llm_batch.jobs.view.job import JobView
 from airflow_llm_batch.jobs.view.overview import WINDOW, window
+from airflow_llm_batch.jobs.view.sets import SetView, gathered
 from airflow_llm_batch.jobs.view.sums import Sum, summed
 from airflow_llm_batch.links import files_page
 from airflow_llm_batch.models import is_call
@@ -40,14 +41,15 @@ Seen = Annotated[Snapshot, Depends(snapshot_of)]
 class Jobs(BaseModel):
     """A page of jobs, newest first.
 
-    :param found: jobs that match, on all pages.
+    :param jobs: the partitions of one task are one line.
+    :param found: lines that match, on all pages.
     :param active: how many of all the user may see are not landed yet.
     :param dags: of all jobs that the user may see, to filter by; likewise ``providers``.
     :param since: the first day that is shown; ``until`` the day before shows what is older.
     :param note: why what is shown is not of this moment.
     """
 
-    jobs: list[JobView]
+    jobs: list[SetView | JobView]
     found: int
     active: int
     dags: list[str]
@@ -96,6 +98,7 @@ class Filters(BaseModel):
     q: str | None = None
     dag_id: str | None = None
     run_id: str | None = None
+    task_id: str | None = None
     provider: str | None = None
     state: str | None = None
     since: date | None = None
@@ -126,7 +129,8 @@ class Filters(BaseModel):
 
     def fits(self, job: JobView) -> bool:
         day = job.created_at.date()
-        wanted = ((self.dag_id, job.dag_id), (self.run_id, job.run_id), (self.provider, job.provider))
+        own = ((self.dag_id, job.dag_id), (self.run_id, job.run_id), (self.task_id, job.task_id))
+        wanted = (*own, (self.provider, job.provider))
         names = " ".join([job.dag_id, job.run_id, job.task_id, job.provider, *job.models]).casefold()
         return (
             all(word in names for word in (self.q or "").casefold().split())
@@ -161,12 +165,20 @@ async def jobs(
     filters: Annotated[Filters, Depends()],
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     offset: Annotated[int, Query(ge=0)] = 0,
+    partitions: bool = False,
 ) -> Jobs:
-    """Jobs, newest first."""
+    """Jobs, newest first.
+
+    :param partitions: each partition of a task as a line of its own, and no other jobs.
+    """
     look = await seen.look(await run_in_threadpool(filters.days))
     readable = await run_in_threadpool(access.readable, {job.dag_id for job in look.jobs})
     mine = [job for job in look.jobs if job.dag_id in readable]
-    found = filters.keep(mine, readable)
+    if partitions:
+        parts = [job for job in mine if job.partition is not None and filters.fits(job)]
+        found = sorted(parts, key=lambda job: int(job.index))
+    else:
+        found = gathered(mine, filters.fits)
     near = [job for job in mine if filters.run_id in (None, job.run_id) and filters.dag_id in (None, "", job.dag_id)]
     return Jobs(
         jobs=found[offset : offset + limit],

@@ -109,6 +109,11 @@ class Options(BaseModel):
     lapse_seconds: Number = Field(
         None, description="Seconds without a sign of life after which a try has lost its claim (60)."
     )
+    requests_per_minute: Number = Field(
+        None,
+        description="Calls a minute that all workers together make one by one, divided among those that call.",
+    )
+    tokens_per_minute: Number = Field(None, description="Prompt tokens of those calls, as we estimate them.")
     delivery_seconds: Number = Field(
         None,
         description="Seconds for which results that the vendor counts and withholds are asked for (120).",

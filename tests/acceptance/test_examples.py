@@ -147,6 +147,24 @@ def test_the_cost_guard_estimates_approves_and_holds(bag, connect, tmp_path):
         assert len(emulator.vendor.batches) == 1
 
 
+def test_partitions_land_as_one_set(bag, connect, tmp_path):
+    """Four mapped tasks of one source: every row once, one manifest of all, and the budget as one."""
+    with Emulator(duration=0.2) as emulator:
+        dag_run, returned = run(bag, "one_set_of_partitions", tmp_path, connect(emulator.url))
+        assert len(emulator.vendor.batches) == 4
+    report = returned["report"]
+    assert (report["partitions"], report["rows"], report["counts"]["succeeded"]) == (4, 500, 500)
+    rows = [row for file in report["files"] for row in read_jsonl(file)]
+    assert sorted(row["key"] for row in rows) == sorted(f"c-{n}" for n in range(500))
+    assert len({row["row"] for row in rows}) == 500
+    [beside] = tmp_path.rglob("_manifest-*.json")
+    assert json.loads(beside.read_bytes())["rows"] == 500
+    parts = [ti for ti in dag_run.get_task_instances() if ti.task_id == "ask"]
+    assert {(ti.map_index, ti.xcom_pull(task_ids="ask", map_indexes=ti.map_index)["partition"]) for ti in parts} == {
+        (index, f"{index}/4") for index in range(4)
+    }
+
+
 def test_assets_trigger_a_consumer_with_the_manifests_summary(bag, connect, tmp_path):
     """The event's extra says what was landed, and the consumer reads it."""
     from airflow.models.asset import AssetEvent, AssetModel

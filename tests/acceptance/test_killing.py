@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from support import TESTS
+from support.object_stores import absent
 
 
 @pytest.mark.slow
@@ -52,3 +53,19 @@ def test_two_tries_at_once_pay_and_land_each_row_once(capsys):
         print("\n" + "\n".join(table) + "\n" + done.stdout.splitlines()[-1])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert len(table) > 56
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["s3", "gcs", "azure"])
+def test_killed_at_requests_to_its_store_each_row_is_paid_and_landed_once(capsys, kind):
+    """A sample of the requests that change something there; of uploads in parts none stays open."""
+    if reason := absent(kind):
+        pytest.skip(reason)
+    command = [sys.executable, str(TESTS / "killing" / "stores.py"), kind, "--points", "12"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=850)
+    table = [line for line in done.stdout.splitlines() if line.startswith(("store ", kind))]
+    with capsys.disabled():
+        print("\n" + "\n".join([*table, *done.stdout.splitlines()[-1:]]))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert len(table) == 12 + 3

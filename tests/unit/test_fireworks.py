@@ -7,9 +7,11 @@ import json
 import httpx
 import pytest
 
-from airflow_llm_batch.exceptions import ConfigurationError, InputError, RefusedForGood
+from airflow_llm_batch.exceptions import ConfigurationError, InputError, RefusedForGood, VendorUnavailable
 from airflow_llm_batch.models import Shard
+from airflow_llm_batch.providers.auth import Login
 from airflow_llm_batch.providers.bodies import Payload
+from airflow_llm_batch.providers.fireworks import protocol
 from airflow_llm_batch.providers.fireworks.protocol import OURS, Fireworks
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.testing.providers import NOW, ProviderContract, drive
@@ -87,6 +89,47 @@ def test_a_dataset_is_made_filled_and_waited_for():
             f"/v1/accounts/acc/datasets/{ref}:upload",
             *[f"/v1/accounts/acc/datasets/{ref}"] * 2,
         ]
+
+
+PLACE = (
+    "https://storage.test/ds?X-Goog-SignedHeaders=content-type%3Bhost%3Bx-goog-content-length-range&X-Goog-Signature=s"
+)
+
+
+def test_a_large_dataset_is_put_where_the_vendor_says(monkeypatch):
+    """With the headers that its address was signed for, and no other; then it is looked through."""
+    monkeypatch.setattr(protocol, "MOST_AT_ONCE", 8)
+    content = Payload(lambda: [b"{}\n{}", b"\n{}\n"], 9)
+    address, ready = {"filenameToSignedUrls": {"in.jsonl": PLACE}}, {"state": "READY"}
+    requests, ref = drive(made().upload("in.jsonl", content), {}, address, httpx.Response(200), {}, ready)
+    _, asked, put, checked, look = requests
+    assert json.loads(asked.content) == {"filenameToSize": {"in.jsonl": "9"}}
+    assert [r.url.path.rpartition("/")[2].rpartition(":")[2] for r in (asked, checked)] == [
+        "getUploadEndpoint", "validateUpload",
+    ]  # fmt: skip
+    assert (put.method, str(put.url), dict(put.headers)) == (
+        "PUT", PLACE,
+        {
+            "host": "storage.test", "content-length": "9", "content-type": "application/octet-stream",
+            "x-goog-content-length-range": "9,9",
+        },
+    )  # fmt: skip
+    assert not made("http://h").auth(Login("c", "", "k")).owns(put.url)
+    assert look.url.path.endswith(ref)
+    plain = {"filenameToSignedUrls": {"in.jsonl": "https://storage.test/ds?X-Amz-Signature=s"}}
+    requests, _ = drive(made().upload("in.jsonl", content), {}, plain, httpx.Response(200), {}, ready)
+    assert set(requests[2].headers) == {"host", "content-length"}
+
+
+def test_an_upload_without_an_address_is_tried_anew(monkeypatch):
+    """Nothing can have been made of it."""
+    monkeypatch.setattr(protocol, "MOST_AT_ONCE", 8)
+    content = Payload(lambda: [b"{}\n{}\n{}\n"], 9)
+    with pytest.raises(VendorUnavailable, match="named no place"):
+        drive(made().upload("in.jsonl", content), {}, {"filenameToSignedUrls": {}})
+    refused = httpx.Response(403, text="<Error><Code>SignatureDoesNotMatch</Code></Error>")
+    with pytest.raises(RefusedForGood, match="SignatureDoesNotMatch"):
+        drive(made().upload("in.jsonl", content), {}, {"filenameToSignedUrls": {"in.jsonl": PLACE}}, refused)
 
 
 def test_a_job_has_an_id_of_ours_and_is_made_once():

@@ -121,7 +121,9 @@ def announce(address: JobAddress, view: bytes | None = None) -> bool:
     """
     entry = IndexEntry(job_of(address), moment(), UNKNOWN if view is None else msgspec.Raw(view))
     try:
-        name = f"{entry.at:013d}-{entry.mark}-{uuid.uuid4().hex[:8]}.json"
+        # Of the same moment the one that says more is the last by name.
+        token = f"{0 if view is None else 1}{uuid.uuid4().hex[:7]}"
+        name = f"{entry.at:013d}-{entry.mark}-{token}.json"
         write_whole(index_root(address.storage) / hour_folder(entry.at) / name, encode(entry))
     except Exception as error:
         log.warning(

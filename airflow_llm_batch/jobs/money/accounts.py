@@ -18,6 +18,8 @@ from airflow_llm_batch.providers.options import problems_of
 
 #: what a budget may be by, beside any key of the metadata
 ALL, CONNECTION, DAG, TAG = "all", "connection", "dag", "tag"
+#: the scope of what all partitions of a task may cost together, and the period that its book lies under
+SET = "set"
 PERIODS = {"month": "%Y-%m", "day": "%Y-%m-%d"}
 
 
@@ -53,6 +55,8 @@ class Account(NamedTuple):
     @property
     def name(self) -> str:
         """For people: ``team 'search' on connection 'openai', 2026-11``."""
+        if self.scope == SET:
+            return f"all partitions of {self.value} together (max_cost)"
         who = "everything" if self.by == ALL else f"{self.by} {self.value!r}"
         where = "" if self.scope == ALL or self.by == CONNECTION else f" on {self.scope}"
         return f"{who}{where}, {self.period}"
@@ -111,6 +115,14 @@ def accounts_of(
                 if key not in found or account.limit < found[key].limit:
                     found[key] = account
     return list(found.values())
+
+
+def of_set(folder: str, max_cost: float) -> Account:
+    """What all partitions of a task may cost together.
+
+    :param folder: URI that the directories of their jobs lie in.
+    """
+    return Account(SET, "partitions", folder, f"{SET}s", max_cost)
 
 
 def charged(

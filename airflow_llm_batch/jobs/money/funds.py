@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.jobs.directory.address import default_storage
-from airflow_llm_batch.jobs.money.accounts import CONNECTION, Budget, accounts_of, budgets_of, configured
+from airflow_llm_batch.jobs.money.accounts import CONNECTION, Budget, accounts_of, budgets_of, configured, of_set
 from airflow_llm_batch.jobs.money.budget import check_budget, estimated_cost
 from airflow_llm_batch.jobs.money.entries import Balance
 from airflow_llm_batch.jobs.money.ledger import Ledger
@@ -27,16 +27,24 @@ def declared(hook: LLMBatchHook) -> tuple[list[Budget], list[Budget]]:
 
 
 def reserve(
-    hook: LLMBatchHook, store: JobStore, job: Job, labels: Mapping[str, Sequence[str]], lane: str
+    hook: LLMBatchHook,
+    store: JobStore,
+    job: Job,
+    labels: Mapping[str, Sequence[str]],
+    lane: str,
+    max_cost: float | None = None,
 ) -> list[Balance]:
     """Reserve what a job may cost at most.
 
     :param labels: what budgets may be by: the job's ``dag``, ``tag``s and metadata.
+    :param max_cost: dollars that it may cost together with the other partitions, if it is one.
     :raises BudgetExceeded: names the budget; also where the cost cannot be estimated.
     """
     own, everybodys = declared(hook)
     # A retry over midnight is charged to the day on which the job was planned.
     accounts = accounts_of(own, everybodys, {**labels, CONNECTION: [hook.conn_id]}, job.created_at)
+    if job.partition is not None and max_cost is not None:
+        accounts.append(of_set(store.address.folder, max_cost))
     if not accounts:
         return []
     cost = estimated_cost(job, lane)
@@ -77,5 +85,5 @@ def reserve_more(hook: LLMBatchHook, store: JobStore, dollars: float, why: str) 
     :param why: as ``Ledger.more``.
     :raises BudgetExceeded: as ``reserve``.
     """
-    if dollars > 0 and has_some(hook):
+    if dollars > 0 and (store.job().budgeted or has_some(hook)):
         Ledger(default_storage()).more(store, dollars, why)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FOLDER = "_ledger"
 #: a job's files that tell of a reservation
-RESERVED = re.compile(r"\d+-(reserve|more-(lane|tried|late))-\d{4}-.*\.json$")
+RESERVED = re.compile(r"\d+-(reserve|more-(lane|tried|late))-(\d{4}|sets)-.*\.json$")
 #: entries that others may book while one looks for the end
 MOST_RACES = 100_000
 #: jobs that a refusal names

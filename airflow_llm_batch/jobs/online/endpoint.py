@@ -19,7 +19,7 @@ from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
 from airflow_llm_batch.jobs.directory.journal import UNANSWERED
 from airflow_llm_batch.jobs.directory.rows import read_entry
 from airflow_llm_batch.jobs.online.flex import CALL_TAKES, Tier
-from airflow_llm_batch.jobs.online.pace import Pace
+from airflow_llm_batch.jobs.online.lease import pace_of
 from airflow_llm_batch.pauses import retry_after
 from airflow_llm_batch.providers.json_lines import UNREADABLE, bare
 from airflow_llm_batch.providers.troubles import is_empty_account, is_passing_code, is_refused_key, may_pass
@@ -102,7 +102,7 @@ class Vendor:
         own = {**(self.auth.fixed or {}), **self.auth.besides, **self.auth.also}
         self.headers = {**hook.transport.agent, **(own if self.auth.owns(self.origin) else {})}
         self.retries = hook.transport.retries if calls.retries is None else calls.retries
-        self.pace = Pace(calls.concurrency, calls.requests_per_minute, calls.tokens_per_minute)
+        self.pace = pace_of(hook, calls)
         self.tier = Tier(self.provider, calls.lane, calls.fallback)
         self.idle: list[Wire] = []
         self.good = 0
@@ -257,8 +257,7 @@ class Vendor:
         return result.status == "succeeded"
 
     async def close(self) -> None:
-        for wire in self.idle:
-            await wire.close()
+        await asyncio.gather(self.pace.close(), *(wire.close() for wire in self.idle))
 
 
 class Limited:

@@ -7,6 +7,10 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.jobs.online.lease import Allowance
 
 #: seconds of pause after a 429 without Retry-After, doubled with each one in a row
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -22,6 +26,7 @@ class Pace:
 
     :param concurrency: calls at once.
     :param requests_per_minute: None for any number; likewise ``tokens_per_minute``, prompt and cap together.
+    :param shared: what is shared with other workers, None where nothing is.
     """
 
     def __init__(
@@ -31,7 +36,9 @@ class Pace:
         tokens_per_minute: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        shared: Allowance | None = None,
     ) -> None:
+        self.shared = shared
         self.most = self.allowed = float(concurrency)
         self.requests = Bucket(requests_per_minute / 60, clock) if requests_per_minute else None
         self.tokens = Bucket(tokens_per_minute / 60, clock) if tokens_per_minute else None
@@ -55,12 +62,15 @@ class Pace:
             self.requests.take(1)
         if self.tokens:
             self.tokens.take(tokens)
+        if self.shared:
+            self.shared.take(tokens)
 
     def _wait(self, tokens: int) -> float:
         """Seconds until a call may be made."""
         if self.not_before and (pause := self.not_before - self.clock()) > 0:
             return pause
-        waits = [bucket.wait(amount) for bucket, amount in ((self.requests, 1), (self.tokens, tokens)) if bucket]
+        limits = ((self.requests, 1), (self.tokens, tokens), (self.shared, tokens))
+        waits = [limit.wait(amount) for limit, amount in limits if limit]
         return max(waits, default=0.0)
 
     async def _slot(self) -> None:
@@ -90,6 +100,10 @@ class Pace:
             if not turn.done():
                 self.active += 1
                 turn.set_result(None)
+
+    async def close(self) -> None:
+        if self.shared is not None:
+            await asyncio.to_thread(self.shared.close)
 
     def went_well(self) -> None:
         self.refusals = 0
@@ -129,6 +143,12 @@ class Bucket:
         self.at = now
         missing = min(amount, self.most) - self.level
         return missing / self.rate if missing > 0 else 0.0
+
+    def change(self, rate: float) -> None:
+        """Go on at another rate."""
+        self.wait(0)
+        self.rate, self.most = rate, max(rate / 2, 1.0)
+        self.level = min(self.level, self.most)
 
     def take(self, amount: float) -> None:
         self.level -= amount

@@ -30,6 +30,7 @@ from airflow_llm_batch.models import Rules
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
+    from airflow_llm_batch.data.partitions import Partition
     from airflow_llm_batch.providers.base import Provider
 
 
@@ -43,6 +44,7 @@ class RowSpec(NamedTuple):
     :param passthrough: name in the results -> column of the row.
     :param sample: how many of the rows, spread over all of them; 0 for every one.
     :param portable: whether what is asked is kept in the neutral format too.
+    :param partition: which of all rows they are: their numbers are those that no other partition has.
     """
 
     rows: Any
@@ -51,6 +53,7 @@ class RowSpec(NamedTuple):
     passthrough: Mapping[str, str]
     sample: int = 0
     portable: bool = False
+    partition: Partition | None = None
 
     @property
     def identity(self) -> str:
@@ -150,6 +153,7 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
         raise InputError(f"key is {spec.key!r}; give the name of one column. Nothing was sent.")
     encode_row, met, odd = None, None, False
     number = -1
+    numbered = spec.partition.row if spec.partition is not None else int
     chosen, total = spread(spec.rows, needed_columns(spec), spec.sample) if spec.sample else (None, None)
     if kinds is not None:
         kinds.total = total
@@ -168,7 +172,7 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
             try:
                 if odd and row.keys() != met:
                     check_meaning(spec.request, row)
-                line, key = encode_row(number, row)
+                line, key = encode_row(numbered(number), row)
             except KeyError as error:
                 raise InputError(
                     f"{named(place)} has no column {error.args[0]!r}, which the request template, the key or "
@@ -184,7 +188,7 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
                     f"{named(place)} cannot be written as JSON: {error}. Clean or convert the value. Nothing was sent."
                 ) from None
             if key is not None:
-                keys.add(key, number)
+                keys.add(key, line.row)
             yield line
         keys.finish()
     if number < 0:

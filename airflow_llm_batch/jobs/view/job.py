@@ -32,6 +32,7 @@ class JobView(BaseModel):
     :param committed_usd: what may be billed at most for what was sent and is not landed yet, None where that is not
         known.
     :param lane: how its rows travel, ``batch``, ``flex`` or ``online``, as far as it is known.
+    :param partition: which of its task's rows it asks, ``3/64``; None for all of them.
     """
 
     dag_id: str
@@ -62,6 +63,7 @@ class JobView(BaseModel):
     committed_usd: float | None = 0.0
     saving_usd: float | None
     lane: str = "batch"
+    partition: str | None = None
 
     @property
     def is_at_work(self) -> bool:
@@ -127,6 +129,7 @@ def view(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> Jo
         committed_usd=estimates[-1] if not landed and state not in ("planned", "replaced") else 0.0,
         saving_usd=total(done.saving_usd for done in own) if own else None,
         lane=rounds[-1].lane,
+        partition=first.partition,
     )
 
 

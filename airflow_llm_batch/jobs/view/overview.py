@@ -126,7 +126,10 @@ class Overview:
         self._take(self.index.changed)
         self._look_at(self._due())
         self._pack()
-        return sorted(self.views.values(), key=lambda job: job.created_at, reverse=True)
+        # Kept in order: what is nearly sorted is sorted soon.
+        newest_first = sorted(self.views.items(), key=lambda item: item[1].created_at, reverse=True)
+        self.views = dict(newest_first)
+        return list(self.views.values())
 
     def _take(self, changed: set[str]) -> None:
         """What entries say."""

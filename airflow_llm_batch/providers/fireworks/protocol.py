@@ -1,6 +1,7 @@
 """Fireworks' batch inference jobs: of datasets, under ids that the client chooses, results behind signed addresses.
 
-Source: docs.fireworks.ai (batch inference, API reference of datasets and jobs), ``fireworks-ai`` 1.2, and what
+Source: docs.fireworks.ai (batch inference, API reference of datasets and jobs), ``fireworks-ai`` 1.2, Google's
+documentation of signed URLs (each header that is signed has to be sent), and what
 OpenRouter has seen of it (github.com/OpenRouterTeam/docs, batch research): one bad row fails the whole job, answers
 stand in a line as they are, a job is cancelled by its deletion, and its results go with it.
 """
@@ -57,6 +58,10 @@ GIVEN = frozenset({"COMPLETED", "EXPIRED", "EARLY_STOPPED", "CANCELLED"})
 #: begins the ids that we choose
 OURS = "llm-batch-"
 ROLES = frozenset({"system", "user", "assistant", "tool"})
+#: bytes of an upload in one piece; more is put where the vendor says
+MOST_AT_ONCE = 150_000_000
+#: the header by which a signed address is good for a file of that size alone
+SIZED = "x-goog-content-length-range"
 #: looks at a dataset that is being processed
 MOST_LOOKS = 60
 
@@ -72,8 +77,8 @@ class Fireworks(Kin):
     Options = FireworksOptions
     options: FireworksOptions
     default_base_url = "https://api.fireworks.ai"
-    # Of an upload in one piece; the number of requests is not documented.
-    default_limits: ClassVar[Limits] = Limits(requests=50_000, bytes=150_000_000)
+    # "Under 500 MB", of any number of requests: with one that is bad all fail, so batches are kept moderate.
+    default_limits: ClassVar[Limits] = Limits(requests=50_000, bytes=499_000_000)
     found_by = "client token"
     is_idempotent = True
     page_size = 200
@@ -127,15 +132,39 @@ class Fireworks(Kin):
         # Nobody else has the id: it was made by this request, whose answer was lost.
         if response.status_code != httpx.codes.CONFLICT:
             self.expect(response, "the creation of a dataset")
-        headers, body = encode_multipart(self.options.form, filename, content)
-        response = yield repeatable(streamed("POST", self.at("datasets", name, verb=":upload"), headers, body))
-        self.expect(response, "the upload of a dataset")
+        if content.size > MOST_AT_ONCE:
+            yield from self.put(name, filename, content)
+        else:
+            headers, body = encode_multipart(self.options.form, filename, content)
+            response = yield repeatable(streamed("POST", self.at("datasets", name, verb=":upload"), headers, body))
+            self.expect(response, "the upload of a dataset")
         for look in range(MOST_LOOKS):
             request = httpx.Request("GET", self.at("datasets", name))
             response = yield after(min(0.5 * 2**look, 10.0), request) if look else request
             if self.expect(response, f"a look at dataset {name}").get("state") == "READY":
                 return name
         raise VendorUnavailable(f"{self.title} is still processing the dataset {name}.")
+
+    def put(self, name: str, filename: str, content: Payload) -> Flow[None]:
+        """Fill a dataset by an address that is signed for this file; it gets no key of ours.
+
+        :raises VendorUnavailable: where the vendor names none.
+        """
+        asked = {"filenameToSize": {filename: str(content.size)}}
+        response = yield repeatable(
+            httpx.Request("POST", self.at("datasets", name, verb=":getUploadEndpoint"), json=asked)
+        )
+        urls = members(self.expect(response, "the address for an upload").get("filenameToSignedUrls"))
+        place = identifier(urls.get(filename))
+        if place is None:
+            raise VendorUnavailable(f"{self.title} named no place for the upload of a dataset.")
+        url = httpx.URL(self.base_url).join(place)
+        response = yield repeatable(streamed("PUT", url, signed_headers(url, content.size), content))
+        if not response.is_success:
+            self.expect(response, "the upload of a dataset")
+        url = self.at("datasets", name, verb=":validateUpload")
+        response = yield repeatable(httpx.Request("POST", url, json={}))
+        self.expect(response, "the check of an upload")
 
     def job_id(self, shard: Shard) -> str:
         """The id of a shard's job: of another planning of the same rows it is another."""
@@ -244,6 +273,14 @@ class Fireworks(Kin):
         if response and "status_code" not in response:
             line = {**line, "response": {"status_code": 200, "body": dict(response)}}
         return super().decode(line)
+
+
+def signed_headers(url: httpx.URL, size: int) -> dict[str, str]:
+    """The headers that a signed address wants to see, as Fireworks signs them for a file of ``size`` bytes."""
+    known = {"content-type": "application/octet-stream", SIZED: f"{size},{size}"}
+    query = {name.lower(): value for name, value in url.params.items()}
+    signed = query.get("x-goog-signedheaders", "").lower().split(";")
+    return {name: value for name, value in known.items() if name in signed}
 
 
 def short(name: Any) -> str | None:

@@ -1,19 +1,21 @@
 """OpenRouter's batches: the requests travel inside the create, the results inside the batch.
 
 Source: openrouter.ai/docs/batch-quickstart, the types of ``openrouter`` 1.3 (``BatchSubmitBody``, ``BatchObject``), and
-OpenRouter's notes on its routes (github.com/OpenRouterTeam/docs, batch research): there is none that cancels.
+OpenRouter's notes on its routes (github.com/OpenRouterTeam/docs, batch research): there is none that cancels. How its
+callbacks are signed is documented for video jobs (cookbook, webhooks): by the workspace's secret.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
 import httpx
 import msgspec
+from pydantic import Field
 
-from airflow_llm_batch.exceptions import RefusedForGood
+from airflow_llm_batch.exceptions import ConfigurationError, RefusedForGood
 from airflow_llm_batch.models import Batch, Limits, Shard
 from airflow_llm_batch.providers.anthropic.results import read_message
 from airflow_llm_batch.providers.base import Batches, Facts, Flow
@@ -21,7 +23,8 @@ from airflow_llm_batch.providers.batches import by_time_and_size
 from airflow_llm_batch.providers.bodies import Paged, Payload, Source, as_array, streamed
 from airflow_llm_batch.providers.coerce import id_of, members, objects, text_of
 from airflow_llm_batch.providers.json_lines import parse_line
-from airflow_llm_batch.providers.openai.protocol import CHAT, EMBEDDINGS, RESPONSES
+from airflow_llm_batch.providers.openai.protocol import CHAT, EMBEDDINGS, RESPONSES, FileOptions
+from airflow_llm_batch.providers.options import Text
 from airflow_llm_batch.providers.presets.kin import Kin
 from airflow_llm_batch.results import Result
 
@@ -30,9 +33,19 @@ MESSAGES = "/v1/messages"
 MOST_HEAD = 10_000
 
 
+class OpenRouterOptions(FileOptions):
+    webhook_url: Text = Field(
+        None,
+        description="Where OpenRouter tells of each batch's end, signed with the workspace's secret (webhook_secret): "
+        "this connection's /llm-batches/hooks/{connection}, as it is reached from outside.",
+    )
+
+
 class OpenRouter(Kin):
     name = price_id = "openrouter"
     title = "OpenRouter"
+    Options = OpenRouterOptions
+    options: OpenRouterOptions
     documented = "https://openrouter.ai/docs/batch-quickstart"
     default_base_url = "https://openrouter.ai/api/v1"
     default_limits: ClassVar[Limits] = Limits(requests=5_000, bytes=200_000_000 - MOST_HEAD)
@@ -45,13 +58,22 @@ class OpenRouter(Kin):
     # "Typically" half the price: what a model's page says holds.
     facts = Facts("key", "as the model can", "as the model can", "by URL", "30 days")
 
+    def __init__(self, base_url: str | None = None, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(base_url, options)
+        if self.options.webhook_url and not self.options.webhook_secret:
+            raise ConfigurationError(
+                "webhook_url is set and webhook_secret is not: OpenRouter's events could not be told from anybody's. "
+                "Set it to the signing secret of the workspace, or leave webhook_url out. Nothing was sent."
+            )
+
     def upload(self, filename: str, content: Payload) -> Flow[str | None]:
         return None
         yield
 
     def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
         # The server reads as it comes: what is no request has to be known before the first of them.
-        head = {"endpoint": shard.endpoint, "model": shard.model, **self.options.create}
+        callback = {"callback_url": self.options.webhook_url} if self.options.webhook_url else {}
+        head = {"endpoint": shard.endpoint, "model": shard.model, **callback, **self.options.create}
         body = as_array(content, msgspec.json.encode(head)[:-1] + b',"requests":[', b"]}")
         headers = {"content-type": "application/json"}
         response = yield streamed("POST", self.url(*self.jobs), headers, body)

@@ -328,6 +328,18 @@ def test_the_sdk_of_fireworks_takes_a_job_from_its_dataset_to_its_results(emulat
     assert [one.name.rpartition("/")[2] for one in client.batch_inference_jobs.list()] == ["job-2", "job-1"]
     with pytest.raises(sdk.BadRequestError, match="example_count"):
         client.datasets.create(dataset_id="none", dataset={"user_uploaded": {}})
+    client.datasets.create(dataset_id="large", dataset=about)
+    size = len(lines(asked("a")))
+    (place,) = client.datasets.get_upload_endpoint(
+        "large", filename_to_size={"in.jsonl": str(size)}
+    ).filename_to_signed_urls.values()
+    put = {"content-type": "application/octet-stream", "x-goog-content-length-range": f"{size},{size}"}
+    assert httpx.put(place, content=lines(asked("a")), headers={**put, "authorization": "Bearer x"}).status_code == 400
+    assert httpx.put(place, content=lines(asked("a"))).status_code == 403
+    assert httpx.put(place, content=lines(asked("a")), headers=put).status_code == 200
+    assert client.datasets.get("large").state == "UPLOADING"
+    client.datasets.validate_upload("large", body={})
+    assert client.datasets.get("large").state == "READY"
     client.datasets.delete("good")
     monkeypatch.setattr(emulator.vendor.settings, "duration", 600)
     client.datasets.create(dataset_id="more", dataset=about)

@@ -23,8 +23,9 @@ from standardwebhooks import Webhook
 from support.jobs import chat, spec, submit, texts
 
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.emulator.events import Keys, event_of, signed
+from airflow_llm_batch.emulator.events import Keys, event_of, signed, stamped
 from airflow_llm_batch.emulator.server import Server
+from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.waiting import mail as mails
 from airflow_llm_batch.jobs.waiting.mail import Mail
@@ -33,7 +34,7 @@ from airflow_llm_batch.plugin import hooks
 from airflow_llm_batch.signing_keys import SigningKeys
 from airflow_llm_batch.storage import below
 from airflow_llm_batch.triggers import BatchTrigger
-from airflow_llm_batch.webhooks import Event, Mailbox, NotAuthentic, verified
+from airflow_llm_batch.webhooks import STAMPED, Event, Mailbox, NotAuthentic, verified
 
 SECRET = "whsec_" + base64.b64encode(b"a shared secret of tests").decode()
 BODY = json.dumps({"id": "evt_1", "type": "batch.completed", "created_at": 1, "data": {"id": "batch_1"}}).encode()
@@ -244,6 +245,48 @@ def test_gemini_tells_of_a_single_batch_by_its_own_key(connect, store, served, s
         for what, headers in forged.items():
             assert httpx.post(served, content=body, headers=headers).status_code == 401, what
         assert emulator.vendor.calls["GET /.well-known/jwks.json"] == 1, "unknown keys are not fetched again and again"
+
+
+def test_openrouter_tells_of_each_batch_with_the_workspaces_secret(connect, store, served, storage, monkeypatch):
+    """The create names the route; a signature of another secret, of another body, or of long ago is refused."""
+    monkeypatch.setenv("AIRFLOW__LLM_BATCH__STORAGE", storage)
+    monkeypatch.setattr(mails, "EVERY", 0.2)
+    with Emulator(duration=2, webhook_secret="workspace") as emulator:
+        url = f"{emulator.url}/openrouter/api/v1"
+        conn_id = connect(url, "openrouter", webhook_url=served, webhook_secret="workspace")
+        _, [batch_id] = submit(store, LLMBatchHook(conn_id), spec(texts(3), chat("openrouter")))
+        trigger = BatchTrigger(store.uri, conn_id, poll_interval=300, max_poll_interval=300)
+
+        async def fired():
+            return (await asyncio.wait_for(anext(trigger.run()), 60)).payload
+
+        assert asyncio.run(fired())["status"] == "ended"
+        [event] = Mailbox(storage, conn_id).events(Mailbox(storage, conn_id).names(now()))
+        assert (event.batch, event.is_end) == (batch_id, True)
+        body = json.dumps(event_of(SimpleNamespace(dialect="openrouter", id="b1"), "completed", 1.0)).encode()
+        at = time.time()
+        right = stamped("workspace", body, "b1-completed", at)
+        assert httpx.post(served, content=body, headers=right).json() == {"kept": True}
+        assert httpx.post(served, content=body, headers={**right, "x-openrouter-idempotency-key": "other"}).json() == {
+            "kept": False
+        }
+        forged = {
+            "another secret": stamped("guessed", body, "b1-completed", at),
+            "another time": stamped("workspace", body, "b1-completed", at - 400),
+            "another body": stamped("workspace", body + b" ", "b1-completed", at),
+            "no time": {STAMPED: right[STAMPED].partition(",")[2]},
+            "no signature": {STAMPED: right[STAMPED].partition(",")[0]},
+            "no secret": {STAMPED: f"t={int(at)},v1="},
+        }
+        for what, headers in forged.items():
+            assert httpx.post(served, content=body, headers=headers).status_code == 401, what
+
+
+def test_openrouters_route_wants_a_secret(connect, emulator):
+    """An address alone would have whoever knows it believed."""
+    hook = LLMBatchHook(connect(emulator.url, "openrouter", webhook_url="https://airflow.example/hooks/c"))
+    with pytest.raises(ConfigurationError, match=r"webhook_secret is not.*Nothing was sent"):
+        hook.provider  # noqa: B018
 
 
 def unsigned():

@@ -15,6 +15,7 @@ from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.submission.cancel import cancel_running
 from airflow_llm_batch.operators import CompletionOperator
+from airflow_llm_batch.providers.fireworks import protocol as fireworks
 
 WIRES = ["mistral", "openrouter", "xai", "fireworks"]
 SCHEMA = {"type": "object", "properties": {"label": {"enum": ["a", "b"]}}, "required": ["label"]}
@@ -191,6 +192,26 @@ def test_a_job_at_fireworks_is_made_once_by_its_id(connect, store, emulator):
     again = hook.run(hook.provider.create(shard, store.attempts(0).uploaded(), None))
     assert (again.id, len(emulator.vendor.batches)) == (batch, 1)
     hook.close()
+
+
+def test_a_large_dataset_at_fireworks_is_put_into_its_store(connect, store, emulator, tmp_path, monkeypatch):
+    """Behind a signed address, which sees no key. Cut at each of its steps it is sent again: one file, one job."""
+    monkeypatch.setattr(fireworks, "MOST_AT_ONCE", 100)
+    extra = {"account": "acc", "retries": 2}
+    datasets, stored = "POST /fireworks/v1/accounts/acc/datasets/*", "PUT /fireworks/store/*"
+    for number, faults in enumerate(
+        [[], *([{"on": on, "cut": cut}] for on in (datasets, stored) for cut in ("before", "after"))]
+    ):
+        hook = LLMBatchHook(connect(f"{emulator.url}/fireworks", "fireworks", **extra))
+        emulator.faults(http=faults)
+        where = type(store)(f"{store.uri}-{number}")
+        job, _ = submit(where, hook, spec(texts(4), chat("fireworks"), "id"))
+        assert land(where, hook, job, tmp_path / f"{number}")[0].counts["succeeded"] == 4
+        assert len(emulator.vendor.batches) == number + 1
+        hook.close()
+    calls = emulator.vendor.calls
+    assert not [call for call in calls if call.endswith(":upload")]
+    assert sum(n for call, n in calls.items() if call.startswith("PUT /fireworks/store/")) >= 5 + 1
 
 
 def test_a_job_at_fireworks_that_is_cancelled_takes_its_results_along(connect, store, tmp_path):
