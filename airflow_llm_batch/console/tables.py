@@ -115,7 +115,10 @@ def text(given: str) -> Text:
 
 
 def usd(amount: float) -> str:
-    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:,.4f}"
+    if amount >= 1 or not amount:
+        return f"${amount:,.2f}"
+    # A first trial of a few rows costs something too.
+    return f"${amount:,.4f}" if amount >= 0.01 else f"${amount:,.6f}"
 
 
 def cost(job: JobView) -> str:

@@ -49,8 +49,8 @@ def blocks() -> list[Block]:
 
 def placed(text: str, home: Path) -> str:
     """A block with its places below a directory."""
-    text = re.sub(r"s3://(?:\w+@)?(?=[a-z])", f"file://{home}/", text)
-    return text.replace("file:///tmp/", f"file://{home}/") if str(home) not in text else text
+    # In one go: the directory may itself lie below /tmp.
+    return re.sub(r"s3://(?:\w+@)?(?=[a-z])|file:///tmp/", f"file://{home}/", text)
 
 
 def give_rows(text: str, home: Path, ds: str) -> None:

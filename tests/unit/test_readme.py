@@ -28,9 +28,10 @@ def said(node: ast.expr) -> str:
 
 
 def messages() -> list[str]:
-    """Every text in the package's code, docstrings excepted."""
+    """Every text in the package's code, docstrings and what the emulated vendors say excepted."""
     found = []
-    for path in (ROOT / "airflow_llm_batch").rglob("*.py"):
+    package = ROOT / "airflow_llm_batch"
+    for path in (path for path in package.rglob("*.py") if path.relative_to(package).parts[0] != "emulator"):
         nodes = [*ast.walk(ast.parse(path.read_text()))]
         alone = {node.value for node in nodes if isinstance(node, ast.Expr)}
         texts = (node for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp))
@@ -58,6 +59,8 @@ def test_what_nobody_says_is_found_out():
     """The test above can fail."""
     assert len(QUOTED) > 20
     assert not is_said("There is no such thing '...'")
+    # An emulated vendor says that.
+    assert not is_said("No file matches the given query")
     assert not is_said("names no provider ... There is no connection")
 
 
@@ -79,6 +82,14 @@ def test_links_lead_somewhere():
 def test_headings_have_names_of_their_own():
     """Else a link would lead to the first of them."""
     assert len(set(map(anchor, HEADINGS))) == len(HEADINGS)
+
+
+def test_all_extras_are_told_of():
+    """In the table below *Install*, each once."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    install = README.partition("### Install")[2].partition("\n### ")[0].partition("| extra |")[2]
+    named = [name for row in install.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])]
+    assert sorted(named) == sorted(project["optional-dependencies"].keys() - {"test"})
 
 
 def test_the_first_lines_are_the_two_that_ci_runs():

@@ -57,13 +57,14 @@ def named(block: Block) -> str:
 def test_no_block_is_left_out():
     """Each is of one of the kinds below, and every command of a shell block is one that is known here."""
     assert len(DAGS) + len(SCRIPTS) + len(SHELL) + len(JSON) + len(INI) == len(BLOCKS) > 30
+    # A connection, the extra of one, a policy.
+    assert all(len({"conn_type", "provider", "Statement"} & given.keys()) == 1 for given in JSON)
     assert len(WHOLE) == 2
     assert len(SCRIPTS) == 2
     for block in SHELL:
         assert all(checker(words) for words in commands(block)), block.name
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("block", DAGS, ids=named)
 def test_a_dag_runs(block, connect, tmp_path, monkeypatch):
     """Imported as a DAG file, and each of its DAGs run against the emulator; what a task lands is there, row by row."""
@@ -86,13 +87,14 @@ def test_a_dag_runs(block, connect, tmp_path, monkeypatch):
     summaries = [summary for of_dag in landed for summary in of_dag]
     for summary in summaries:
         records = [record for file in summary["files"] for record in read_jsonl(file)]
-        assert len(records) == summary["rows"] > 0
-        assert summary["counts"]["succeeded"] == summary["rows"]
+        assert len(records) == summary["rows"]
+        assert summary["counts"].get("succeeded", 0) == summary["rows"]
     if block.name in ENDS_AS:
         [results] = tmp_path.glob("out/*/results-*.jsonl")
         assert {record["status"] for record in read_jsonl(results)} == {"invalid"}
     elif "CleanupJobs" not in block.text and "completion=" not in block.text:
-        assert summaries
+        # Of many partitions of few rows some are empty.
+        assert sum(summary["rows"] for summary in summaries) > 0
     if "SmtpNotifier" in block.text:
         [(subject, text)] = mails
         assert subject == "LLM batches: landed"
@@ -322,13 +324,27 @@ def understood(connection):
     assert (place is None) == (connection["extra"].get("storage") is None)
 
 
-@pytest.mark.parametrize("extra", [given for given in JSON if "conn_type" not in given], ids=lambda given: [*given][-1])
+@pytest.mark.parametrize("extra", [given for given in JSON if "provider" in given], ids=lambda given: [*given][-1])
 def test_an_extra_is_understood(extra):
     """Its budgets and prices are some."""
     provider = provider_class(extra["provider"])(None, extra)
     assert provider.options.unknown == []
     assert len(budgets_of(provider.options.budget, "here")) == len(extra.get("budget", []))
     assert negotiated(provider.options.prices).keys() == extra.get("prices", {}).keys()
+
+
+def test_a_buckets_policy_allows_what_production_names():
+    """The rights of *Executors and pods* are those of *Storage and its rights*: objects', and the bucket's own."""
+    [policy] = [given for given in JSON if "Statement" in given]
+    allowed = {}
+    for statement in policy["Statement"]:
+        assert statement["Effect"] == "Allow"
+        for action in statement["Action"]:
+            allowed[action] = statement["Resource"]
+    [row] = re.findall(r"^\| S3 \| (.*) \|$", README, re.MULTILINE)
+    of_bucket, of_objects = row.split(";")
+    assert {action for action in allowed if not allowed[action].endswith("/*")} == set(re.findall(r"s3:\w+", of_bucket))
+    assert {action for action in allowed if allowed[action].endswith("/*")} == set(re.findall(r"s3:\w+", of_objects))
 
 
 @pytest.mark.parametrize("block", INI, ids=named)
