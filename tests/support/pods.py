@@ -60,12 +60,12 @@ class PodExecutor(BaseExecutor):
                 continue
             footprint.__exit__()
             del self.pods[key]
-            line = {
+            facts = {
                 "task": key.task_id, "memory": footprint.memory, "temporary": footprint.temporary,
                 "elsewhere": sorted(footprint.elsewhere), "left": host.files(), "status": host.process.returncode,
             }  # fmt: skip
             with (self.root / "footprints.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(facts) + "\n")
             shutil.rmtree(host.root)
             (self.success if host.process.returncode == 0 else self.fail)(key)
 

@@ -69,9 +69,9 @@ class Together(Host):
         return batches
 
     def created(self, vendor: Vendor, batch: EmulatedBatch) -> Any:
-        return JSONResponse({"job": self.job_of(vendor, batch), "warning": ""}, 201)
+        return JSONResponse({"job": self.body(vendor, batch), "warning": ""}, 201)
 
-    def job_of(self, vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
+    def body(self, vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
         body = openai.batch_object(vendor, batch, self.answer)
         words = {"finalizing": "IN_PROGRESS", "cancelling": "IN_PROGRESS"}
         counts = body["request_counts"]

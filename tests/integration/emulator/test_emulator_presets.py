@@ -11,6 +11,9 @@ from support import SECRET
 from support.sdks import chat, line, until, upload
 
 from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.models import Shard
+from airflow_llm_batch.providers.bodies import Payload
 
 CHAT = "/v1/chat/completions"
 
@@ -200,6 +203,19 @@ def test_expiry_of_results_is_taken_where_it_is_documented(emulator):
         else:
             with pytest.raises(openai.BadRequestError, match="not supported"):
                 client.batches.create(**asked)
+
+
+def test_every_look_at_a_job_of_togethers_is_in_its_own_words(emulator, connect):
+    """Its create, a look and a listing alike: capitals and a share of the work done."""
+    hook = LLMBatchHook(connect(f"{emulator.url}/together/v1", "together"))
+    content = bare("a") + b"\n"
+    ref = hook.run(hook.provider.upload("in.jsonl", Payload(lambda: [content], len(content))))
+    job = hook.run(hook.provider.create(Shard(endpoint=CHAT), ref, Payload(tuple, 0)))
+    head = {"authorization": f"Bearer {SECRET}"}
+    seen = httpx.get(f"{emulator.url}/together/v1/batches/{job.id}", headers=head).json()
+    listed = httpx.get(f"{emulator.url}/together/v1/batches", headers=head).json()
+    assert [(one["status"], one["progress"]) for one in (seen, *listed)] == [("COMPLETED", 100)] * 2
+    hook.close()
 
 
 def test_refusals_have_the_vendors_shape(emulator):
