@@ -164,8 +164,8 @@ class Cluster:
 
     def logs(self) -> str:
         """The end of each component's."""
-        ends = ((host.name, (host.root / "log").read_text(errors="replace")[-2000:]) for host in self.hosts.values())
-        return "\n".join(f"== {name}\n{text}" for name, text in ends)
+        logs = ((host.name, (host.root / "log").read_text(errors="replace")[-2000:]) for host in self.hosts.values())
+        return "\n".join(f"== {name}\n{text}" for name, text in logs)
 
     def close(self) -> None:
         for host in self.hosts.values():
