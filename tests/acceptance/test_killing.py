@@ -18,7 +18,7 @@ from support.object_stores import absent
         "bedrock",
         "openai azure",
         "anthropic gemini",
-        "vertex rounds",
+        "vertex",
         "waves tried",
         "cached table",
         "ladder",
