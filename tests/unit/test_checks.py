@@ -157,7 +157,37 @@ def test_a_check_decides_the_rows_status(check, status, code, reason):
     assert result.output == (GOOD if status == "succeeded" else None)
 
 
+class Shouting(BaseModel):
+    """Written by a method of its own."""
+
+    word: str
+
+    def model_dump(self, **how):
+        return {"word": super().model_dump(**how)["word"].upper()}
+
+
+class Animal(BaseModel):
+    """Read as a kind of itself, which is written otherwise."""
+
+    name: str
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def kind(cls, value, handler):
+        made = handler(value)
+        return Cat(name=made.name) if cls is Animal and made.name == "cat" else made
+
+
+class Cat(Animal):
+    @field_serializer("name")
+    def shouted(self, name):
+        return name.upper()
+
+
 CLASSES = [
+    (Shouting, {"word": "a"}, {"word": "A"}, None, None),
+    (Animal, {"name": "cat"}, {"name": "CAT"}, None, None),
+    (Animal, {"name": "dog"}, {"name": "dog"}, None, None),
     (Bill, GOOD, {"total": 3, "parts": [1, 2], "currency": "USD"}, None, None),
     (Bill, {"total": 3, "parts": [3]}, {"total": 3, "parts": [3], "currency": "EUR"}, None, None),
     (Bill, {"total": 4, "parts": [3]}, None, "validation_failed", "no valid Bill: total is 4, the parts come to 3"),
