@@ -174,11 +174,12 @@ def test_what_a_pod_needs(cluster, capsys):
     scheduler = cluster.start("pods-scheduler", "scheduler", "--skip-serve-logs", **pods)
     run_id = run_through(cluster, "pods")
     written = root / "footprints.jsonl"
-    cluster.until(lambda: written.read_bytes().count(b"\n") >= 4, "the last pod to be gone", 30)
+    cluster.until(lambda: b'"fetch"' in written.read_bytes(), "the last pod to be gone", 30)
     scheduler.stop()
     took = read_jsonl(written)
-    # A wait ends in the triggerer: no second pod comes of it.
-    assert [one["task"] for one in took] == ["collect_reviews", "submit", "wait", "fetch"]
+    # A wait that was handed to the triggerer comes back in a second pod.
+    assert list(dict.fromkeys(one["task"] for one in took)) == ["collect_reviews", "submit", "wait", "fetch"]
+    assert len(took) <= 5
     hosts = {instances(cluster, run_id, task)[-1]["hostname"] for task in ("submit", "wait", "fetch")}
     assert len(hosts) == 3
     with capsys.disabled():
@@ -186,5 +187,5 @@ def test_what_a_pod_needs(cluster, capsys):
         for one in took:
             print(f"{one['task']:<16} {one['memory'] / 1e6:>5.0f} {one['temporary']:>9,}")
     assert {one["status"] for one in took} == {0}
-    assert [(one["temporary"], one["elsewhere"], one["left"]) for one in took] == [(0, [], {})] * 4
+    assert [(one["temporary"], one["elsewhere"], one["left"]) for one in took] == [(0, [], {})] * len(took)
     assert max(one["memory"] for one in took) < MOST_MEMORY
