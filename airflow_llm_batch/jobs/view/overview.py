@@ -147,6 +147,7 @@ class Overview:
             if shown is None:
                 self._at_work(key)
             elif shown.landed_at is not None:
+                self._hurry_replaced(key)
                 self.views[key] = shown
                 self.work.pop(key, None)
             elif key not in self.views:
@@ -155,8 +156,13 @@ class Overview:
                 self._at_work(key)
 
     def _at_work(self, key: JobKey) -> None:
+        self._hurry_replaced(key)
         self.work[key] = Work()
-        if (before := previous(key)) is not None:
+
+    def _hurry_replaced(self, key: JobKey) -> None:
+        """A job that was not known replaces another, which is shown otherwise from then on."""
+        before = previous(key)
+        if before is not None and key not in self.views:
             self.hurry(before)
 
     def _due(self) -> list[JobKey]:
@@ -172,7 +178,8 @@ class Overview:
         return due
 
     def _look_at(self, keys: Iterable[JobKey]) -> None:
-        keys = list(keys)
+        # Whatever replaces a job is known before it.
+        keys = sorted(keys, key=generation, reverse=True)
         if not keys:
             return
         with ThreadPoolExecutor(min(FILES_AT_ONCE, len(keys)), "llm-batch-overview") as pool:
@@ -250,6 +257,11 @@ def newest(rounds: list[RoundFiles]) -> float:
     """Epoch seconds when something was last written of what tells how far a job is, 0 where the store does not say."""
     infos = (info for found in rounds for name, info in found.files.items() if "/" not in name)
     return max((at.timestamp() for at in map(modified, infos) if at is not None), default=0.0)
+
+
+def generation(key: JobKey) -> int:
+    """How many jobs there were in its place, this one included."""
+    return JobAddress.parse("/".join(key)).generation
 
 
 def following(key: JobKey) -> JobKey:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from pathlib import Path
 
 import msgspec
@@ -190,6 +191,40 @@ def test_a_job_that_nothing_tells_of_is_found_within_a_day(site, connect, storag
     site.snapshot.readers.shutdown(wait=True)
     assert [job["run_id"] for job in site.get("jobs")["jobs"]] == ["lost"]
     assert len(list((tmp / "_index" / "packs").glob("checked-*"))) == 1
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=lambda order: "".join(map(str, order)))
+def test_a_replaced_job_is_one_in_whatever_order_entries_are_read(tmp_path, order):
+    """Input that has changed twice: of three jobs the last is at work, from the first look on."""
+    now, storage = datetime.now(UTC), f"file://{tmp_path}/jobs"
+    places = [f"{storage}/dag/run/task/{place}" for place in ("-1", "-1.2", "-1.3")]
+    for uri in places:
+        announce(JobAddress.parse(uri))
+        at_the_vendor(uri, now)
+    overview = Overview(storage)
+    overview.index.read(window(overview.today))
+    for number in order:
+        overview._take({"/".join(JobAddress.parse(places[number]).key)})
+    overview.index.changed.clear()
+    assert [job.state for job in sorted(overview.refresh(), key=lambda job: job.uri)] == [*["replaced"] * 2, "running"]
+
+
+def test_a_job_is_replaced_by_one_that_is_landed_already(tmp_path):
+    """Whoever looks now and then may never see the new one at work."""
+    now, storage = datetime.now(UTC), f"file://{tmp_path}/jobs"
+    first, second = (f"{storage}/dag/run/task/{place}" for place in ("-1", "-1.2"))
+    announce(JobAddress.parse(first))
+    at_the_vendor(first, now - timedelta(hours=5))
+    for path in Path(first.removeprefix("file://")).rglob("*.json"):
+        # Nothing has happened to it for hours: it is not looked at again soon.
+        os.utime(path, times=(now.timestamp() - 5 * 3600,) * 2)
+    overview = Overview(storage)
+    assert [job.state for job in overview.refresh()] == ["running"]
+    announce(JobAddress.parse(second))
+    at_the_vendor(second, now)
+    write_whole(storage_path(second) / "manifest.json", landing(second, now).dump())
+    Overview(storage).refresh()  # whoever else looks enters the landing
+    assert {job.uri: job.state for job in overview.refresh()} == {first: "replaced", second: "landed"}
 
 
 KILLED = """
