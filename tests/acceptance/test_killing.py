@@ -18,7 +18,7 @@ from support.object_stores import absent
         "bedrock",
         "openai azure",
         "anthropic gemini",
-        "vertex",
+        "vertex rounds",
         "waves tried",
         "cached table",
         "ladder",
