@@ -19,7 +19,6 @@ import signal
 import sqlite3
 import sys
 import tempfile
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,6 +28,7 @@ from types import SimpleNamespace
 
 import httpx
 from emulated import start_emulator
+from tries import one_try
 
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-killing-"))
 os.environ |= {"AIRFLOW_HOME": str(HOME), "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs"}
@@ -164,23 +164,7 @@ class Points:
 
 
 def run_task(name: str, provider: str, directory: Path, stop_at: int | None, how: str) -> str:
-    """One try of one task in a process of its own: ``done``, ``failed`` or ``killed``."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            points = Points(stop_at, how)
-            points.install()
-            value = execute(name, provider, directory)
-            (directory / f"{name}.xcom").write_text(json.dumps(value))
-            (directory / f"{name}.points").write_text(json.dumps(points.seen))
-            status = 0
-        except BaseException:
-            (directory / f"{name}.error").write_text(traceback.format_exc())
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    return "killed" if os.WIFSIGNALED(status) else "failed" if os.WEXITSTATUS(status) else "done"
+    return one_try(name, directory, Points(stop_at, how), lambda: execute(name, provider, directory))
 
 
 def execute(name: str, provider: str, directory: Path) -> object:

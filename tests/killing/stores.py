@@ -20,13 +20,13 @@ import shutil
 import signal
 import sys
 import tempfile
-import traceback
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
 from emulated import start_emulator
+from tries import one_try
 
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-stores-"))
 os.environ["AIRFLOW_HOME"] = str(HOME)
@@ -106,23 +106,7 @@ def named(method: str, url: str) -> str:
 
 
 def run_task(name: str, place: str, directory: Path, stop_at: int | None = None, how: str = "kill") -> str:
-    """One try of one task in a process of its own: ``done``, ``failed`` or ``killed``."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            points = Points(stop_at, how)
-            points.install()
-            value = execute(name, place, directory)
-            (directory / f"{name}.xcom").write_text(json.dumps(value))
-            (directory / f"{name}.points").write_text(json.dumps(points.seen))
-            status = 0
-        except BaseException:
-            (directory / f"{name}.error").write_text(traceback.format_exc())
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    return "killed" if os.WIFSIGNALED(status) else "failed" if os.WEXITSTATUS(status) else "done"
+    return one_try(name, directory, Points(stop_at, how), lambda: execute(name, place, directory))
 
 
 def execute(name: str, place: str, directory: Path) -> object:
