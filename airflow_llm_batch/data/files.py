@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
@@ -158,9 +159,8 @@ def reader_of(name: str) -> Callable[[io.BufferedReader, str], Located] | None:
 
 
 def read_jsonl(file: io.BufferedReader, name: str) -> Located:
-    read = file.readline
     # Bounded: a file without line ends, or one that was compressed very small, must not fill the memory.
-    return json_rows(enumerate(iter(lambda: read(MOST_BYTES + 1), b""), 1), name, "line")
+    return json_rows(enumerate(iter(partial(file.readline, MOST_BYTES + 1), b""), 1), name, "line")
 
 
 def json_rows(lines: Iterable[tuple[int, bytes]], name: str, unit: str) -> Located:

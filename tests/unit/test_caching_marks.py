@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from airflow_llm_batch.data.requests import ChatRequest
 from airflow_llm_batch.data.static import static_of
 from airflow_llm_batch.exceptions import InputError
-from airflow_llm_batch.jobs.planning.encoding import encode_between, encode_whole
+from airflow_llm_batch.jobs.planning.lines import encode_between, encode_whole
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.azure.protocol import Azure
 from airflow_llm_batch.providers.bedrock.protocol import Bedrock
@@ -28,7 +29,7 @@ def made(provider, model, called=False, row=ROW, **more):
     """The body that is sent."""
     request = ChatRequest(**{"model": model, "user": "Say {text}", "max_tokens": 50, "cache": True, **more})
     request = request.for_calls() if called else request
-    line = json.loads(encode_whole(request, provider, "j")(0, row).line)
+    line = json.loads(encode_whole(request, provider, "j")(0, row).request)
     return line.get("body") or line.get("params") or line.get("modelInput") or line["request"]
 
 
@@ -223,14 +224,14 @@ def test_a_marked_prompt_says_what_an_unmarked_one_says(pieces, value, system):
         request = {"model": model, "system": system, "user": user, "max_tokens": 5}
         plain, marked = ChatRequest(**request), ChatRequest(**request, cache=True)
         try:
-            bare = json.loads(encode_whole(plain, provider, "j")(0, row).line)
+            bare = json.loads(encode_whole(plain, provider, "j")(0, row).request)
         except (InputError, KeyError):
             # Refused, or a column that the row does not have.
             continue
         encoded = encode_whole(marked, provider, "j")(0, row)
-        assert said(json.loads(encoded.line)) == said(bare)
+        assert said(json.loads(encoded.request)) == said(bare)
         between = encode_between(marked, provider, "j")
-        assert between is None or between(0, row)[:2] == encoded[:2]
+        assert between is None or msgspec.structs.replace(between(0, row), tokens=encoded.tokens) == encoded
 
 
 def said(line):

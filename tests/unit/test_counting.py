@@ -14,7 +14,8 @@ from airflow_llm_batch.data.requests import ChatRequest
 from airflow_llm_batch.emulator import counting as emulated
 from airflow_llm_batch.jobs.money.counting import Counter, length_of
 from airflow_llm_batch.jobs.planning import lengths
-from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_between, encode_rows, encode_whole
+from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
+from airflow_llm_batch.jobs.planning.lines import encode_between, encode_whole
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.counting import counting_of
 from airflow_llm_batch.providers.openai.protocol import OpenAI

@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.blocks import CHUNK
 from airflow_llm_batch.jobs.money.tokens import EMBEDDINGS
-from airflow_llm_batch.jobs.planning.encoding import Line
+from airflow_llm_batch.jobs.planning.lines import Line
 from airflow_llm_batch.models import Limits, Shard
 from airflow_llm_batch.storage import WholeFile
 
@@ -36,12 +37,14 @@ class ShardFile:
         self, store: JobStore, index: int, group: Group, limits: Limits, token: str, lane: str = "batch"
     ) -> None:
         self.index, self.group, self.limits, self.token, self.lane = index, group, limits, token, lane
-        self.embeddings = group[0] == EMBEDDINGS
         self.store = store
         self.files = [WholeFile(store.requests(index, token)), WholeFile(store.rows(index, token))]
         self.requests, self.entries, self.contents = bytearray(), bytearray(), bytearray()
         self.held: deque[Line] = deque()
         self.rows = self.inputs = self.tokens = self.size = self.kept = self.crc32 = 0
+        self.most_tokens = inf if limits.tokens is None else limits.tokens
+        inputs = limits.embedding_inputs if group[0] == EMBEDDINGS else None
+        self.most_inputs = inf if inputs is None else inputs
 
     def add(self, line: Line) -> bool:
         """Take a line; False when it is one too many. The first always fits."""
@@ -52,8 +55,8 @@ class ShardFile:
             rows > limits.requests
             or size > limits.bytes
             or self.kept + len(line.entry) > MOST_ENTRIES
-            or (limits.tokens is not None and tokens > limits.tokens)
-            or (self.embeddings and limits.embedding_inputs is not None and inputs > limits.embedding_inputs)
+            or tokens > self.most_tokens
+            or inputs > self.most_inputs
         ):
             return False
         self.rows, self.size, self.tokens, self.inputs = rows, size, tokens, inputs

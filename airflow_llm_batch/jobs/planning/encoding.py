@@ -1,14 +1,9 @@
-"""Rows to encoded lines, streamed. Each row is encoded once."""
+"""Rows to encoded lines, streamed."""
 
 from __future__ import annotations
 
-import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgspec
 
 from airflow_llm_batch.data.checks import rules_for
 from airflow_llm_batch.data.files import named
@@ -17,15 +12,13 @@ from airflow_llm_batch.data.kinds import kind_of as column_kind
 from airflow_llm_batch.data.outputs import validator
 from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line, schema_of
 from airflow_llm_batch.data.sources import read_rows, sources_of
-from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
+from airflow_llm_batch.data.values import plain, to_stable_json
 from airflow_llm_batch.exceptions import InputError, NoRows
-from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens, static_tokens
 from airflow_llm_batch.jobs.planning.braces import check_meaning, check_template, needs_columns
 from airflow_llm_batch.jobs.planning.keys import UniqueKeys
-from airflow_llm_batch.jobs.planning.lengths import RowTokens
+from airflow_llm_batch.jobs.planning.lines import Keep, Line, encode_between, encode_whole
 from airflow_llm_batch.jobs.planning.nulls import Nulls
 from airflow_llm_batch.jobs.planning.sampling import spread
-from airflow_llm_batch.jobs.reuse.digests import SIZE, content
 from airflow_llm_batch.models import Rules
 from airflow_llm_batch.results import Result
 
@@ -68,8 +61,8 @@ class RowSpec(NamedTuple):
         """:raises NothingBilled: for checks that no answer to these rows could pass."""
         return rules_for(self.request, self.passthrough, checks or ())
 
-    def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
-        return encode_rows(self, provider, job_id, kinds)
+    def lines(self, provider: Provider, job_id: str, kinds: Kinds, stable: bool = False) -> Iterator[Line]:
+        return encode_rows(self, provider, job_id, kinds, stable)
 
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """The job's fields that the rows and the request tell."""
@@ -81,38 +74,6 @@ class RowSpec(NamedTuple):
             asked = {"request": self.request.serialize(), "output_schema": self.request.schema()}
         asked |= {"sampled_from": kinds.total, "portable": self.portable}
         return {**asked, "key_kind": key_kind, "columns": columns, "sources": sources_of(self.rows)}
-
-
-class Line(msgspec.Struct, gc=False):
-    """One encoded row: its lines of ``requests.jsonl`` and ``rows.jsonl``, newlines included.
-
-    :param tokens: of the prompt, estimated.
-    :param row: its number.
-    :param digest: of what is asked; equal for rows that ask the same.
-    :param lane: that of its shard.
-    :param content: what is asked as ``digests.content`` has it, "" where it is not kept.
-    """
-
-    request: bytes
-    entry: bytes
-    tokens: int
-    kind: Kind
-    row: int
-    digest: bytes
-    lane: str = "batch"
-    content: bytes = b""
-
-
-class Encoded(NamedTuple):
-    """A row's request line, newline included; ``tokens`` of its prompt, estimated; ``content``, what is asked."""
-
-    line: bytes
-    kind: Kind
-    tokens: int
-    content: bytes
-
-
-Encode = Callable[[int, Mapping[str, Any]], Encoded]
 
 
 def usable(schema: Any) -> bool:
@@ -141,10 +102,13 @@ def passthrough_map(columns: Any) -> dict[str, str]:
     return named
 
 
-def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | None = None) -> Iterator[Line]:
+def encode_rows(
+    spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | None = None, stable: bool = False
+) -> Iterator[Line]:
     """Encode every row once.
 
     :param kinds: takes note of what keys and pass-through columns hold.
+    :param stable: whether a line's digest is looked up elsewhere, and has to be the same there.
 
     :raises InputError: for no rows, an unusable row (by its place), a duplicate key, a request over the limits or one
         the provider cannot express.
@@ -167,7 +131,7 @@ def encode_rows(spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | N
                 # The first row tells what the columns are.
                 if spec.request is not None and spec.request.columns() is not None:
                     spec = spec._replace(request=spec.request.met(row))
-                encode_row = row_encoder(spec, provider, job_id, kinds or Kinds(spec.passthrough))
+                encode_row = row_encoder(spec, provider, job_id, kinds or Kinds(spec.passthrough), stable)
                 met, odd = row.keys(), needs_columns(spec.request)
             try:
                 if odd and row.keys() != met:
@@ -204,106 +168,43 @@ def needed_columns(spec: RowSpec) -> set[str] | None:
 
 
 def row_encoder(
-    spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds
+    spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds, stable: bool
 ) -> Callable[[int, Mapping[str, Any]], tuple[Line, bytes | None]]:
     """A function from a row to its line and its key as JSON, None for a key that is the row number."""
     template = spec.request or BatchLines()
-    encode = encode_between(template, provider, job_id) or encode_whole(template, provider, job_id)
-    columns = list(spec.passthrough.items())
-    limit = provider.limits.bytes
-    nulls = Nulls(template)
+    keep = Keep.CONTENT if spec.portable else Keep.DIGEST if stable else Keep.NOTHING
+    encode = encode_between(template, provider, job_id, keep) or encode_whole(template, provider, job_id, keep)
+    key_column, columns = spec.key, list(spec.passthrough.items())
+    are_lines = key_column is None and spec.request is None
+    limit, nulls, key_kinds = provider.limits.bytes, Nulls(template), kinds.key
 
     def encode_row(number: int, row: Mapping[str, Any]) -> tuple[Line, bytes | None]:
         key = None
-        if spec.key is not None:
-            key = plain(row[spec.key])
+        if key_column is not None:
+            key = plain(row[key_column])
             if key is None:
-                raise InputError(f"its key {spec.key!r} is {row[spec.key]!r}; every row needs a key of its own")
-        elif spec.request is None and is_batch_line(row):
+                raise InputError(f"its key {key_column!r} is {row[key_column]!r}; every row needs a key of its own")
+        elif are_lines and is_batch_line(row):
             key = row["custom_id"]
             kinds.add_schema(schema_of(row.get("body") or row.get("params")))
         if nulls.columns:
             nulls.look(number, row)
-        request, kind, tokens, asked = encode(number, row)
-        if len(request) > limit:
+        line = encode(number, row)
+        if len(line.request) > limit:
             raise InputError(
-                f"its request has {len(request):,} bytes, over {provider.name}'s limit of {limit:,} for a whole "
+                f"its request has {len(line.request):,} bytes, over {provider.name}'s limit of {limit:,} for a whole "
                 "batch; shorten or split the row"
             )
         named = None
         if key is not None:
             named = to_stable_json(key)
-            kinds.key.add(column_kind(key))
-        entry = b'{"row":%d,"key":%b}\n' % (number, named or b"%d" % number)
+            key_kinds.add(column_kind(key))
+        line.entry = b'{"row":%d,"key":%b}\n' % (number, named or b"%d" % number)
         if columns:
             values = {name: plain(row[column]) for name, column in columns}
             for name, value in values.items():
                 kinds.columns[name].add(column_kind(value))
-            entry = b'%b,"columns":%b}\n' % (entry[:-2], to_stable_json(values))
-        digest = blake2b(asked, digest_size=SIZE).digest()
-        return Line(request, entry, tokens, kind, number, digest, content=asked if spec.portable else b""), named
+            line.entry = b'%b,"columns":%b}\n' % (line.entry[:-2], to_stable_json(values))
+        return line, named
 
     return encode_row
-
-
-def encode_whole(template: RequestTemplate, provider: Provider, job_id: str) -> Encode:
-    """Renders, translates and encodes each row's request."""
-    render = template.compile()
-    static: int | None = None
-
-    def encode(number: int, row: Mapping[str, Any]) -> Encoded:
-        nonlocal static
-        asked = render(row)
-        request = provider.translate(provider.cached(asked))
-        line = to_json(provider.line(request, f"{job_id}-{number}")) + b"\n"
-        if static is None:
-            static = static_tokens(asked, provider)
-        tokens = prompt_tokens(line, request.body, provider, request.model)
-        return Encoded(line, kind_of(request, provider, static), tokens, content(asked, provider))
-
-    return encode
-
-
-def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -> Encode | None:
-    """The same for a template whose rows differ in nothing but texts, several times as fast; None for any other.
-
-    One request is rendered, translated and encoded with a mark in each column's place. What lies between the marks is
-    the same for every row, since a provider carries text as it is.
-    """
-    columns = template.text_columns()
-    if columns is None or len(columns) > 1000:
-        return None
-    mark = uuid.uuid4().hex
-    rendered = template.compile()({column: f"{mark}{place:04}" for place, column in enumerate(columns)})
-    try:
-        request = provider.translate(provider.cached(rendered))
-    except InputError:
-        # What is refused of the fixed part is told by the first row's place; or the rows' texts mend it.
-        return None
-    line = to_json(provider.line(request, f"{mark}{len(columns):04}")) + b"\n"
-    pieces = re.split(mark.encode() + rb"(\d{4})", line)
-    order = [int(place) for place in pieces[1::2]]
-    kind = kind_of(request, provider, static_tokens(rendered, provider))
-    same = re.split(mark.encode() + rb"(\d{4})", content(rendered, provider))
-    places = list(map(int, same[1::2]))
-    prefix = f"{job_id}-".encode()
-    tokens = RowTokens(request, line, provider, mark)
-    # A text that is split for a cache's mark may leave nothing behind it.
-    split = rendered.cache is not None
-    whole = encode_whole(template, provider, job_id) if split or not provider.takes_empty_text else None
-
-    def encode(number: int, row: Mapping[str, Any]) -> Encoded:
-        values = [row[column] for column in columns]
-        texts = [value if type(value) is str else as_text(value) for value in values]
-        if whole is not None and not all(map(str.strip, texts)):
-            return whole(number, row)
-        encoded = [to_json(text)[1:-1] for text in texts]
-        asked = same.copy()
-        asked[1::2] = [encoded[place] for place in places]
-        encoded.append(b"%b%d" % (prefix, number))
-        parts = pieces.copy()
-        parts[1::2] = [encoded[place] for place in order]
-        line = b"".join(parts)
-        return Encoded(line, kind, tokens.of(texts, line), b"".join(asked))
-
-    return encode

@@ -13,7 +13,7 @@ from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.jobs.money.tokens import Kind
 from airflow_llm_batch.jobs.options import NO_REUSE, NOT_TRIED, First, Reuse
 from airflow_llm_batch.jobs.planning.cutter import Cutter
-from airflow_llm_batch.jobs.planning.encoding import Line
+from airflow_llm_batch.jobs.planning.lines import Line
 from airflow_llm_batch.jobs.planning.sparing import spared
 from airflow_llm_batch.jobs.reuse.buckets import HashBuckets
 from airflow_llm_batch.models import Limits, Rules, Shard
@@ -47,8 +47,11 @@ class Rows(Protocol):
         :param checks: as they were given, None where nothing was said.
         """
 
-    def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
-        """Every row encoded; the same each time."""
+    def lines(self, provider: Provider, job_id: str, kinds: Kinds, stable: bool = False) -> Iterator[Line]:
+        """Every row encoded; the same each time.
+
+        :param stable: whether their digests are compared with those of other jobs, or kept.
+        """
 
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """The job's fields that they tell."""
@@ -143,7 +146,7 @@ def write_shards(
 
     with HashBuckets() as hashes:
         try:
-            lines = noted(spec.lines(provider, store.job_id, kinds), fingerprint, hashes, report)
+            lines = noted(spec.lines(provider, store.job_id, kinds, reuse.is_wanted), fingerprint, hashes, report)
             if reuse.is_wanted:
                 lines = to_ask(spared(lines, hashes, reuse))
             head, lines = taken_first(lines, first, cutter.limits.minimum)

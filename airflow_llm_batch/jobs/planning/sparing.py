@@ -14,7 +14,7 @@ import msgspec
 from airflow_llm_batch.data.failed import NOT_IN_CACHE
 from airflow_llm_batch.jobs.directory.rows import with_answer
 from airflow_llm_batch.jobs.directory.rowset import RowSet
-from airflow_llm_batch.jobs.planning.encoding import Line
+from airflow_llm_batch.jobs.planning.lines import Line
 from airflow_llm_batch.jobs.reuse.answers import AnswerFiles
 from airflow_llm_batch.jobs.reuse.buckets import HashBuckets, copies, whole_hash
 from airflow_llm_batch.results import Result
@@ -59,7 +59,7 @@ class Spool:
         while head := self.file.read(HEAD.size):
             *sizes, tokens, kind, row, digest = HEAD.unpack(head)
             request, entry, content = map(self.file.read, sizes)
-            yield Line(request, entry, tokens, kinds[kind], row, digest, content=content)
+            yield Line(request, tokens, kinds[kind], row, digest, content, entry)
 
 
 class Known:

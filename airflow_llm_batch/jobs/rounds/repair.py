@@ -20,7 +20,7 @@ from airflow_llm_batch.jobs.directory.rowset import RowSet
 from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.money.tokens import kind_of, prompt_tokens, raised_caps
-from airflow_llm_batch.jobs.planning.encoding import Line
+from airflow_llm_batch.jobs.planning.lines import Line
 from airflow_llm_batch.jobs.reuse.digests import again, digest_of, request_of
 from airflow_llm_batch.jobs.reuse.digests import content as content_of
 from airflow_llm_batch.jobs.reuse.digests import digest as digest_of_content
@@ -143,7 +143,7 @@ class Repair(NamedTuple):
         same = {name: getattr(job, name) for name in taken}
         return {**same, "round": job.round + 1, "repairs": self.store.uri, "rung": self.rung}
 
-    def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
+    def lines(self, provider: Provider, job_id: str, kinds: Kinds, stable: bool = True) -> Iterator[Line]:
         """The requests as they were sent, round by round, under ids of the new job."""
         chosen: dict[int, RowSet] = {}
         truncated, answered = RowSet(), RowSet()
@@ -220,7 +220,7 @@ class Repair(NamedTuple):
         is_same = same and changed is asked and not truncated and provider.name == self.job.provider
         known = digest_of_content(content) if content and not truncated else digest_of(request, provider)
         digest = same if is_same else known
-        return Line(line, bare, tokens, kind_of(request, provider), row.row, digest, content=content)
+        return Line(line, tokens, kind_of(request, provider), row.row, digest, content, bare)
 
 
 class Sent(NamedTuple):
