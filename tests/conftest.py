@@ -9,7 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 
+#: no limit of seconds: a busy machine would find an example for it
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-tests-"))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ |= {

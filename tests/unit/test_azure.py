@@ -471,7 +471,7 @@ ODD = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_whatever_stands_in_a_batch_or_a_file(data):
     """Any JSON value in any field: a listing shows the others, and a file is processed or not."""

@@ -294,7 +294,7 @@ NAMES = [name for name, _ in READERS] + [
     output={"output": {"message": {"content": [{"toolUse": {"name": [], "input": "{"}}]}}, "stopReason": {}}, error=None
 )
 @example(output={"choices": [{"message": {"content": "<reasoning>a"}, "finish_reason": ["stop"]}]}, error=None)
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 def test_whatever_stands_in_an_answer_the_row_gets_a_result(output, error):
     """Any JSON in any place: a status that there is, and never a success without an answer."""
     line = json.dumps({"recordId": "j-1", "modelOutput": output, "error": error}).encode()

@@ -44,7 +44,7 @@ def requests(draw):
     return ChatRequest(messages=turns, params=draw(st.sampled_from([{}, {"temperature": 0.5}])), **given)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(requests(), cell, cell, st.integers(0, 10**9), st.sampled_from(PROVIDERS))
 def test_a_line_cut_at_its_columns_is_the_line_encoded_whole(request, product, text, number, provider):
     """Byte for byte, whatever a row holds and wherever a column stands."""
@@ -143,14 +143,14 @@ def check(lines, frequent, whole):
     return short
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(openai_lines())
 def test_openais_frequent_lines_are_read_alike(line):
     """What the short way takes, it reads as the long way does."""
     check(line, openai_frequent, openai_line)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(anthropic_lines())
 def test_anthropics_frequent_lines_are_read_alike(line):
     """Likewise."""

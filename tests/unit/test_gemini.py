@@ -311,7 +311,7 @@ ODD = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_an_odd_operation_in_a_listing_hides_no_other(data):
     """Any JSON value in any field: ours is found; of our own, what can be read is."""

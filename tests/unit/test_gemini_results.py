@@ -317,7 +317,7 @@ def test_an_ending_in_an_odd_shape_has_its_code():
     assert (result.status, result.error_code) == ("refused", '["SAFETY"]')
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(GOOD), st.data())
 def test_whatever_json_stands_in_an_answer_the_row_gets_a_result(said, data):
     """One to three places changed: a status that is known, and both ways agree where the short one goes."""

@@ -29,7 +29,7 @@ def total(leases):
         max_size=120,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_shares_are_one_together_at_most(steps):
     """Holders that come, beat late or never, die and give back in any order: at no moment more than the whole."""
     bucket, clock = Bucket(), Clock()

@@ -54,7 +54,7 @@ def test_partitions_are_texts():
 
 
 @given(SIZES, COUNTS, st.integers(0, 60), st.sampled_from(["\n", "\r\n", "\n\n"]), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_json_lines_are_cut_at_line_ends(files, count, width, ending, ends):
     """Whatever the files, their lines' lengths and ends: every line is read once, by one partition."""
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +71,7 @@ def test_json_lines_are_cut_at_line_ends(files, count, width, ending, ends):
 
 
 @given(SIZES, COUNTS, st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_parquet_is_cut_by_row_groups(files, count, group):
     """Row groups belong to one partition each, and rows keep their numbers in the file."""
     import pyarrow as pa
@@ -90,7 +90,7 @@ def test_parquet_is_cut_by_row_groups(files, count, group):
 
 
 @given(SIZES, COUNTS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_other_files_are_read_whole(files, count):
     """CSV, whose fields hold line ends, and what is packed: a file is one partition's."""
     import gzip
@@ -114,7 +114,7 @@ def test_other_files_are_read_whole(files, count):
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-(10**6), 10**6)), max_size=60, unique_by=lambda x: x), COUNTS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_query_is_cut_into_ranges(keys, count):
     """Any whole numbers, far apart or below 0; what has none is the first partition's."""
     opened = sqlite3.connect(":memory:")

@@ -360,7 +360,7 @@ ODD = st.recursive(
 
 
 @pytest.mark.parametrize("kind", [TestOpenAI, TestAnthropic])
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_an_odd_batch_in_a_listing_hides_no_other(kind, data):
     """Any JSON value in any field of somebody else's batch: ours is found; of our own, what can be read is."""

@@ -41,7 +41,7 @@ foreign = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 12), st.data())
 def test_one_result_per_row(rows, data):
     """Shuffled, lost, repeated, foreign and unreadable lines in any mixture."""

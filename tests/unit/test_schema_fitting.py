@@ -262,7 +262,7 @@ def undocumented(schema):
 def test_what_is_fitted_is_taken_and_loses_no_answer(examples):
     """Whatever fits the schema that was given fits the one that is sent, which the vendor's rules take; and an answer
     to the one that is sent is unwrapped into what the user's schema describes."""
-    settings(max_examples=examples, deadline=None)(given(schemas, st.integers())(is_taken_whole))()
+    settings(max_examples=examples)(given(schemas, st.integers())(is_taken_whole))()
 
 
 def is_taken_whole(schema, seed):
@@ -289,7 +289,7 @@ def is_taken_whole(schema, seed):
         assert (result.status, result.output) == ("succeeded", value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | names | leaf,

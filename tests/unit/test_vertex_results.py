@@ -208,7 +208,7 @@ LINES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.dictionaries(NAMES, LINES, max_size=6), st.sampled_from(["custom_id", "key", "label"]))
 def test_whatever_stands_in_a_line_its_row_gets_a_result(line, named):
     """Any JSON in any place: a named row has a status, a code where it has failed, and numbers that can be stored."""
@@ -246,7 +246,7 @@ INNER = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(MEMBERS, ODD | st.dictionaries(INNER, ODD), max_size=8), ODD)
 def test_one_odd_job_hides_no_other(odd, strange):
     """A listing may hold anybody's jobs; ours is found beside them."""

@@ -6,7 +6,7 @@ any vendor costs thousands of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -372,9 +372,8 @@ def scaled(price: PriceOf, factor: Decimal) -> PriceOf:
 def is_consistent(result: Result) -> bool:
     """Whether token counts can be what they say: gateways have been seen to report more cached tokens than tokens."""
     read, wrote, hour = result.cached_tokens or 0, result.cache_write_tokens or 0, result.cache_write_1h_tokens or 0
-    return (
-        min(read, wrote, hour, wrote - hour, result.output_tokens or 0, (result.input_tokens or 0) - read - wrote) >= 0
-    )
+    asked, answered = result.input_tokens or 0, result.output_tokens or 0
+    return read >= 0 and 0 <= hour <= wrote and read + wrote <= asked and answered >= 0
 
 
 class Rates(NamedTuple):
@@ -390,19 +389,19 @@ class Rates(NamedTuple):
 
 def linear(rates: Rates) -> PriceOf:
     """The price function of a model whose tokens cost the same however many there are."""
-    sync = [rate[1] for rate in rates]
-    batch = [rate[0] or 0 for rate in rates]
-    known = None not in [rate[0] for rate in rates]
+    known = None not in [batch for batch, _ in rates]
+    fresh, cached, written, hour, output = [(batch or 0, sync) for batch, sync in rates]
 
-    def total(rates: Sequence[int], result: Result) -> int:
-        fresh, cached, written, hour, output = rates
-        read, wrote, hours = (
-            result.cached_tokens or 0,
-            result.cache_write_tokens or 0,
-            result.cache_write_1h_tokens or 0,
-        )
-        rest = (result.input_tokens or 0) - read - wrote
-        tokens = rest * fresh + read * cached + (wrote - hours) * written + hours * hour
-        return (tokens + (result.output_tokens or 0) * output) // MILLION
+    def price_of(result: Result) -> Listed:
+        rest, answered = result.input_tokens or 0, result.output_tokens or 0
+        read, wrote = result.cached_tokens or 0, result.cache_write_tokens or 0
+        batch, sync = answered * output[0], answered * output[1]
+        if read or wrote:
+            hours = result.cache_write_1h_tokens or 0
+            rest -= read + wrote
+            batch += read * cached[0] + (wrote - hours) * written[0] + hours * hour[0]
+            sync += read * cached[1] + (wrote - hours) * written[1] + hours * hour[1]
+        sync = (sync + rest * fresh[1]) // MILLION
+        return ((batch + rest * fresh[0]) // MILLION if known else None), sync
 
-    return lambda result: (total(batch, result) if known else None, total(sync, result))
+    return price_of

@@ -187,7 +187,7 @@ def test_any_json_in_any_place_lands_every_row_once(
         shard.index: store.attempts(shard.index).ended().model_copy(update={"succeeded": 0}) for shard in job.shards
     }
 
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def run(data):
         lines = [data.draw(mutated(provider, f"{job.id}-{row}")) for row in range(ROWS)]

@@ -15,7 +15,7 @@ from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory.store import JobStore
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 8))
 def test_shards_are_cut_so_that_none_is_too_small(connect, tmp_path_factory, rows, most, least):
     """Whatever the number of rows: every row in one shard, in order, no shard too large, and none too small where the

@@ -421,7 +421,7 @@ def test_rows_that_fail_take_their_copies_with_them(connect, tmp_path):
     assert rows[1]["answered_by"] == rows[0]["custom_id"]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     nights=st.lists(
         st.tuples(st.lists(st.integers(0, 12), min_size=1, max_size=40), st.booleans()), min_size=1, max_size=4

@@ -40,7 +40,7 @@ def read(vendor: Breaking, retries: int = 20) -> bytes:
         transport.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.integers(0, len(DATA) - 1) | st.sampled_from([0, 1, OVERLAP, OVERLAP + 1, len(DATA) - 1]), max_size=5),
     st.sampled_from(["yes", "no"]),

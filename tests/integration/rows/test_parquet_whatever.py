@@ -131,7 +131,7 @@ def test_a_row_that_its_plan_did_not_foresee_is_landed_all_the_same(tmp_path):
     assert {row["raw"] for row in rows} == {None, "the whole line"}
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(fields, cells, cells), min_size=5, max_size=30), st.booleans(), st.booleans())
 def test_every_odd_record_is_in_the_file_once(tmp_path, odd, with_schema, several):
     """Whatever vendors answer and rows carry: pyarrow reads the file back, with every row in its place."""

@@ -226,7 +226,7 @@ def value_of(schema, draw, depth=0):
     return draw(simple.get(kind, st.dictionaries(st.text(max_size=2), st.integers(), max_size=2)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(schemas, st.data())
 def test_every_answer_that_fits_its_schema_fits_its_column(schema, data):
     """Unions, open objects, recursion: nothing breaks a landing; integers beyond 64 bits are refused."""

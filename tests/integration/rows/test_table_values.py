@@ -80,7 +80,7 @@ def record(number, columns=None, **more):
     return Result(custom_id=f"j-{number}", **given), msgspec.Raw(to_json(columns or {}))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(fields, cells), min_size=1, max_size=20),
     st.sampled_from([None, SCHEMA]),
