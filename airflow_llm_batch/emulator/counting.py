@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 from airflow_llm_batch.tokenizers import CL100K, O200K, tokenizer
@@ -20,6 +21,8 @@ BYTES_PER_TOKEN = 4
 OLDER = re.compile(r"gpt-(3|4(?![o.]))|text-embedding")
 FINER = re.compile(r"opus-4-[789](?!\d)|(opus|sonnet|haiku|fable|mythos)-5")
 AROUND, TOOLS = 5, 346
+#: characters of texts whose counts are kept
+SHORT = 2000
 
 
 def tokens(text: str) -> int:
@@ -30,7 +33,13 @@ def tokens(text: str) -> int:
 def openai_tokens(text: str, model: str) -> int:
     if not text:
         return 0
-    known = tokenizer(CL100K if OLDER.search(model) else O200K)
+    # Roles, instructions and schemas are the same in every row.
+    return (counted if len(text) <= SHORT else counted.__wrapped__)(text, CL100K if OLDER.search(model) else O200K)
+
+
+@lru_cache(4096)
+def counted(text: str, vocabulary: str) -> int:
+    known = tokenizer(vocabulary)
     return known.count(text) if known is not None else tokens(text)
 
 
