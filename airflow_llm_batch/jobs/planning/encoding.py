@@ -17,7 +17,8 @@ from airflow_llm_batch.data.kinds import kind_of as column_kind
 from airflow_llm_batch.data.outputs import validator
 from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line, schema_of
 from airflow_llm_batch.data.sources import read_rows, sources_of
-from airflow_llm_batch.data.values import as_text, plain, to_json, to_stable_json
+from airflow_llm_batch.data.templates import text_of
+from airflow_llm_batch.data.values import plain, to_json, to_stable_json
 from airflow_llm_batch.exceptions import InputError, NoRows
 from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens, static_tokens
 from airflow_llm_batch.jobs.planning.braces import check_meaning, check_template, needs_columns
@@ -217,7 +218,7 @@ def row_encoder(
         key = None
         if spec.key is not None:
             key = plain(row[spec.key])
-            if key is None:
+            if key is None or key == "":
                 raise InputError(f"its key {spec.key!r} is {row[spec.key]!r}; every row needs a key of its own")
         elif spec.request is None and is_batch_line(row):
             key = row["custom_id"]
@@ -294,7 +295,7 @@ def encode_between(template: RequestTemplate, provider: Provider, job_id: str) -
 
     def encode(number: int, row: Mapping[str, Any]) -> Encoded:
         values = [row[column] for column in columns]
-        texts = [value if type(value) is str else as_text(value) for value in values]
+        texts = [v if type(v) is str else text_of(column, v) for column, v in zip(columns, values, strict=True)]
         if whole is not None and not all(map(str.strip, texts)):
             return whole(number, row)
         encoded = [to_json(text)[1:-1] for text in texts]

@@ -160,7 +160,9 @@ def test_a_connection_of_airflows_database_is_found(emulator, airflow_db, tmp_pa
 
 def test_wrong_arguments_are_refused_before_anything_is_sent(keyed, tmp_path):
     """Each by its name."""
-    for wrong in ({"lane": "fast"}, {"on_deadline": "shrug"}, {"max_rounds": 0}, {"fail_on": "many"}):
+    costs = [{"max_cost": cost} for cost in ("$1", float("nan"), float("inf"), -1)]
+    named = [{"lane": "fast"}, {"on_deadline": "shrug"}, {"max_rounds": 0}, {"fail_on": "many"}, {"also": ["invalied"]}]
+    for wrong in named + costs:
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):
             ask(texts(1), tmp_path, **wrong)
     with pytest.raises(InputError, match="request is a str"):
