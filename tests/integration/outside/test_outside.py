@@ -331,6 +331,24 @@ def test_the_commands_read_what_the_pages_read(emulator, connect, capsys, tmp_pa
     assert "Nothing of this job runs any more" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", ["80", None])
+def test_tables_cut_nothing(emulator, connect, capsys, tmp_path, monkeypatch, columns):
+    """A narrow terminal breaks names and sums, and shows all of them; a pipe has each on a line of its own."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    storage, name = f"file://{tmp_path}", "labels_of_last_night"
+    ask(texts(2), storage, conn_id=connect(emulator.url), name=name, progress=False)
+    for words, wanted in (["list"], name), (["cost", "--by", "model"], "gpt-5-mini"), (["cost", "--by", "day"], "20"):
+        capsys.readouterr()
+        assert main([*words, "--storage", storage]) == 0
+        printed = capsys.readouterr().out
+        assert "…" not in printed
+        assert columns is not None or wanted in printed
+        folded = "".join(line.lstrip("│").partition("│")[0].strip() for line in printed.splitlines() if "│" in line)
+        assert wanted in folded, printed
+
+
 def test_what_vendors_say_has_no_meaning_to_a_terminal(emulator, connect, capsys, tmp_path, monkeypatch):
     """Markup and control characters of a row are shown, and not obeyed."""
     monkeypatch.setenv("COLUMNS", "200")
