@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: what a shell is told of Ctrl-C
 INTERRUPTED = 130
+#: characters that no line of a table has
+UNBROKEN = 10_000
 BY: dict[str, Callable[[JobView], str]] = {
     "day": lambda job: job.created_at.date().isoformat(),
     "dag": lambda job: job.dag_id,
@@ -148,6 +151,14 @@ def schema_in(file: Path | None) -> Any:
         raise InputError(f"--schema {file}: {error}. Nothing was sent.") from None
 
 
+def tables() -> Console:
+    """Standard output: a terminal has a width; what a program or a file gets is not broken for one."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = UNBROKEN
+    return console
+
+
 def list_jobs(given: argparse.Namespace) -> None:
     from airflow_llm_batch.console.tables import jobs_table
 
@@ -159,7 +170,7 @@ def list_jobs(given: argparse.Namespace) -> None:
     if given.json:
         dump(shown)
         return
-    Console().print(jobs_table(shown))
+    tables().print(jobs_table(shown))
     if len(shown) < len(jobs):
         Console().print(f"The newest {len(shown):,} of {len(jobs):,}: --last 0 shows all.", style="dim")
 
@@ -171,7 +182,7 @@ def show(given: argparse.Namespace) -> None:
     if given.json:
         sys.stdout.write(job.model_dump_json(indent=1) + "\n")
         return
-    console = Console()
+    console = tables()
     console.print(job_table(job))
     console.print(batches_table(job))
     if job.failures:
@@ -206,7 +217,7 @@ def cost(given: argparse.Namespace) -> None:
     if given.json:
         dump(sums)
     else:
-        Console().print(sums_table(sums, given.by.capitalize()))
+        tables().print(sums_table(sums, given.by.capitalize()))
 
 
 def jobs_since(overview: Overview, day: str | None) -> list[JobView]:

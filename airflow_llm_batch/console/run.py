@@ -31,6 +31,7 @@ from airflow_llm_batch.jobs.options import (
     at_least_one,
 )
 from airflow_llm_batch.jobs.run import JobRun
+from airflow_llm_batch.numbers import number
 from airflow_llm_batch.operators.failing import check_failures, failing_share
 from airflow_llm_batch.operators.waiting import LONGEST_PAUSE, seconds
 
@@ -102,7 +103,7 @@ def run(
     :return: the landed records; the other parameters are ``LLMBatchOperator``'s.
     :raises KeyboardInterrupt: Ctrl-C stops watching; what runs is told of, and goes on.
     """
-    check_choices(lane, on_deadline, max_rounds)
+    check_choices(lane, on_deadline, max_rounds, also)
     hook = hook_of(conn_id, provider)
     try:
         hook.transport  # noqa: B018  (an unusable connection is told before the rows are read)
@@ -117,7 +118,8 @@ def run(
             origin = origin_of(name)
             choices = Choices(
                 waves=Waves.of(given, hook.options), recovery=recovery or Recovery(), metadata=metadata,
-                max_cost=max_cost, labels={**tags(metadata), "tag": []},
+                max_cost=None if max_cost is None else number("max_cost", max_cost),
+                labels={**tags(metadata), "tag": []},
                 trial=Trial(0 if dry_run or lane == "online" else check_first, failing_share(fail_on)),
             )  # fmt: skip
             job = JobRun(hook, JobStore(origin.address(storage).uri), origin, log, choices)
@@ -288,9 +290,12 @@ def tags(metadata: Mapping[str, str] | None) -> dict[str, list[str]]:
     return {str(name): [str(value)] for name, value in (metadata or {}).items()}
 
 
-def check_choices(lane: str, on_deadline: str, max_rounds: Any) -> None:
+def check_choices(lane: str, on_deadline: str, max_rounds: Any, also: Sequence[str]) -> None:
     """:raises ConfigurationError: for a choice that does not exist."""
+    from airflow_llm_batch.data.failed import FailedRows
+
     for name, value, known in (("lane", lane, LANES), ("on_deadline", on_deadline, DEADLINES)):
         if value not in known:
             raise ConfigurationError(f"{name} is {value!r}; give one of {', '.join(known)}. Nothing was sent.")
     at_least_one("max_rounds", max_rounds or -1)
+    FailedRows(None, also)

@@ -81,9 +81,9 @@ def failures_table(job: JobDetail) -> Table:
 
 def sums_table(sums: Sequence[Sum], name: str) -> Table:
     """What jobs came to, a name a line, and all of them together."""
-    table = Table(
-        name, *(Column(head) for head in ("Jobs", "Rows", "Tokens", "Dollars", "At work", "Saved", "Cost unknown"))
-    )
+    counted = (Column(head) for head in ("Jobs", "Rows", "Tokens"))
+    paid = (Column(head, len("$0.000001")) for head in ("Dollars", "At work", "Saved"))
+    table = Table(Whole(name), *counted, *paid, Column("Cost unknown"), show_edge=False)
     for line in sums:
         counts = (line.jobs, line.rows, line.tokens)
         money = (
@@ -95,11 +95,11 @@ def sums_table(sums: Sequence[Sum], name: str) -> Table:
     return table
 
 
-def Column(head: str) -> Any:  # noqa: N802  (rich's own name for it)
-    """A column of numbers."""
+def Column(head: str, least: int | None = None) -> Any:  # noqa: N802  (rich's own name for it)
+    """A column of numbers, which are broken, and never cut, where the terminal is too narrow."""
     from rich.table import Column as Plain
 
-    return Plain(head, justify="right", no_wrap=True)
+    return Plain(head, justify="right", overflow="fold", min_width=least)
 
 
 def Whole(head: str) -> Any:  # noqa: N802

@@ -245,7 +245,12 @@ def read_csv(file: io.BufferedReader, name: str) -> Located:
                 got = sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())
                 raise InputError(f"{named(place)} has {got} fields where the header has {wanted}. Nothing was sent.")
             yield place, {column: unquoted(field) for column, field in row.items()} if tabs else row
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:  # of a piece of the file, wherever in it
+        raise InputError(
+            f"{name} line {reader.line_num + 1} or a later one is not UTF-8: {error}. Convert the file first. Nothing "
+            "was sent."
+        ) from None
+    except csv.Error as error:
         raise InputError(f"{name} line {reader.line_num + 1}: {error}. Nothing was sent.") from None
 
 

@@ -159,11 +159,19 @@ def text_template(template: str, known: Meanings = NONE) -> Fill:
         for part, column in zip(parts, columns, strict=True):
             out.append(part)
             value = row[column]
-            out.append(value if type(value) is str else as_text(value))
+            out.append(value if type(value) is str else text_of(column, value))
         out.append(last)
         return "".join(out)
 
     return fill
+
+
+def text_of(column: str, value: Any) -> str:
+    """:raises TypeError: for a value without a text, by its column."""
+    try:
+        return as_text(value)
+    except TypeError as error:
+        raise TypeError(f"column {column!r} holds {error}") from None
 
 
 def columns_of(template: Any, known: Meanings = NONE) -> set[str]:

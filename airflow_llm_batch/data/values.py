@@ -85,16 +85,20 @@ def of_numpy(value: Any) -> Any:
 def as_text(value: Any) -> str:
     """A column's value inside a prompt: what is not there is empty, lists and objects are JSON.
 
-    :raises TypeError: for bytes, whose encoding nobody told.
+    :raises TypeError: for bytes, whose encoding nobody told, and for what has no text of its own.
     """
     value = plain(value)
     if value is None:
         return ""
-    if isinstance(value, bytes):
-        raise TypeError("a column of bytes; decode it first")
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError("bytes; decode them first")
     if isinstance(value, dict | list | bool):
         return to_json(value).decode()
-    return str(value).replace("T", " ", 1) if isinstance(value, Nanoseconds) else str(value)
+    text = str(value).replace("T", " ", 1) if isinstance(value, Nanoseconds) else str(value)
+    # A place in memory is another one in every process: a retry would take the same rows for others, and pay anew.
+    if f"{id(value):x}" in text:
+        raise TypeError(f"a value of type {type(value).__name__}, which has no text of its own")
+    return text
 
 
 def foreign(value: Any) -> Any:

@@ -151,7 +151,7 @@ class RunsRounds(AsksRows, LandsResults):
             runs = []
             for asked in asked_models(self.models, self.request, self.conn_id):
                 run = self.run_of(context, asked.conn_id, asked.name)
-                store, job = history.rounds(history.newest(run.store))[-1]
+                store, job = history.last(run.store)
                 run = run.beside(store, rung_of(self.again.then, job.rung))
                 runs.append(run)
                 if is_late(event, run.store.uri):

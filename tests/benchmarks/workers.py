@@ -37,7 +37,7 @@ from airflow_llm_batch import demo
 
 #: seconds between two looks
 LOOK = 2.0
-DAG = '''
+DAG = """
 from airflow.sdk import DAG
 
 from airflow_llm_batch.data import ChatRequest, partitions
@@ -49,7 +49,7 @@ with DAG("{dag_id}", schedule=None):
         request=ChatRequest("gpt-5-mini", system="Label the review.", user="{{text}}", max_tokens=200),
         destination="{work}/results", max_active_tis_per_dagrun={wave},
     ).expand(partition=partitions({partitions}))
-'''
+"""
 
 
 class Use:

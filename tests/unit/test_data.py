@@ -90,7 +90,8 @@ def test_lists_of_texts_and_of_objects_are_rows():
         ("a.json", '[{"a": 1}, ', r"a\.json item 1"),
         ("a.csv", "a,b\n1,2\n3\n", r"a\.csv line 3 has 1 fields where the header has 2"),
         ("a.csv", "a,b\n1,2,3\n", r"a\.csv line 2 has 3 fields where the header has 2"),
-        ("a.csv", b"a\n\xff\n", r"a\.csv line \d"),
+        ("a.csv", b"a\n\xff\n", r"a\.csv line 1 or a later one is not UTF-8"),
+        ("a.csv", b"a\n" + b"x\n" * 4096 + b"\xff\n", r"a\.csv line 4\d\d\d or a later one is not UTF-8"),
         ("a.txt", "x", r"a\.txt: rows are read from \.parquet"),
     ],
 )

@@ -27,6 +27,15 @@ def rounds(store: JobStore) -> list[tuple[JobStore, Job]]:
     return found
 
 
+def last(store: JobStore) -> tuple[JobStore, Job]:
+    """The newest round of the job that stands in this one's place now.
+
+    :raises ConfigurationError: when there is none any more.
+    """
+    store = newest(store)
+    return (rounds(store) or [(store, store.job_now())])[-1]
+
+
 def following(store: JobStore, number: int) -> JobStore:
     """Where a task keeps a further round of its job."""
     return JobStore(store.address.of_round(number).uri)

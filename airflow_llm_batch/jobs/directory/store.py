@@ -131,7 +131,8 @@ class JobStore:
             return job
         raise ConfigurationError(
             f"No job at {self.uri}: job.json is missing. Was it cleaned up, or does this worker see another storage "
-            "than the one that submitted ([llm_batch] storage)?"
+            "than the one that submitted ([llm_batch] storage)? Nothing was sent. What was sent before is billed: "
+            "SubmitBatchOperator(batch_id=...) lands a batch by its id; clearing the task that asked pays anew."
         )
 
     def save_job(self, job: Job) -> bool:

@@ -33,8 +33,8 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    month: float | None = Field(None, ge=0)
-    day: float | None = Field(None, ge=0)
+    month: float | None = Field(None, ge=0, allow_inf_nan=False)
+    day: float | None = Field(None, ge=0, allow_inf_nan=False)
     by: str = ""
     of: str | None = None
 

@@ -182,7 +182,7 @@ def row_encoder(
         key = None
         if key_column is not None:
             key = plain(row[key_column])
-            if key is None:
+            if key is None or key == "":
                 raise InputError(f"its key {key_column!r} is {row[key_column]!r}; every row needs a key of its own")
         elif are_lines and is_batch_line(row):
             key = row["custom_id"]

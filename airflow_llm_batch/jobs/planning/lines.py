@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_llm_batch.data.values import as_text, to_json
+from airflow_llm_batch.data.templates import text_of
+from airflow_llm_batch.data.values import to_json
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens, static_tokens
 from airflow_llm_batch.jobs.planning.lengths import RowTokens
@@ -104,7 +105,7 @@ def encode_between(
         return None
     line = to_json(provider.line(request, f"{mark}{len(columns):04}")) + b"\n"
     pieces = re.split(mark.encode() + rb"(\d{4})", line)
-    texts_of, pick = picker(columns), picker(map(int, pieces[1::2]))
+    values_of, pick = picker(columns), picker(map(int, pieces[1::2]))
     kind = kind_of(request, provider, static_tokens(rendered, provider))
     same = re.split(mark.encode() + rb"(\d{4})", content(rendered, provider))
     pick_same = picker(map(int, same[1::2]))
@@ -115,7 +116,7 @@ def encode_between(
     whole = encode_whole(template, provider, job_id, keep) if split or not provider.takes_empty_text else None
 
     def encode(number: int, row: Mapping[str, Any]) -> Line:
-        texts = [value if type(value) is str else as_text(value) for value in texts_of(row)]
+        texts = [v if type(v) is str else text_of(c, v) for c, v in zip(columns, values_of(row), strict=True)]
         if whole is not None and not all(map(str.strip, texts)):
             return whole(number, row)
         encoded = [to_json(text)[1:-1] for text in texts]

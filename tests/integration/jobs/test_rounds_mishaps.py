@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -366,3 +369,33 @@ def test_reasons_and_dropped_lines_of_all_rounds_are_told(connect, context, tmp_
     assert manifest.dropped["garbage"] >= 6
     assert manifest.aside is not None
     assert SimpleNamespace(**summary).rounds == 2
+
+
+def test_a_job_that_was_removed_while_it_ran_is_not_bought_again_unasked(connect, context, tmp_path):
+    """Its task fails at once and says how to get at what was paid for; cleared, it takes no other end for its own."""
+    with Emulator(duration=1) as emulator:
+        task = operator(
+            connect(emulator.url), tmp_path, rows=[f"row {n}" for n in range(5)], key=None, passthrough=None
+        )
+        with pytest.raises(TaskDeferred) as deferred:
+            task.execute(context)
+        directory = Path(task._runs[0].store.uri.removeprefix("file://"))
+        event = asyncio.run(removed_meanwhile(deferred.value.trigger, emulator, directory))
+        assert not list(directory.rglob("ended.json"))
+        with pytest.raises(ConfigurationError, match=r"No job at .* Nothing was sent.*batch_id=.* pays anew"):
+            task.execute_complete(context, event)
+        assert len(emulator.vendor.batches) == 1
+        rows = landed(drive(task, context))
+        phases = [batch.view(time.time()).phase for batch in emulator.vendor.batches.values()]
+    assert phases == ["completed"] * 2
+    assert [row["status"] for row in rows] == ["succeeded"] * 5
+
+
+async def removed_meanwhile(trigger, emulator, directory):
+    """The event of a trigger whose job directory goes once it has looked."""
+    before = emulator.vendor.calls.total()
+    event = asyncio.ensure_future(anext(trigger.run()))
+    while emulator.vendor.calls.total() == before:
+        await asyncio.sleep(0.01)
+    shutil.rmtree(directory)
+    return (await event).payload

@@ -139,13 +139,15 @@ def test_any_name_is_settled(storage, value):
     [
         ({"limits": {"minimum": 100}}, {"rows": rows(7)}, InputError),
         ({"batch": False}, {}, ConfigurationError),
+        ({"budget": {"month": float("inf")}}, {}, ConfigurationError),
+        ({"budget": {"day": float("nan")}}, {}, ConfigurationError),
         ({}, {"models": ["gpt-5-mini", "gpt-5"], "max_cost": 0.015}, BudgetExceeded),
     ],
-    ids=["too few for a batch", "no batches", "the second model is too dear"],
+    ids=["too few for a batch", "no batches", "no end", "no number", "the second model is too dear"],
 )
 def test_what_is_refused_holds_nothing(connect, context, storage, tmp_path, extra, arguments, error):
     with Emulator(duration=0) as emulator:
-        conn_id = connect(emulator.url, budget={"month": 10.0}, **extra)
+        conn_id = connect(emulator.url, **{"budget": {"month": 10.0}, **extra})
         with pytest.raises(error):
             drive(operator(conn_id, tmp_path, passthrough=None, **arguments), context)
         assert not emulator.vendor.batches

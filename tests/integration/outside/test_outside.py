@@ -160,7 +160,9 @@ def test_a_connection_of_airflows_database_is_found(emulator, airflow_db, tmp_pa
 
 def test_wrong_arguments_are_refused_before_anything_is_sent(keyed, tmp_path):
     """Each by its name."""
-    for wrong in ({"lane": "fast"}, {"on_deadline": "shrug"}, {"max_rounds": 0}, {"fail_on": "many"}):
+    costs = [{"max_cost": cost} for cost in ("$1", float("nan"), float("inf"), -1)]
+    named = [{"lane": "fast"}, {"on_deadline": "shrug"}, {"max_rounds": 0}, {"fail_on": "many"}, {"also": ["invalied"]}]
+    for wrong in named + costs:
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):
             ask(texts(1), tmp_path, **wrong)
     with pytest.raises(InputError, match="request is a str"):
@@ -327,6 +329,24 @@ def test_the_commands_read_what_the_pages_read(emulator, connect, capsys, tmp_pa
     assert "There is no job 'nobody'" in capsys.readouterr().err
     assert main(["cancel", "labels", "--storage", storage]) == 1
     assert "Nothing of this job runs any more" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", ["80", None])
+def test_tables_cut_nothing(emulator, connect, capsys, tmp_path, monkeypatch, columns):
+    """A narrow terminal breaks names and sums, and shows all of them; a pipe has each on a line of its own."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    storage, name = f"file://{tmp_path}", "labels_of_last_night"
+    ask(texts(2), storage, conn_id=connect(emulator.url), name=name, progress=False)
+    for words, wanted in (["list"], name), (["cost", "--by", "model"], "gpt-5-mini"), (["cost", "--by", "day"], "20"):
+        capsys.readouterr()
+        assert main([*words, "--storage", storage]) == 0
+        printed = capsys.readouterr().out
+        assert "…" not in printed
+        assert columns is not None or wanted in printed
+        folded = "".join(line.lstrip("│").partition("│")[0].strip() for line in printed.splitlines() if "│" in line)
+        assert wanted in folded, printed
 
 
 def test_what_vendors_say_has_no_meaning_to_a_terminal(emulator, connect, capsys, tmp_path, monkeypatch):

@@ -77,6 +77,27 @@ def test_values_of_other_libraries_are_plain(value, expected, text):
 
 
 @pytest.mark.parametrize(
+    "value",
+    [object(), memoryview(b"a"), bytearray(b"a"), b"a", (n for n in range(2)), {"a": object()}],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("params", [{}, {"temperature": "{heat}"}], ids=["between", "whole"])
+def test_what_has_no_text_of_its_own_is_refused_by_its_column(value, params):
+    """A place in memory would be another question in every process: a retry would pay for it anew."""
+    given = spec([{"about": "x", "it": value, "heat": 1}], ChatRequest("m", user="{about}: {it}", params=params))
+    with pytest.raises(InputError, match=r"row 0 .*column 'it' holds .*Nothing was sent"):
+        list(encode_rows(given, OpenAI(), "00000000"))
+
+
+@pytest.mark.parametrize("key", [None, "", float("nan")])
+def test_a_row_without_a_key_is_refused(key):
+    """What is null in Parquet is empty in CSV."""
+    given = spec([{"id": "a", "text": "x"}, {"id": key, "text": "y"}], chat("openai"), "id")
+    with pytest.raises(InputError, match=r"row 1: its key 'id' is .*Nothing was sent"):
+        list(encode_rows(given, OpenAI(), "00000000"))
+
+
+@pytest.mark.parametrize(
     "name", ["レビュー", "überschrift", "हिंदी", "نقد_و_بررسی", "отзыв 2", "naïve.col-1", "_x", "价格"]
 )
 def test_columns_have_names_in_any_script(name):
