@@ -50,6 +50,9 @@ class Rows(Protocol):
     def lines(self, provider: Provider, job_id: str, kinds: Kinds) -> Iterator[Line]:
         """Every row encoded; the same each time."""
 
+    def check_keys(self) -> None:
+        """:raises InputError: for keys that are not unique beyond these rows; after all of ``lines`` were taken."""
+
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """The job's fields that they tell."""
 
@@ -155,6 +158,7 @@ def write_shards(
                 cutter.add(line)
                 use.add(line)
             shards = cutter.finish()
+            spec.check_keys()
         except BaseException:
             cutter.discard()
             raise
