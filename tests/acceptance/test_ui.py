@@ -388,7 +388,7 @@ def test_a_set_of_partitions_opens_to_its_map_and_sums(site, browser, monkeypatc
     sums.get_by_text("40 partitions").wait_for()
     edges = frame.locator("html").evaluate("html => [html.scrollWidth, html.clientWidth]")
     assert edges[0] <= edges[1]
-    frame.locator(".map").scroll_into_view_if_needed()
+    frame.locator("html").evaluate("() => document.querySelector('.map').scrollIntoView()")
     admin.shoot(f"12-set-narrow-{scheme}")
     admin.page.set_viewport_size({"width": 1400, "height": 900})
     # A cell leads to its partition, which says why it was not sent.

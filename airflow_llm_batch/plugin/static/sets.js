@@ -33,13 +33,16 @@ async function partsOf(job, chosen) {
   const { dag_id, run_id, task_id } = job;
   const read = async (state) => {
     const asked = new URLSearchParams({ dag_id, run_id, task_id, state, partitions: "true", limit: MOST });
-    const { jobs } = await ask(`jobs?${asked}`);
-    return jobs.filter((part) => part.asked_model === job.asked_model && part.partition.endsWith(`/${job.partitions}`));
+    const { jobs, found } = await ask(`jobs?${asked}`);
+    const isOurs = (part) => part.state !== "replaced" && part.asked_model === job.asked_model && part.partition.endsWith(`/${job.partitions}`);
+    const parts = jobs.filter(isOurs);
+    // Of several models' partitions fewer are among the first.
+    return { parts, seen: found > jobs.length ? numberOf(jobs.at(-1)) : MOST };
   };
-  const all = await read("");
-  if (chosen) return { chosen, all, listed: job.planned > all.length ? await read(chosen) : all.filter(({ state }) => state === chosen) };
+  const { parts: all, seen } = await read("");
+  if (chosen) return { chosen, all, seen, listed: job.planned > all.length ? (await read(chosen)).parts : all.filter(({ state }) => state === chosen) };
   const listed = job.states.length > 1 ? all.filter(({ state }) => state !== "landed") : all;
-  return { chosen, all, listed };
+  return { chosen, all, seen, listed };
 }
 
 /** What stands below a set's line. */
@@ -47,20 +50,21 @@ export function partLines(job, parts, run) {
   if (!parts) return [];
   const wide = run ? 7 : 8;
   const shown = parts.chosen ? job.states.find(({ state }) => state === parts.chosen).partitions : null;
-  const left = (shown ?? job.planned) > MOST && parts.listed.length;
+  const left = parts.chosen ? shown > parts.listed.length : job.planned > parts.all.length;
   return [
-    h("tr", { class: "inside" }, h("td", { colspan: wide }, map(job, parts.all), sums(job, parts))),
+    h("tr", { class: "inside" }, h("td", { colspan: wide }, map(job, parts), sums(job, parts))),
     ...parts.listed.map((part) => partLine(part, run)),
-    left ? h("tr", { class: "inside" }, h("td", { colspan: wide, class: "small quiet" }, `Of ${number(shown ?? job.planned)}, what is among the first ${number(MOST)} is listed. A state lists its own.`)) : null,
+    left ? h("tr", { class: "inside" }, h("td", { colspan: wide, class: "small quiet" }, `Of ${number(shown ?? job.planned)}, what is among the first ${number(parts.chosen ? parts.listed.length : parts.all.length)} is listed. A state lists its own.`)) : null,
   ].filter(Boolean);
 }
 
+const numberOf = (part) => Number.parseInt(part.partition, 10);
 const told = (part) => `partition ${part.partition}: ${STATES[part.state] ?? part.state}, ${number(part.done)} of ${number(part.rows)} rows, ${cost(part)}`;
 
 /** A cell for every partition, in their order, coloured by its state. */
-function map(job, all) {
-  const known = new Map(all.map((part) => [Number.parseInt(part.partition, 10), part]));
-  const count = Math.min(job.partitions, MOST);
+function map(job, { all, seen }) {
+  const known = new Map(all.map((part) => [numberOf(part), part]));
+  const count = Math.min(job.partitions, seen);
   return h("div", { class: "map", role: "group", "aria-label": `Partitions by number${count < job.partitions ? `, the first ${number(count)}` : ""}` },
     Array.from({ length: count }, (_, place) => {
       const part = known.get(place);
