@@ -15,7 +15,7 @@ import io
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -349,6 +349,38 @@ def fresh(path: ObjectStoragePath) -> ObjectStoragePath:
 def file_size(path: ObjectStoragePath) -> int:
     """Bytes in a file, as of now."""
     return int(patiently(fresh(path).fs.size, path.path))
+
+
+def file_info(path: ObjectStoragePath) -> dict[str, Any]:
+    """What a store tells of a file, as of now: its ``size``, and what ``modified`` and ``version_of`` read."""
+    info: dict[str, Any] = patiently(fresh(path).fs.info, path.path)
+    return info
+
+
+def modified(info: Mapping[str, Any]) -> datetime | None:
+    """When a file was last written, as far as its store tells."""
+    names = ("mtime", "LastModified", "updated", "last_modified")
+    moment = next((info[name] for name in names if info.get(name)), None)
+    if isinstance(moment, int | float):
+        return datetime.fromtimestamp(moment, UTC)
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    return moment if isinstance(moment, datetime) else None
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """What is another when a file was written anew, though it has the same size: GCS's generation, the ETag of S3 and
+    Azure, and else the time of writing; "" where a store tells none.
+
+    A local file's inode says nothing: on a mount it may be another for every worker.
+    """
+    # GCS has an ETag too, which changes with a label.
+    mark = info.get("generation") or info.get("ETag") or info.get("etag")
+    if mark:
+        # A listing has it without the quotes at some.
+        return str(mark).strip('"')
+    moment = modified(info)
+    return moment.isoformat() if moment is not None else ""
 
 
 def check_writable(directory: ObjectStoragePath) -> None:

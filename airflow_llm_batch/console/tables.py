@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COLOURS = {
     "landed": "green", "with_failures": "yellow", "failed": "red", "running": "cyan", "ended": "cyan",
     "cancelling": "yellow", "cancelled": "dim", "planned": "dim", "replaced": "dim",
+    "over_budget": "red",
 }  # fmt: skip
 #: failed rows, and batches, that are shown one by one
 MOST = 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.blocks import CHUNK, FETCH, FrontToBack, read_range
@@ -20,7 +20,7 @@ from airflow_llm_batch.data.files import (
 from airflow_llm_batch.data.partitions import CutFile, Partition
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.outages import patiently
-from airflow_llm_batch.storage import file_size, fresh, storage_path, unreadable
+from airflow_llm_batch.storage import file_info, fresh, storage_path, unreadable, version_of
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -32,34 +32,38 @@ FEW = 4
 
 
 def listed(paths: Iterable[Any]) -> list[CutFile]:
-    """The files that paths, directories and globs mean, in the order in which they are read, with their sizes.
+    """The files that paths, directories and globs mean, in the order in which they are read, as they are now.
 
     :raises InputError: for what cannot be listed; ``NoRows`` where there are none.
     """
     found: list[tuple[ObjectStoragePath, bool]] = []
     for given in map(storage_path, paths):
         found += [(path, path is not given) for path in expand(given)]
-    sizes = sizes_of([path for path, _ in found])
-    return [CutFile(str(path), size, below) for (path, below), size in zip(found, sizes, strict=True)]
+    known = infos_of([path for path, _ in found])
+    infos = [known[str(path)] for path, _ in found]
+    return [
+        CutFile(str(path), int(info["size"] or 0), below, version_of(info))
+        for (path, below), info in zip(found, infos, strict=True)
+    ]
 
 
-def sizes_of(paths: Sequence[ObjectStoragePath]) -> list[int]:
-    """Bytes of each file; a directory is listed once for many of them."""
+def infos_of(paths: Sequence[ObjectStoragePath]) -> dict[str, Mapping[str, Any]]:
+    """What the store tells of each file; a directory is listed once for many of them."""
     folders: dict[str, list[ObjectStoragePath]] = {}
     for path in paths:
         folders.setdefault(str(path.parent), []).append(path)
-    known: dict[str, int] = {}
+    known: dict[str, Mapping[str, Any]] = {}
     try:
         for inside in folders.values():
             if len(inside) >= FEW:
                 above = fresh(inside[0].parent)
                 entries = patiently(above.fs.ls, above.path, detail=True)
-                sizes = {str(entry["name"]).rpartition("/")[2]: int(entry["size"] or 0) for entry in entries}
+                infos = {str(entry["name"]).rpartition("/")[2]: entry for entry in entries}
             for path in inside:
-                known[str(path)] = sizes[path.name] if len(inside) >= FEW else file_size(path)
+                known[str(path)] = infos[path.name] if len(inside) >= FEW else file_info(path)
     except (OSError, KeyError) as error:
         raise unreadable(f"Cannot read the size of {path}", error) from error
-    return [known[str(path)] for path in paths]
+    return known
 
 
 class FilePart:
@@ -75,15 +79,32 @@ class FilePart:
     def rows(self, columns: Collection[str] | None = None) -> Located:
         for file, start, end in self.shares():
             path = storage_path(file.uri)
-            if (size := size_now(path)) != file.size:
-                raise InputError(
-                    f"{file.uri} has {size:,} bytes, and had {file.size:,} when the task's rows were cut into "
-                    f"{self.partition.count} partitions: others have rows of it as it was. Nothing was sent."
-                )
+            self.check(path, file)
             extra = partition_columns(path.path) if file.found else {}
             wanted = None if columns is None else set(columns) - extra.keys()
             located = read_part(path, file.uri, wanted, start, end)
             yield from ((place, {**extra, **row}) for place, row in located) if extra else located
+            # Whoever has written it meanwhile has given us some of each.
+            self.check(path, file)
+
+    def check(self, path: ObjectStoragePath, file: CutFile) -> None:
+        """:raises InputError: for a file that is not what it was when it was cut."""
+        try:
+            info = file_info(path)
+        except OSError as error:
+            raise unreadable(f"Cannot read {path}", error) from error
+        size, version = int(info["size"] or 0), version_of(info)
+        if size == file.size and version == (file.version or version):
+            return
+        now, before = f"has {size:,} bytes", f"had {file.size:,}"
+        if size == file.size:
+            now, before = f"is of version {version}", f"was of {file.version}"
+        raise InputError(
+            f"{file.uri} {now}, and {before} when the task's rows were cut into {self.partition.count} partitions: "
+            "others have rows of it as it was, and some would be asked twice or never. Remove "
+            f"partitions-{self.partition.count}/cut.json beside the task's job directories and clear all partitions "
+            "of the task: those whose rows are the same go on with what they have sent. Nothing was sent."
+        )
 
     def shares(self) -> Iterator[tuple[CutFile, int, int]]:
         """The files of which this partition has something, and from which byte to before which."""
@@ -102,13 +123,6 @@ def is_split(name: str) -> bool:
     """Whether a file's rows can be read from its middle on: what is packed as one stream, a JSON array and CSV, whose
     quoted fields hold line ends, cannot."""
     return is_parquet(name) or name.lower().endswith((".jsonl", ".ndjson"))
-
-
-def size_now(path: ObjectStoragePath) -> int:
-    try:
-        return file_size(path)
-    except OSError as error:
-        raise unreadable(f"Cannot read {path}", error) from error
 
 
 def read_part(path: ObjectStoragePath, name: str, columns: Collection[str] | None, start: int, end: int) -> Located:

@@ -5,8 +5,8 @@ of a plain JSONL file and any other file as a whole belong to the partition in w
 partitions are disjoint, are the whole together, and each opens no other file than its own. A query is cut into ranges
 of a column; what has no such thing (lists, frames, sources of others) is dealt out row by row.
 
-What all partitions have to agree on, the files with their sizes or the least and the largest key, is a ``Cut``: the
-first of them looks, and the others take its word.
+What all partitions have to agree on, the files with their sizes and versions or the least and the largest key, is a
+``Cut``: the first of them looks, and the others take its word.
 """
 
 from __future__ import annotations
@@ -86,11 +86,13 @@ class CutFile(msgspec.Struct, array_like=True):
 
     :param size: bytes.
     :param found: it was found below a directory or by a glob, whose names tell columns.
+    :param version: as ``storage.version_of``; "" where nothing but its size tells whether it has changed.
     """
 
     uri: str
     size: int
     found: bool
+    version: str = ""
 
 
 class Cut(msgspec.Struct):

@@ -142,7 +142,8 @@ class JobRun:
         lane = self._lane(lane)
         self._spent = spent
         if self.choices.max_cost is not None and not self.is_begun:
-            check_budget(self.job, self.choices.max_cost, spent, lane)
+            with self.store.notes.of_refusal():
+                check_budget(self.job, self.choices.max_cost, spent, lane)
         return estimated_cost(self.job, lane) or 0.0
 
     def submit(self) -> list[str]:
@@ -187,7 +188,8 @@ class JobRun:
         if history.is_sent(self.store, self.job):
             return []
         labels = {**self.choices.labels, DAG: [self.origin.dag_id]}
-        return funds.reserve(self.hook, self.store, self.job, labels, self._lane(lane), self.choices.max_cost)
+        with self.store.notes.of_refusal():
+            return funds.reserve(self.hook, self.store, self.job, labels, self._lane(lane), self.choices.max_cost)
 
     def _lane(self, wanted: str) -> str:
         """The lane whose price holds: of rows that are too few for a batch, that of calls."""

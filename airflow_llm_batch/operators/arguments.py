@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
     from airflow_llm_batch.jobs.money.entries import Balance
     from airflow_llm_batch.jobs.planning.shards import Rows
+    from airflow_llm_batch.jobs.planning.shared_keys import SharedKeys
     from airflow_llm_batch.jobs.run import JobRun
 
 
@@ -170,9 +171,9 @@ class AsksRows(SendsAlerts):
         check_reach(run, self.executor, own=bool(self.storage), shares=self.shares(run))
         is_cut = False
         try:
-            rows = taken(run, rows)
+            rows, shared = taken(run, rows, self.key or None)
             is_cut = run.origin.partition is not None
-            run.plan(self._rows(rows, request))
+            run.plan(self._rows(rows, request, shared))
         except NoRows as error:
             if is_cut:
                 raise EmptyPartition(str(error), run) from None
@@ -186,7 +187,7 @@ class AsksRows(SendsAlerts):
 
         return any(declared(run.hook))
 
-    def _rows(self, rows: Any, request: RequestTemplate | None) -> Rows:
+    def _rows(self, rows: Any, request: RequestTemplate | None, shared: SharedKeys | None) -> Rows:
         from airflow_llm_batch.data.failed import FailedRows
         from airflow_llm_batch.jobs.planning.encoding import RowSpec, passthrough_map
         from airflow_llm_batch.jobs.rounds.repair import Repair
@@ -199,7 +200,7 @@ class AsksRows(SendsAlerts):
                 )
             return Repair.of(rows)
         columns, partition = passthrough_map(self.passthrough), Partition.of(self.partition)
-        return RowSpec(rows, request, self.key or None, columns, sample, self.portable, partition)
+        return RowSpec(rows, request, self.key or None, columns, sample, self.portable, partition, shared)
 
     def hold_to_budget(
         self, context: Context, run: JobRun, spent: float = 0.0, lane: str = "batch", most: str | None = None

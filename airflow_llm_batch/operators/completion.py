@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow_llm_batch.data.requests import RequestTemplate
     from airflow_llm_batch.jobs.online.endpoint import Calls
     from airflow_llm_batch.jobs.planning.shards import Rows
+    from airflow_llm_batch.jobs.planning.shared_keys import SharedKeys
     from airflow_llm_batch.jobs.run import JobRun
     from airflow_llm_batch.results import Manifest
 
@@ -119,10 +120,10 @@ class CompletionOperator(RunsRounds):
         finally:
             self.close()
 
-    def _rows(self, rows: Any, request: RequestTemplate | None) -> Rows:
+    def _rows(self, rows: Any, request: RequestTemplate | None, shared: SharedKeys | None) -> Rows:
         if request is not None and self.lane == "online":
             request = request.for_calls()
-        return super()._rows(rows, request)
+        return super()._rows(rows, request, shared)
 
     def _choose(self, runs: Sequence[JobRun]) -> tuple[str, str]:
         """The lane, and why."""

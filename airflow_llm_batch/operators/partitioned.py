@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.jobs.directory.store import JobStore
+    from airflow_llm_batch.jobs.planning.shared_keys import SharedKeys
     from airflow_llm_batch.jobs.run import JobRun
     from airflow_llm_batch.jobs.sets.store import PartitionSet
     from airflow_llm_batch.results import Manifest
@@ -28,23 +29,30 @@ class EmptyPartition(NoRows):
         self.run = run
 
 
-def taken(run: JobRun, rows: Any) -> Any:
-    """The rows of a job: all that were given, or its partition of them.
+def taken(run: JobRun, rows: Any, key: str | None) -> tuple[Any, SharedKeys | None]:
+    """The rows of a job, all that were given or its partition of them; and where a partition's keys are compared with
+    those of the others.
 
     :raises InputError: where they cannot be cut, or are others than those that were.
     """
     from airflow_llm_batch.data.failed import FailedRows
+    from airflow_llm_batch.data.sql import Sql
+    from airflow_llm_batch.jobs.planning.shared_keys import SharedKeys
     from airflow_llm_batch.jobs.sets.store import PartitionSet
 
     partition = Partition.of(run.origin.partition)
     if partition is None:
-        return rows
+        return rows, None
     if isinstance(rows, FailedRows):
         raise ConfigurationError(
             "FailedRows are those of one landing, which may be a partition's: map over the outputs of what has landed "
             "them, and leave out partition. Nothing was sent."
         )
-    return PartitionSet(run.store.address, partition).take(rows)
+    found = PartitionSet(run.store.address, partition)
+    part = found.take(rows)
+    # Ranges of the key itself have none in common.
+    is_cut_by_key = isinstance(rows, Sql) and rows.partition_by == key
+    return part, None if is_cut_by_key else SharedKeys(found.keys, partition)
 
 
 def told_landed(store: JobStore, manifests: Mapping[str, Manifest], summary: dict[str, Any], log: Logger) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from support import TESTS
+from support.partitioned import STATES, make_set
 
 from airflow_llm_batch import demo, demo_processes, links
 from airflow_llm_batch.data import ChatRequest
@@ -339,4 +340,68 @@ def test_what_rows_say_stays_text_on_the_page_in_dark_too(site, browser, monkeyp
     background = frame.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
     assert max(int(part) for part in background.strip("rgba()").split(",")[:3]) < 60
     admin.shoot("10-dark")
+    assert admin.errors == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_set_of_partitions_opens_to_its_map_and_sums(site, browser, monkeypatch, scheme):
+    """One line, clicked: a cell for each of 64 partitions, sums by state with what to do, and lines of those chosen."""
+    monkeypatch.setenv("AIRFLOW__LLM_BATCH__STORAGE", site.storage)
+    connection = {"conn_type": "llmbatch", "host": site.emulator.url, "password": "k", "extra": {"provider": "openai"}}
+    monkeypatch.setenv("AIRFLOW_CONN_PARTS", json.dumps(connection))
+    run_id, rows = f"set-{scheme}", site.storage.removeprefix("file://") + f"-{scheme}"
+    os.makedirs(rows)
+    make_set(site.emulator, "parts", site.storage, rows, DAG, run_id)
+    admin = Visit(browser, site, "admin", scheme=scheme)
+    frame = admin.open()
+    line = frame.locator(f'tr[data-job="{DAG}/{run_id}/ask/partitions-64"]')
+    line.wait_for()
+    assert "64 partitions, 48 landed" in line.inner_text()
+    assert "4 over budget" in line.inner_text()
+    frame.get_by_label("Search").fill(run_id)
+    frame.get_by_label("Search").press("Enter")
+    wait_for(lambda: True if frame.locator("tr[data-job]").count() == 1 else None)
+    line.get_by_role("button", name=DAG).click()
+    frame.locator("tr.part").first.wait_for()
+    # All that are not simply landed have a line, in their order.
+    lines = frame.locator("tr.part .name").all_inner_texts()
+    assert len(lines) == sum(STATES.values()) - STATES["landed"]
+    assert lines == sorted(lines, key=lambda name: int(name.split()[1].split("/")[0]))
+    cells = frame.locator(".map .cell")
+    assert cells.count() == 64
+    for state, count in {**STATES, "none": 64 - sum(STATES.values())}.items():
+        assert frame.locator(f".map .cell.{state}").count() == count, state
+    sums = frame.locator(".sums")
+    for text in ("above max_cost=$0.001000", "clear their tasks", "FailedRows", "have not run yet"):
+        assert text in sums.inner_text()
+    admin.shoot(f"11-set-{scheme}")
+    # One state alone, and all again.
+    only = sums.get_by_role("button", name="over budget")
+    only.click()
+    sums.get_by_role("button", name="over budget", pressed=True).wait_for()
+    assert frame.locator("tr.part .badge").all_inner_texts() == ["over budget"] * STATES["over_budget"]
+    sums.get_by_role("button", name="landed", exact=True).click()
+    sums.get_by_role("button", name="landed", exact=True, pressed=True).wait_for()
+    assert frame.locator("tr.part").count() == STATES["landed"]
+    # Narrow, nothing lies beyond the edge; what there is no room for a head above says what it counts.
+    admin.page.set_viewport_size({"width": 390, "height": 844})
+    sums.get_by_text("40 partitions").wait_for()
+    edges = frame.locator("html").evaluate("html => [html.scrollWidth, html.clientWidth]")
+    assert edges[0] <= edges[1]
+    frame.locator("html").evaluate("() => document.querySelector('.map').scrollIntoView()")
+    admin.shoot(f"12-set-narrow-{scheme}")
+    admin.page.set_viewport_size({"width": 1400, "height": 900})
+    # A cell leads to its partition, which says why it was not sent.
+    frame.locator(".map .cell.over_budget").first.click()
+    frame.get_by_role("status").get_by_text("above max_cost=").wait_for()
+    admin.shoot(f"13-over-budget-{scheme}")
+    frame.get_by_role("link", name="LLM batches").click()
+    line.wait_for()
+    # It is closed by whom it was opened.
+    line.get_by_role("button", name=DAG).click()
+    line.locator("button[aria-expanded=true]").wait_for()
+    frame.locator("tr.part").first.wait_for()
+    line.get_by_role("button", name=DAG).click()
+    line.locator("button[aria-expanded=false]").wait_for()
+    assert frame.locator("tr.part").count() == 0
     assert admin.errors == []

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_llm_batch.exceptions import BudgetExceeded
 from airflow_llm_batch.jobs.directory.tried import Tried
-from airflow_llm_batch.models import Cancelling
+from airflow_llm_batch.models import Cancelling, Fact
 from airflow_llm_batch.storage import read_small, write_whole
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.store import JobStore
+
+
+class Refused(Fact):
+    """A budget has refused a job: ``over_budget.json``.
+
+    :param message: which one, by how much, and what to do.
+    """
+
+    at: datetime
+    message: str
 
 
 class Notes:
@@ -25,6 +37,7 @@ class Notes:
     taken_over.json  a repair has landed this job's rows together with its own
     late.json        somebody was told that the job is late
     tried.json       what trying some rows first has shown
+    over_budget.json what a budget has said that refused the job; read no more once the job runs
     """
 
     def __init__(self, store: JobStore) -> None:
@@ -72,6 +85,16 @@ class Notes:
     def tried(self) -> Tried | None:
         """None where no row was tried first."""
         return self.store.read(self.store.path("tried.json"), Tried)
+
+    @contextmanager
+    def of_refusal(self) -> Iterator[None]:
+        """Take note where a budget refuses the job: people look for it where they see that it was not sent."""
+        try:
+            yield
+        except BudgetExceeded as error:
+            with suppress(Exception):
+                self._write("over_budget.json", Refused(at=datetime.now(UTC), message=str(error)).model_dump())
+            raise
 
     def _write(self, name: str, note: Mapping[str, Any]) -> None:
         write_whole(self.store.path(name), msgspec.json.encode(note))

@@ -24,6 +24,7 @@ from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
     from airflow_llm_batch.data.partitions import Partition
+    from airflow_llm_batch.jobs.planning.shared_keys import SharedKeys
     from airflow_llm_batch.providers.base import Provider
 
 
@@ -38,6 +39,7 @@ class RowSpec(NamedTuple):
     :param sample: how many of the rows, spread over all of them; 0 for every one.
     :param portable: whether what is asked is kept in the neutral format too.
     :param partition: which of all rows they are: their numbers are those that no other partition has.
+    :param shared: where its keys are compared with those of the others.
     """
 
     rows: Any
@@ -47,6 +49,7 @@ class RowSpec(NamedTuple):
     sample: int = 0
     portable: bool = False
     partition: Partition | None = None
+    shared: SharedKeys | None = None
 
     @property
     def identity(self) -> str:
@@ -63,6 +66,11 @@ class RowSpec(NamedTuple):
 
     def lines(self, provider: Provider, job_id: str, kinds: Kinds, stable: bool = False) -> Iterator[Line]:
         return encode_rows(self, provider, job_id, kinds, stable)
+
+    def check_keys(self) -> None:
+        """:raises InputError: for a key that another partition has too."""
+        if self.shared is not None:
+            self.shared.check()
 
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """The job's fields that the rows and the request tell."""
@@ -121,7 +129,7 @@ def encode_rows(
     chosen, total = spread(spec.rows, needed_columns(spec), spec.sample) if spec.sample else (None, None)
     if kinds is not None:
         kinds.total = total
-    with UniqueKeys(spec.key or "custom_id") as keys:
+    with UniqueKeys(spec.key or "custom_id", spec.shared) as keys:
         for number, (place, row) in enumerate(read_rows(spec.rows, needed_columns(spec))):
             if chosen is not None and number not in chosen:
                 continue

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 from array import array
+from hashlib import blake2b
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.reuse.buckets import HashBuckets
+from airflow_llm_batch.jobs.reuse.digests import SIZE
+
+if TYPE_CHECKING:
+    from airflow_llm_batch.jobs.planning.shared_keys import SharedKeys
 
 
 class UniqueKeys:
@@ -17,10 +23,11 @@ class UniqueKeys:
     last key.
 
     :param column: the key column's name, for the message.
+    :param shared: where the other partitions find them, whose hashes are to be the same in every process.
     """
 
-    def __init__(self, column: str) -> None:
-        self.column = column
+    def __init__(self, column: str, shared: SharedKeys | None = None) -> None:
+        self.column, self.shared = column, shared
         self.salt = os.urandom(8)
         self.hashes = HashBuckets()
 
@@ -33,7 +40,10 @@ class UniqueKeys:
 
     def add(self, encoded: bytes, row: int) -> None:
         """Add a key, as JSON."""
-        self.hashes.add(hash(encoded), hash(encoded + self.salt), row)
+        if self.shared is None:
+            self.hashes.add(hash(encoded), hash(encoded + self.salt), row)
+        else:
+            self.hashes.add_digest(blake2b(encoded, digest_size=SIZE).digest(), row)
 
     def finish(self) -> None:
         """Look for duplicates.
@@ -43,6 +53,8 @@ class UniqueKeys:
         for held in self.hashes:
             if len(set(zip(held[::3], held[1::3], strict=True))) * 3 != len(held):
                 self._refuse(held)
+        if self.shared is not None and self.hashes.count:
+            self.shared.keep(self.column, self.hashes)
 
     def _refuse(self, held: array[int]) -> None:
         rows: dict[tuple[int, int], int] = {}

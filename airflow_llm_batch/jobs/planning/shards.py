@@ -53,6 +53,9 @@ class Rows(Protocol):
         :param stable: whether their digests are compared with those of other jobs, or kept.
         """
 
+    def check_keys(self) -> None:
+        """:raises InputError: for keys that are not unique beyond these rows; after all of ``lines`` were taken."""
+
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """The job's fields that they tell."""
 
@@ -158,6 +161,7 @@ def write_shards(
                 cutter.add(line)
                 use.add(line)
             shards = cutter.finish()
+            spec.check_keys()
         except BaseException:
             cutter.discard()
             raise

@@ -61,6 +61,13 @@ class HashBuckets:
         starts.append(self.file.tell())
         self.spills.append(starts)
 
+    def counts(self) -> list[int]:
+        """How many hashes each bucket has."""
+        held = [len(bucket) for bucket in self.buckets]
+        for starts in self.spills:
+            held = [size + end - start for size, start, end in zip(held, starts, starts[1:], strict=False)]
+        return [size // 24 for size in held]
+
     def __iter__(self) -> Iterator[array[int]]:
         """Each bucket: first, second, row, and so on."""
         for number, bucket in enumerate(self.buckets):

@@ -134,6 +134,9 @@ class Repair(NamedTuple):
         rules = landed.rules if landed is not None else rules_of(self.store, self.job)
         return rules if checks is None else rules.model_copy(update={"checks": tuple(checks)})
 
+    def check_keys(self) -> None:
+        """They were when they were asked first."""
+
     def facts(self, kinds: Kinds) -> dict[str, Any]:
         """What the plan takes over from the job it repairs."""
         job = self.job

@@ -1,6 +1,7 @@
 """Where the partitions of a task agree, and tell each other what they have landed.
 
 {DAG}/{run}/{task}/partitions-64/cut.json          what is cut, and how: written by whichever partition is the first
+{DAG}/{run}/{task}/partitions-64/keys-{cut}/       their keys, see ``jobs.planning.shared_keys``
 {DAG}/{run}/{task}/partitions-64/00003.0001.json   what partition 3 has landed; 0002 where it was landed once more
 {DAG}/{run}/{task}/manifest.json                   all of it, from the last partition's landing on
 {destination}/_manifest-{id}.json                  the same beside the results
@@ -53,6 +54,8 @@ class PartitionSet:
         self.address, self.partition = address, partition
         self.folder = storage_path(f"{address.folder}/partitions-{partition.count}")
         self.manifest_uri = f"{address.folder}/manifest.json"
+        #: of the cut that was taken last
+        self.keys = self.folder / "keys"
 
     @classmethod
     def of(cls, store: JobStore) -> PartitionSet | None:
@@ -73,6 +76,7 @@ class PartitionSet:
             data = msgspec.json.encode(cut_of(rows))
             if not create_exclusive(path, data):
                 data = read_small(path) or b""
+        self.keys = self.folder / f"keys-{hashlib.sha256(data).hexdigest()[:8]}"
         cut = msgspec.json.decode(data, type=Cut)
         from airflow_llm_batch.data.sources import sources_of
 

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,10 @@ from pydantic import BaseModel
 
 from airflow_llm_batch.jobs.directory.address import ROUND
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT, ShardState, states
+from airflow_llm_batch.jobs.directory.notes import Refused
 from airflow_llm_batch.models import Cancelling, Job, Progress, ShardProgress
 from airflow_llm_batch.results import Manifest
-from airflow_llm_batch.storage import fresh, is_local, refuse, storage_path
+from airflow_llm_batch.storage import fresh, is_local, modified, refuse, storage_path
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -29,6 +29,7 @@ FILES_AT_ONCE = 16
 #: files whose content is looked at, and others whose age is
 READ: dict[str, type[BaseModel]] = {
     "job.json": Job, "manifest.json": Manifest, "progress.json": Progress, "cancelling.json": Cancelling,
+    "over_budget.json": Refused,
 }  # fmt: skip
 DATED = frozenset({*READ, "created.json", "ended.json"})
 #: files whose content is kept at most
@@ -48,6 +49,7 @@ class RoundFiles:
     manifest: Manifest | None = None
     progress: Progress | None = None
     cancelling: Cancelling | None = None
+    over_budget: Refused | None = None
 
     def states(self) -> dict[int, ShardState]:
         found = states(self.job, (f"/{name}" for name in self.files)) if self.job else {}
@@ -67,6 +69,13 @@ class RoundFiles:
     def lane(self) -> str:
         """How the round's rows travel, as its landing or the last look tells."""
         return (self.manifest or self.progress or Progress(at=0)).lane
+
+    @property
+    def refusal(self) -> str:
+        """What a budget has said that refused the round; "" where none has, or the round was looked at since."""
+        looked_at = self.progress.at if self.progress is not None else 0.0
+        refused = self.over_budget
+        return refused.message if refused is not None and refused.at.timestamp() > looked_at else ""
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -136,7 +145,7 @@ def load(root: ObjectStoragePath, rounds: Iterable[RoundFiles], contents: Conten
     for found in rounds:
         names = ["job.json", "manifest.json"]
         if "manifest.json" not in found.files:
-            names += ["progress.json", "cancelling.json"]
+            names += ["progress.json", "cancelling.json", "over_budget.json"]
         elif details:
             # A landing tells all of it, but for how single batches have ended.
             names.append("progress.json")
@@ -195,14 +204,3 @@ def parse(fs: Any, path: str, name: str) -> Any:
 def signature(info: Mapping[str, Any]) -> Any:
     """What changes when a file does."""
     return info.get("size"), str(modified(info)), info.get("ETag") or info.get("etag") or info.get("ino")
-
-
-def modified(info: Mapping[str, Any]) -> datetime | None:
-    """When a file was last written, as far as its store tells."""
-    names = ("mtime", "LastModified", "updated", "last_modified")
-    moment = next((info[name] for name in names if info.get(name)), None)
-    if isinstance(moment, int | float):
-        return datetime.fromtimestamp(moment, UTC)
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    return moment if isinstance(moment, datetime) else None

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from airflow_llm_batch.jobs.directory.address import JobAddress
 from airflow_llm_batch.jobs.money.budget import estimated_cost
-from airflow_llm_batch.jobs.view.state import AT_WORK, JobState, describe
+from airflow_llm_batch.jobs.view.state import AT_WORK, UNSENT, JobState, describe
 
 if TYPE_CHECKING:
     from airflow_llm_batch.jobs.directory.address import JobKey
@@ -33,6 +33,7 @@ class JobView(BaseModel):
         known.
     :param lane: how its rows travel, ``batch``, ``flex`` or ``online``, as far as it is known.
     :param partition: which of its task's rows it asks, ``3/64``; None for all of them.
+    :param refusal: which budget has refused it, and what to do; "" for any other job.
     """
 
     dag_id: str
@@ -64,6 +65,7 @@ class JobView(BaseModel):
     saving_usd: float | None
     lane: str = "batch"
     partition: str | None = None
+    refusal: str = ""
 
     @property
     def is_at_work(self) -> bool:
@@ -126,10 +128,11 @@ def view(key: JobKey, rounds: list[RoundFiles], *, replaced: bool = False) -> Jo
         tokens=sum(done.input_tokens + done.output_tokens for done in own),
         estimated_cost_usd=None if None in estimates else sum(filter(None, estimates)),
         cost_usd=total(done.cost_usd for done in own) if own else None,
-        committed_usd=estimates[-1] if not landed and state not in ("planned", "replaced") else 0.0,
+        committed_usd=estimates[-1] if not landed and state not in UNSENT else 0.0,
         saving_usd=total(done.saving_usd for done in own) if own else None,
         lane=rounds[-1].lane,
         partition=first.partition,
+        refusal=rounds[-1].refusal if state == "over_budget" else "",
     )
 
 

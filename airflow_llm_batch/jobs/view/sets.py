@@ -6,12 +6,38 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
 from airflow_llm_batch.jobs.view.job import JobView, total
+from airflow_llm_batch.jobs.view.state import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_llm_batch.jobs.view.state import JobState
+
+#: as they are told: what is on its way, what somebody has to see to, and what is done
+ORDER: tuple[JobState, ...] = (
+    "running", "cancelling", "ended", "planned", "over_budget", "failed", "with_failures", "cancelled", "landed",
+)  # fmt: skip
+
+
+class StateSum(BaseModel):
+    """The partitions in one state.
+
+    :param cost_usd: of the ``landed`` ones, None where it is not known; ``estimated_cost_usd`` of the others, at most.
+    :param refusal: what a budget has said to the first of them, "" where none has.
+    """
+
+    state: JobState
+    partitions: int
+    landed: int
+    rows: int
+    done: int
+    failed: int
+    cancelled: int
+    cost_usd: float | None
+    estimated_cost_usd: float | None
+    refusal: str
 
 
 class SetView(JobView):
@@ -19,11 +45,13 @@ class SetView(JobView):
 
     :param partitions: how many there are; those that have no rows have no job.
     :param planned: how many have one by now, and ``landed`` how many of these are landed.
+    :param states: the same by state.
     """
 
     partitions: int
     planned: int
     landed: int
+    states: list[StateSum]
 
 
 def gathered(jobs: Iterable[JobView], is_wanted: Callable[[JobView], bool]) -> list[JobView]:
@@ -75,6 +103,7 @@ def seen(jobs: list[JobView]) -> SetView:
         partitions=count,
         planned=len(jobs),
         landed=len(landed),
+        states=by_state(jobs),
         **{name: sum(getattr(job, name) for job in jobs) for name in summed},
     )
 
@@ -82,15 +111,41 @@ def seen(jobs: list[JobView]) -> SetView:
 def state_of(jobs: list[JobView]) -> tuple[JobState, str]:
     """What state partitions are in together, and in words: ``3 running, 12 landed``."""
     counts = Counter(job.state for job in jobs)
-    words = ", ".join(f"{number:,} {state.replace('_', ' ')}" for state, number in counts.items())
+    words = ", ".join(f"{counts[state]:,} {state.replace('_', ' ')}" for state in ORDER if counts[state])
     if len(counts) == 1:
         return jobs[0].state, words
-    order: tuple[JobState, ...] = ("cancelling", "running", "ended", "planned", "cancelled", "with_failures")
+    order: tuple[JobState, ...] = (
+        "cancelling", "running", "ended", "planned", "over_budget", "cancelled", "with_failures",
+    )  # fmt: skip
     for state in order:
         if counts[state]:
             # Some wait to be sent, and others are on their way or landed.
             return ("running" if state == "planned" else state), words
     return "with_failures", words
+
+
+def by_state(jobs: list[JobView]) -> list[StateSum]:
+    """Sums of the partitions in each state that one of them is in."""
+    sums = []
+    for state in ORDER:
+        if found := [job for job in jobs if job.state == state]:
+            landed = [job for job in found if job.landed_at is not None]
+            left = [job for job in found if job.landed_at is None]
+            sums.append(
+                StateSum(
+                    state=state,
+                    partitions=len(found),
+                    landed=len(landed),
+                    cost_usd=total(job.cost_usd for job in landed),
+                    estimated_cost_usd=total(job.estimated_cost_usd for job in left),
+                    refusal=found[0].refusal,
+                    **{
+                        name: sum(getattr(job, name) for job in found)
+                        for name in ("rows", "done", "failed", "cancelled")
+                    },
+                )
+            )
+    return sums
 
 
 def count_of(job: JobView) -> int:

@@ -1,6 +1,7 @@
 """What state a job is in, and the same in words.
 
 planned        nothing was sent
+over_budget    nothing was sent: the estimate is above max_cost, or above what is left of a budget
 running        batches run, or wait for room in the vendor's queue
 cancelling     what runs was asked to be cancelled, and has not ended
 ended          every batch has ended, and nothing was landed yet
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from airflow_llm_batch.results import Manifest
 
 JobState = Literal[
-    "planned", "running", "cancelling", "ended", "cancelled", "landed", "with_failures", "failed", "replaced"
-]
+    "planned", "over_budget", "running", "cancelling", "ended",
+    "cancelled", "landed", "with_failures", "failed", "replaced",
+]  # fmt: skip
 #: of jobs that are on their way
 AT_WORK = ("running", "cancelling", "ended")
+#: of jobs of which nothing was sent, or that are nobody's any more
+UNSENT = ("planned", "over_budget", "replaced")
 
 
 def describe(
@@ -47,6 +51,8 @@ def describe(
             return "cancelled", f"{round_}cancelled, not landed yet"
         return "ended", f"{round_}ended, not landed yet"
     if counts["planned"] == len(states):
+        if found.refusal:
+            return "over_budget", f"{round_}over budget, nothing sent"
         return "planned", f"{round_}planned, nothing sent"
     words = {"running": "running", "creating": "being sent", "planned": "waiting for room", "ended": "ended"}
     cancelling = is_being_cancelled(states, found)

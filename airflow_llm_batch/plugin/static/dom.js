@@ -110,7 +110,7 @@ export function progress(job) {
     h("i", { class: "bad", width: share(bad) }),
     h("i", { class: "off", width: share(job.cancelled) }),
     h("i", { class: "busy", width: share(left) })),
-    h("div", { class: "small quiet" }, words.join(", "), isAtWork(job) || job.state === "planned" ? ` · ${job.words}` : ""));
+    h("div", { class: "small quiet" }, words.join(", "), isAtWork(job) || isUnsent(job) ? ` · ${job.words}` : ""));
 }
 
 /** A share, never rounded to none or to all where it is neither. */
@@ -130,11 +130,12 @@ export function instance(job) {
 
 /** A job's states as people call them; `MEANING` says what each is. */
 export const STATES = {
-  planned: "planned", running: "running", cancelling: "cancelling", ended: "ended", cancelled: "cancelled",
+  planned: "planned", over_budget: "over budget", running: "running", cancelling: "cancelling", ended: "ended", cancelled: "cancelled",
   landed: "landed", with_failures: "landed with failures", failed: "failed", replaced: "replaced",
 };
 export const MEANING = {
   planned: "requests are written, and nothing was sent",
+  over_budget: "nothing was sent: the estimate is above max_cost, or above what is left of a budget",
   running: "batches are with the vendor, or wait for room in its queue",
   cancelling: "the vendor was asked to cancel what runs; it takes up to ten minutes",
   ended: "every batch has ended, and its answers are about to be landed",
@@ -144,7 +145,17 @@ export const MEANING = {
   failed: "landed, and no row has a good answer",
   replaced: "the task's input has changed since, and another job has taken its place",
 };
+/** The same of several jobs, and what to do about it. */
+export const ADVICE = {
+  ...MEANING,
+  planned: "requests are written, and nothing was sent yet: there is no room, or their tasks have failed since; their logs say why",
+  ended: "every batch has ended, and its answers are landed by the task that waits for them; if that has failed, clear it",
+  over_budget: "nothing was sent: make room as is said here, and clear their tasks",
+  with_failures: "some rows have no good answer: open one for the reasons, and ask these rows again by FailedRows",
+  failed: "no row has a good answer: open one for the reasons, and ask again by FailedRows when they are mended",
+};
 export const badge = (state) => h("span", { class: `badge ${state}`, title: MEANING[state] ?? "" }, STATES[state] ?? state);
+const isUnsent = (job) => ["planned", "over_budget"].includes(job.state);
 export const isAtWork = (job) => ["running", "cancelling", "ended"].includes(job.state) || (job.state === "cancelled" && !job.landed_at);
 
 /** What a batch ended as, and what it is before that. */
@@ -154,7 +165,7 @@ export const OUTCOMES = {
 };
 /** How long a job has taken so far, or took: from planning to its landing. */
 export function took(job) {
-  const sent = job.state !== "planned" && job.state !== "replaced";
+  const sent = !isUnsent(job) && job.state !== "replaced";
   const end = job.ended_at ?? (sent ? Date.now() : null);
   return end === null ? "" : `${job.ended_at ? "took" : "for"} ${duration(seconds(job.created_at, end))}`;
 }

@@ -21,6 +21,7 @@ export async function showJob(names) {
           link(airflow(task), "Task and logs"),
           link(airflow(`dags/${encodeURIComponent(job.dag_id)}/runs/${encodeURIComponent(job.run_id)}`), "DAG run"),
           job.may_cancel ? cancelButton(job, path) : null)),
+      job.refusal ? h("p", { class: "note", role: "status" }, job.refusal) : null,
       h("div", { class: "panel" }, progress(job), h("p", { class: "small quiet" }, `${MEANING[job.state][0].toUpperCase()}${MEANING[job.state].slice(1)}.`), facts(job)),
       job.counts ? [h("h2", {}, "Rows"), statuses(job)] : null,
       answers(job, path),

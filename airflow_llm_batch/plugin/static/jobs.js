@@ -1,8 +1,9 @@
 // All jobs, or those of one DAG run.
 
 import { airflow, ask, jobPath, query, redraw, route, setQuery } from "./app.js";
-import { MEANING, STATES, age, badge, clock, cost, dollars, h, instance, link, number, progress, short, swatches, took } from "./dom.js";
+import { MEANING, STATES, age, badge, clock, dollars, h, instance, link, number, progress, short, swatches, took } from "./dom.js";
 import { columns, ranks } from "./plots.js";
+import { costOf, follow, isOpen, keyOf, partLines, partsOfOpened, toggle } from "./sets.js";
 
 const LIMIT = 50;
 const METRICS = [
@@ -14,8 +15,6 @@ const METRICS = [
 const MOST = 500;
 const NOTHING = { q: "", dag_id: "", provider: "", state: "", since: "", until: "", offset: 0 };
 const FILTERS = Object.keys(NOTHING).filter((name) => name !== "offset");
-/** The partitioned tasks that somebody has opened. */
-const opened = new Set();
 /** What the address says is chosen. */
 let chosen = { ...NOTHING, metric: 0 };
 
@@ -44,13 +43,13 @@ export async function showJobs(run) {
     ask(`jobs?${asked({ limit: run ? MOST : LIMIT, offset: run ? 0 : chosen.offset })}`),
     run ? null : ask(`totals?${asked({ offset: "" })}`),
   ]);
-  const parts = await Promise.all(told.jobs.filter((job) => job.partitions && opened.has(keyOf(job))).map(async (job) => [keyOf(job), await partsOf(job)]));
+  const parts = await partsOfOpened(told.jobs);
   const live = told.active > 0;
   const filtered = !run && FILTERS.some((name) => chosen[name]);
   const nothing = !told.found && !filtered;
   return {
     live,
-    data: [told, sums, chosen, parts],
+    data: [told, sums, chosen, [...parts]],
     make: () => [
       h("div", { class: "head" },
         h("h1", {}, "LLM batches"),
@@ -60,7 +59,7 @@ export async function showJobs(run) {
       sums && !filtered ? totals(sums) : sums?.days.length ? totals(sums) : null,
       sums && sums.budgets.length ? budgets(sums.budgets) : null,
       run || nothing ? null : filterRow(told),
-      told.found ? table(told, run, new Map(parts)) : empty(run, filtered),
+      told.found ? table(told, run, parts) : empty(run, filtered),
       run || told.found > LIMIT ? null : h("nav", { class: "pager small", "aria-label": "Earlier days" }, earlier(told)),
       told.found > LIMIT && !run ? pager(told) : null,
       told.found ? legend() : null,
@@ -124,42 +123,20 @@ function filterRow(told) {
     h("span", { class: "small quiet" }, `${number(told.found)} ${told.found === 1 ? "job" : "jobs"}`));
 }
 
-const keyOf = (job) => `${job.dag_id}/${job.run_id}/${job.task_id}/${job.map_index}${job.asked_model ?? ""}`;
-
-/** The jobs of a task's partitions, in their order. */
-async function partsOf({ dag_id, run_id, task_id, asked_model, partitions }) {
-  const asked = new URLSearchParams({ dag_id, run_id, task_id, partitions: "true", limit: MOST });
-  const { jobs } = await ask(`jobs?${asked}`);
-  return jobs.filter((job) => job.asked_model === asked_model && job.partition.endsWith(`/${partitions}`));
-}
-
-/** A click anywhere in a row is one on its job, unless it is one on something else, or selects text. */
-function follow(event) {
-  if (event.target.closest("a, button") || !getSelection().isCollapsed) return;
-  event.currentTarget.querySelector(".name").click();
-}
-
-/** Open a partitioned task to its partitions, or close it. */
-const toggle = (job) => () => {
-  if (!opened.delete(keyOf(job))) opened.add(keyOf(job));
-  redraw();
-};
-
 function table(told, run, parts) {
   const heads = ["Job", "State", run ? null : "Run", "Provider, model", "Batches", "Progress", "Age", "Cost"];
-  const lines = told.jobs.flatMap((job) => [line(job, run), ...(parts.get(keyOf(job)) ?? []).map((part) => line(part, run, true))]);
+  const lines = told.jobs.flatMap((job) => [line(job, run), ...partLines(job, parts.get(keyOf(job)), run)]);
   return h("div", { class: "scroll" }, h("table", { class: "jobs" },
     h("thead", {}, h("tr", {}, heads.filter(Boolean).map((name) => h("th", { class: ["Batches", "Cost"].includes(name) ? "number" : "" }, name)))),
     h("tbody", {}, lines)));
 }
 
-function line(job, run, isPart = false) {
-  const isOpen = opened.has(keyOf(job));
+function line(job, run) {
   const name = job.partitions
-    ? h("button", { id: `set-${keyOf(job)}`, class: "name plain", "aria-expanded": String(isOpen), title: isOpen ? "Close" : "Show its partitions", onclick: toggle(job) }, `${isOpen ? "▾" : "▸"} ${job.dag_id}`)
-    : route(jobPath(job), isPart ? `partition ${job.partition}` : job.dag_id, { class: "name wrap" });
+    ? h("button", { id: `set-${keyOf(job)}`, class: "name plain", "aria-expanded": String(isOpen(job)), title: isOpen(job) ? "Close" : "Show its partitions", onclick: toggle(job) }, `${isOpen(job) ? "▾" : "▸"}\u00a0${job.dag_id}`)
+    : route(jobPath(job), job.dag_id, { class: "name wrap" });
   const which = job.partitions ? ` · ${number(job.partitions)} partitions, ${number(job.landed)} landed` : "";
-  return h("tr", { class: isPart ? "follow part" : "follow", "data-job": `${job.dag_id}/${job.run_id}/${job.task_id}/${job.map_index}`, onclick: follow },
+  return h("tr", { class: "follow", "data-job": `${job.dag_id}/${job.run_id}/${job.task_id}/${job.map_index}`, onclick: follow },
     h("td", {}, name,
       h("div", { class: "small quiet" }, job.task_id, instance(job), which, job.lane === "batch" ? "" : ` · ${job.lane}`, job.rounds > 1 ? ` · ${job.rounds} rounds` : "")),
     h("td", {}, badge(job.state)),
@@ -168,7 +145,7 @@ function line(job, run, isPart = false) {
     h("td", { class: "number wide" }, number(job.shards)),
     h("td", {}, progress(job)),
     h("td", { class: "small time", title: clock(job.created_at) }, age(job.created_at), h("div", { class: "quiet" }, took(job))),
-    h("td", { class: "number" }, cost(job), job.saving_usd ? h("div", { class: "small quiet" }, `${dollars(job.saving_usd)} saved`) : null));
+    h("td", { class: "number" }, costOf(job), job.saving_usd ? h("div", { class: "small quiet" }, `${dollars(job.saving_usd)} saved`) : null));
 }
 
 function legend() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -223,6 +224,27 @@ def test_partitions_are_cut_alike(connect, context, storage, rows, tmp_path):
         with pytest.raises(InputError, match=r"b\.jsonl has .* bytes"):
             run_part(context, conn_id, tmp_path, "1/2", rows=rows)
         assert len(emulator.vendor.batches) == batches == 2
+
+
+def test_a_file_that_was_written_anew_is_refused_at_every_try(connect, context, storage, rows, tmp_path):
+    """Of the same size: for partitions that were sent and others; cut anew, what has the same rows sends nothing."""
+    path = tmp_path / "rows/b.jsonl"
+    with Emulator(duration=0) as emulator:
+        conn_id = connect(emulator.url)
+        summary = run_part(context, conn_id, tmp_path, "0/2", rows=rows)
+        before = path.stat()
+        path.write_text(path.read_text().replace("text b 3", "text b 4"))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**6))
+        assert path.stat().st_size == before.st_size
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"b\.jsonl is of version .*Nothing was sent"):
+                run_part(context, conn_id, tmp_path, "1/2", rows=rows)
+        assert len(emulator.vendor.batches) == 1
+        (storage_path(summary["set_manifest"]).parent / "partitions-2/cut.json").unlink()
+        landed = [run_part(context, conn_id, tmp_path, partition, rows=rows) for partition in partitions(2)]
+        assert landed[0]["files"] == summary["files"]
+        assert sum(one["rows"] for one in landed) == 90
+        assert len(emulator.vendor.batches) == 2
 
 
 def test_a_set_is_cleaned_up_with_its_last_job(connect, context, storage, rows, tmp_path):

@@ -10,6 +10,7 @@ from support.tasks import drive, operator
 
 from airflow_llm_batch.data import ChatRequest, partitions
 from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.exceptions import BudgetExceeded
 from airflow_llm_batch.operators import SubmitBatchOperator
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
@@ -79,3 +80,38 @@ def test_filters_find_a_set_by_any_of_its_partitions(site, connect, storage, row
         assert (line["partitions"], line["rows"]) == (3, 100)
         assert site.get("jobs", state="landed")["jobs"] == []
         assert site.get("jobs", run_id="run")["found"] == 2
+
+
+def test_what_a_budget_has_refused_says_so(site, connect, storage, rows):
+    """The refusal is on the line, the partition and its page, and gone when the task is cleared with more to spend."""
+    with Emulator(duration=60) as emulator:
+        conn_id = connect(emulator.url)
+
+        def submit(partition, max_cost):
+            task = SubmitBatchOperator(
+                task_id="submit", conn_id=conn_id, storage=storage, partition=partition, rows=rows, request=REQUEST,
+                max_cost=max_cost,
+            )  # fmt: skip
+            return task.execute(ti(int(partition[0])))
+
+        submit("0/3", 1)
+        for number in (1, 2):
+            with pytest.raises(BudgetExceeded):
+                submit(f"{number}/3", 0.0001)
+        [line] = site.get("jobs")["jobs"]
+        assert (line["state"], line["words"]) == ("running", "1 running, 2 over budget")
+        running, refused = line["states"]
+        assert (running["state"], running["partitions"], running["refusal"]) == ("running", 1, "")
+        assert (refused["state"], refused["partitions"], refused["landed"]) == ("over_budget", 2, 0)
+        assert running["rows"] + refused["rows"] == line["rows"] == 100
+        assert "above max_cost=$0.000100. Raise max_cost" in refused["refusal"]
+        assert line["committed_usd"] == running["estimated_cost_usd"]
+        page = site.get("job/dag/run/submit/1")
+        assert (page["state"], page["words"]) == ("over_budget", "over budget, nothing sent")
+        assert page["refusal"] == refused["refusal"]
+        found = site.get("jobs", dag_id="dag", run_id="run", state="over_budget", partitions=True)["jobs"]
+        assert [part["partition"] for part in found] == ["1/3", "2/3"]
+        submit("1/3", 1)
+        [line] = site.get("jobs")["jobs"]
+        assert line["words"] == "2 running, 1 over budget"
+        assert site.get("job/dag/run/submit/1")["refusal"] == ""

@@ -10,10 +10,13 @@ import pytest
 from support import MODELS
 
 from airflow_llm_batch.data import ChatRequest
+from airflow_llm_batch.data.partitions import Partition
 from airflow_llm_batch.data.sources import read_rows
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.jobs.directory import exclusive
 from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.planning.keys import UniqueKeys
+from airflow_llm_batch.jobs.planning.shared_keys import SharedKeys
 from airflow_llm_batch.operators import CompletionOperator, FetchResultsOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor
 from airflow_llm_batch.storage import (
@@ -128,6 +131,24 @@ def test_rows_job_and_results_live_in_a_store_each(emulator, connect, context, n
         root = storage_path(bucket)
         start = root.path.rstrip("/") + "/"
         assert {path.removeprefix(start).partition("/")[0] for path in find_files(root)} == {folder}
+
+
+def test_keys_of_partitions_are_compared_in_a_store(bucket):
+    """Laid out, listed and read: the second of two that have a key in common is refused, and takes its own back."""
+    folder = storage_path(f"{bucket}/keys")
+    for number, clash in ((0, b'"a"'), (1, b'"b"'), (2, b'"a"')):
+        partition = Partition(number, 3)
+        shared = SharedKeys(folder, partition)
+        with UniqueKeys("id", shared) as keys:
+            for row, key in enumerate([*(b'"%d-%d"' % (number, row) for row in range(500)), clash]):
+                keys.add(key, partition.row(row))
+            keys.finish()
+        if number < 2:
+            shared.check()
+    with pytest.raises(InputError, match="row 500 of partition 0/3 and row 500 of partition 2/3"):
+        shared.check()
+    left = {path.rpartition("/")[2] for path in find_files(folder)}
+    assert {name for name in left if name.endswith(".keys")} == {"00000.keys", "00001.keys"}
 
 
 def test_one_of_many_writers_creates(bucket):
