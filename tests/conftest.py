@@ -28,6 +28,7 @@ os.environ |= {
 
 from support import ROOT, SECRET  # noqa: E402
 from support.databases import binaries, postgres_server  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from airflow_llm_batch.emulator import Emulator  # noqa: E402
 from airflow_llm_batch.hooks import LLMBatchHook  # noqa: E402
@@ -35,6 +36,28 @@ from airflow_llm_batch.jobs.directory.store import JobStore  # noqa: E402
 
 #: a vendor's listing does not lag here, and nobody creates anything from another machine
 QUICK = {"retries": 2, "settle_seconds": 0.1, "create_seconds": 0.3, "delivery_seconds": 1.0}
+
+#: what shares a server that takes long to start, or of which one at a time is enough for a machine: part of a test's id
+TOGETHER = {
+    "test_airflow_running.py": "airflow",
+    "test_executors.py": "airflow",
+    "test_ui.py": "airflow",
+    "whole_airflow": "airflow",
+    "test_litellm_proxy.py": "proxies",
+}
+
+
+class Together(LoadScopeScheduling):
+    """One worker has all that belongs together; each other test is for whichever is free."""
+
+    def _split_scope(self, nodeid):
+        return next((name for part, name in TOGETHER.items() if part in nodeid), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """For ``--dist loadgroup``; xdist's own reads marks, and finds none with pytest 9.2."""
+    return Together(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture

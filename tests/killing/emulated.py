@@ -27,12 +27,16 @@ def start_emulator(
     command = [sys.executable, "-m", "airflow_llm_batch.emulator", "--port", str(port), "--duration", "0", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-    for _ in range(300):
+    # What runs beside a whole Airflow starts slowly.
+    for _ in range(1200):
         try:
             client.get("/_emulator/stats")
             break
         except httpx.TransportError:
             time.sleep(0.1)
+    else:
+        process.kill()
+        raise SystemExit("the emulator did not start within 120 seconds")
     for conn_id, extra in connections.items():
         host = str(client.base_url.join((paths or {}).get(conn_id, "")))
         connection = {"conn_type": "llmbatch", "host": host, "password": "k", "extra": extra}

@@ -38,8 +38,6 @@ os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 from airflow_llm_batch import storage, transport  # noqa: E402
 from airflow_llm_batch.data import ChatRequest, Table  # noqa: E402
 from airflow_llm_batch.data.tables.merging import Merge  # noqa: E402
-from airflow_llm_batch.jobs.directory import attempts  # noqa: E402
-from airflow_llm_batch.jobs.directory import store as store_module  # noqa: E402
 from airflow_llm_batch.jobs.landing import land  # noqa: E402, F401
 from airflow_llm_batch.jobs.money import ledger  # noqa: E402
 from airflow_llm_batch.jobs.planning import plan  # noqa: E402, F401
@@ -153,9 +151,12 @@ class Points:
             return f"{request.method} {path.partition('/')[0]}{':' if ':' in path else ''}{path.partition(':')[2]}"
 
         storage.WholeFile.commit = self.around(storage.WholeFile.commit, lambda file: file_name(file.path))
-        exclusive = self.around(storage.create_exclusive, file_name)
-        for module in (storage, store_module, attempts, ledger):
-            module.create_exclusive = exclusive
+        create = storage.create_exclusive
+        exclusive = self.around(create, file_name)
+        # Each module that knows it by name, whenever that was imported.
+        for module in list(sys.modules.values()):
+            if vars(module).get("create_exclusive") is create:
+                module.create_exclusive = exclusive
         for step in ("staging", "fill", "merge"):
             setattr(Merge, step, self.around(getattr(Merge, step), lambda *_, step=step, **__: f"table/{step}"))
         httpx.Client.send = self.around(httpx.Client.send, call_name, request=True)
