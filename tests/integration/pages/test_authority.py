@@ -73,6 +73,10 @@ def test_a_planted_job_reaches_no_other_teams_vendor(site, connect, storage, pla
         assert all(batch.cancelled_at for batch in vendor.vendor.batches.values())
 
 
+#: seconds that a batch takes, more than a run of dag.test() does: that builds Airflow's task API anew for every task
+LASTING = 3600
+
+
 def make_dag(storage, tmp_path):
     """Every kind of task that makes jobs, none of which lasts."""
     from airflow.sdk import DAG
@@ -112,7 +116,7 @@ JOBS = {
 
 def test_every_task_that_ran_can_have_its_jobs_cancelled(site, connect, storage, tmp_path):
     """Templates, several models on two connections, mapped connections and rows, by what Airflow has kept of them."""
-    with Emulator(duration=60) as vendor, Emulator(duration=60) as other:
+    with Emulator(duration=LASTING) as vendor, Emulator(duration=LASTING) as other:
         run_id, jobs = jobs_of_a_run(site, connect, storage, tmp_path, vendor, other)
         assert jobs == JOBS
         for task_id, place in sorted(jobs):
@@ -127,7 +131,7 @@ def test_arguments_that_airflow_does_not_keep_are_read_from_the_dag(site, connec
     from airflow.models.renderedtifields import RenderedTaskInstanceFields
     from airflow.utils.session import create_session
 
-    with Emulator(duration=60) as vendor, Emulator(duration=60) as other:
+    with Emulator(duration=LASTING) as vendor, Emulator(duration=LASTING) as other:
         run_id, jobs = jobs_of_a_run(site, connect, storage, tmp_path, vendor, other)
         with create_session() as session:
             session.query(RenderedTaskInstanceFields).filter_by(dag_id="dag", run_id=run_id).delete()
