@@ -135,6 +135,7 @@ class Prices:
     :param stacks: whether the discounts of a batch and of a cache stack for a model.
     :param flex: price of a flex call relative to other calls, for models whose flex price the table does not have; None
         where the server is not known to have one.
+    :param share: what a model's tokens cost where they are asked for, relative to the list.
     """
 
     def __init__(
@@ -147,8 +148,10 @@ class Prices:
         model_of: Callable[[str], str] = str,
         stacks: Callable[[str], bool] = lambda model: True,
         flex: str | None = None,
+        share: Callable[[str], str] = lambda model: "1",
     ) -> None:
         self.provider, self.declared, self.model_of, self.stacks = provider, declared, model_of, stacks
+        self.share = share
         self.factor = Decimal(factor) if factor else None
         self.flex = Decimal(flex) if flex else None
         self.agreed = dict(agreed or {})
@@ -164,7 +167,7 @@ class Prices:
         return cls(
             provider.price_id, factor, agreed,
             declared=declared is not None, model_of=provider.model_of, stacks=provider.discounts_stack,
-            flex=provider.flex_discount,
+            flex=provider.flex_discount, share=provider.price_share,
         )  # fmt: skip
 
     def cost(self, result: Result, model: str, called: bool = False) -> Cost | None:
@@ -265,7 +268,9 @@ class Prices:
         tiered = any(getattr(value, "tiers", None) for value in vars(price).values())
         usual = calculate if tiered else linear(rates)
         priced = {name for name, (_, rate) in KINDS.items() if getattr(price, rate, None) is not None}
-        return with_searches(with_odd_tokens(usual, calculate, priced), round(searches * PICO))
+        tokens = with_odd_tokens(usual, calculate, priced)
+        share_here = Decimal(self.share(model))
+        return with_searches(tokens if share_here == 1 else scaled(tokens, share_here), round(searches * PICO))
 
     def _lost_discount(self, used: Any, model: str, has_batch_price: bool) -> Decimal:
         """What a batch's cached tokens cost more than its discount would have them cost: as much as outside of it."""

@@ -130,6 +130,9 @@ class Vertex(Provider):
         # Of Gemini's, the guide of batch inference: the discount of a cache hit takes precedence over the batch's.
         return self.model_of(model).startswith("claude")
 
+    def price_share(self, model: str) -> str:
+        return "1.1" if self.location != names.GLOBAL and names.DEARER.match(self.model_of(model)) else "1"
+
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
         return requests.translated(request, self.is_direct)
