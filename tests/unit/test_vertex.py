@@ -134,7 +134,7 @@ def test_results_lie_where_the_job_says():
         found.append(list(made.results(batch)))
     assert [[one.uri for one in sources] for sources in found] == [
         ["gs://gcp@b/out/prediction-model-1"] * 2,
-        ["gs://gcp@b/out/x"] * 2,
+        ["gs://gcp@b/out/x"] * 4,
         [],
         [],
     ]
@@ -159,6 +159,18 @@ def test_every_result_file_is_read_once(name, times):
         {"name": "7", "state": "JOB_STATE_SUCCEEDED", "outputInfo": {"gcsOutputDirectory": "gs://b/out"}},
     )
     assert sum(fnmatchcase(name, source.pattern) for source in vertex().results(batch)) == times
+
+
+EXPORTED = ("incremental_predictions.jsonl", "incremental_predictions_0001.jsonl")
+
+
+@pytest.mark.parametrize("name", [*EXPORTED, "incremental_predictions.jsonl-00000-of-00002", "predictions.jsonl"])
+@pytest.mark.parametrize("state", ["CANCELLED", "EXPIRED", "FAILED", "PARTIALLY_SUCCEEDED"])
+def test_what_a_job_exported_before_it_was_ended_is_read(state, name):
+    """The guide: while a job runs what is completed is exported; of a terminated one all of it is, and is charged."""
+    place = {"outputInfo": {"gcsOutputDirectory": "gs://b/out"}}
+    _, batch = drive(vertex().get("7"), {"name": "7", "state": f"JOB_STATE_{state}", **place})
+    assert sum(fnmatchcase(name, source.pattern) for source in vertex().results(batch)) == 1
 
 
 def test_inputs_are_the_one_object():
