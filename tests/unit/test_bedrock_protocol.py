@@ -7,6 +7,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from urllib.parse import unquote
 
+import botocore.session
 import httpx
 import msgspec
 import pytest
@@ -269,6 +270,19 @@ def test_objects_and_results_lie_where_the_connection_opens_them():
     assert bedrock(storage="s3://bucket/llm2").objects(batch, "all") == ()
     assert bedrock(storage=None).objects(batch, "all") == ()
     assert made.results(Batch(id="x", status="Failed")) == []
+
+
+def test_every_region_has_the_address_that_botocore_knows():
+    """The sovereign and the secret partitions too, whose domains are their own."""
+    session = botocore.session.get_session()
+    endpoints = session.get_component("endpoint_resolver")
+    known = 0
+    for partition in session.get_available_partitions():
+        for region in session.get_available_regions("s3", partition):
+            found = endpoints.construct_endpoint("bedrock", region, partition)
+            known += 1
+            assert bedrock(region=region).base_url == f"https://{found['hostname']}"
+    assert known > 30
 
 
 def test_calls_go_to_the_runtime():

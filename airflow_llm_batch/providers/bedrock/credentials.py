@@ -24,9 +24,16 @@ SIGNED = ("content-type",)
 EXTRA = "pip install 'airflow-provider-llm-batch[s3]'"
 
 
+#: of AWS's addresses in its partitions, by how their regions begin (botocore's endpoints)
+DOMAINS = {
+    "cn": "amazonaws.com.cn", "eusc": "amazonaws.eu", "us-iso": "c2s.ic.gov", "us-isob": "sc2s.sgov.gov",
+    "us-isof": "csp.hci.ic.gov", "eu-isoe": "cloud.adc-e.uk",
+}  # fmt: skip
+
+
 def domain(region: str) -> str:
     """Of AWS's addresses in a region."""
-    return "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    return next((name for start, name in DOMAINS.items() if region.startswith(f"{start}-")), "amazonaws.com")
 
 
 def digest(request: httpx.Request) -> str:
