@@ -186,8 +186,9 @@ class LLMBatchHook(BaseHook):
         with whole_file(target) as file:
             for source in self.provider.results(batch):
                 for body in self.bodies(source):
-                    for number, line in enumerate(split_lines(body)):
-                        file.write((b"\n" if number else b"") + self.transport.clean_line(line))
+                    # The last line of a file need not be ended, and another file may follow.
+                    for line in filter(bytes.strip, split_lines(body)):
+                        file.write(self.transport.clean_line(line) + b"\n")
             return file.size
 
     def test_connection(self) -> tuple[bool, str]:

@@ -31,6 +31,8 @@ ERRNOS = frozenset(
 )  # fmt: skip
 #: answers of HTTP by which a store says that it may do so later
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 509, 529})
+#: and that it may not be done; gcsfs keeps nothing of it but the word
+FORBIDDEN, REFUSED = frozenset({401, 403}), "Forbidden:"
 #: how often an operation of a store is tried, and seconds of the first and of the longest pause between
 TRIES, FIRST, LONGEST = 5, 0.2, 5.0
 P = ParamSpec("P")
@@ -53,6 +55,12 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, ConnectionError | TimeoutError) or bool(named) or getattr(error, "errno", None) in ERRNOS
 
 
+def is_forbidden(error: BaseException) -> bool:
+    """Whether a store has refused, in whatever words its driver tells it."""
+    refused = status_of(error) in FORBIDDEN or str(error).startswith(REFUSED)
+    return isinstance(error, PermissionError) or refused
+
+
 def status_of(error: BaseException) -> int | None:
     """The HTTP status behind an error, as botocore, gcsfs and azure-core keep it; None where there is none."""
     for one in filter(None, (error, error.__cause__)):
@@ -68,7 +76,7 @@ def status_of(error: BaseException) -> int | None:
 def patiently(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Do what does no harm when it is done twice, and do it again while the trouble is one that passes.
 
-    :raises Exception: the last one, as the store raised it; a ``PermissionError`` says where.
+    :raises Exception: the last one, as the store raised it. ``PermissionError`` for what may not be done, and where.
     """
     trying = Retrying(
         retry=retry_if_exception(is_outage),
@@ -79,10 +87,13 @@ def patiently(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R
     )
     try:
         return trying(operation, *args, **kwargs)
-    except PermissionError as error:
+    except Exception as error:
+        if not is_forbidden(error):
+            raise
         # Stores say no more than that they refuse.
         place = next((str(arg) for arg in args if isinstance(arg, str) or hasattr(arg, "parent")), "the storage")
+        said = " ".join(str(error).split()).rstrip(".")
         raise PermissionError(
-            f"{place}: {error}. The connection in the URI, or whoever runs the task, may not do that there; for the "
+            f"{place}: {said}. The connection in the URI, or whoever runs the task, may not do that there; for the "
             "rights that tasks need see 'Storage and its rights' in the README."
         ) from error

@@ -31,8 +31,9 @@ class Result(msgspec.Struct):
     :param choices: every answer, the first one too, where several were asked for; also the one answer that holds more
         than text: its ``media`` is the images, the audio and the results of tools, as the vendor wrote them.
     :param tool_uses: what is billed beside tokens of text, with how much of it: the vendor's own tools that ran,
-        ``{"web_search": 2}`` (0 where they ran and the vendor does not tell how often), ``audio_input_tokens`` and
-        ``audio_output_tokens`` (among ``input_tokens`` and ``output_tokens``).
+        ``{"web_search": 2}`` (0 where they ran and the vendor does not tell how often), and tokens that have a price of
+        their own: ``audio_input_tokens`` and ``audio_output_tokens``, likewise ``image`` and ``video`` (among
+        ``input_tokens`` and ``output_tokens``).
     :param inference_geo: where the answer was computed, as Anthropic tells: ``us`` costs more.
     :param raw: the vendor's whole line, where it is kept: by choice, and where it could not be landed otherwise.
     :param answered_by: of a row that nobody was asked, the ``custom_id`` of the request whose answer it is: of a row of

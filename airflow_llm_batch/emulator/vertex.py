@@ -210,7 +210,8 @@ def bucket_and_name(uri: str) -> tuple[str, str]:
 
 
 def deliver(job: Job, store: gcs.Store) -> None:
-    """Put the results where the job was told, once; rows that were not worked on have none."""
+    """Put the results where the job was told, once; rows that were not worked on have none. Of a job that was ended
+    before it was through there is what it exported while it ran."""
     if job.output is None or job.directory is not None:
         return
     at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -220,6 +221,7 @@ def deliver(job: Job, store: gcs.Store) -> None:
     pieces = [lines[start : start + PER_FILE] for start in range(0, len(lines), PER_FILE)]
     for number, piece in enumerate(pieces, 1):
         name = "predictions.jsonl" if len(pieces) == 1 else f"predictions_{number:04}.jsonl"
+        name = name if job.view(time.time()).phase == "completed" else f"incremental_{name}"
         bucket, path = bucket_and_name(f"{directory}/{name}")
         store.write(bucket, {"name": path, "contentType": "application/jsonl"}, b"".join(piece))
     job.directory = directory

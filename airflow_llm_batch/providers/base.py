@@ -233,6 +233,10 @@ class Provider(ABC):
         outside of batches where it does not."""
         return True
 
+    def price_share(self, model: str) -> str:
+        """What a model's tokens cost where the connection asks for them, relative to its list price."""
+        return "1"
+
     @abstractmethod
     def translate(self, request: Request) -> Request:
         """A request in the vendor's own words; one that is so already comes back as it is.

@@ -7,12 +7,14 @@ from datetime import timedelta
 from types import SimpleNamespace
 from urllib.parse import unquote
 
+import botocore.session
 import httpx
 import msgspec
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as Keys
+from botocore.exceptions import ClientError, CredentialRetrievalError, EndpointConnectionError, ProfileNotFound
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, RefusedForGood, VendorUnavailable
 from airflow_llm_batch.models import Batch, Shard
@@ -271,6 +273,19 @@ def test_objects_and_results_lie_where_the_connection_opens_them():
     assert made.results(Batch(id="x", status="Failed")) == []
 
 
+def test_every_region_has_the_address_that_botocore_knows():
+    """The sovereign and the secret partitions too, whose domains are their own."""
+    session = botocore.session.get_session()
+    endpoints = session._get_internal_component("endpoint_resolver")
+    known = 0
+    for partition in session.get_available_partitions():
+        for region in session.get_available_regions("s3", partition):
+            found = endpoints.construct_endpoint("bedrock", region, partition)
+            known += 1
+            assert bedrock(region=region).base_url == f"https://{found['hostname']}"
+    assert known > 30
+
+
 def test_calls_go_to_the_runtime():
     """Its own host, unless a host is given; a model's id is one part of the path."""
     made, line = bedrock(), json.dumps({"recordId": "j-1", "modelInput": {"prompt": "a"}}).encode()
@@ -300,6 +315,11 @@ def test_lines_and_requests_are_each_others_reverse():
     assert again == request
     assert made.translate(again) == request
     assert (made.id_of(line), made.group(request)) == ("j-1", ("invoke", MODEL))
+
+
+def assuming(code, status):
+    """How STS refuses a role."""
+    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "AssumeRole")
 
 
 class TestCredentials:
@@ -375,6 +395,28 @@ class TestCredentials:
         }
         assert len(made) == 2
         assert auth.secrets == ("secret-0", "secret-1")
+
+    @pytest.mark.parametrize(
+        ("error", "kind"),
+        [
+            (assuming("AccessDenied", 403), ConfigurationError),
+            (ProfileNotFound(profile="x"), ConfigurationError),
+            (CredentialRetrievalError(provider="sso", error_msg="expired"), ConfigurationError),
+            (EndpointConnectionError(endpoint_url="https://sts.amazonaws.com"), httpx.ConnectError),
+            (assuming("Throttling", 429), httpx.ConnectError),
+            (assuming("ServiceUnavailable", 503), httpx.ConnectError),
+        ],
+    )
+    def test_a_connection_that_gives_no_credentials_is_told(self, error, kind):
+        """By its name, and as something that was never sent: what passes is asked again, what stays is final."""
+        auth = bedrock(aws_conn_id="mine").auth(Login("c"))
+
+        def refuse():
+            raise error
+
+        auth.__dict__["source"] = SimpleNamespace(get_frozen_credentials=refuse)
+        with pytest.raises(kind, match=r"'mine'.*Nothing was sent" if kind is ConfigurationError else "No credentials"):
+            auth.sign(httpx.Request("GET", "https://bedrock.us-west-2.amazonaws.com/x"))
 
     def test_no_other_origin_sees_a_signature(self):
         """A request to elsewhere is left as it is, and no credentials are asked for."""

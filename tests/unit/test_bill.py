@@ -4,14 +4,18 @@ import json
 
 import pytest
 
+from airflow_llm_batch.estimate import Estimate
+from airflow_llm_batch.jobs.money.budget import priced
+from airflow_llm_batch.jobs.money.likely import likely
 from airflow_llm_batch.jobs.money.pricing import PICO, Negotiated, Prices
 from airflow_llm_batch.jobs.money.tokens import kind_of
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
+from airflow_llm_batch.providers.gemini.protocol import Gemini
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
 
-OPENAI, ANTHROPIC = OpenAI("http://h"), Anthropic("http://h")
+OPENAI, ANTHROPIC, GEMINI = OpenAI("http://h"), Anthropic("http://h"), Gemini("http://h")
 #: dollars for a million tokens
 RATES = Negotiated.model_validate({"input": 1, "cached": 0.1, "cache_write": 1.25, "output": 10, "batch_factor": 1})
 
@@ -103,6 +107,62 @@ def test_audio_has_its_own_price_or_none(model, usage, dollars):
     """Where the table and the customer's prices do not know it, the cost is null, never that of text."""
     cost = Prices("openai", "0.5", {"m": RATES}).cost(answer(usage, model), model, called=True)
     assert (cost and cost.paid) == (dollars and round(dollars * PICO))
+
+
+PICTURE = {"inlineData": {"mimeType": "image/png", "data": "AA"}}
+GRAPH = [{"executableCode": {"code": "plot()"}}, {"codeExecutionResult": {"output": ""}}, PICTURE, {"text": "a"}]
+DRAWN = [
+    # Google, pricing: 2.5 Flash Image 0.30 in, 2.50 out, pictures 30 for a million tokens, in a batch half of it
+    ("gemini-2.5-flash-image", [PICTURE], {"IMAGE": 1290}, (100 * 0.15 + 10 * 1.25 + 1290 * 15) / 1e6),
+    # Nano Banana Pro: 2 in, 12 out, pictures 120
+    (
+        "gemini-3-pro-image-preview",
+        [{"text": "a"}, PICTURE],
+        {"IMAGE": 1120, "TEXT": 180},
+        100e-6 + 180 * 6e-6 + 0.0672,
+    ),
+    ("gemini-2.5-flash-image", [{"text": "a"}], {"TEXT": 1300}, (100 * 0.15 + 1300 * 1.25) / 1e6),
+    ("gemini-2.5-flash-image", [PICTURE], {}, None),
+    ("gemini-2.5-flash-image", [PICTURE], {"IMAGE": 1301}, None),
+    ("gemini-2.5-flash", [PICTURE], {"IMAGE": 1290}, None),
+    ("gemini-2.5-flash", GRAPH, {}, (100 * 0.15 + 1300 * 1.25) / 1e6),
+]
+
+
+@pytest.mark.parametrize(("model", "parts", "details", "dollars"), DRAWN)
+def test_a_picture_costs_what_pictures_cost(model, parts, details, dollars):
+    """Its tokens are among those of the answer, and twelve times as dear or more; what nobody tells has no price."""
+    usage = {
+        "promptTokenCount": 100,
+        "candidatesTokenCount": 1300,
+        "candidatesTokensDetails": [{"modality": kind, "tokenCount": count} for kind, count in details.items()],
+    }
+    candidate = {"content": {"parts": parts}, "finishReason": "STOP"}
+    line = {"key": "a", "response": {"modelVersion": model, "candidates": [candidate], "usageMetadata": usage}}
+    cost = Prices("google", "0.5").cost(GEMINI.read(json.dumps(line).encode()), model)
+    assert (cost and cost.paid) == (dollars and pytest.approx(dollars * PICO))
+
+
+@pytest.mark.parametrize("spelled", ["promptTokenDetails", "promptTokensDetails"])
+def test_what_is_embedded_costs_by_its_kind(spelled):
+    """Gemini Embedding 2, by the table: text 0.20, pictures 0.45, sound 6.50, films 12 for a million tokens."""
+    kinds = {"TEXT": 42, "IMAGE": 258, "AUDIO": 100, "VIDEO": 600}
+    details = [{"modality": kind, "tokenCount": count} for kind, count in kinds.items()]
+    answer = {"embedding": {"values": [0.5]}, "usageMetadata": {"promptTokenCount": 1000, spelled: details}}
+    result = GEMINI.read(json.dumps({"key": "a", "response": answer}).encode())
+    cost = Prices("google", "0.5").cost(result, "gemini-embedding-2", called=True)
+    assert cost.paid == pytest.approx((42 * 0.2 + 258 * 0.45 + 100 * 6.5 + 600 * 12) * 1e-6 * PICO)
+
+
+@pytest.mark.parametrize(
+    ("model", "million"), [("gemini-2.5-flash-image", 30), ("gemini-3-pro-image-preview", 120), ("gemini-2.5-pro", 10)]
+)
+def test_the_budget_of_a_model_that_draws_is_one_of_pictures(model, million):
+    """Whatever it draws, the bill is not above the estimate."""
+    estimate = Estimate(requests=1000, input_tokens=0, output_tokens=10**6, largest=1)
+    found = priced(model, estimate, Prices("google", "0.5"), caches_by_itself=False)
+    assert (found.cost_usd, found.sync_cost_usd) == (pytest.approx(million / 2), pytest.approx(million))
+    assert likely(model, found, Prices("google", "0.5")).likely_usd == pytest.approx(million / 2, rel=1e-3)
 
 
 NOTED = [{"type": "url_citation", "url_citation": {"url": "u"}}]

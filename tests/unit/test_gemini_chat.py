@@ -447,6 +447,16 @@ def test_what_has_no_counterpart_is_refused_by_name(what, body):
     refused(what, **body)
 
 
+@pytest.mark.parametrize("named", [{"task_type": "CLUSTERING"}, {"taskType": "CLUSTERING"}, {"title": "t"}])
+def test_a_model_that_wants_its_task_in_words_is_told_it_by_nothing_else(named):
+    """The guide: Gemini Embedding 2 "expects the task type and title to be inlined directly within the prompt"."""
+    given = {"input": "x", "dimensions": 8, **named}
+    assert set(embed_params({"model": "gemini-embedding-001", **given})) > {"content", "outputDimensionality"}
+    for model in ("gemini-embedding-2", "models/gemini-embedding-2-preview"):
+        with pytest.raises(InputError, match=r"write it into the text.*Nothing was sent"):
+            embed_params({"model": model, **given})
+
+
 def test_embeddings_are_one_text_a_row():
     """Dimensions, task and title; several inputs and odd parameters are refused."""
     made = embed_params({"model": "models/gemini-e", "input": ["x"], "dimensions": 8, "task_type": "RETRIEVAL_QUERY"})

@@ -172,7 +172,7 @@ def test_what_is_more_than_text_is_kept():
     )
     assert result.choices[0]["media"] == parts[1:]
     assert result.citations == [{"uri": "u"}, {"web": {"uri": "w"}}]
-    assert result.tool_uses == {"audio_input_tokens": 10, "web_search": 2}
+    assert result.tool_uses == {"audio_input_tokens": 10, "web_search": 2, "image_output_tokens": 0}
     assert result.logprobs == {
         "content": [
             {

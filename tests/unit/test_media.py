@@ -25,6 +25,7 @@ UNKNOWN = [
     {"contents": [{"parts": [{"fileData": {"mimeType": "application/pdf", "fileUri": "gs://b/x.pdf"}}]}]},
     {"contents": [{"parts": [{"inlineData": {"mimeType": "audio/wav", "data": "AAAA"}}]}]},
     {"messages": [{"content": [{"document": {"format": "pdf", "name": "x", "source": {"bytes": "AAAA"}}}]}]},
+    {"content": {"parts": [{"text": "a"}, {"inlineData": {"mimeType": "image/png", "data": PICTURE}}]}},
     {"messages": [{"content": [{"video": {"format": "mp4", "source": {"s3Location": {"uri": "s3://b/x"}}}}]}]},
 ]
 

@@ -68,6 +68,16 @@ def test_lines_split_at_newlines_only_however_they_are_chunked(lines, size):
     assert list(split_lines(chunks)) == whole.split(b"\n")
 
 
+@given(st.sets(st.integers(0, 9), min_size=1), st.data())
+def test_a_row_that_is_told_of_twice_is_one_row(answered, data):
+    """Whatever a vendor has written twice hides nothing of what it has not delivered."""
+    lines = [good(row) for row in answered for _ in range(data.draw(st.integers(1, 3)))]
+    made = Reconciler(JOB, Entries(b'{"row":%d,"key":%d}\n' % (n, n) for n in range(10)), OpenAI("http://h"), print)
+    read = list(made.take(AnswerSource("batch", iter(data.draw(st.permutations(lines))), lambda result, model: None)))
+    assert len(read) == made.delivered == len(answered)
+    assert made.short_of(ENDED.model_copy(update={"succeeded": 10})) == 10 - len(answered)
+
+
 def test_what_strict_json_refuses_is_made_legal():
     """NaN and infinities are null, lone surrogates are U+FFFD, huge integers stay whole."""
     line = b'{"a": NaN, "b": [Infinity, "x\\ud83d"], "c": 123456789012345678901234567890, "\\udc00": "\\ud83d\\ude00"}'

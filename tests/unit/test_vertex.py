@@ -134,7 +134,7 @@ def test_results_lie_where_the_job_says():
         found.append(list(made.results(batch)))
     assert [[one.uri for one in sources] for sources in found] == [
         ["gs://gcp@b/out/prediction-model-1"] * 2,
-        ["gs://gcp@b/out/x"] * 2,
+        ["gs://gcp@b/out/x"] * 4,
         [],
         [],
     ]
@@ -159,6 +159,18 @@ def test_every_result_file_is_read_once(name, times):
         {"name": "7", "state": "JOB_STATE_SUCCEEDED", "outputInfo": {"gcsOutputDirectory": "gs://b/out"}},
     )
     assert sum(fnmatchcase(name, source.pattern) for source in vertex().results(batch)) == times
+
+
+EXPORTED = ("incremental_predictions.jsonl", "incremental_predictions_0001.jsonl")
+
+
+@pytest.mark.parametrize("name", [*EXPORTED, "incremental_predictions.jsonl-00000-of-00002", "predictions.jsonl"])
+@pytest.mark.parametrize("state", ["CANCELLED", "EXPIRED", "FAILED", "PARTIALLY_SUCCEEDED"])
+def test_what_a_job_exported_before_it_was_ended_is_read(state, name):
+    """The guide: while a job runs what is completed is exported; of a terminated one all of it is, and is charged."""
+    place = {"outputInfo": {"gcsOutputDirectory": "gs://b/out"}}
+    _, batch = drive(vertex().get("7"), {"name": "7", "state": f"JOB_STATE_{state}", **place})
+    assert sum(fnmatchcase(name, source.pattern) for source in vertex().results(batch)) == 1
 
 
 def test_inputs_are_the_one_object():
@@ -406,3 +418,45 @@ def test_an_agreed_rate_for_cached_tokens_is_not_halved_either():
             "google", "0.5", negotiated({"*": {"input": 1, "output": 2, **agreed}}), stacks=lambda model: False
         )
         assert prices.cost(used, "gemini-2.5-flash").paid == Decimal(dollars) * PICO
+
+
+PLACES = [
+    # Anthropic, Claude on Vertex AI: from Sonnet 4.5 on, regional and multi-region endpoints cost a tenth more
+    ("claude-sonnet-4-5@20250929", True),
+    ("claude-haiku-4-5@20251001", True),
+    ("publishers/anthropic/models/claude-opus-4-6@default", True),
+    ("claude-opus-5", True),
+    ("claude-sonnet-4@20250514", False),
+    ("claude-opus-4-1@20250805", False),
+    ("claude-3-5-haiku@20241022", False),
+    # Google, pricing of the platform: global and non-global prices
+    ("gemini-3.1-flash-lite", True),
+    ("gemini-3.5-flash", True),
+    ("google/gemini-3.8-flash", True),
+    ("gemini-4-argon", True),
+    ("gemini-2.5-pro", False),
+    ("gemini-2.5-flash-lite", False),
+    ("gemini-3-flash-preview", False),
+    ("gemini-3.1-pro-preview", False),
+    ("gemini-embedding-001", False),
+]
+
+
+@pytest.mark.parametrize(("model", "dearer"), PLACES)
+@pytest.mark.parametrize(
+    ("location", "is_global"), [(None, True), ("global", True), ("us-east5", False), ("eu", False)]
+)
+def test_what_a_location_adds_to_the_bill(model, dearer, location, is_global):
+    """In batches and calls, on all kinds of tokens."""
+    made = Vertex(None, {"project": "p", "location": location})
+    assert Decimal(made.price_share(model)) == Decimal("1.1" if dearer and not is_global else "1")
+
+
+def test_searches_cost_the_same_at_every_location():
+    """Beside tokens that cost a tenth more; rates of one's own are what they say."""
+    made = Vertex(None, {"project": "p", "location": "us-central1"})
+    used = Result(status="succeeded", input_tokens=10**6, cached_tokens=0, output_tokens=0, tool_uses={"web_search": 1})
+    for agreed, dollars in (({}, "1.664"), ({"input": 1, "output": 2}, "1.014"), ({"factor": 0.5}, "0.832")):
+        known = negotiated({"*": agreed}) if agreed else None
+        prices = Prices("google", "0.5", known, model_of=made.model_of, share=made.price_share)
+        assert prices.cost(used, "gemini-3.5-flash", called=True).paid == Decimal(dollars) * PICO

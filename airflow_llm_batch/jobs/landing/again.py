@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from airflow_llm_batch.exceptions import VendorUnavailable
+from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected, VendorUnavailable
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airflow_llm_batch.models import Batch
 
+NOT_FOUND = 404
 #: downloads of a shard that may break off
 TRIES = 4
 #: seconds for which counted results are asked for; the connection's ``delivery_seconds`` says otherwise
@@ -30,20 +31,26 @@ class Again:
     def __init__(self, delivery: float) -> None:
         self.tries, self.left, self.pause = TRIES, delivery, 0.0
 
-    def wait(self, error: VendorUnavailable, batch: Batch, log: Logger) -> None:
+    def wait(self, error: LLMBatchError, batch: Batch, log: Logger) -> None:
         """Until the next try.
 
-        :raises VendorUnavailable: ``error``, when there is to be none.
+        :raises LLMBatchError: ``error``, when there is to be none.
         """
-        self.tries -= not isinstance(error, NotDelivered)
-        if not self.tries or self.left <= 0:
+        is_late = isinstance(error, NotDelivered) or is_missing(error)
+        self.tries -= not is_late
+        if not self.tries or self.left <= 0 or not (is_late or isinstance(error, VendorUnavailable)):
             raise error
         log.warning("Trying batch %s once more in %.0f s: %s", batch.id, self.pause, error)
-        if isinstance(error, NotDelivered):
+        if is_late:
             pause = min(self.pause, self.left)
             time.sleep(pause)
             self.left -= max(pause, min(FIRST, self.left))
             self.pause = min(max(self.pause * 2, FIRST), LONGEST)
+
+
+def is_missing(error: LLMBatchError) -> bool:
+    """Whether results that the vendor has told of are not there, or not heard of yet where they were asked for."""
+    return isinstance(error, RequestRejected) and error.status == NOT_FOUND
 
 
 def not_delivered(batch: Batch, short: int) -> NotDelivered:

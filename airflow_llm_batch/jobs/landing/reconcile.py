@@ -76,16 +76,20 @@ class Reconciler:
                 self.dropped["garbage"] += 1
                 self.aside(line)
                 continue
+            place = self.place_of(result.custom_id)
+            if place is not None and done[place] == mark:
+                # A row that is told of twice is one row that was finished.
+                self.dropped["duplicate"] += 1
+                continue
             if result.status in UNFINISHED:
                 self.unfinished += of_batch
             else:
                 self.delivered += of_batch
-            place = self.place_of(result.custom_id)
             if place is None:
                 self.unread += of_batch
                 self.dropped["foreign"] += 1
             elif done[place]:
-                self.dropped["duplicate"] += done[place] == mark
+                continue
             elif only is None or self.entries.rows[place] in only:
                 done[place] = mark
                 result.raw = line

@@ -13,7 +13,7 @@ from airflow_llm_batch.data.destinations import destination_of
 from airflow_llm_batch.data.raw import as_written, without_answer
 from airflow_llm_batch.data.row_check import row_check
 from airflow_llm_batch.downloads import batch_lines
-from airflow_llm_batch.exceptions import Unwritable, VendorUnavailable
+from airflow_llm_batch.exceptions import RequestRejected, Unwritable, VendorUnavailable
 from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.jobs.directory.failures import failures_file
 from airflow_llm_batch.jobs.directory.journal import journal_lines
@@ -183,7 +183,7 @@ class Landing:
             try:
                 files = self.land_lines(shard, batch, reconciler, progress)
                 break
-            except VendorUnavailable as error:
+            except (VendorUnavailable, RequestRejected) as error:
                 self.tally = kept
                 again.wait(error, batch, self.log)
                 if isinstance(error, NotDelivered):

@@ -35,7 +35,7 @@ def priced(model: str, estimate: Estimate, prices: Prices, caches_by_itself: boo
         def price(output: int, written: int, hour: int, called: bool = called, tier: str = tier) -> int | None:
             used = Result(input_tokens=largest, output_tokens=output, service_tier=tier or None)
             used.cache_write_tokens, used.cache_write_1h_tokens = written, hour
-            cost = prices.cost(used, model, called)
+            cost = prices.expected(used, model, called)
             return cost.paid if cost else None
 
         known = [cost for cost in (price(0, 0, 0), price(0, written, hour)) if cost is not None]

@@ -78,7 +78,7 @@ def likely(model: str, estimate: Estimate, prices: Prices) -> Estimate:
     begun = min(max(estimate.shards, 1), estimate.requests)
     costs: dict[str, float] = {}
     for name, called in (("likely_usd", False), ("sync_likely_usd", True)):
-        found = [prices.cost(used, model, called) for used in (bare, whole, first, after)]
+        found = [prices.expected(used, model, called) for used in (bare, whole, first, after)]
         known = [cost.paid for cost in found if cost is not None]
         if len(known) == len(found):
             asked = (begun * known[2] + (estimate.requests - begun) * known[3]) / estimate.requests

@@ -19,6 +19,7 @@ MARKS = (
 DOCUMENT = 3000
 A_FILE, SOUND = "a file, whose pages nobody has counted", "audio, whose length nobody knows"
 FILM = "a video, whose length nobody knows"
+EMBEDDED = "a picture to embed, whose tokens cost other than those of text"
 
 
 class Part(NamedTuple):
@@ -36,6 +37,8 @@ def media(body: Mapping[str, Any], provider: Provider, model: str) -> Iterator[P
             if part.get("type") in ("tool_result", "document") or "content" in part:
                 for inner in objects(part.get("content")):
                     yield from media_part(inner, provider, model)
+    for part in objects(members(body.get("content")).get("parts")):
+        yield from (found._replace(unknown=found.unknown or EMBEDDED) for found in media_part(part, provider, model))
 
 
 def media_part(part: Mapping[str, Any], provider: Provider, model: str) -> Iterator[Part]:

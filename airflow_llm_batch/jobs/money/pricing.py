@@ -34,8 +34,13 @@ TIERS = frozenset({FLEX, "priority", "fast", "scale"})
 #: tools of the vendor's whose use costs nothing beside tokens
 FREE = frozenset({"web_fetch", "mcp", "computer", "local_shell", "shell", "apply_patch", "tool_search"})
 SEARCH = "web_search"
-#: tokens among those of input and output that have a price of their own, and the table's words for it
-AUDIO = {"audio_input_tokens": "input_audio_mtok", "audio_output_tokens": "output_audio_mtok"}
+#: kinds of tokens among those of input and output, what the table calls their number, and what it calls their price
+KINDS = {
+    f"{kind}_{way}_tokens": (f"{way}_{kind}_tokens", f"{way}_{kind}_mtok")
+    for way in ("input", "output")
+    for kind in ("audio", "image", "video")
+}
+DRAWN = ("image_output_tokens", "video_output_tokens")
 #: where Anthropic computes at a tenth more, all kinds of tokens alike, in batches too, on every model that can be asked
 #: for it (docs.claude.com, pricing: data residency pricing, Opus 4.6 and newer)
 US, US_FACTOR = "us", Decimal("1.1")
@@ -130,6 +135,7 @@ class Prices:
     :param stacks: whether the discounts of a batch and of a cache stack for a model.
     :param flex: price of a flex call relative to other calls, for models whose flex price the table does not have; None
         where the server is not known to have one.
+    :param share: what a model's tokens cost where they are asked for, relative to the list.
     """
 
     def __init__(
@@ -142,8 +148,10 @@ class Prices:
         model_of: Callable[[str], str] = str,
         stacks: Callable[[str], bool] = lambda model: True,
         flex: str | None = None,
+        share: Callable[[str], str] = lambda model: "1",
     ) -> None:
         self.provider, self.declared, self.model_of, self.stacks = provider, declared, model_of, stacks
+        self.share = share
         self.factor = Decimal(factor) if factor else None
         self.flex = Decimal(flex) if flex else None
         self.agreed = dict(agreed or {})
@@ -159,7 +167,7 @@ class Prices:
         return cls(
             provider.price_id, factor, agreed,
             declared=declared is not None, model_of=provider.model_of, stacks=provider.discounts_stack,
-            flex=provider.flex_discount,
+            flex=provider.flex_discount, share=provider.price_share,
         )  # fmt: skip
 
     def cost(self, result: Result, model: str, called: bool = False) -> Cost | None:
@@ -186,6 +194,15 @@ class Prices:
                 return None
             paid = flex[1]
         return Cost(paid, sync if batched is None else batched, sync)
+
+    def expected(self, result: Result, model: str, called: bool = False) -> Cost | None:
+        """As ``cost``, before there is an answer: of a model that draws it is a picture, which costs far more."""
+        written = self.cost(result, model, called)
+        drawn = [
+            self.cost(msgspec.structs.replace(result, tool_uses={name: result.output_tokens or 0}), model, called)
+            for name in DRAWN
+        ]
+        return written and max([written, *filter(None, drawn)])
 
     def _listed(self, result: Result, model: str, tier: str) -> Listed | None:
         """What a row costs by the list, or by what was agreed on."""
@@ -250,8 +267,10 @@ class Prices:
         searches = calc_price(Usage(web_searches=1000), model, provider_id=self.provider).total_price
         tiered = any(getattr(value, "tiers", None) for value in vars(price).values())
         usual = calculate if tiered else linear(rates)
-        priced = {name for name, rate in AUDIO.items() if getattr(price, rate, None) is not None}
-        return with_searches(with_odd_tokens(usual, calculate, priced), round(searches * PICO))
+        priced = {name for name, (_, rate) in KINDS.items() if getattr(price, rate, None) is not None}
+        tokens = with_odd_tokens(usual, calculate, priced)
+        share_here = Decimal(self.share(model))
+        return with_searches(tokens if share_here == 1 else scaled(tokens, share_here), round(searches * PICO))
 
     def _lost_discount(self, used: Any, model: str, has_batch_price: bool) -> Decimal:
         """What a batch's cached tokens cost more than its discount would have them cost: as much as outside of it."""
@@ -271,14 +290,14 @@ def usage(result: Result) -> Any:
     """What a row used, in the table's words; tools of the vendor's are counted apart."""
     from genai_prices import Usage
 
+    used = result.tool_uses or {}
     return Usage(
         input_tokens=result.input_tokens,
         cache_read_tokens=result.cached_tokens or 0,
         cache_write_tokens=result.cache_write_tokens or 0,
         cache_write_1h_tokens=result.cache_write_1h_tokens or 0,
         output_tokens=result.output_tokens or 0,
-        input_audio_tokens=(result.tool_uses or {}).get("audio_input_tokens", 0),
-        output_audio_tokens=(result.tool_uses or {}).get("audio_output_tokens", 0),
+        **{counted: used[name] for name, (counted, _) in KINDS.items() if name in used},
     )
 
 
@@ -298,23 +317,27 @@ def variants_of(provider: str, model: str) -> list[Mapping[str, Any]]:
 
 
 def with_odd_tokens(usual: PriceOf, exact: PriceOf, priced: Set[str]) -> PriceOf:
-    """The price with tokens that cost other than text: of audio, and those of an answer computed in the US.
+    """The price with tokens that cost other than text: sound, pictures, and those of an answer computed in the US.
 
     :param exact: the table's own reckoning, of every kind of token.
-    :param priced: the kinds of audio tokens that the table has a price of.
+    :param priced: the kinds of tokens that the table has a price of.
     """
 
     def price_of(result: Result) -> Listed | None:
         if result.tool_uses is None and result.inference_geo != US:
             return usual(result)
-        heard = {name: count for name, count in (result.tool_uses or {}).items() if name in AUDIO}
-        most = {"audio_input_tokens": result.input_tokens or 0, "audio_output_tokens": result.output_tokens or 0}
-        # Which of the cached tokens are audio is not told.
-        if not heard.keys() <= priced or any(not 0 <= n <= most[name] for name, n in heard.items()):
+        counted = {name: count for name, count in (result.tool_uses or {}).items() if name in KINDS}
+        # None of a kind that has no price of its own need be counted: it is text, or a picture that code has drawn.
+        odd = {name: count for name, count in counted.items() if count or name in priced}
+        if not odd.keys() <= priced or any(count <= 0 for count in odd.values()):
             return None
-        if heard and result.cached_tokens:
+        for way, whole in (("input", result.input_tokens or 0), ("output", result.output_tokens or 0)):
+            if sum(count for name, count in odd.items() if f"_{way}_" in name) > whole:
+                return None
+        # Which of the cached tokens are of which kind is not told.
+        if result.cached_tokens and any("_input_" in name for name in odd):
             return None
-        price = exact if heard else usual
+        price = exact if odd else usual
         return scaled(price, US_FACTOR)(result) if result.inference_geo == US else price(result)
 
     return price_of
@@ -330,7 +353,7 @@ def with_searches(price: PriceOf, thousand: int) -> PriceOf:
         listed = price(result)
         if not result.tool_uses or listed is None:
             return listed
-        paid = {tool: uses for tool, uses in result.tool_uses.items() if tool not in FREE and tool not in AUDIO}
+        paid = {tool: uses for tool, uses in result.tool_uses.items() if tool not in FREE and tool not in KINDS}
         # Searches that nobody has counted have no known price.
         if paid.keys() - {SEARCH} or (paid and not (thousand and paid[SEARCH])):
             return None
@@ -347,7 +370,7 @@ def with_tools(agreed: PriceOf, listed: PriceOf | None) -> PriceOf:
         price = agreed(result)
         if not result.tool_uses or price is None:
             return price
-        if result.tool_uses.keys() & AUDIO.keys():
+        if result.tool_uses.keys() & KINDS.keys():
             return None
         bare = msgspec.structs.replace(result, tool_uses=None)
         with_them, without = (listed(result), listed(bare)) if listed is not None else (None, None)

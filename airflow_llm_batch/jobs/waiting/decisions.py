@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from airflow_llm_batch.exceptions import LLMBatchError
+from airflow_llm_batch.exceptions import LLMBatchError, RequestRejected
 from airflow_llm_batch.jobs.submission.room import Room
 from airflow_llm_batch.models import Batch, Progress, Shard, ShardProgress
 
@@ -13,6 +13,10 @@ from airflow_llm_batch.models import Batch, Progress, Shard, ShardProgress
 PERSISTENT = 6 * 3600.0
 #: reasons of one batch, and characters of each, that are kept for people
 MOST_ERRORS, MOST_TOLD = 3, 300
+#: for so long a batch that was made is looked for where the vendor says that there is none: the answer of one that has
+#: not heard of it yet is the same as that of one that lost it (anthropic-sdk-python, 1432); in seconds
+FORGOTTEN = 600.0
+NOT_FOUND = 404
 #: vendors take up to 10 minutes to cancel; in seconds
 CANCELLING = 3600.0
 
@@ -51,11 +55,14 @@ class Wait:
     seen: dict[int, Batch] = field(default_factory=dict)
     news: list[tuple[int, Batch | LLMBatchError]] = field(default_factory=list)
     failing_since: float | None = None
+    #: shard -> epoch seconds since which the vendor says that its batch is not there
+    missing: dict[int, float] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
 
     def saw(self, index: int, batch: Batch) -> bool:
         """Take note of a reading; returns whether it tells anything new."""
         self.failing_since = None
+        self.missing.pop(index, None)
         new = self.seen.get(index) != batch
         self.seen[index] = batch
         if batch.outcome is not None:
@@ -65,13 +72,16 @@ class Wait:
                 del self.seen[index]
         return new
 
-    def failed(self, error: Exception, now: float) -> None:
+    def failed(self, index: int, error: Exception, now: float, *, is_ours: bool = False) -> None:
         """Take note of a failed reading.
 
+        :param is_ours: we made the batch, so that it is there.
         :raises Exception: ``error`` itself when waiting cannot mend it.
         """
         if not is_transient(error):
-            raise error
+            is_missing = is_ours and isinstance(error, RequestRejected) and error.status == NOT_FOUND
+            if not is_missing or now - self.missing.setdefault(index, now) >= FORGOTTEN:
+                raise error
         self.failing_since = self.failing_since or now
 
     def cancelled(self, now: float) -> None:

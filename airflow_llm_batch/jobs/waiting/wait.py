@@ -115,7 +115,7 @@ class JobWait:
         """Take note of a reading, without writing anything; True when there is something to tell or to keep."""
         wait = self.wait
         if isinstance(reading, LLMBatchError):
-            wait.failed(reading, time.time())
+            wait.failed(index, reading, time.time(), is_ours=self.store is not None)
             wait.news.append((index, reading))
             return True
         if self.store is None and self.allowed is not None and reading.created_at and wait.deadline is None:

@@ -17,6 +17,7 @@ import httpx
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.providers.auth import Credentials
 from airflow_llm_batch.providers.bodies import Payload
+from airflow_llm_batch.providers.troubles import may_pass
 
 SERVICE = "bedrock"
 #: headers that are signed besides the host and those that botocore adds
@@ -24,9 +25,16 @@ SIGNED = ("content-type",)
 EXTRA = "pip install 'airflow-provider-llm-batch[s3]'"
 
 
+#: of AWS's addresses in its partitions, by how their regions begin (botocore's endpoints)
+DOMAINS = {
+    "cn": "amazonaws.com.cn", "eusc": "amazonaws.eu", "us-iso": "c2s.ic.gov", "us-isob": "sc2s.sgov.gov",
+    "us-isof": "csp.hci.ic.gov", "eu-isoe": "cloud.adc-e.uk",
+}  # fmt: skip
+
+
 def domain(region: str) -> str:
     """Of AWS's addresses in a region."""
-    return "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    return next((name for start, name in DOMAINS.items() if region.startswith(f"{start}-")), "amazonaws.com")
 
 
 def digest(request: httpx.Request) -> str:
@@ -72,16 +80,39 @@ class Signed(Credentials):
             )
         return found
 
-    def frozen(self) -> Any:
-        """The credentials of this moment."""
+    def frozen(self, request: httpx.Request) -> Any:
+        """The credentials of this moment.
+
+        :raises httpx.ConnectError: when AWS cannot be asked for them now: the request was never sent.
+        :raises ConfigurationError: when it gives none.
+        """
         with self.lock:
-            held = self.source.get_frozen_credentials()
+            try:
+                held = self.source.get_frozen_credentials()
+            except ConfigurationError:
+                raise
+            except Exception as error:
+                raise self.unusable(error, request) from None
             self.known = tuple(dict.fromkeys(filter(None, (*self.known[-4:], held.secret_key, held.token))))
         return held
 
+    def unusable(self, error: Exception, request: httpx.Request) -> Exception:
+        """What to tell of a connection that gives no credentials: a role that may not be assumed, no profile of that
+        name; or of a service of AWS's that cannot be reached."""
+        from botocore.exceptions import ConnectionError as Unreached
+        from botocore.exceptions import HTTPClientError
+
+        status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if isinstance(error, Unreached | HTTPClientError) or may_pass(status):
+            return httpx.ConnectError(f"No credentials from AWS: {error}", request=request)
+        return ConfigurationError(
+            f"The aws connection {self.conn_id!r} gives no credentials: {type(error).__name__}: {error}. Check its "
+            "keys, its role and who may assume it, or name another as aws_conn_id. Nothing was sent."
+        )
+
     def sign(self, request: httpx.Request) -> Mapping[str, str]:
         """The headers to add. May ask AWS for new credentials."""
-        credentials = self.frozen()
+        credentials = self.frozen(request)
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
 

@@ -15,7 +15,7 @@ from airflow_llm_batch.providers.options import FORM, Options, Text, Texts, is_e
 Form = Literal["auto", "InvokeModel", "Converse"]
 DEFAULT_CONNECTION = "aws_default"
 ROLE = re.compile(r"arn:aws(-[^:]+)?:iam::([0-9]{12})?:role/.+")
-REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
+REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")
 HOURS = range(24, 169)
 
 

@@ -43,6 +43,8 @@ UNSPEAKABLE = ("function_call", "refusal", "audio")
 #: least and most of a parameter, by the API reference
 RANGES = {"temperature": (0, 2), "topP": (0, 1), "candidateCount": (1, 8), "logprobs": (0, 20), "maxOutputTokens": (1,)}
 MOST_STOPS = 5
+#: models that want an embedding's task and title "inlined directly within the prompt"
+IN_WORDS = re.compile(r"gemini-embedding-([2-9]|[1-9]\d)(-|$)")
 #: models that refuse "Function calling with a response mime type: 'application/json'"
 WITHOUT_BOTH = re.compile(r"gemini-[12]")
 
@@ -96,6 +98,10 @@ def embed_params(body: dict[str, Any]) -> dict[str, Any]:
             continue
         if name in ("dimensions", "outputDimensionality", "output_dimensionality"):
             params["outputDimensionality"] = value
+        elif camel(name) in ("taskType", "title") and IN_WORDS.match(params["model"]):
+            refuse(
+                f"{name} for {params['model']}", "write it into the text, as the model's guide has it, and remove it"
+            )
         elif camel(name) in ("taskType", "title", "autoTruncate"):
             params[camel(name)] = value
         elif not (name == "encoding_format" and value == "float"):

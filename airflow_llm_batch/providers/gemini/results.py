@@ -38,6 +38,10 @@ UNSPECIFIED = ("FINISH_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED", "BLOCK
 #: parts of an answer that fields of their own do not hold, and those among them that are only asked of a tool
 MEDIA = ("inlineData", "fileData", "executableCode", "codeExecutionResult", "toolCall", "toolResponse")
 ASKED = ("executableCode", "toolCall")
+#: modalities whose tokens have prices of their own: in an answer, and all of them in what is embedded. In any other
+#: prompt pictures and films cost what text costs
+APART = ("AUDIO", "IMAGE", "VIDEO")
+DRAWN = "image_output_tokens"
 #: models whose searches are billed by the prompt, however many there are
 BY_PROMPT = ("gemini-1", "gemini-2")
 
@@ -98,6 +102,16 @@ def read_candidates(candidates: list[dict[str, Any]], result: Result) -> None:
             every.append(as_choice(one))
         result.choices = every
     searches(candidates, result)
+    if DRAWN not in (result.tool_uses or {}) and any(map(is_drawn, candidates)):
+        # As with searches: there are some, and nobody tells how many.
+        result.tool_uses = {**(result.tool_uses or {}), DRAWN: 0}
+
+
+def is_drawn(candidate: dict[str, Any]) -> bool:
+    """Whether an answer holds a picture that is no thought: those are not counted as pictures."""
+    parts = objects(members(candidate.get("content")).get("parts"))
+    packed = [get(part, "inlineData") for part in parts if not part.get("thought")]
+    return any((word(get(held, "mimeType")) or "").startswith("image/") for held in packed)
 
 
 def read_candidate(candidate: dict[str, Any], result: Result) -> None:
@@ -181,18 +195,17 @@ def read_usage(response: dict[str, Any], result: Result) -> None:
     result.reasoning_tokens = thought
     tier = word(get(usage, "serviceTier"))
     result.service_tier = tier.lower() if tier else None
-    heard = {
-        "audio_input_tokens": audio_tokens(usage, "promptTokensDetails"),
-        "audio_output_tokens": audio_tokens(usage, "candidatesTokensDetails"),
+    odd = {
+        "audio_input_tokens": tokens_of("AUDIO", usage, "promptTokensDetails"),
+        **{f"{kind.lower()}_output_tokens": tokens_of(kind, usage, "candidatesTokensDetails") for kind in APART},
     }
-    result.tool_uses = {name: count for name, count in heard.items() if count > 0} or None
+    result.tool_uses = {name: count for name, count in odd.items() if count > 0} or None
 
 
-def audio_tokens(usage: Any, where: str) -> int:
-    """Tokens of sound among all others."""
-    kinds = objects(get(usage, where))
-    heard = [whole(get(kind, "tokenCount")) or 0 for kind in kinds if word(kind.get("modality")) == "AUDIO"]
-    return whole(sum(heard)) or 0
+def tokens_of(modality: str, usage: Any, *places: str) -> int:
+    """Tokens of one modality among all others."""
+    kinds = [kind for where in places for kind in objects(get(usage, where)) if word(kind.get("modality")) == modality]
+    return whole(sum(whole(get(kind, "tokenCount")) or 0 for kind in kinds)) or 0
 
 
 def searches(candidates: list[dict[str, Any]], result: Result) -> None:
@@ -230,6 +243,10 @@ def read_vectors(vectors: list[Any], result: Result) -> None:
 
 
 def read_embedding_usage(response: dict[str, Any], result: Result) -> None:
-    """An embedding's tokens, which stand beside it and not among ``usageMetadata``."""
+    """An embedding's tokens, which may stand beside it and not among ``usageMetadata``."""
     if result.input_tokens is None and (count := whole(get(response, "tokenCount"))) is not None:
         result.input_tokens, result.output_tokens = count, 0
+    # The Developer API's EmbedContentResponse and Vertex AI's spell it each in its way.
+    usage, spelled = members(get(response, "usageMetadata")), ("promptTokenDetails", "promptTokensDetails")
+    odd = {f"{kind.lower()}_input_tokens": tokens_of(kind, usage, *spelled) for kind in APART}
+    result.tool_uses = {name: count for name, count in odd.items() if count > 0} or None

@@ -24,6 +24,9 @@ GLOBAL = "global"
 SPOKEN = frozenset({"google", "anthropic"})
 #: models of Google's that Vertex AI's batches take in a line with a key, which is given back
 EMBEDDING, KEYED = re.compile(r"embedding"), re.compile(r"gemini-embedding")
+#: models that cost a tenth more anywhere but at ``global``: Claude from Sonnet 4.5 on, Gemini from 3.1 Flash on; those
+#: before cost the same everywhere (Google's pricing of the platform; Anthropic, Claude on Vertex AI: regional pricing)
+DEARER = re.compile(r"claude-(?!\d|(opus|sonnet)-4(-1)?(-\d{8})?$)|gemini-(3\.1-flash|3\.[5-9]|[4-9]|\d\d)")
 #: keys and values of labels (resource manager: requirements for labels)
 LABEL = re.compile(r"[a-z0-9_-]{0,63}")
 

@@ -36,6 +36,10 @@ from airflow_llm_batch.results import Result
 
 #: result files: ``predictions.jsonl``, ``predictions_0001.jsonl``, and ``predictions.jsonl-00000-of-00002``
 PATTERNS = ("predictions*.jsonl", "predictions*.jsonl-*-of-*")
+#: what a job exports while it runs: of one that was ended before it was through it may be all there is ("if the job is
+#: terminated, all completed rows are exported", and billed), and of any other the same once more
+EXPORTED = ("incremental_predictions*.jsonl", "incremental_predictions*.jsonl-*-of-*")
+WHOLE = "JOB_STATE_SUCCEEDED"
 VERSIONED = re.compile(r"/v1(beta1)?$")
 #: characters of a job's name for people
 LONGEST_NAME = 128
@@ -129,6 +133,9 @@ class Vertex(Provider):
     def discounts_stack(self, model: str) -> bool:
         # Of Gemini's, the guide of batch inference: the discount of a cache hit takes precedence over the batch's.
         return self.model_of(model).startswith("claude")
+
+    def price_share(self, model: str) -> str:
+        return "1.1" if self.location != names.GLOBAL and names.DEARER.match(self.model_of(model)) else "1"
 
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
@@ -261,7 +268,8 @@ class Vertex(Provider):
 
     def results(self, batch: Batch) -> Sequence[Source]:
         folders = [names.reached(uri.rstrip("/"), self.reader) for uri in batch.files]
-        return [Stored(folder, pattern) for folder in folders for pattern in PATTERNS]
+        patterns = PATTERNS if batch.status == WHOLE else (*PATTERNS, *EXPORTED)
+        return [Stored(folder, pattern) for folder in folders for pattern in patterns]
 
     def inputs(self, batch: Batch) -> Sequence[Source]:
         directory, _, name = (batch.input_ref or "").rpartition("/")

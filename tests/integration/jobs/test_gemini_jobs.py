@@ -11,6 +11,7 @@ from support.tasks import drive, landed, operator
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest
 from airflow_llm_batch.emulator import Emulator
+from airflow_llm_batch.exceptions import RefusedForGood
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.operators import FetchResultsOperator
 from airflow_llm_batch.sensors import BatchSensor
@@ -58,6 +59,21 @@ def test_an_upload_that_breaks_off_is_made_whole(gemini, store, emulator, tmp_pa
     _, rows = land(store, gemini, job, tmp_path / "out")
     assert len(emulator.vendor.batches) == 1
     assert sorted(row["row"] for row in rows if row["status"] == "succeeded") == list(range(20))
+
+
+@pytest.mark.parametrize(("times", "status"), [(1, 404), (1000, 404), (1, 403)])
+def test_results_that_are_not_heard_of_yet_are_asked_for_again(gemini, store, emulator, tmp_path, times, status):
+    """404 for a file that the batch names, for as long as results are waited for; what is forbidden is told at once."""
+    job, _ = submit(store, gemini, spec(texts(3), chat("gemini"), "id"))
+    emulator.faults(http=[{"on": "GET /v1beta/files/*", "status": status, "times": times}])
+    if (times, status) == (1, 404):
+        _, rows = land(store, gemini, job, tmp_path / "out")
+        assert [row["status"] for row in rows] == ["succeeded"] * 3
+    else:
+        with pytest.raises(RefusedForGood, match=f"HTTP {status}"):
+            land(store, gemini, job, tmp_path / "out")
+        assert not list((tmp_path / "out").rglob("*.jsonl"))
+    assert emulator.vendor.stats()["billed_rows"] == 3
 
 
 def test_a_file_in_processing_is_waited_for(gemini, store, emulator, tmp_path):

@@ -206,6 +206,19 @@ def test_a_cancelled_job_lands_what_it_has_finished(vertex, store, tmp_path):
         assert len(rows) == 10
 
 
+def test_results_that_may_not_be_read_are_not_taken_for_missing(emulator, vertex, store, tmp_path):
+    """403 at the bucket: the error says where and what to look at, and once it is mended all rows are there."""
+    hook = LLMBatchHook(vertex(emulator)[0])
+    job, _ = submit(store, hook, spec(texts(3), chat()))
+    emulator.faults(http=[{"on": "GET /storage/*", "status": 403, "times": 1000}])
+    with pytest.raises(PermissionError, match=r"b/stage/.*'Storage and its rights'"):
+        land(store, hook, job, tmp_path / "out")
+    emulator.faults()
+    _, rows = land(store, hook, job, tmp_path / "out")
+    assert [row["status"] for row in rows] == ["succeeded"] * 3
+    assert emulator.vendor.stats()["billed_rows"] == 3
+
+
 def test_vectors(emulator, vertex, context, tmp_path):
     """Embeddings by their keys, as long as asked for."""
     conn_id, _ = vertex(emulator)

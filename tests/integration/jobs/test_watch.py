@@ -13,12 +13,14 @@ from support.dialects import DIALECTS
 from support.waits import QUICKLY, event_of, events_of, jobs_of, reads
 
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.exceptions import VendorUnavailable
+from airflow_llm_batch.exceptions import RefusedForGood, VendorUnavailable
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs.waiting import decisions
 from airflow_llm_batch.jobs.waiting import poll_loop as watch_module
-from airflow_llm_batch.jobs.waiting.decisions import Next
+from airflow_llm_batch.jobs.waiting.decisions import Next, Wait
 from airflow_llm_batch.jobs.waiting.mail import named
 from airflow_llm_batch.jobs.waiting.wait import JobWait
+from airflow_llm_batch.models import Batch
 from airflow_llm_batch.sensors import BatchSensor
 from airflow_llm_batch.triggers import BatchTrigger
 from airflow_llm_batch.webhooks import Event
@@ -114,8 +116,9 @@ def test_a_missing_connection_ends_the_wait_and_not_the_next_one(connect, emulat
     assert event["status"] == "ended"
 
 
-def test_one_lost_batch_ends_its_own_wait_only(connect, tmp_path):
-    """The vendor knows nothing of one of three: that wait fails, the others go on."""
+def test_one_lost_batch_ends_its_own_wait_only(connect, tmp_path, monkeypatch):
+    """The vendor goes on knowing nothing of one of three: that wait fails, the others go on."""
+    monkeypatch.setattr(decisions, "FORGOTTEN", 0.2)
     with Emulator(duration=0.5) as emulator:
         hook = LLMBatchHook(connect(emulator.url))
         stores = jobs_of(hook, "openai", tmp_path, 3)
@@ -123,6 +126,34 @@ def test_one_lost_batch_ends_its_own_wait_only(connect, tmp_path):
         events = asyncio.run(events_of(stores))
         assert [event["status"] for event in events] == ["ended", "error", "ended"]
         assert "404" in events[1]["message"]
+
+
+def test_a_batch_that_the_vendor_has_not_heard_of_yet_is_waited_for(connect, provider, tmp_path):
+    """404 right after the create, and once more later: seen at vendors whose servers tell each other late."""
+    with Emulator(duration=0) as emulator:
+        hook = LLMBatchHook(connect(emulator.url, provider))
+        stores = jobs_of(hook, provider, tmp_path, 1)
+        emulator.faults(http=[{"on": "GET *", "status": 404, "times": 2}])
+        [event] = asyncio.run(events_of(stores))
+        assert event["status"] == "ended", event
+        assert emulator.vendor.settings.faults.http[0].times == 0
+
+
+def test_a_batch_that_stays_away_is_given_up():
+    """After ten minutes each, whatever else is read meanwhile; one that we have not made at once."""
+    gone = RefusedForGood("no batch", status=404)
+    wait = Wait({0: "a", 1: "b"})
+    for now in (0.0, 300.0, decisions.FORGOTTEN - 1):
+        wait.failed(0, gone, now, is_ours=True)
+        wait.saw(1, Batch(id="b", status="running"))
+    with pytest.raises(RefusedForGood):
+        wait.failed(0, gone, decisions.FORGOTTEN, is_ours=True)
+    wait.saw(0, Batch(id="a", status="running"))
+    wait.failed(0, gone, decisions.FORGOTTEN, is_ours=True)
+    with pytest.raises(RefusedForGood):
+        Wait({0: "a"}).failed(0, gone, 0.0)
+    with pytest.raises(RefusedForGood):
+        Wait({0: "a"}).failed(0, RefusedForGood("not yours", status=403), 0.0, is_ours=True)
 
 
 def test_the_pace_is_the_most_eager_waits(monkeypatch):
