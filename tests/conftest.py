@@ -9,10 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-#: no limit of seconds: a busy machine would find an example for it
-settings.register_profile("default", deadline=None)
+# No limits of seconds: on a busy machine some example would be found to break them.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 HOME = Path(tempfile.mkdtemp(prefix="llm-batch-tests-"))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
