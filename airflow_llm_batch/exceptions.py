@@ -25,13 +25,17 @@ retries it has left.
 
 from __future__ import annotations
 
+import errno
 import functools
+import tempfile
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: no room on the disk, or no more for this user
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class LLMBatchError(Exception):
@@ -140,5 +144,13 @@ def plainly(method: F) -> F:
             return method(*args, **kwargs)
         except LLMBatchError as error:
             raise error.with_traceback(None) from None
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise Interrupted(
+                f"The disk is full: no room is left for {error.filename or 'temporary files'} ({error.strerror}). Make "
+                f"room, or set TMPDIR (temporary files lie in {tempfile.gettempdir()}), and clear the task: what was "
+                "sent before is in the job directory, and is neither sent nor billed again."
+            ) from error
 
     return cast("F", guarded)

@@ -28,6 +28,7 @@ from airflow_llm_batch.jobs.options import (
     Target,
     Trial,
     Waves,
+    a_count,
     at_least_one,
 )
 from airflow_llm_batch.jobs.run import JobRun
@@ -297,5 +298,5 @@ def check_choices(lane: str, on_deadline: str, max_rounds: Any, also: Sequence[s
     for name, value, known in (("lane", lane, LANES), ("on_deadline", on_deadline, DEADLINES)):
         if value not in known:
             raise ConfigurationError(f"{name} is {value!r}; give one of {', '.join(known)}. Nothing was sent.")
-    at_least_one("max_rounds", max_rounds or -1)
+    a_count("max_rounds", max_rounds)
     FailedRows(None, also)

@@ -285,8 +285,14 @@ def at_least_one(name: str, value: Any) -> int | None:
 
     :raises ConfigurationError: for anything else.
     """
-    if value in (None, ""):
-        return None
+    return None if value in (None, "") else a_count(name, value)
+
+
+def a_count(name: str, value: Any) -> int:
+    """A whole number that has to be there.
+
+    :raises ConfigurationError: for anything else, and for one below 1.
+    """
     try:
         number = int(value)
     except (TypeError, ValueError):

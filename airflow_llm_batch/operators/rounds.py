@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.data.compare import Compare, check_compare, compare_of
 from airflow_llm_batch.data.failed import FailedRows
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
-from airflow_llm_batch.jobs.options import DEADLINES, Again, Deadline, Rung, at_least_one
+from airflow_llm_batch.jobs.options import DEADLINES, Again, Deadline, Rung, a_count
 from airflow_llm_batch.lineage import emit_asset_events
 from airflow_llm_batch.links import addresses
 from airflow_llm_batch.operators.arguments import AsksRows, LandsResults
@@ -63,7 +64,7 @@ class RunsRounds(AsksRows, LandsResults):
         """What can be wrong with the arguments is told before anything is paid for: of templates, once rendered."""
         self.check_landing()
         checks: dict[str, Callable[[Any], Any]] = {
-            "max_rounds": lambda rounds: at_least_one("max_rounds", rounds or -1),
+            "max_rounds": partial(a_count, "max_rounds"),
             "deadline": seconds,
         }
         for name, check in checks.items():

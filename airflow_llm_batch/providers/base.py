@@ -6,6 +6,7 @@ value. ``LLMBatchHook.run`` and ``.arun`` drive it; a test drives it with canned
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -49,6 +50,8 @@ Batches = list[Batch]
 Requests = list[httpx.Request]
 
 EMBEDDINGS = "/v1/embeddings"
+#: a call's own path, as people paste it from a vendor's example behind the address
+PASTED = re.compile(r"(/(chat|completions|responses|embeddings|messages|batches|files))+$")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 
@@ -120,7 +123,7 @@ class Provider(ABC):
 
     def __init__(self, base_url: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         self.options = self.Options.read(options or {})
-        self.base_url = self.normalize((base_url or self.address()).rstrip("/"))
+        self.base_url = self.normalize(PASTED.sub("", (base_url or self.address()).rstrip("/")))
         try:
             self.limits = Limits.model_validate({**self.default_limits.model_dump(), **self.options.limits})
         except ValidationError as error:

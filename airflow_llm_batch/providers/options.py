@@ -96,6 +96,8 @@ class Options(BaseModel):
     )
     batch_factor: Number = Field(
         None,
+        ge=0,
+        le=1,
         description="What a batch costs relative to synchronous calls, where the address is a gateway's: none is "
         "assumed to hand the vendor's discount on; see Money.",
     )

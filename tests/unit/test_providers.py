@@ -83,11 +83,14 @@ class TestOpenAI(ProviderContract):
             ("http://h:1", "http://h:1/v1"),
             ("http://h:1/", "http://h:1/v1"),
             ("http://h:1/openai/v1/", "http://h:1/openai/v1"),
+            ("http://h:1/v1/chat/completions", "http://h:1/v1"),
+            ("http://h:1/batches/", "http://h:1/v1"),
+            ("http://h:1/chatty/v1", "http://h:1/chatty/v1"),
             (None, "https://api.openai.com/v1"),
         ],
     )
     def test_base_urls_are_taken_as_people_type_them(self, typed, used):
-        """A host alone means its /v1."""
+        """A host alone means its /v1; the path of a call is no part of it."""
         assert OpenAI(typed).base_url == used
 
     def test_decode_reads_every_shape_of_answer(self):
@@ -328,7 +331,8 @@ class TestAnthropic(ProviderContract):
         options = {"anthropic_version": "2026-10-21", "anthropic_beta": ["a", "b"]}
         chosen = Anthropic(None, options).auth(login).fixed
         assert (chosen["anthropic-version"], chosen["anthropic-beta"]) == ("2026-10-21", "a,b")
-        assert Anthropic("https://api.anthropic.com/v1/").base_url == "https://api.anthropic.com"
+        for typed in ("/v1/", "/v1/messages", "/v1/messages/batches"):
+            assert Anthropic(f"https://api.anthropic.com{typed}").base_url == "https://api.anthropic.com"
 
 
 def test_an_unknown_provider_is_refused_with_the_known_ones():

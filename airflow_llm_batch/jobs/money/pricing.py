@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.results import Result
@@ -81,7 +81,7 @@ class Negotiated(BaseModel):
     cache_write: Decimal | None = None
     cache_write_1h: Decimal | None = None
     output: Decimal | None = None
-    batch_factor: Decimal | None = None
+    batch_factor: Decimal | None = Field(None, le=1)
     factor: Decimal | None = None
 
     def rates(self, usual: Decimal | None, stacks: bool = True) -> Rates:

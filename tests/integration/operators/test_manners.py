@@ -441,6 +441,7 @@ def test_nothing_of_another_package_is_named_as_ours():
     "extra",
     [
         {"timeout": "2m"}, {"retries": "many"}, {"connect_timeout": -1}, {"batch_factor": "half"}, {"batch_factor": -1},
+        {"batch_factor": 50}, {"prices": {"*": {"input": 1, "output": 1, "batch_factor": 50}}},
         {"lapse_seconds": "soon"}, {"limits": [1]}, {"headers": "x"}, {"create": "x"},
     ],
 )  # fmt: skip
