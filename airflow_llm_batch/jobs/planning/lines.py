@@ -16,7 +16,7 @@ from airflow_llm_batch.data.templates import text_of
 from airflow_llm_batch.data.values import to_json
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.money.tokens import Kind, kind_of, prompt_tokens, static_tokens
-from airflow_llm_batch.jobs.planning.lengths import RowTokens
+from airflow_llm_batch.jobs.planning.lengths import row_tokens
 from airflow_llm_batch.jobs.reuse.digests import SIZE, content
 from airflow_llm_batch.jobs.reuse.digests import digest as digest_of
 
@@ -110,13 +110,16 @@ def encode_between(
     same = re.split(mark.encode() + rb"(\d{4})", content(rendered, provider))
     pick_same = picker(map(int, same[1::2]))
     prefix = f"{job_id}-".encode()
-    tokens = RowTokens(request, line, provider, mark)
+    tokens_of = row_tokens(request, line, provider, mark)
     # A text that is split for a cache's mark may leave nothing behind it.
     split = rendered.cache is not None
     whole = encode_whole(template, provider, job_id, keep) if split or not provider.takes_empty_text else None
 
     def encode(number: int, row: Mapping[str, Any]) -> Line:
-        texts = [v if type(v) is str else text_of(c, v) for c, v in zip(columns, values_of(row), strict=True)]
+        texts = [
+            v if type(v) is str else str(v) if type(v) is int else text_of(c, v)
+            for c, v in zip(columns, values_of(row), strict=True)
+        ]
         if whole is not None and not all(map(str.strip, texts)):
             return whole(number, row)
         encoded = [to_json(text)[1:-1] for text in texts]
@@ -130,7 +133,7 @@ def encode_between(
         parts = pieces.copy()
         parts[1::2] = pick(encoded)
         line = b"".join(parts)
-        return Line(line, tokens.of(texts, line), kind, number, digest, asked if keep is Keep.CONTENT else b"")
+        return Line(line, tokens_of(texts, line), kind, number, digest, asked if keep is Keep.CONTENT else b"")
 
     return encode
 
