@@ -75,6 +75,13 @@ class Attempts:
         self._note(number, "intent", ours if won else None)
         return won
 
+    def clear(self, number: int) -> None:
+        """Take away what there is of a try that nobody had claimed: the wait for a job whose directory was removed has
+        written it there since, and it is no news of this one's batch."""
+        for fact in ("ended", "void"):
+            if f"try-{number}/{fact}.json" in self.names():
+                remove(self.path(number, fact))
+
     def intent(self, number: int) -> Intent:
         """A claim. One that was cut off while it was written still is one, of unknown owner, at the file's time."""
         try:

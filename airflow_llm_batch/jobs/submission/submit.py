@@ -200,6 +200,7 @@ class Submission:
         with in_flight(self.doubt.claim(number)):
             if self.wave.over or not self.attempts.begin(intent, number):
                 return None
+            seen.clear(number)
             try:
                 batch = self.hook.run(self.hook.provider.create(self.shard, ref, self.content))
             except RequestRejected as error:

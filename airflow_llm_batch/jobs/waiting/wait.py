@@ -14,7 +14,6 @@ from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.submission.room import Refusal, Room, never_fits
 from airflow_llm_batch.jobs.waiting.decisions import Next, Wait
 from airflow_llm_batch.models import Intent, Shard, Void, is_call
-from airflow_llm_batch.storage import exists
 
 if TYPE_CHECKING:
     import logging
@@ -174,14 +173,8 @@ class JobWait:
             self.log.warning("Batch %s found no room and shard %d waits for it: %s", reading.id, index, reasons)
             self.too_large = self.too_large or never_fits(self.wait.shards[index], reasons)
             return
-        self._keep(lambda store: self._save_ended(store, index, reading))
+        self._keep(lambda store: store.attempts(index).save_ended(reading, self.tries.get(index)))
         self.log.info("Batch %s ended: %s%s", reading.id, reading.outcome, f" ({reasons})" if reasons else "")
-
-    def _save_ended(self, store: JobStore, index: int, batch: Batch) -> None:
-        attempts, number = store.attempts(index), self.tries.get(index)
-        # A directory that was removed stays so: a later job in it would take this end for that of its own batch.
-        if number is None or exists(attempts.path(number, "created")):
-            attempts.save_ended(batch, number)
 
     def _put_back(self, store: JobStore, index: int, batch_id: str) -> None:
         """A batch that failed for want of room did nothing; its shard is planned again.

@@ -127,15 +127,15 @@ def test_rows_cost_what_the_tier_of_their_answer_costs(connect, context, tmp_pat
     """gpt-5-mini: $0.25 and $2 a million tokens, at flex $0.125 and $1. Each row is 1,000,000 in and 100,000 out:
     $0.45, at flex $0.225, whatever was asked; without a word of the tier no discount is assumed."""
     used = {"prompt_tokens": 10**6, "completion_tokens": 10**5, "total_tokens": 1_100_000}
-    dollars = {"flex": 0.225, "default": 0.45, "": 0.45}
+    dollars = {"flex": 0.225, "default": 0.45, "(none)": 0.45}
 
     def answer(times, body):
         assert body["service_tier"] == "flex"
         tier = body["messages"][0]["content"]
-        return 200, {**GOOD, "usage": used, **({"service_tier": tier} if tier != "(empty)" else {})}
+        return 200, {**GOOD, "usage": used, **({"service_tier": tier} if tier != "(none)" else {})}
 
     with server(answer) as (url, _, _):
-        rows = [{"id": tier, "text": tier or "(empty)"} for tier in dollars]
+        rows = [{"id": tier, "text": tier} for tier in dollars]
         summary = drive(operator(connect(url), tmp_path, rows=rows), context)
     assert {row["key"]: row["cost_usd"] for row in landed(summary)} == dollars
     assert (summary["cost_usd"], summary["sync_cost_usd"]) == (pytest.approx(1.125), pytest.approx(1.35))

@@ -78,7 +78,7 @@ def test_another_try_frees_nothing(connect, context, storage, tmp_path):
         conn_id = connect(emulator.url, budget={"month": 1.0}, lapse_seconds=2)
         first = submitting(conn_id, check_first=2)
         run = first.run_of(context, conn_id)
-        run.plan(first._rows(first.rows, first.request))
+        run.plan(first._rows(first.rows, first.request, None))
         run.reserve()
         held = sums(storage)
         with Claim.of(run.store, "calls", run.hook.options), pytest.raises(Busy):
@@ -96,7 +96,7 @@ def test_what_was_given_back_too_early_is_booked_by_the_landing(connect, context
         conn_id = connect(emulator.url, budget={"month": 1.0})
         task = submitting(conn_id)
         run = task.run_of(context, conn_id)
-        run.plan(task._rows(task.rows, task.request))
+        run.plan(task._rows(task.rows, task.request, None))
         run.reserve()
         run.give_back()
         assert sums(storage) == (0, 0)
