@@ -143,4 +143,7 @@ def picker(places: Iterable[Any]) -> Callable[[Any], tuple[Any, ...]]:
     found = list(places)
     if len(found) > 1:
         return itemgetter(*found)
-    return lambda held: tuple(held[place] for place in found)
+    if not found:
+        return lambda held: ()
+    [only] = found
+    return lambda held: (held[only],)

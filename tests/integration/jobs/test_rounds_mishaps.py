@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -398,5 +399,9 @@ async def removed_meanwhile(trigger, emulator, directory):
     event = asyncio.ensure_future(anext(trigger.run()))
     while emulator.vendor.calls.total() == before:
         await asyncio.sleep(0.01)
-    shutil.rmtree(directory)
+    # The wait may be writing there at this moment.
+    for _ in range(100):
+        with suppress(OSError):
+            shutil.rmtree(directory)
+            break
     return (await event).payload
