@@ -64,7 +64,7 @@ class RowSpec(NamedTuple):
         """:raises NothingBilled: for checks that no answer to these rows could pass."""
         return rules_for(self.request, self.passthrough, checks or ())
 
-    def lines(self, provider: Provider, job_id: str, kinds: Kinds, stable: bool = False) -> Iterator[Line]:
+    def lines(self, provider: Provider, job_id: str, kinds: Kinds, stable: bool = True) -> Iterator[Line]:
         return encode_rows(self, provider, job_id, kinds, stable)
 
     def check_keys(self) -> None:
@@ -111,7 +111,7 @@ def passthrough_map(columns: Any) -> dict[str, str]:
 
 
 def encode_rows(
-    spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | None = None, stable: bool = False
+    spec: RowSpec, provider: Provider, job_id: str, kinds: Kinds | None = None, stable: bool = True
 ) -> Iterator[Line]:
     """Encode every row once.
 

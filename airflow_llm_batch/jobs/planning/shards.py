@@ -47,7 +47,7 @@ class Rows(Protocol):
         :param checks: as they were given, None where nothing was said.
         """
 
-    def lines(self, provider: Provider, job_id: str, kinds: Kinds, stable: bool = False) -> Iterator[Line]:
+    def lines(self, provider: Provider, job_id: str, kinds: Kinds, stable: bool = True) -> Iterator[Line]:
         """Every row encoded; the same each time.
 
         :param stable: whether their digests are compared with those of other jobs, or kept.
@@ -225,7 +225,7 @@ def all_too_small(shards: Sequence[Shard], provider: Provider) -> bool:
 def fingerprint_of(spec: Rows, provider: Provider, job_id: str) -> str:
     """The fingerprint ``write_shards`` would return, without writing anything."""
     fingerprint = hashlib.sha256(f"{provider.name}{spec.identity}".encode())
-    for line in spec.lines(provider, job_id, Kinds(spec.passthrough)):
+    for line in spec.lines(provider, job_id, Kinds(spec.passthrough), stable=False):
         fingerprint.update(line.request)
         fingerprint.update(line.entry)
     return fingerprint.hexdigest()
