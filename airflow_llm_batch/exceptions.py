@@ -29,6 +29,7 @@ import errno
 import functools
 import tempfile
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -86,6 +87,11 @@ class RequestRejected(NothingBilled):
         super().__init__(message)
         self.status = status
         self.code = code
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the vendor has not what was asked for, or has not heard of it yet: it says the same of both."""
+        return self.status == HTTPStatus.NOT_FOUND
 
 
 class RefusedForGood(RequestRejected, AirflowFailException):

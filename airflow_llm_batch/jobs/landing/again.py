@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from airflow_llm_batch.models import Batch
 
-NOT_FOUND = 404
 #: downloads of a shard that may break off
 TRIES = 4
 #: seconds for which counted results are asked for; the connection's ``delivery_seconds`` says otherwise
@@ -50,7 +49,7 @@ class Again:
 
 def is_missing(error: LLMBatchError) -> bool:
     """Whether results that the vendor has told of are not there, or not heard of yet where they were asked for."""
-    return isinstance(error, RequestRejected) and error.status == NOT_FOUND
+    return isinstance(error, RequestRejected) and error.is_missing
 
 
 def not_delivered(batch: Batch, short: int) -> NotDelivered:

@@ -16,7 +16,6 @@ MOST_ERRORS, MOST_TOLD = 3, 300
 #: for so long a batch that was made is looked for where the vendor says that there is none: the answer of one that has
 #: not heard of it yet is the same as that of one that lost it (anthropic-sdk-python, 1432); in seconds
 FORGOTTEN = 600.0
-NOT_FOUND = 404
 #: vendors take up to 10 minutes to cancel; in seconds
 CANCELLING = 3600.0
 
@@ -79,7 +78,7 @@ class Wait:
         :raises Exception: ``error`` itself when waiting cannot mend it.
         """
         if not is_transient(error):
-            is_missing = is_ours and isinstance(error, RequestRejected) and error.status == NOT_FOUND
+            is_missing = is_ours and isinstance(error, RequestRejected) and error.is_missing
             if not is_missing or now - self.missing.setdefault(index, now) >= FORGOTTEN:
                 raise error
         self.failing_since = self.failing_since or now
