@@ -15,9 +15,8 @@ import io
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -351,38 +350,6 @@ def file_size(path: ObjectStoragePath) -> int:
     return int(patiently(fresh(path).fs.size, path.path))
 
 
-def file_info(path: ObjectStoragePath) -> dict[str, Any]:
-    """What a store tells of a file, as of now: its ``size``, and what ``modified`` and ``version_of`` read."""
-    info: dict[str, Any] = patiently(fresh(path).fs.info, path.path)
-    return info
-
-
-def modified(info: Mapping[str, Any]) -> datetime | None:
-    """When a file was last written, as far as its store tells."""
-    names = ("mtime", "LastModified", "updated", "last_modified")
-    moment = next((info[name] for name in names if info.get(name)), None)
-    if isinstance(moment, int | float):
-        return datetime.fromtimestamp(moment, UTC)
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    return moment if isinstance(moment, datetime) else None
-
-
-def version_of(info: Mapping[str, Any]) -> str:
-    """What is another when a file was written anew, though it has the same size: GCS's generation, the ETag of S3 and
-    Azure, and else the time of writing; "" where a store tells none.
-
-    A local file's inode says nothing: on a mount it may be another for every worker.
-    """
-    # GCS has an ETag too, which changes with a label.
-    mark = info.get("generation") or info.get("ETag") or info.get("etag")
-    if mark:
-        # A listing has it without the quotes at some.
-        return str(mark).strip('"')
-    moment = modified(info)
-    return moment.isoformat() if moment is not None else ""
-
-
 def check_writable(directory: ObjectStoragePath) -> None:
     """Prove that files can be written below ``directory`` by writing one and removing it.
 
@@ -399,15 +366,6 @@ def check_writable(directory: ObjectStoragePath) -> None:
         ) from None
     with suppress(Exception):  # a store may allow writing and not deleting; the empty file does no harm
         probe.fs.rm_file(probe.path)
-
-
-def modified_at(path: ObjectStoragePath) -> datetime | None:
-    """When a file was last written, as far as its store tells."""
-    try:
-        moment: datetime = patiently(path.fs.modified, path.path)
-    except (OSError, NotImplementedError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def exists(path: ObjectStoragePath) -> bool:

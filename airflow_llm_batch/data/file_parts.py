@@ -19,8 +19,9 @@ from airflow_llm_batch.data.files import (
 )
 from airflow_llm_batch.data.partitions import CutFile, Partition
 from airflow_llm_batch.exceptions import InputError
+from airflow_llm_batch.file_facts import file_info, version_of
 from airflow_llm_batch.outages import patiently
-from airflow_llm_batch.storage import file_info, fresh, storage_path, unreadable, version_of
+from airflow_llm_batch.storage import fresh, storage_path, unreadable
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath

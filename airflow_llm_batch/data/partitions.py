@@ -86,7 +86,7 @@ class CutFile(msgspec.Struct, array_like=True):
 
     :param size: bytes.
     :param found: it was found below a directory or by a glob, whose names tell columns.
-    :param version: as ``storage.version_of``; "" where nothing but its size tells whether it has changed.
+    :param version: as ``file_facts.version_of``; "" where nothing but its size tells whether it has changed.
     """
 
     uri: str

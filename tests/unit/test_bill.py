@@ -5,9 +5,11 @@ import json
 import pytest
 
 from airflow_llm_batch.estimate import Estimate
+from airflow_llm_batch.jobs.money.agreed import Negotiated
 from airflow_llm_batch.jobs.money.budget import priced
 from airflow_llm_batch.jobs.money.likely import likely
-from airflow_llm_batch.jobs.money.pricing import PICO, Negotiated, Prices
+from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.rates import PICO
 from airflow_llm_batch.jobs.money.tokens import kind_of
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.gemini.protocol import Gemini

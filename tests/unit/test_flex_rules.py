@@ -10,8 +10,10 @@ import pytest
 
 from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.jobs.money.agreed import Negotiated
 from airflow_llm_batch.jobs.money.budget import check_budget, estimated_cost
-from airflow_llm_batch.jobs.money.pricing import PICO, Negotiated, Prices
+from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.rates import PICO
 from airflow_llm_batch.models import Job, Shard
 from airflow_llm_batch.providers.bodies import with_members
 from airflow_llm_batch.providers.openai.models import takes_flex

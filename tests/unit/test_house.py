@@ -16,7 +16,6 @@ PACKAGE = ROOT / "airflow_llm_batch"
 LONG = {
     "data/requests.py": "the three requests that users write, beside each other",
     "emulator/openai.py": "one vendor's endpoints",
-    "jobs/money/pricing.py": "what vendors bill, term by term",
     "jobs/run.py": "every step of a job, in their order",
     "providers/base.py": "the contract, with what every vendor does alike",
     "providers/openai/results.py": "one API's answers, chat and Responses beside each other",

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_llm_batch.estimate import Estimate
+from airflow_llm_batch.jobs.money.agreed import Negotiated
 from airflow_llm_batch.jobs.money.likely import Seen, corrected, likely
-from airflow_llm_batch.jobs.money.pricing import Negotiated, Prices
+from airflow_llm_batch.jobs.money.pricing import Prices
 from airflow_llm_batch.results import Result
 
 #: gpt-5-mini in a batch: input $0.125, output $1 for a million tokens; twice that outside of one

@@ -12,7 +12,9 @@ import msgspec
 import pytest
 
 from airflow_llm_batch.exceptions import ConfigurationError, InputError, VendorUnavailable
-from airflow_llm_batch.jobs.money.pricing import PICO, Prices, negotiated
+from airflow_llm_batch.jobs.money.agreed import negotiated
+from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.rates import PICO
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.providers.auth import Login, Static
 from airflow_llm_batch.providers.bodies import Payload

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal, cast
 import msgspec
 
 from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.file_facts import modified_at
 from airflow_llm_batch.models import Batch, Created, Intent, Void, is_call
-from airflow_llm_batch.storage import create_exclusive, find_files, modified_at, read_small, remove, write_whole
+from airflow_llm_batch.storage import create_exclusive, find_files, read_small, remove, write_whole
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath

@@ -19,18 +19,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from airflow_llm_batch.exceptions import Busy
+from airflow_llm_batch.file_facts import modified_at
 from airflow_llm_batch.models import Fact, is_call
 from airflow_llm_batch.outages import patiently
-from airflow_llm_batch.storage import (
-    below,
-    create_exclusive,
-    fresh,
-    modified_at,
-    read_small,
-    remove,
-    storage_path,
-    write_whole,
-)
+from airflow_llm_batch.storage import below, create_exclusive, fresh, read_small, remove, storage_path, write_whole
 from airflow_llm_batch.webhooks import folder_of
 
 if TYPE_CHECKING:

@@ -25,10 +25,14 @@ class NotDelivered(VendorUnavailable):
 
 
 class Again:
-    """What is left of the patience with one shard."""
+    """What is left of the patience with one shard.
 
-    def __init__(self, delivery: float) -> None:
-        self.tries, self.left, self.pause = TRIES, delivery, 0.0
+    :param delivery: seconds for which counted results are asked for, None for the usual ones.
+    """
+
+    def __init__(self, delivery: float | None) -> None:
+        self.tries, self.pause = TRIES, 0.0
+        self.left = DELIVERY if delivery is None else delivery
 
     def wait(self, error: LLMBatchError, batch: Batch, log: Logger) -> None:
         """Until the next try.

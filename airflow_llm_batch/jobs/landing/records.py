@@ -20,7 +20,7 @@ from airflow_llm_batch.jobs.directory.journal import journal_lines
 from airflow_llm_batch.jobs.directory.rows import Entries, Entry
 from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.jobs.landing.again import DELIVERY, Again, NotDelivered, not_delivered
+from airflow_llm_batch.jobs.landing.again import Again, NotDelivered, not_delivered
 from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
 from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
 from airflow_llm_batch.jobs.landing.figures import without_cache, without_cost
@@ -29,7 +29,8 @@ from airflow_llm_batch.jobs.landing.manifest import manifest_of
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
 from airflow_llm_batch.jobs.landing.side import HELD, SideFile
 from airflow_llm_batch.jobs.landing.unasked import Unasked, add_to_cache
-from airflow_llm_batch.jobs.money.pricing import Prices, dollars
+from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.rates import dollars
 from airflow_llm_batch.jobs.money.tally import Tally
 from airflow_llm_batch.jobs.reuse.new import NewAnswers
 from airflow_llm_batch.jobs.submission.doubt import confirm
@@ -70,8 +71,6 @@ class Landing:
         self.store, self.job, self.hook, self.log = store, job, hook, log
         self.claim, self.only = claim, only
         self.destination = destination_of(target, store.address.landed)
-        chosen = hook.options.delivery_seconds
-        self.delivery_seconds = DELIVERY if chosen is None else chosen
         self.lands_undelivered = hook.options.undelivered == "land"
         self.layout = layout_of(job)
         self.keep_raw = target.keep_raw
@@ -173,7 +172,7 @@ class Landing:
         if self.job.adopted:
             ids = {str(entry.custom_id): entry.row for entry in map(entries.__getitem__, range(len(entries)))}
         # A broken download starts over with a fresh file and fresh sums.
-        again = Again(self.delivery_seconds)
+        again = Again(self.hook.options.delivery_seconds)
         while True:
             kept = self.tally.copy()
             self.aside.begin()

@@ -8,7 +8,8 @@ from typing import Any
 from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import BudgetExceeded
 from airflow_llm_batch.jobs.directory.tried import Tried
-from airflow_llm_batch.jobs.money.pricing import FLEX, PICO, Prices
+from airflow_llm_batch.jobs.money.pricing import FLEX, Prices
+from airflow_llm_batch.jobs.money.rates import PICO
 from airflow_llm_batch.models import Job
 from airflow_llm_batch.results import Result, usd
 

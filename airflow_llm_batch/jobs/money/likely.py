@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.jobs.money.budget import priced
-from airflow_llm_batch.jobs.money.pricing import PICO, Prices
+from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.rates import PICO
 from airflow_llm_batch.models import Job
 from airflow_llm_batch.results import Result
 

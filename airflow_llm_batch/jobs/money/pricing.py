@@ -1,49 +1,39 @@
-"""Usage to money, from genai-prices in its batch context. An unknown price is None, never 0.
-
-Money is counted in whole picodollars (1e-12 $): exact like a decimal, and as fast as an integer. The cheapest token of
-any vendor costs thousands of them.
-"""
+"""Usage to money, from genai-prices in its batch context. An unknown price is None, never 0."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.jobs.money.agreed import Negotiated, negotiated
+from airflow_llm_batch.jobs.money.rates import (
+    KINDS,
+    MILLION,
+    PICO,
+    Listed,
+    PriceOf,
+    Rates,
+    linear,
+    scaled,
+    with_odd_tokens,
+    with_searches,
+    with_tools,
+)
 from airflow_llm_batch.results import Result
 
 if TYPE_CHECKING:
     from airflow_llm_batch.hooks import LLMBatchHook
 
-PICO = 10**12
-MILLION = 10**6
-
-#: picodollars in a batch, None where the vendor is not known to give a discount, and outside of batches
-Listed = tuple[int | None, int]
-PriceOf = Callable[[Result], Listed | None]
 #: answers that were paid for, however little is told of it
 ANSWERED = frozenset({"succeeded", "truncated", "refused", "invalid", "missing"})
 #: the word for calls in another queue at another price; any other tier costs what the list says
 FLEX = "flex"
 TIERS = frozenset({FLEX, "priority", "fast", "scale"})
-#: tools of the vendor's whose use costs nothing beside tokens
-FREE = frozenset({"web_fetch", "mcp", "computer", "local_shell", "shell", "apply_patch", "tool_search"})
-SEARCH = "web_search"
-#: kinds of tokens among those of input and output, what the table calls their number, and what it calls their price
-KINDS = {
-    f"{kind}_{way}_tokens": (f"{way}_{kind}_tokens", f"{way}_{kind}_mtok")
-    for way in ("input", "output")
-    for kind in ("audio", "image", "video")
-}
 DRAWN = ("image_output_tokens", "video_output_tokens")
-#: where Anthropic computes at a tenth more, all kinds of tokens alike, in batches too, on every model that can be asked
-#: for it (docs.claude.com, pricing: data residency pricing, Opus 4.6 and newer)
-US, US_FACTOR = "us", Decimal("1.1")
 
 
 class Cost(NamedTuple):
@@ -55,72 +45,6 @@ class Cost(NamedTuple):
 
 
 NOTHING = Cost(0, 0, 0)
-
-
-def dollars(pico: int) -> float:
-    return pico / PICO
-
-
-def picodollars(usd: float | None) -> int:
-    return round((usd or 0) * PICO)
-
-
-class Negotiated(BaseModel):
-    """A model's price as a customer has agreed on it: rates of one's own, or a share of the list price.
-
-    :param input: dollars for a million prompt tokens outside of batches; likewise ``cached`` (read from a cache),
-        ``cache_write`` (both as ``input`` by default), ``cache_write_1h`` (as ``cache_write``) and ``output``.
-    :param batch_factor: what a batch costs relative to that; the vendor's usual discount by default.
-    :param factor: share of the list price instead of rates, 0.9 for ten percent off.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    input: Decimal | None = None
-    cached: Decimal | None = None
-    cache_write: Decimal | None = None
-    cache_write_1h: Decimal | None = None
-    output: Decimal | None = None
-    batch_factor: Decimal | None = Field(None, le=1)
-    factor: Decimal | None = None
-
-    def rates(self, usual: Decimal | None, stacks: bool = True) -> Rates:
-        """:param usual: the vendor's batch factor; ``stacks``: it holds for a cached rate too."""
-        factor = self.batch_factor if self.batch_factor is not None else usual if usual is not None else Decimal(1)
-
-        def million(*rates: Decimal | None) -> Listed:
-            sync = next((rate for rate in rates if rate is not None), self.input or Decimal(0)) * PICO
-            return round(sync * factor), round(sync)
-
-        cached = million(self.cached)
-        if not stacks and self.cached is not None:
-            cached = cached[1], cached[1]
-        written = million(self.cache_write)
-        hour = million(self.cache_write_1h, self.cache_write)
-        return Rates(million(self.input), cached, written, hour, million(self.output))
-
-
-def negotiated(given: Any) -> dict[str, Negotiated]:
-    """A connection's ``prices``: model name, or ``*`` for every other model, to its price.
-
-    :raises ConfigurationError: for anything that is not a price.
-    """
-    given = given or {}
-    prices = {}
-    for model, price in given.items() if isinstance(given, Mapping) else [("prices", given)]:
-        try:
-            prices[model] = Negotiated.model_validate(price)
-            rates = (prices[model].input, prices[model].output)
-            if (prices[model].factor is None) == (None in rates) or any(v < 0 for _, v in prices[model] if v):
-                raise ValueError("give input and output in dollars per million tokens, or factor; none below 0")
-        except (ValidationError, ValueError) as error:
-            errors = error.errors() if isinstance(error, ValidationError) else []
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors) or str(error)
-            raise ConfigurationError(
-                f"The connection's extra 'prices' is not usable for {model!r}: {problems}. Example: "
-                '{"gpt-5-mini": {"input": 0.25, "output": 2.0}, "*": {"factor": 0.9}}. Nothing was sent.'
-            ) from None
-    return prices
 
 
 class Prices:
@@ -316,115 +240,8 @@ def variants_of(provider: str, model: str) -> list[Mapping[str, Any]]:
     return [v.when for v in found.price_variants or () if v.constraint is None or v.constraint.active(now)]
 
 
-def with_odd_tokens(usual: PriceOf, exact: PriceOf, priced: Set[str]) -> PriceOf:
-    """The price with tokens that cost other than text: sound, pictures, and those of an answer computed in the US.
-
-    :param exact: the table's own reckoning, of every kind of token.
-    :param priced: the kinds of tokens that the table has a price of.
-    """
-
-    def price_of(result: Result) -> Listed | None:
-        if result.tool_uses is None and result.inference_geo != US:
-            return usual(result)
-        counted = {name: count for name, count in (result.tool_uses or {}).items() if name in KINDS}
-        # None of a kind that has no price of its own need be counted: it is text, or a picture that code has drawn.
-        odd = {name: count for name, count in counted.items() if count or name in priced}
-        if not odd.keys() <= priced or any(count <= 0 for count in odd.values()):
-            return None
-        for way, whole in (("input", result.input_tokens or 0), ("output", result.output_tokens or 0)):
-            if sum(count for name, count in odd.items() if f"_{way}_" in name) > whole:
-                return None
-        # Which of the cached tokens are of which kind is not told.
-        if result.cached_tokens and any("_input_" in name for name in odd):
-            return None
-        price = exact if odd else usual
-        return scaled(price, US_FACTOR)(result) if result.inference_geo == US else price(result)
-
-    return price_of
-
-
-def with_searches(price: PriceOf, thousand: int) -> PriceOf:
-    """The price with web searches, which cost the same in batches.
-
-    :param thousand: picodollars for so many, 0 where the table does not know.
-    """
-
-    def price_of(result: Result) -> Listed | None:
-        listed = price(result)
-        if not result.tool_uses or listed is None:
-            return listed
-        paid = {tool: uses for tool, uses in result.tool_uses.items() if tool not in FREE and tool not in KINDS}
-        # Searches that nobody has counted have no known price.
-        if paid.keys() - {SEARCH} or (paid and not (thousand and paid[SEARCH])):
-            return None
-        cost = paid.get(SEARCH, 0) * thousand // 1000
-        return None if listed[0] is None else listed[0] + cost, listed[1] + cost
-
-    return price_of
-
-
-def with_tools(agreed: PriceOf, listed: PriceOf | None) -> PriceOf:
-    """An agreed price of tokens, with tools at their list price."""
-
-    def price_of(result: Result) -> Listed | None:
-        price = agreed(result)
-        if not result.tool_uses or price is None:
-            return price
-        if result.tool_uses.keys() & KINDS.keys():
-            return None
-        bare = msgspec.structs.replace(result, tool_uses=None)
-        with_them, without = (listed(result), listed(bare)) if listed is not None else (None, None)
-        if with_them is None or without is None:
-            return None
-        tools = with_them[1] - without[1]
-        return None if price[0] is None else price[0] + tools, price[1] + tools
-
-    return price_of
-
-
-def scaled(price: PriceOf, factor: Decimal) -> PriceOf:
-    def price_of(result: Result) -> Listed | None:
-        cost = price(result)
-        if cost is None:
-            return None
-        return None if cost[0] is None else round(cost[0] * factor), round(cost[1] * factor)
-
-    return price_of
-
-
 def is_consistent(result: Result) -> bool:
     """Whether token counts can be what they say: gateways have been seen to report more cached tokens than tokens."""
     read, wrote, hour = result.cached_tokens or 0, result.cache_write_tokens or 0, result.cache_write_1h_tokens or 0
     asked, answered = result.input_tokens or 0, result.output_tokens or 0
     return read >= 0 and 0 <= hour <= wrote and read + wrote <= asked and answered >= 0
-
-
-class Rates(NamedTuple):
-    """What a million tokens of each kind cost; ``cached`` read from a cache, ``written`` to one, ``hour`` to one that
-    is kept for an hour."""
-
-    fresh: Listed
-    cached: Listed
-    written: Listed
-    hour: Listed
-    output: Listed
-
-
-def linear(rates: Rates) -> PriceOf:
-    """The price function of a model whose tokens cost the same however many there are."""
-    known = None not in [batch for batch, _ in rates]
-    fresh, cached, written, hour, output = [(batch or 0, sync) for batch, sync in rates]
-
-    def price_of(result: Result) -> Listed:
-        rest, answered = result.input_tokens or 0, result.output_tokens or 0
-        read, wrote = result.cached_tokens or 0, result.cache_write_tokens or 0
-        batch, sync = answered * output[0], answered * output[1]
-        if read or wrote:
-            hours = result.cache_write_1h_tokens or 0
-            rest -= read + wrote
-            batch += read * cached[0] + (wrote - hours) * written[0] + hours * hour[0]
-            sync += read * cached[1] + (wrote - hours) * written[1] + hours * hour[1]
-        sync = (sync + rest * fresh[1]) // MILLION
-        return ((batch + rest * fresh[0]) // MILLION if known else None), sync
-
-    return price_of

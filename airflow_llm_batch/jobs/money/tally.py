@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from airflow_llm_batch.jobs.money.pricing import Cost, dollars, picodollars
+from airflow_llm_batch.jobs.money.pricing import Cost
+from airflow_llm_batch.jobs.money.rates import dollars, picodollars
 from airflow_llm_batch.results import Failure, Manifest, Reason, Result, Usage
 
 #: messages may differ row by row; only so many are told apart

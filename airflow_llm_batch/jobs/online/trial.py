@@ -19,7 +19,8 @@ from airflow_llm_batch.jobs.directory.rows import read_entry, sent
 from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.directory.tried import Tried, TriedRow
 from airflow_llm_batch.jobs.money.likely import Seen, corrected
-from airflow_llm_batch.jobs.money.pricing import Prices, dollars
+from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.rates import dollars
 from airflow_llm_batch.jobs.money.tokens import sent_tokens
 from airflow_llm_batch.jobs.online.endpoint import Calls
 from airflow_llm_batch.jobs.online.online import Online

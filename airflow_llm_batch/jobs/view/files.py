@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from airflow_llm_batch.file_facts import modified
 from airflow_llm_batch.jobs.directory.address import ROUND
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT, ShardState, states
 from airflow_llm_batch.jobs.directory.notes import Refused
 from airflow_llm_batch.models import Cancelling, Job, Progress, ShardProgress
 from airflow_llm_batch.results import Manifest
-from airflow_llm_batch.storage import fresh, is_local, modified, refuse, storage_path
+from airflow_llm_batch.storage import fresh, is_local, refuse, storage_path
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath

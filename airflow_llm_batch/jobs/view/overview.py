@@ -11,13 +11,13 @@ from datetime import UTC, date, datetime, timedelta
 
 import msgspec
 
+from airflow_llm_batch.file_facts import modified
 from airflow_llm_batch.jobs.directory.address import JobAddress, JobKey, default_storage
 from airflow_llm_batch.jobs.directory.index import UNKNOWN, IndexEntry, announce
 from airflow_llm_batch.jobs.directory.indexed import Index, days_between
 from airflow_llm_batch.jobs.view.check import check
 from airflow_llm_batch.jobs.view.files import FILES_AT_ONCE, Contents, RoundFiles, rounds_of
 from airflow_llm_batch.jobs.view.job import JobView, view
-from airflow_llm_batch.storage import modified
 
 log = logging.getLogger(__name__)
 #: days that are shown unless somebody asks for others, and for how long a job of a day may go on

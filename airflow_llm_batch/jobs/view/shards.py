@@ -11,11 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from airflow_llm_batch.file_facts import modified
 from airflow_llm_batch.jobs.directory.attempts import NEVER_SENT, names_by_shard, tries_of
 from airflow_llm_batch.jobs.view.files import FILES_AT_ONCE, RoundFiles
 from airflow_llm_batch.jobs.waiting.decisions import seen_of
 from airflow_llm_batch.models import Batch, Created, Fact, Shard, ShardProgress, Void, is_call
-from airflow_llm_batch.storage import modified, read_small, storage_path
+from airflow_llm_batch.storage import read_small, storage_path
 
 #: facts of tries, by name
 FACTS: dict[str, type[Fact]] = {"created": Created, "ended": Batch, "void": Void}

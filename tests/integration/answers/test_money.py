@@ -23,8 +23,10 @@ from airflow_llm_batch.exceptions import (
 )
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory.store import JobStore
+from airflow_llm_batch.jobs.money.agreed import negotiated
 from airflow_llm_batch.jobs.money.budget import priced
-from airflow_llm_batch.jobs.money.pricing import PICO, Prices, negotiated
+from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.rates import PICO
 from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
 from airflow_llm_batch.jobs.planning.shards import Use
 from airflow_llm_batch.operators import FetchResultsOperator, SubmitBatchOperator

@@ -24,7 +24,8 @@ from airflow_llm_batch.exceptions import (
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory.attempts import Attempts
 from airflow_llm_batch.jobs.directory.store import JobStore
-from airflow_llm_batch.jobs.money.pricing import Prices, dollars
+from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.rates import dollars
 from airflow_llm_batch.jobs.planning.encoding import passthrough_map
 from airflow_llm_batch.jobs.planning.keys import UniqueKeys
 from airflow_llm_batch.jobs.planning.shards import write_shards

@@ -25,7 +25,7 @@ from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.directory.address import default_storage
 from airflow_llm_batch.jobs.money.accounts import budgets_of
-from airflow_llm_batch.jobs.money.pricing import negotiated
+from airflow_llm_batch.jobs.money.agreed import negotiated
 from airflow_llm_batch.provider_info import OPTIONS
 from airflow_llm_batch.providers.auth import Login
 from airflow_llm_batch.providers.registry import OURS, provider_class
