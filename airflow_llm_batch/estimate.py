@@ -17,6 +17,7 @@ class Estimate(BaseModel):
     :param input_tokens: of all prompts; ``basis`` tells how they were found.
     :param output_tokens: the sum of the requests' token caps, None when one of them has none.
     :param largest: prompt tokens of the largest request.
+    :param window: tokens that the model takes in one request, 0 where that is not known.
     :param static: tokens of each prompt that are the same in all of them and to be cached, 0 for none; ``shards``, how
         often that part is written if it is read ever after.
     :param cache: how long prompts may be cached at the customer's wish: ``""``, ``5m`` or ``1h``.
@@ -34,6 +35,7 @@ class Estimate(BaseModel):
     input_tokens: int
     output_tokens: int | None
     largest: int = 0
+    window: int = 0
     cache: str = ""
     unknown: str = ""
     cost_usd: float | None = None
@@ -47,6 +49,11 @@ class Estimate(BaseModel):
     basis: str = ""
     static: int = 0
     shards: int = 1
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether some request will be refused for its length."""
+        return 0 < self.window < self.largest
 
     def cost(self, lane: str = "batch") -> float | None:
         """Dollars in a lane, at most. Where a flex price is not known, no discount is assumed."""

@@ -152,7 +152,12 @@ def describe(job: Job, lane: str = "batch") -> str:
         tokens = f"about {e.input_tokens:,} tokens in{beside}{found}, {out} out"
         if e.static and e.likely_usd is not None:
             cost += f", or {usd(e.likely_usd)} if the {e.static:,} tokens that all share are read from the cache"
-        estimates.append(f"{model}: {e.requests:,} requests, {tokens}, {cost}")
+        long = ""
+        if e.is_too_long:
+            long = (
+                f"; the largest prompt has about {e.largest:,}, above the model's {e.window:,}, and is refused"
+            )
+        estimates.append(f"{model}: {e.requests:,} requests, {tokens}, {cost}{long}")
     return "Estimate by model: " + "; ".join(estimates) + "."
 
 

@@ -128,6 +128,16 @@ class Prices:
         ]
         return written and max([written, *filter(None, drawn)])
 
+    def window(self, model: str) -> int:
+        """Tokens that the table says a model takes in one request, 0 where it does not say."""
+        from genai_prices import data_snapshot
+
+        try:
+            _, found = data_snapshot.get_snapshot().find_provider_model(self.model_of(model), None, self.provider, None)
+        except LookupError:
+            return 0
+        return found.context_window or 0
+
     def _listed(self, result: Result, model: str, tier: str) -> Listed | None:
         """What a row costs by the list, or by what was agreed on."""
         name = result.model or model

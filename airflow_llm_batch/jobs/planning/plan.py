@@ -112,8 +112,13 @@ def write_plan(
     looked = caching(rows.request, provider, together(written.use, written.tried))
 
     def with_prices(use: dict[str, Estimate]) -> dict[str, Estimate]:
-        kept = {model: use[model].model_copy(update={"static": looked[model].static}) for model in use}
-        return {model: estimated(model, estimate, shards, prices, provider) for model, estimate in kept.items()}
+        found = {}
+        for model, estimate in use.items():
+            # Texts that one request has embedded are held to the window one by one.
+            window = 0 if written.several_vectors else prices.window(model)
+            kept = estimate.model_copy(update={"static": looked[model].static, "window": window})
+            found[model] = estimated(model, kept, shards, prices, provider)
+        return found
 
     estimate = together(with_prices(written.use), with_prices(written.tried))
     job = Job(
@@ -148,7 +153,8 @@ def write_plan(
             "%s rows ask exactly what another row asks: ask_once=True would ask each question once%s.",
             f"{written.alike:,}", f" and save about {usd(worth)}" if worth else "",
         )  # fmt: skip
-    log.info("%s", describe(job))
+    too_long = any(use.is_too_long for use in job.estimate.values())
+    log.log(logging.WARNING if too_long else logging.INFO, "%s", describe(job))
     return job
 
 

@@ -14,7 +14,7 @@ from support import read_jsonl
 from support.prices import PRICES
 from support.servers import serving
 
-from airflow_llm_batch.data import ChatRequest, RawRequest
+from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.estimate import Estimate
 from airflow_llm_batch.exceptions import (
@@ -362,6 +362,45 @@ def test_what_cannot_be_estimated_says_so(connect, context, part, params, why):
             submit.execute(context)
         assert "Remove max_cost" in str(caught.value)
         assert not emulator.vendor.batches
+
+
+#: what a model takes in one request by its vendor's page; whether the text is longer (a word and its space
+#: are one token), and whether it is embedded
+WINDOWS = [
+    ("gpt-4o-mini", 128_000, 1, False),
+    ("gpt-4o-mini", 128_000, 0, False),
+    ("text-embedding-3-small", 8_192, 1, True),
+    ("of-our-own", 0, 1, False),
+]
+
+
+@pytest.mark.parametrize(("model", "window", "beyond", "embeds"), WINDOWS)
+def test_a_prompt_above_the_models_context_is_told_with_the_estimate(
+    connect, context, caplog, model, window, beyond, embeds
+):
+    """It is refused by the vendor for its row alone, and not billed: the others of a night are worth sending."""
+    text = "word " * (window + 500 if beyond else max(window - 500, 1))
+    request = EmbeddingRequest(model=model, input="{text}") if embeds else ChatRequest(model=model, user="{text}")
+    with Emulator(duration=0) as emulator:
+        submit = SubmitBatchOperator(task_id="s", conn_id=connect(emulator.url), rows=["short", text], request=request)
+        with caplog.at_level("INFO"):
+            submit.execute(context)
+    [line] = [record for record in caplog.records if "Estimate by model" in record.getMessage()][:1]
+    is_told = bool(window) and bool(beyond)
+    assert (line.levelname, f"above the model's {window:,}" in line.getMessage()) == (
+        "WARNING" if is_told else "INFO", is_told,
+    )  # fmt: skip
+
+
+def test_several_texts_of_one_request_are_held_to_the_window_one_by_one(connect, context, caplog):
+    with Emulator(duration=0) as emulator:
+        submit = SubmitBatchOperator(
+            task_id="s", conn_id=connect(emulator.url), rows=[{"texts": ["word " * 5000] * 2}],
+            request=RawRequest({"model": "text-embedding-3-small", "input": "{texts}"}, "/v1/embeddings"),
+        )  # fmt: skip
+        with caplog.at_level("INFO"):
+            submit.execute(context)
+    assert "above the model" not in caplog.text
 
 
 def test_token_arrays_are_one_input():
