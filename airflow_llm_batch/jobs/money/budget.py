@@ -154,9 +154,7 @@ def describe(job: Job, lane: str = "batch") -> str:
             cost += f", or {usd(e.likely_usd)} if the {e.static:,} tokens that all share are read from the cache"
         long = ""
         if e.is_too_long:
-            long = (
-                f"; the largest prompt has about {e.largest:,}, above the model's {e.window:,}, and is refused"
-            )
+            long = f"; the largest prompt has about {e.largest:,}, above the model's {e.window:,}, and is refused"
         estimates.append(f"{model}: {e.requests:,} requests, {tokens}, {cost}{long}")
     return "Estimate by model: " + "; ".join(estimates) + "."
 
