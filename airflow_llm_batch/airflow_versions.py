@@ -11,12 +11,28 @@ from typing import TYPE_CHECKING
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 if TYPE_CHECKING:
-    from airflow.sdk import ObjectStoragePath
+    from airflow.sdk import Connection, ObjectStoragePath
 
 
 #: how the asynchronous lookup of a connection fails where another way may find it; ``ImportError`` until 3.1.0 is
-#: dropped, which cannot do without a supervisor, as a test has none
+#: dropped, which cannot do without a supervisor, as nothing has outside of tasks
 NOT_FOUND = (AirflowNotFoundException, ImportError)
+
+
+def get_connection(conn_id: str) -> Connection:
+    """A connection, wherever Airflow keeps it.
+
+    :raises AirflowNotFoundException: when there is none. Until 3.1.0 is dropped it is raised here: without a
+        supervisor, that one cannot even say so.
+    """
+    from airflow.providers.common.compat.sdk import BaseHook
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except ImportError as error:
+        if "SUPERVISOR_COMMS" not in str(error):
+            raise
+        raise AirflowNotFoundException(f"The conn_id {conn_id!r} is not defined.") from None
 
 
 def connection_of(path: ObjectStoragePath) -> str | None:

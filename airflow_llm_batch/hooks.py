@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_llm_batch.addresses import base_url, key_of
-from airflow_llm_batch.airflow_versions import NOT_FOUND
+from airflow_llm_batch.airflow_versions import NOT_FOUND, get_connection
 from airflow_llm_batch.exceptions import ConfigurationError, LLMBatchError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class LLMBatchHook(BaseHook):
     def connection(self) -> Connection:
         if self._connection is None:
             try:
-                self._connection = self.get_connection(self.conn_id)
+                self._connection = get_connection(self.conn_id)
             except AirflowNotFoundException:
                 raise ConfigurationError(
                     f"There is no connection {self.conn_id!r}. Add one of type 'llmbatch', with the vendor's key as "
@@ -228,7 +228,7 @@ class LLMBatchHook(BaseHook):
                 self._connection = await get_async_connection(self.conn_id)
             except NOT_FOUND:
                 # Under `airflow dags test` the asynchronous lookup sees environment variables only.
-                self._connection = await asyncio.to_thread(self.get_connection, self.conn_id)
+                self._connection = await asyncio.to_thread(get_connection, self.conn_id)
         # Importing and loading certificates takes a tenth of a second: not on the loop that other triggers share.
         transport = await asyncio.to_thread(lambda: self.transport)
         async with transport.session() as client:

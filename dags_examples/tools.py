@@ -67,9 +67,8 @@ with DAG(
         """Read the landed calls, one file after the other."""
         calls = []
         for file in manifest["files"]:
-            with ObjectStoragePath(file).open("rb") as lines:
-                for row in map(json.loads, lines):
-                    calls += [{"ticket": row["key"], **call} for call in row["tool_calls"] or ()]
+            for row in map(json.loads, ObjectStoragePath(file).read_bytes().splitlines()):
+                calls += [{"ticket": row["key"], **call} for call in row["tool_calls"] or ()]
         return calls
 
     act(fetch.output)

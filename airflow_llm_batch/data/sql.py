@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_llm_batch.airflow_versions import get_connection
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.storage import unreadable
 
@@ -50,10 +51,8 @@ class Sql:
 
         :raises InputError: when it cannot be run, or names a column twice; nothing was sent.
         """
-        from airflow.providers.common.compat.sdk import BaseHook
-
         try:
-            hook: Any = self.hook(BaseHook)
+            hook: Any = self.hook()
             with (
                 closing(hook.get_conn()) as opened,
                 closing(server_side(opened, getattr(hook, "conn_type", None))) as cursor,
@@ -115,7 +114,7 @@ class Sql:
         # No AS before the name: Oracle knows none there.
         return f"({self.sql.rstrip().rstrip(';')}) llm_batch_rows"
 
-    def hook(self, base: Any) -> Any:
+    def hook(self) -> Any:
         """The connection's hook.
 
         :raises InputError: for a connection that does not exist, or whose type has no hook to run queries with.
@@ -123,11 +122,11 @@ class Sql:
         from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException
 
         try:
-            connection = base.get_connection(self.conn_id)
+            connection = get_connection(self.conn_id)
         except AirflowNotFoundException:
             raise InputError(f"There is no connection {self.conn_id!r} for the query. Nothing was sent.") from None
         try:
-            hook = connection.get_hook()
+            hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
         except AirflowException:
             hook = None
         if not (hasattr(hook, "get_conn") and hasattr(hook, "get_records")):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import MODELS, ROOT, SECRET, read_jsonl
-from support.airflow_versions import DagBag
+from support.airflow_versions import known_bag
 from support.dialects import DIALECTS
 
 from airflow_llm_batch import demo_vendors
@@ -24,9 +24,7 @@ DEMOS = demo_vendors.VENDORS.keys() - {"openai", "anthropic"} - (demo_vendors.PR
 
 
 def example(name):
-    bag = DagBag(str(ROOT / "dags_examples"))
-    assert bag.import_errors == {}
-    return bag.dags[name]
+    return known_bag(ROOT / "dags_examples").dags[name]
 
 
 def test_nightly_review_labels_lands_every_review(provider, connect, tmp_path):

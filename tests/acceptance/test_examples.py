@@ -6,7 +6,7 @@ import json
 
 import pytest
 from support import MODELS, ROOT, read_jsonl
-from support.airflow_versions import DagBag
+from support.airflow_versions import known_bag
 from support.opinions import opinions
 
 from airflow_llm_batch.emulator import Emulator
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.usefixtures("airflow_db")
 
 @pytest.fixture(scope="module")
 def bag():
-    bag = DagBag(str(ROOT / "dags_examples"))
-    assert bag.import_errors == {}
-    return bag
+    return known_bag(ROOT / "dags_examples")
 
 
 def run(bag, name, tmp_path, conn_id, *, state="success", **conf):

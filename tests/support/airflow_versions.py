@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from pathlib import Path
 from typing import Any
 
 import airflow
@@ -18,13 +19,23 @@ IS_3_1 = Version(airflow.__version__) < Version("3.2")
 dags = importlib.import_module("airflow.models.dagbag" if IS_3_1 else "airflow.dag_processing.dagbag")
 encoders = importlib.import_module(f"airflow.serialization.{'serialized_objects' if IS_3_1 else 'encoders'}")
 DagBag: Any = dags.DagBag
-sync_bag_to_db: Any = dags.sync_bag_to_db
 encode_trigger: Any = getattr(encoders, "_encode_trigger" if IS_3_1 else "encode_trigger")
 
-__all__ = ["DagBag", "encode_trigger", "forget_teams", "needs_teams", "sync_bag_to_db"]
+__all__ = ["DagBag", "encode_trigger", "forget_teams", "known_bag", "needs_teams"]
 
 #: until 3.1 is dropped, which has their tables and nothing that reads them
 needs_teams = pytest.mark.skipif(IS_3_1, reason="Airflow has several teams from 3.2 on")
+
+
+def known_bag(folder: str | Path) -> Any:
+    """A folder's DAGs, in Airflow's database too: until 3.1.0 is dropped, ``dag.test()`` wants them there."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    bag = DagBag(str(folder))
+    assert bag.import_errors == {}
+    DagBundlesManager().sync_bundles_to_db()
+    dags.sync_bag_to_db(bag, "dags-folder", None)
+    return bag
 
 
 def forget_teams() -> None:

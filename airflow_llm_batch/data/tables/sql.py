@@ -10,6 +10,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
+from airflow_llm_batch.airflow_versions import get_connection
 from airflow_llm_batch.data.tables.columns import JOB, Column
 from airflow_llm_batch.data.tables.merging import Merge
 from airflow_llm_batch.data.tables.rows import Filled, Loaded, Rows
@@ -141,11 +142,11 @@ class SqlTable:
         return engine
 
     def hook(self) -> Any:
-        from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
+        from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException
 
         conn_id = self.given.conn_id
         try:
-            connection = BaseHook.get_connection(conn_id)
+            connection = get_connection(conn_id)
         except AirflowNotFoundException:
             raise ConfigurationError(
                 f"There is no connection {conn_id!r} for the table {self.given.table}. {self.remedy}"

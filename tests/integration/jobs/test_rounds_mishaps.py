@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
 from support import read_jsonl
-from support.airflow_versions import DagBag, sync_bag_to_db
+from support.airflow_versions import known_bag
 from support.tasks import drive, explicit, landed, next_task, operator
 
 from airflow_llm_batch.data import ChatRequest, FailedRows
@@ -204,14 +204,10 @@ with DAG("mapped_repair", schedule=None, start_date=datetime(2026, 1, 1)) as dag
 
 def test_mapped_repairs_get_the_upstream_value(connect, tmp_path, airflow_db):
     """dag.test() of a mapped repair: what the fetch returned is what is repaired."""
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.sdk import timezone
 
     (tmp_path / "dag.py").write_text(MAPPED.replace("PLACE", str(tmp_path)))
-    bag = DagBag(str(tmp_path))
-    assert bag.import_errors == {}
-    DagBundlesManager().sync_bundles_to_db()
-    sync_bag_to_db(bag, "dags-folder", None)
+    bag = known_bag(tmp_path)
     with Emulator(duration=0, faults={"row_errors": 0.4, "heal": 1}) as emulator:
         connect(emulator.url)
         run = bag.dags["mapped_repair"].test(logical_date=timezone.utcnow())

@@ -60,7 +60,7 @@ def landed(summary):
 
 
 class Server:
-    """A model server that does what the prompt says: ``sleep 0.2``, ``fail 500``, ``cut``; else it echoes."""
+    """A model server that does what the prompt says: ``sleep 0.2``, ``meet``, ``fail 500``, ``cut``; else it echoes."""
 
     def __init__(self):
         site = self
@@ -68,6 +68,7 @@ class Server:
         self.answered = Counter()
         self.refuse = 0
         self.at_once = self.most = 0
+        self.ten = threading.Barrier(10)
         self.lock = threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
@@ -95,6 +96,8 @@ class Server:
                     return self.say(429, {"error": {"message": "slow down"}}, **{"retry-after": "0.05"})
                 if word == "sleep" or model.startswith("slow"):
                     time.sleep(float(value) if word == "sleep" else 60)
+                if word == "meet":
+                    site.ten.wait(60)
                 if word == "fail" or model.startswith("broken"):
                     return self.say(int(value) if word == "fail" else 400, {"error": {"code": "nope", "message": "no"}})
                 if word == "cut":
@@ -179,12 +182,12 @@ def test_embeddings_and_structured_output_too(emulator, connect, context, tmp_pa
 
 
 def test_no_more_calls_at_once_than_allowed_and_credentials_with_each(connect, context, tmp_path):
-    """Ten at once of a hundred; every one carries the key."""
+    """Ten at once of a hundred, none of which is answered before its nine fellows are there; every one has the key."""
     with Server() as server:
-        rows = [{"id": n, "text": f"sleep 0.0{n % 5}"} for n in range(100)]
+        rows = [{"id": n, "text": "meet"} for n in range(100)]
         summary = drive(operator(connect(server.url), tmp_path, rows=rows, concurrency=10), context)
         assert summary["counts"]["succeeded"] == len(server.asked) == 100
-        assert 5 < server.most <= 10
+        assert server.most == 10
         assert len({key for _, _, key in server.asked}) == 1
         assert server.asked[0][2].startswith("Bearer sk-planted")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from support import ROOT, SECRET, read_jsonl
-from support.airflow_versions import DagBag, sync_bag_to_db
+from support.airflow_versions import known_bag
 from support.readme import README, Block, blocks, commands, dag_file, give_rows, placed
 
 from airflow_llm_batch import demo_processes
@@ -81,7 +81,7 @@ def test_a_dag_runs(block, connect, tmp_path, monkeypatch):
     faults = {"row_errors": 0.4, "heal": 1} if "FailedRows" in block.text else {}
     with Emulator(duration=0.2, faults=faults) as emulator:
         connect(emulator.url, "anthropic" if '"claude-' in block.text else "openai", "llm_batch_default")
-        bag = bag_of(tmp_path / "dags")
+        bag = known_bag(tmp_path / "dags")
         assert set(MADE.findall(block.text)) <= set(bag.dags)
         landed = [run_of(bag.dags[dag_id], now, ENDS_AS.get(block.name, "success")) for dag_id in sorted(bag.dags)]
     summaries = [summary for of_dag in landed for summary in of_dag]
@@ -99,17 +99,6 @@ def test_a_dag_runs(block, connect, tmp_path, monkeypatch):
         [(subject, text)] = mails
         assert subject == "LLM batches: landed"
         assert "rows landed" in text
-
-
-def bag_of(folder):
-    """A folder's DAGs, known to Airflow's database."""
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
-
-    bag = DagBag(str(folder))
-    assert bag.import_errors == {}
-    DagBundlesManager().sync_bundles_to_db()
-    sync_bag_to_db(bag, "dags-folder", None)
-    return bag
 
 
 def run_of(dag, now, state):
@@ -173,7 +162,7 @@ def test_commands_show_what_the_first_dag_has_landed(connect, tmp_path, monkeypa
     (tmp_path / "dags" / "label_reviews.py").write_text(placed(WHOLE[0].text, tmp_path))
     with Emulator(duration=0.1) as emulator:
         connect(emulator.url, conn_id="llm_batch_default")
-        [landed] = run_of(bag_of(tmp_path / "dags").dags["label_reviews"], timezone.utcnow(), "success")
+        [landed] = run_of(known_bag(tmp_path / "dags").dags["label_reviews"], timezone.utcnow(), "success")
     [block] = [block for block in SHELL if block.heading == "Results and costs"]
     for words in commands(block):
         capsys.readouterr()
