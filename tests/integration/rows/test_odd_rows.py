@@ -23,8 +23,8 @@ from support.jobs import chat, land, spec, submit
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.arrow_types import arrow_type, kind_type, nanoseconds, stored
-from airflow_llm_batch.data.files import is_data
 from airflow_llm_batch.data.kinds import kind_of, merge, stated
+from airflow_llm_batch.data.paths import is_data
 from airflow_llm_batch.data.sources import read_rows
 from airflow_llm_batch.data.templates import columns_of, compile_template
 from airflow_llm_batch.data.values import Nanoseconds, as_text, plain, to_json
