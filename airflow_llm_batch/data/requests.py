@@ -26,6 +26,8 @@ SCHEMAS = (
     ("text", "format", "schema"),
     ("output_config", "format", "schema"),
 )
+#: LangChain's names of roles
+ROLES = {"human": "user", "ai": "assistant"}
 Render = Callable[[Mapping[str, Any]], Request]
 
 
@@ -164,7 +166,11 @@ class ChatRequest(RequestTemplate):
     def turns(self) -> list[dict[str, Any]]:
         """The conversation's templates."""
         if self.messages is not None:
+            check_turns(self.messages)
             return self.messages
+        for name, text in ("system", self.system), ("user", self.user):
+            if not isinstance(text, str | None):
+                raise InputError(f"ChatRequest.{name} is {text!r:.80}; give a text. Nothing was sent.")
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": "{text}" if self.user is None else self.user}]
 
@@ -197,6 +203,7 @@ class ChatRequest(RequestTemplate):
         return static_of(self.turns(), self.params, self.cache, self.called, self.known) if self.cache else None
 
     def compile(self) -> Render:
+        from airflow_llm_batch.data.params import NUMBERS, as_number, given_params
         from airflow_llm_batch.data.static import check_cache
         from airflow_llm_batch.data.templates import compile_template
 
@@ -214,10 +221,14 @@ class ChatRequest(RequestTemplate):
         cache = static.cache if static is not None else None
         compile_known = partial(compile_template, known=self.known)
         contents = [text_or_parts(turn, compile_known) for turn in self.turns()]
-        fill_rest = compile_known({"model": self.model, **self.params})
+        params = given_params(self.params)
+        fill_rest = compile_known({"model": self.model, **params})
+        numbers = [name for name, value in params.items() if name in NUMBERS and isinstance(value, str)]
 
         def render(row: Mapping[str, Any]) -> Request:
             filled = {**body, **fill_rest(row)}
+            for name in numbers:
+                filled[name] = as_number(name, filled[name])
             filled["messages"] = [fill(row) for fill in contents]
             return Request(CHAT, filled, self.api, cache)
 
@@ -264,12 +275,13 @@ class EmbeddingRequest(RequestTemplate):
         return columns_of(self.input, self.known)
 
     def compile(self) -> Render:
+        from airflow_llm_batch.data.params import given_params
         from airflow_llm_batch.data.templates import value_template
         from airflow_llm_batch.data.values import as_text
 
         check_model(self.model)
         fill = value_template(self.input, self.known)
-        rest = dict(self.params)
+        rest = given_params(self.params)
         if self.dimensions is not None:
             rest["dimensions"] = whole_number("dimensions", self.dimensions)
 
@@ -315,8 +327,9 @@ class RawRequest(RequestTemplate):
 
     def compile(self) -> Render:
         from airflow_llm_batch.data.templates import compile_template
+        from airflow_llm_batch.data.values import plain
 
-        fill = compile_template(dict(self.body), self.known)
+        fill = compile_template(plain(self.body), self.known)
         endpoint = self.endpoint
         return lambda row: Request(endpoint, fill(row))
 
@@ -371,6 +384,18 @@ def check_model(model: Any) -> None:
     """:raises InputError: for an empty name, which a template that renders to nothing leaves behind."""
     if not isinstance(model, str) or not model.strip():
         raise InputError(f"model is {model!r}; name the vendor's model. Nothing was sent.")
+
+
+def check_turns(turns: Any) -> None:
+    """:raises InputError: for what is no conversation in OpenAI's format."""
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise InputError(
+            f"ChatRequest.messages is {turns!r:.80}; give a list of messages, "
+            '[{"role": "user", "content": "..."}]. Nothing was sent.'
+        )
+    for turn in turns:
+        if meant := ROLES.get(str(turn.get("role"))):
+            raise InputError(f"A message has the role {turn['role']!r}; here it is {meant!r}. Nothing was sent.")
 
 
 def text_or_parts(turn: dict[str, Any], compile_template: Callable[[Any], Callable[[Any], Any]]) -> Any:
