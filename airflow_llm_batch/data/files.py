@@ -190,7 +190,8 @@ def read_csv(file: io.BufferedReader, name: str) -> Located:
         names = [unquoted(column) if tabs else column for column in reader.fieldnames or ()]
         reader.fieldnames = names
         if twice := {column for column, times in Counter(names).items() if times > 1}:
-            raise InputError(f"{name}: the header names {', '.join(sorted(twice))} more than once. Nothing was sent.")
+            named_twice = ", ".join(column or "''" for column in sorted(twice))
+            raise InputError(f"{name}: the header names {named_twice} more than once. Nothing was sent.")
         for row in reader:
             place = name, "line", reader.line_num
             if None in row or None in row.values():

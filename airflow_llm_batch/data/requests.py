@@ -26,6 +26,11 @@ SCHEMAS = (
     ("text", "format", "schema"),
     ("output_config", "format", "schema"),
 )
+#: of JSON schema, that say what fits
+KEYWORDS = frozenset(
+    {"type", "properties", "required", "additionalProperties", "patternProperties", "propertyNames", "items", "$ref"}
+    | {"prefixItems", "anyOf", "oneOf", "allOf", "not", "if", "enum", "const", "contains", "$dynamicRef"}
+)
 #: LangChain's names of roles
 ROLES = {"human": "user", "ai": "assistant"}
 Render = Callable[[Mapping[str, Any]], Request]
@@ -424,8 +429,14 @@ def part_template(part: Any, compile_template: Callable[[Any], Callable[[Any], A
 def json_schema(output: Any) -> dict[str, Any] | None:
     """A Pydantic model class or a JSON schema as a JSON schema.
 
-    :raises InputError: for anything else.
+    :raises InputError: for anything else, an object that is no schema among it.
     """
+    if isinstance(output, dict) and output and not output.keys() & KEYWORDS:
+        raise InputError(
+            f"output has {', '.join(map(repr, output))} and none of JSON schema's keywords, so any answer would fit; "
+            "give the schema itself ({'type': 'object', 'properties': ...}), no example, and nothing around it. "
+            "Nothing was sent."
+        )
     if output is None or isinstance(output, dict):
         return output
     if hasattr(output, "model_json_schema"):

@@ -86,3 +86,16 @@ def test_other_requests_take_the_same_spellings():
     assert EmbeddingRequest("e", params={"user": None}).compile()({"text": "a"}).body == {"model": "e", "input": "a"}
     raw = RawRequest({"model": "m", "logit_bias": {5: 1}, "prompt": "{text}"}).compile()
     assert raw({"text": "a"}).body == {"model": "m", "logit_bias": {"5": 1}, "prompt": "a"}
+
+
+SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    "output", [{"name": "answer", "strict": True, "schema": SCHEMA}, {"label": "string"}, {"title": "A", "$defs": {}}]
+)
+def test_what_would_hold_no_answer_to_anything_is_no_schema(output):
+    """OpenAI's object around a schema, an example of an answer: every row would be paid and called good."""
+    with pytest.raises(InputError, match=r"none of JSON schema's keywords.*Nothing was sent"):
+        ChatRequest("m", user="{text}", output=output).compile()
+    assert ChatRequest("m", user="{text}", output=SCHEMA).schema() == SCHEMA
