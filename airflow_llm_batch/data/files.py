@@ -188,12 +188,17 @@ def read_csv(file: io.BufferedReader, name: str) -> Located:
     )
     try:
         names = [unquoted(column) if tabs else column for column in reader.fieldnames or ()]
+        # Spreadsheets leave empty columns behind the last one; one without a name may be data.
+        while not "".join(names[-2:]).strip() and len(names) > 1:
+            names.pop()
         reader.fieldnames = names
         if twice := {column for column, times in Counter(names).items() if times > 1}:
             named_twice = ", ".join(column or "''" for column in sorted(twice))
             raise InputError(f"{name}: the header names {named_twice} more than once. Nothing was sent.")
         for row in reader:
             place = name, "line", reader.line_num
+            if None in row and not any(map(str.strip, row[None])):
+                del row[None]
             if None in row or None in row.values():
                 wanted = len(reader.fieldnames or ())
                 got = sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())

@@ -437,8 +437,10 @@ def json_schema(output: Any) -> dict[str, Any] | None:
             "give the schema itself ({'type': 'object', 'properties': ...}), no example, and nothing around it. "
             "Nothing was sent."
         )
-    if output is None or isinstance(output, dict):
-        return output
+    if isinstance(output, dict):
+        return nulls_in(output)
+    if output is None:
+        return None
     if hasattr(output, "model_json_schema"):
         return model_schema(output)
     raise InputError(f"output is {output!r}; give a Pydantic model class or a JSON schema as a dict. Nothing was sent.")
@@ -447,8 +449,16 @@ def json_schema(output: Any) -> dict[str, Any] | None:
 def asked_schema(output: Any) -> dict[str, Any]:
     """The schema as it is asked for: of a Pydantic model every property, those with a default too."""
     if isinstance(output, dict):
-        return output
+        return nulls_in(output)
     return model_schema(output, every=True)
+
+
+def nulls_in(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that was given, and the same object where it has nothing that is ``nullable``."""
+    from airflow_llm_batch.data.nullable import with_nulls
+
+    made: dict[str, Any] = with_nulls(schema)
+    return schema if made == schema else made
 
 
 def model_schema(model: Any, every: bool = False) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
+from airflow_llm_batch.data.outputs import OutputCheck
 from airflow_llm_batch.data.params import NUMBERS, given_params
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.providers.openai.protocol import OpenAI
+from airflow_llm_batch.results import Result
 
 
 class Answer(BaseModel):
@@ -99,3 +103,29 @@ def test_what_would_hold_no_answer_to_anything_is_no_schema(output):
     with pytest.raises(InputError, match=r"none of JSON schema's keywords.*Nothing was sent"):
         ChatRequest("m", user="{text}", output=output).compile()
     assert ChatRequest("m", user="{text}", output=SCHEMA).schema() == SCHEMA
+
+
+NULLABLE = [
+    ({"type": "string", "nullable": True}, {"type": ["string", "null"]}, None),
+    ({"type": "string", "enum": ["a"], "description": "d", "nullable": True},
+     {"description": "d", "anyOf": [{"type": "string", "enum": ["a"]}, {"type": "null"}]}, None),
+    ({"$ref": "#/$defs/nullable", "nullable": True}, {"anyOf": [{"$ref": "#/$defs/nullable"}, {"type": "null"}]}, None),
+    ({"type": "array", "items": {"type": "integer", "nullable": True}},
+     {"type": "array", "items": {"type": ["integer", "null"]}}, [None]),
+    ({"type": "string", "nullable": False}, {"type": "string", "nullable": False}, "a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "expected", "answer"), NULLABLE)
+def test_what_openapi_calls_nullable_may_be_null(part, expected, answer):
+    """It is asked for and landed so; a property of that name is a property."""
+    rest = {"required": ["x"], "additionalProperties": False}
+    definitions = {"nullable": {"type": "object", "properties": {"nullable": {"type": "string"}}}}
+    schema = {"type": "object", "properties": {"x": part}, **rest, "$defs": definitions}
+    request = ChatRequest("m", user="{text}", output=schema)
+    wanted = {**schema, "properties": {"x": expected}}
+    asked = request.compile()({"text": "a"}).body["response_format"]["json_schema"]["schema"]
+    assert request.schema() == asked == wanted
+    result = Result(status="succeeded", text=json.dumps({"x": answer}))
+    OutputCheck(request.schema())(result)
+    assert (result.status, result.output) == ("succeeded", {"x": answer})

@@ -69,6 +69,28 @@ def test_an_empty_field_of_one_column_is_a_row(tmp_path):
     assert texts(str(tmp_path / "a.csv")) == ["a", "", "b"]
 
 
+TRAILING = [
+    ("id,text,,\n1,a,,\n", [{"id": "1", "text": "a", "": ""}]),
+    ("id,text,\n1,a,b\n", [{"id": "1", "text": "a", "": "b"}]),
+    (",text\n0,a,\n", [{"": "0", "text": "a"}]),
+    ("text\na,, ,\nb\n", [{"text": "a"}, {"text": "b"}]),
+    ("id,text,,\n1,a,,x\n", r"line 2 has \d fields"),
+    ("id,text\n1,a,x\n", "line 2 has 3 fields"),
+    (",text,,\n0,a,,\n", "names '' more than once"),
+]
+
+
+@pytest.mark.parametrize(("content", "rows"), TRAILING)
+def test_columns_of_nothing_behind_the_last_are_none(tmp_path, content, rows):
+    """Neither in the header nor in a row; what has a value there is refused."""
+    (tmp_path / "a.csv").write_text(content)
+    if isinstance(rows, str):
+        with pytest.raises(InputError, match=rf"{rows}.*Nothing was sent"):
+            texts(str(tmp_path / "a.csv"))
+    else:
+        assert [row for _, row in read_rows(str(tmp_path / "a.csv"))] == rows
+
+
 def test_nothing_as_the_first_item_is_not_the_end():
     """A task that returned None among others: refused by its place, and not taken for a day without rows."""
     with pytest.raises(InputError, match=r"row 0 is a NoneType") as caught:
