@@ -44,7 +44,23 @@ def given_params(params: Mapping[str, Any]) -> dict[str, Any]:
             ) from None
         if value not in (None, []):
             made[str(name)] = value
+    check_tools(made.get("tools"), made.get("tool_choice"))
     return made
+
+
+def check_tools(tools: Any, choice: Any) -> None:
+    """:raises InputError: for two tools of one name, and for a choice of one that is not there."""
+    names = [name_of(tool) for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise InputError(f"Two tools are named {twice[0]!r}; give each a name of its own. Nothing was sent.")
+    if isinstance(choice, dict) and (chosen := name_of(choice)) and chosen not in names:
+        raise InputError(f"tool_choice is {chosen!r}, and no tool is named so. Nothing was sent.")
+
+
+def name_of(tool: dict[str, Any]) -> str | None:
+    """What a tool, or a choice of one, is named, in any vendor's shape."""
+    inner = next((tool[kind] for kind in ("function", "custom") if isinstance(tool.get(kind), dict)), tool)
+    return inner["name"] if isinstance(inner.get("name"), str) and "{" not in inner["name"] else None
 
 
 def as_number(name: str, value: Any) -> Any:

@@ -51,6 +51,7 @@ def test_numbers_come_back_from_text(params):
     assert body({name: str(value) for name, value in params.items()}) == body(params) == given_params(params)
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 REFUSED = [
     ({"temperature": "warm"}, {}, "temperature is 'warm'"),
     ({"temperature": "nan"}, {}, "temperature is 'nan'"),
@@ -58,6 +59,11 @@ REFUSED = [
     ({"response_format": Answer}, {}, r"params\['response_format'\].* output"),
     ({"tools": [Answer]}, {}, r"params\['tools'\].*model_json_schema"),
     *(({name: 1}, {}, f"'{name}', an argument of the vendor's SDK") for name in ("extra_body", "timeout")),
+    ({"tools": [TOOL, TOOL]}, {}, "Two tools are named 'f'"),
+    ({"tools": [TOOL, {"name": "f", "input_schema": {}}]}, {}, "Two tools are named 'f'"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, {}, "tool_choice is 'g'"),
+    ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "g"}}, {}, "tool_choice is 'g'"),
+    ({"tool_choice": {"type": "function", "name": "g"}}, {}, "tool_choice is 'g'"),
     ({}, {"user": None, "messages": [("user", "{text}")]}, "messages is"),
     ({}, {"user": None, "messages": []}, r"messages is \[\]"),
     ({}, {"user": None, "messages": "hello"}, "messages is 'hello'"),
@@ -72,6 +78,13 @@ def test_what_every_row_would_fail_for_is_refused_by_name(params, more, why):
     """Before anything is sent, and never by an error of Python's own."""
     with pytest.raises(InputError, match=why):
         ChatRequest("m", **{"user": "{text}", **more}, params=params).compile()({"text": "a", "t": "x"})
+
+
+def test_tools_with_names_of_their_own_are_taken():
+    """Chosen by name, in words, or by a column; a vendor's own have types for names."""
+    own = [TOOL, {"type": "web_search"}, {"type": "code_interpreter"}]
+    for choice in ("auto", {"type": "function", "function": {"name": "f"}}, {"type": "web_search"}, {"name": "{t}"}):
+        assert body({"tools": own, "tool_choice": choice}, {"t": "f"})["tools"] == own
 
 
 @pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/responses", "/v1/completions"])
