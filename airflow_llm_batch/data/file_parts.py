@@ -10,14 +10,13 @@ from airflow_llm_batch.blocks import CHUNK, FETCH, FrontToBack, read_range
 from airflow_llm_batch.data.files import (
     MOST_BYTES,
     Located,
-    expand,
     is_parquet,
     json_rows,
     parquet_rows,
-    partition_columns,
     read_file,
 )
 from airflow_llm_batch.data.partitions import CutFile, Partition
+from airflow_llm_batch.data.paths import files_named, partition_columns
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.file_facts import file_info, version_of
 from airflow_llm_batch.outages import patiently
@@ -37,9 +36,7 @@ def listed(paths: Iterable[Any]) -> list[CutFile]:
 
     :raises InputError: for what cannot be listed; ``NoRows`` where there are none.
     """
-    found: list[tuple[ObjectStoragePath, bool]] = []
-    for given in map(storage_path, paths):
-        found += [(path, path is not given) for path in expand(given)]
+    found = list(files_named(paths))
     known = infos_of([path for path, _ in found])
     infos = [known[str(path)] for path, _ in found]
     return [

@@ -13,14 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote
 
 import msgspec
 
-from airflow_llm_batch.airflow_versions import connection_of
 from airflow_llm_batch.blocks import CHUNK
-from airflow_llm_batch.exceptions import InputError, NoRows
-from airflow_llm_batch.storage import fresh, open_blocks, storage_path, unreadable
+from airflow_llm_batch.exceptions import InputError
+from airflow_llm_batch.storage import open_blocks, unreadable
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -47,64 +45,6 @@ def as_row(item: Any, place: Place) -> Row:
     if isinstance(item, str):
         return {"text": item}
     raise InputError(f"{named(place)} is a {type(item).__name__}; rows are strings or objects. Nothing was sent.")
-
-
-def read_files(uris: Iterable[Any], columns: Collection[str] | None) -> Located:
-    for uri in uris:
-        given = storage_path(uri)
-        for path in expand(given):
-            extra = partition_columns(path.path) if path is not given else {}
-            located = read_file(path, None if columns is None else set(columns) - extra.keys())
-            yield from ((place, {**extra, **row}) for place, row in located) if extra else located
-
-
-def partition_columns(path: str) -> Row:
-    """What a path says of the rows in its file: ``.../ds=2026-01-01/lang=de/part-0.parquet``."""
-    pairs = (part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
-    return {name: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for name, value in pairs}
-
-
-def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
-    """The files a path or glob means, by name; a directory means the data files in it.
-
-    :raises InputError: when there are none.
-    """
-    uri = str(path)
-    try:
-        fresh(path)
-        if any(c in uri for c in "*?[") and not path.fs.exists(path.path):
-            found = path.fs.glob(path.path, detail=True)
-            names = [name for name, file in found.items() if file["type"] != "directory"]
-            above = re.split(r"[*?\[]", path.path, maxsplit=1)[0].rpartition("/")[0]
-        elif (reader_of(uri) is None or is_parquet(uri)) and path.fs.isdir(path.path):
-            above = path.path
-            names = [name for name in path.fs.ls(path.path, detail=False) if reader_of(name)]
-            # A dataset in partitions has its files further down.
-            names = names or [name for name in path.fs.find(path.path) if reader_of(name)]
-        else:
-            return [path]
-    except Exception as error:
-        raise unreadable(f"Cannot list {uri}", error) from error
-    names = [name for name in names if is_data(name, above)]
-    if not names:
-        raise NoRows(f"No files match {uri}. Nothing was sent. (on_empty='skip' skips the task then.)")
-    protocol = path.protocol or "file"
-    return [storage_path_of(protocol, name, connection_of(path)) for name in sorted(names)]
-
-
-def is_data(name: str, above: str) -> bool:
-    """Whether a file found below a directory is data, and none of the markers, logs and half-written files that other
-    tools keep there: ``_SUCCESS``, ``_delta_log``, ``_temporary``, ``.part``."""
-    below = name.partition("://")[2] or name
-    above = (above.partition("://")[2] or above).strip("/")
-    parts = below.strip("/").removeprefix(above).strip("/").split("/")
-    return bool(parts[-1]) and not any(part[:1] in (".", "_") and "=" not in part for part in parts)
-
-
-def storage_path_of(protocol: str, name: str, conn_id: str | None) -> ObjectStoragePath:
-    from airflow.sdk import ObjectStoragePath
-
-    return ObjectStoragePath(name if "://" in name else f"{protocol}://{name}", conn_id=conn_id)
 
 
 def read_file(path: ObjectStoragePath, columns: Collection[str] | None = None) -> Located:
@@ -183,7 +123,8 @@ def json_rows(lines: Iterable[tuple[int, bytes]], name: str, unit: str) -> Locat
             row = decode(line)
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{named(place)} is not JSON: {error}. Its start: {line[:80]!r}. Nothing was sent."
+                f"{named(place)} is not JSON: {error}. Its start: {line[:80]!r}. A row is a line; a .json file may be "
+                "an array of rows instead. Nothing was sent."
             ) from None
         yield place, row if type(row) is dict else as_row(row, place)
 
@@ -192,7 +133,13 @@ def read_json(file: io.BufferedReader, name: str) -> Located:
     """An array of rows, read piece by piece; a file that starts with an object is taken for JSON lines."""
     start = file.peek(64)[:64].removeprefix(BOM).lstrip()
     if not start.startswith(b"["):
-        yield from read_jsonl(file, name)
+        for place, row in read_jsonl(file, name):
+            if place[2] == 1 and is_by_column(row):
+                raise InputError(
+                    f"{name} holds a table by columns, as DataFrame.to_json() writes one; write it by rows: "
+                    "to_json(orient='records', lines=True). Nothing was sent."
+                )
+            yield place, row
         return
     text = io.TextIOWrapper(file, "utf-8-sig")
     decoder = json.JSONDecoder()
@@ -225,6 +172,12 @@ def read_json(file: io.BufferedReader, name: str) -> Located:
         number, comma = number + 1, False
 
 
+def is_by_column(row: Row) -> bool:
+    """Whether an object is a whole table, a column's values by their numbers."""
+    numbers = [value.keys() if isinstance(value, dict) else () for value in row.values()]
+    return bool(numbers) and "0" in numbers[0] and all(keys == numbers[0] for keys in numbers)
+
+
 def read_csv(file: io.BufferedReader, name: str) -> Located:
     csv.field_size_limit(sys.maxsize)
     text = io.TextIOWrapper(file, "utf-8-sig", newline="")
@@ -235,16 +188,24 @@ def read_csv(file: io.BufferedReader, name: str) -> Located:
     )
     try:
         names = [unquoted(column) if tabs else column for column in reader.fieldnames or ()]
+        # Spreadsheets leave empty columns behind the last one; one without a name may be data.
+        while not "".join(names[-2:]).strip() and len(names) > 1:
+            names.pop()
         reader.fieldnames = names
         if twice := {column for column, times in Counter(names).items() if times > 1}:
-            raise InputError(f"{name}: the header names {', '.join(sorted(twice))} more than once. Nothing was sent.")
+            named_twice = ", ".join(column or "''" for column in sorted(twice))
+            raise InputError(f"{name}: the header names {named_twice} more than once. Nothing was sent.")
         for row in reader:
             place = name, "line", reader.line_num
+            if None in row and not any(map(str.strip, row[None])):
+                del row[None]
             if None in row or None in row.values():
                 wanted = len(reader.fieldnames or ())
                 got = sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())
                 raise InputError(f"{named(place)} has {got} fields where the header has {wanted}. Nothing was sent.")
-            yield place, {column: unquoted(field) for column, field in row.items()} if tabs else row
+            # Spreadsheets leave lines of nothing but separators, for rows that were cleared.
+            if len(names) == 1 or any(map(str.strip, row.values())):
+                yield place, {column: unquoted(field) for column, field in row.items()} if tabs else row
     except UnicodeDecodeError as error:  # of a piece of the file, wherever in it
         raise InputError(
             f"{name} line {reader.line_num + 1} or a later one is not UTF-8: {error}. Convert the file first. Nothing "

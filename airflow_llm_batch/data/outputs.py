@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -19,7 +20,11 @@ LONGEST = 300
 #: vLLM's, SGLang's and Ollama's; their chat templates may have written the first tag themselves
 THOUGHT_ENDS = ("</think>", "</thinking>")
 FENCE = "```"
-LANGUAGE = re.compile("[a-zA-Z0-9]+")
+LANGUAGE = re.compile(r"[ \t]*[a-zA-Z][a-zA-Z0-9_+-]*[ \t]*(?=[\r\n{\[\"])")
+#: what is seen as nothing around an answer; JSON knows the first four
+BLANKS = " \t\r\n\xa0\u2028\u2029\u200b\u2060\ufeff"
+#: what a JSON text may hold escaped alone, and models write as it is
+CONTROL = re.compile(r"[\x00-\x1f]")
 OPENING = re.compile("<think(ing)?>")
 #: keywords whose members are schemas by name, and those that hold values
 NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
@@ -63,21 +68,22 @@ class OutputCheck:
 
 
 def parsed(text: str) -> Any:
-    """An answer's JSON. Halves of surrogate pairs, where a model cut an emoji in two, are made legal.
+    """An answer's JSON. Halves of surrogate pairs, where a model cut an emoji in two, are made legal, and line ends and
+    tabs that it wrote into a text as they are stay there.
 
     :raises ValueError: for what is none.
     """
     try:
         return msgspec.json.decode(text)
     except ValueError:
-        if "\\u" not in text:
+        if "\\u" not in text and not CONTROL.search(text):
             raise
-        return legal(json.loads(text, parse_constant=no_number))
+        return legal(json.loads(text, strict=False, parse_constant=no_number, parse_float=finite))
 
 
 def answered(result: Result) -> Any:
     """An answer's JSON, also where a server without constrained decoding and without a parser of thoughts has left them
-    before it, or a fence around it. Thoughts go where they belong; the text stays as it was written.
+    before it, or a model has put it in a fence. Thoughts go where they belong; the text stays as it was written.
 
     :raises ValueError: for what is none.
     """
@@ -87,7 +93,7 @@ def answered(result: Result) -> Any:
     except ValueError:
         thought, tag, rest = next((cut for end in THOUGHT_ENDS if (cut := text.partition(end))[1]), ("", "", text))
         inner = unfenced(rest)
-        if inner == text.strip():
+        if inner == text:
             raise
         output = parsed(inner)
         if tag and not result.reasoning:
@@ -96,14 +102,15 @@ def answered(result: Result) -> Any:
 
 
 def unfenced(text: str) -> str:
-    """A text without the one fence around it. By hand: models are known to end in thousands of blanks, on which a
-    pattern would spend its time."""
-    text = text.strip()
-    if not (text.startswith(FENCE) and text.endswith(FENCE) and len(text) >= 2 * len(FENCE)):
+    """What a text has between its first fence, which begins a line, and its last; the text where it has none. By hand:
+    models are known to end in thousands of blanks, on which a pattern would spend its time."""
+    text = text.strip(BLANKS)
+    start, end = text.find(FENCE), text.rfind(FENCE)
+    if end < start + len(FENCE) or text[:start].rpartition("\n")[2].strip():
         return text
-    inner = text[len(FENCE) : -len(FENCE)]
+    inner = text[start + len(FENCE) : end].strip("`")
     language = LANGUAGE.match(inner)
-    return inner[language.end() if language else 0 :].strip()
+    return inner[language.end() if language else 0 :].strip(BLANKS)
 
 
 def without_sets(schema: Any) -> Any:
@@ -125,6 +132,13 @@ def without_sets(schema: Any) -> Any:
 
 def no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def finite(text: str) -> float:
+    """:raises ValueError: for a number that no float holds."""
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {text} is out of range")
+    return number
 
 
 def refuse(result: Result, code: str, message: str) -> None:

@@ -86,8 +86,19 @@ def table_rows(table: Any) -> Iterator[dict[str, Any]]:
 
 def batch_rows(batch: Any) -> list[dict[str, Any]]:
     """A record batch's rows, without pandas: Arrow would ask it for nanoseconds."""
-    columns = [column_values(column) for column in batch.columns]
+    columns = [readable_values(name, column) for name, column in zip(batch.schema.names, batch.columns, strict=True)]
     return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def readable_values(name: str, column: Any) -> list[Any]:
+    """:raises InputError: for what Python has no value for: years after 9999, time zones that are none."""
+    try:
+        return column_values(column)
+    except (pa.ArrowException, ArithmeticError, ValueError, LookupError) as error:
+        raise InputError(
+            f"The column {name!r} of type {column.type} has a value that cannot be read: {error}. Cast it to text, or "
+            "leave it out. Nothing was sent."
+        ) from None
 
 
 def column_values(column: Any) -> list[Any]:

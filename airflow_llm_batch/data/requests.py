@@ -26,6 +26,13 @@ SCHEMAS = (
     ("text", "format", "schema"),
     ("output_config", "format", "schema"),
 )
+#: of JSON schema, that say what fits
+KEYWORDS = frozenset(
+    {"type", "properties", "required", "additionalProperties", "patternProperties", "propertyNames", "items", "$ref"}
+    | {"prefixItems", "anyOf", "oneOf", "allOf", "not", "if", "enum", "const", "contains", "$dynamicRef"}
+)
+#: LangChain's names of roles
+ROLES = {"human": "user", "ai": "assistant"}
 Render = Callable[[Mapping[str, Any]], Request]
 
 
@@ -164,7 +171,11 @@ class ChatRequest(RequestTemplate):
     def turns(self) -> list[dict[str, Any]]:
         """The conversation's templates."""
         if self.messages is not None:
+            check_turns(self.messages)
             return self.messages
+        for name, text in ("system", self.system), ("user", self.user):
+            if not isinstance(text, str | None):
+                raise InputError(f"ChatRequest.{name} is {text!r:.80}; give a text. Nothing was sent.")
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": "{text}" if self.user is None else self.user}]
 
@@ -197,6 +208,7 @@ class ChatRequest(RequestTemplate):
         return static_of(self.turns(), self.params, self.cache, self.called, self.known) if self.cache else None
 
     def compile(self) -> Render:
+        from airflow_llm_batch.data.params import NUMBERS, as_number, given_params
         from airflow_llm_batch.data.static import check_cache
         from airflow_llm_batch.data.templates import compile_template
 
@@ -214,10 +226,14 @@ class ChatRequest(RequestTemplate):
         cache = static.cache if static is not None else None
         compile_known = partial(compile_template, known=self.known)
         contents = [text_or_parts(turn, compile_known) for turn in self.turns()]
-        fill_rest = compile_known({"model": self.model, **self.params})
+        params = given_params(self.params)
+        fill_rest = compile_known({"model": self.model, **params})
+        numbers = [name for name, value in params.items() if name in NUMBERS and isinstance(value, str)]
 
         def render(row: Mapping[str, Any]) -> Request:
             filled = {**body, **fill_rest(row)}
+            for name in numbers:
+                filled[name] = as_number(name, filled[name])
             filled["messages"] = [fill(row) for fill in contents]
             return Request(CHAT, filled, self.api, cache)
 
@@ -264,12 +280,13 @@ class EmbeddingRequest(RequestTemplate):
         return columns_of(self.input, self.known)
 
     def compile(self) -> Render:
+        from airflow_llm_batch.data.params import given_params
         from airflow_llm_batch.data.templates import value_template
         from airflow_llm_batch.data.values import as_text
 
         check_model(self.model)
         fill = value_template(self.input, self.known)
-        rest = dict(self.params)
+        rest = given_params(self.params)
         if self.dimensions is not None:
             rest["dimensions"] = whole_number("dimensions", self.dimensions)
 
@@ -315,8 +332,9 @@ class RawRequest(RequestTemplate):
 
     def compile(self) -> Render:
         from airflow_llm_batch.data.templates import compile_template
+        from airflow_llm_batch.data.values import plain
 
-        fill = compile_template(dict(self.body), self.known)
+        fill = compile_template(plain(self.body), self.known)
         endpoint = self.endpoint
         return lambda row: Request(endpoint, fill(row))
 
@@ -373,6 +391,18 @@ def check_model(model: Any) -> None:
         raise InputError(f"model is {model!r}; name the vendor's model. Nothing was sent.")
 
 
+def check_turns(turns: Any) -> None:
+    """:raises InputError: for what is no conversation in OpenAI's format."""
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise InputError(
+            f"ChatRequest.messages is {turns!r:.80}; give a list of messages, "
+            '[{"role": "user", "content": "..."}]. Nothing was sent.'
+        )
+    for turn in turns:
+        if meant := ROLES.get(str(turn.get("role"))):
+            raise InputError(f"A message has the role {turn['role']!r}; here it is {meant!r}. Nothing was sent.")
+
+
 def text_or_parts(turn: dict[str, Any], compile_template: Callable[[Any], Callable[[Any], Any]]) -> Any:
     """A message's filler. Text content stays text even when it is one placeholder for a number."""
     rest = compile_template({k: v for k, v in turn.items() if k != "content"})
@@ -399,10 +429,18 @@ def part_template(part: Any, compile_template: Callable[[Any], Callable[[Any], A
 def json_schema(output: Any) -> dict[str, Any] | None:
     """A Pydantic model class or a JSON schema as a JSON schema.
 
-    :raises InputError: for anything else.
+    :raises InputError: for anything else, an object that is no schema among it.
     """
-    if output is None or isinstance(output, dict):
-        return output
+    if isinstance(output, dict) and output and not output.keys() & KEYWORDS:
+        raise InputError(
+            f"output has {', '.join(map(repr, output))} and none of JSON schema's keywords, so any answer would fit; "
+            "give the schema itself ({'type': 'object', 'properties': ...}), no example, and nothing around it. "
+            "Nothing was sent."
+        )
+    if isinstance(output, dict):
+        return nulls_in(output)
+    if output is None:
+        return None
     if hasattr(output, "model_json_schema"):
         return model_schema(output)
     raise InputError(f"output is {output!r}; give a Pydantic model class or a JSON schema as a dict. Nothing was sent.")
@@ -411,8 +449,16 @@ def json_schema(output: Any) -> dict[str, Any] | None:
 def asked_schema(output: Any) -> dict[str, Any]:
     """The schema as it is asked for: of a Pydantic model every property, those with a default too."""
     if isinstance(output, dict):
-        return output
+        return nulls_in(output)
     return model_schema(output, every=True)
+
+
+def nulls_in(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that was given, and the same object where it has nothing that is ``nullable``."""
+    from airflow_llm_batch.data.nullable import with_nulls
+
+    made: dict[str, Any] = with_nulls(schema)
+    return schema if made == schema else made
 
 
 def model_schema(model: Any, every: bool = False) -> dict[str, Any]:

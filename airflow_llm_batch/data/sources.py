@@ -8,13 +8,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Protocol
 
-from airflow_llm_batch.data.files import Located, Row, as_row, read_files, reader_of
+from airflow_llm_batch.data.files import Located, Row, as_row, reader_of
+from airflow_llm_batch.data.paths import read_files
 from airflow_llm_batch.data.sql import Sql
 from airflow_llm_batch.exceptions import InputError
 
 IS_URI = re.compile(r"[a-z][a-z0-9+.-]*://\S[^\r\n]*$")
 #: rows of a DataFrame taken at once
 FRAME = 1000
+#: stands for the first item of nothing; an item may be None, and is refused
+NONE: Any = object()
 
 
 class Source(Protocol):
@@ -58,8 +61,8 @@ class Items:
 
     def rows(self, columns: Collection[str] | None = None) -> Located:
         items = iter(self.items)
-        first = next(items, None)
-        if first is None:
+        first = next(items, NONE)
+        if first is NONE:
             return
         if is_path(first) or (isinstance(first, str) and is_file_uri(first)):
             if isinstance(first, str) and first.startswith(("http://", "https://")) and reader_of(first) is None:
@@ -180,14 +183,17 @@ def check_names(names: Any) -> None:
 def frame_rows(rows: Any) -> Iterator[Row]:
     """The rows of a DataFrame or an Arrow table, some at a time."""
     library = library_of(rows)
-    names = list(rows.columns) if library == "pandas" else getattr(getattr(rows, "schema", None), "names", None)
-    check_names(names if library != "polars" else None)
     if library == "pandas":
+        # Those of a file without a header are numbers.
+        names = list(map(str, rows.columns))
+        check_names(names)
         starts = range(0, len(rows), FRAME)
-        return (row for start in starts for row in rows.iloc[start : start + FRAME].to_dict("records"))
+        parts = (rows.iloc[start : start + FRAME].set_axis(names, axis=1) for start in starts)
+        return (row for part in parts for row in part.to_dict("records"))
     if library == "polars":
         found: Iterator[Row] = rows.iter_rows(named=True, buffer_size=FRAME)
         return found
     from airflow_llm_batch.data.parquet_rows import table_rows
 
+    check_names(getattr(getattr(rows, "schema", None), "names", None))
     return table_rows(rows)

@@ -16,6 +16,11 @@ REFUSED = FILTERED | plainly("refusal ERROR_TOXIC IMAGE_PROHIBITED_CONTENT IMAGE
 BROKEN = plainly("error abort aborted insufficient_system_resource network_error")
 
 
+def says(text: str | None) -> bool:
+    """Whether a text is more than blanks, which models are known to end up in."""
+    return bool(text) and not str(text).isspace()
+
+
 class Endings(NamedTuple):
     """One dialect's words, lower case.
 
@@ -60,7 +65,7 @@ def judge(
     elif word in endings.good or word in endings.calling:
         if cut_call:
             invalid(result, "invalid_tool_arguments", f"The arguments of the call of {cut_call!r} are no whole JSON.")
-        elif result.text or result.tool_calls or result.output is not None or result.choices:
+        elif says(result.text) or result.tool_calls or result.output is not None or result.choices:
             result.status = "succeeded"
         else:
             invalid(result, "empty_answer", "The answer is empty: neither text nor a tool call.")

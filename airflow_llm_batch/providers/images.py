@@ -18,6 +18,8 @@ from airflow_llm_batch.exceptions import InputError
 #: bytes of an image that are looked at for its size
 HEAD = 512 * 1024
 Size = tuple[int, int]
+#: how images begin, in base64
+STARTS = {"iVBORw0KGg": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif"}
 #: characters after which what is no address is taken for base64
 LONGEST_PATH = 1000
 
@@ -146,6 +148,20 @@ def check_address(url: str) -> None:
     else:
         remedy = "give its https:// address (signed, where it needs to be), or data:image/png;base64,..."
     raise InputError(f"an image's address is {url[:60]!r}, which the vendor cannot open; {remedy}. Nothing was sent.")
+
+
+def image_type(given: str, data: str) -> str:
+    """The media type of an image by its first bytes, as vendors look at it; what is given where those say nothing.
+
+    :param data: the image in base64.
+    """
+    head = data.lstrip()[:16]
+    seen = next((kind for start, kind in STARTS.items() if head.startswith(start)), None)
+    if head.startswith("UklGR") and head.endswith("XRUJQ"):
+        seen = "image/webp"
+    if seen is not None and given.startswith("image/"):
+        return seen
+    return "image/jpeg" if given == "image/jpg" else given
 
 
 def size_of(url: str) -> Size | None:

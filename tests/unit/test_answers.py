@@ -221,12 +221,24 @@ WRITTEN = [
     ('```\n{"n": 1, "code": "```x```"}\n```', {"n": 1, "code": "```x```"}, None),
     ("```", None, None),
     ("```json\n{" + "\n" * 200_000, None, None),
+    ('Here it is:\n```json\n{"n": 1}\n```\nDone.', {"n": 1}, None),
+    ('<think>{"n": 0}</think>So:\n  ```json\n{"n": 1}\n```', {"n": 1}, '{"n": 0}'),
+    ('``` json\n{"n": 1}\n```', {"n": 1}, None),
+    ('````json\n{"n": 1}\n````', {"n": 1}, None),
+    ('In ```{"n": 1}``` or so', None, None),
+    ('```py\nn = 1\n```\n```json\n{"n": 1}\n```', None, None),
+    ('It has "```1```": {"n": 2}', None, None),
+    ('\ufeff\xa0{"n": 1}\u200b\n', {"n": 1}, None),
+    ('{"n": 1,\n\t"s": "a\nb\tc\x00"}', {"n": 1, "s": "a\nb\tc\0"}, None),
+    ('{"n": 1, "s": "\\ud83d", "f": 1e999}', None, None),
+    ('{"n": 1, "s": "\\ud83d", "f": 1e9}', {"n": 1, "s": "\ufffd", "f": 1e9}, None),
 ]
 
 
 @pytest.mark.parametrize(("text", "output", "reasoning"), WRITTEN)
 def test_an_answers_json_is_found_in_its_fence_and_after_thoughts(text, output, reasoning):
-    """One fence around all of it, thoughts before it; anything else is no JSON, and the text stays as it is."""
+    """One fence that begins a line, thoughts before it, control characters in its texts; anything else is no JSON, and
+    the text stays as it is."""
     result = Result(status="succeeded", text=text)
     OutputCheck(SCHEMA)(result)
     assert (result.output, result.reasoning, result.text) == (output, reasoning, text)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, computed_field, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, Field, SecretStr, computed_field, field_serializer, field_validator, model_validator
 
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.data.checks import rules_for, texts_of, verify
@@ -184,6 +184,14 @@ class Cat(Animal):
         return name.upper()
 
 
+class Login(BaseModel):
+    password: SecretStr
+
+
+class Found(BaseModel):
+    logins: list[Login]
+
+
 CLASSES = [
     (Shouting, {"word": "a"}, {"word": "A"}, None, None),
     (Animal, {"name": "cat"}, {"name": "CAT"}, None, None),
@@ -198,6 +206,8 @@ CLASSES = [
     (Square, {"side": 3}, {"side": 3}, None, None),
     (Written, {"at": "now"}, {"at": "now"}, None, None),
     (Unwilling, {"at": "now", "seen": []}, {"at": "now", "seen": []}, None, None),
+    # Written as stars by its class.
+    (Found, {"logins": [{"password": "s3"}]}, {"logins": [{"password": "s3"}]}, None, None),
 ]
 
 

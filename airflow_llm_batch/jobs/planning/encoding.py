@@ -95,17 +95,25 @@ def usable(schema: Any) -> bool:
 def passthrough_map(columns: Any) -> dict[str, str]:
     """The ``passthrough`` argument, a list of columns or a mapping of new names to columns, as a mapping.
 
-    :raises InputError: for a name that result rows already use.
+    :raises InputError: for a name that result rows already use, or another column does but for its case.
     """
     if isinstance(columns, str):
         raise InputError(f"passthrough is the text {columns!r}; give a list: [{columns!r}]. Nothing was sent.")
     named = dict(columns) if isinstance(columns, Mapping) else {c: c for c in columns or ()}
+    # DuckDB, Spark, BigQuery and Snowflake know no case in names.
+    taken: dict[str, Any] = {}
     for name, column in named.items():
-        # DuckDB, Spark, BigQuery and Snowflake know no case in names.
-        if str(name).casefold() in Result.__struct_fields__:
+        folded = str(name).casefold()
+        if folded in Result.__struct_fields__:
             raise InputError(
                 f"passthrough column {name!r} would overwrite the result's own field of that name; rename it: "
                 f"passthrough={{'input_{name}': '{column}'}}. Nothing was sent."
+            )
+        if (other := taken.setdefault(folded, name)) != name:
+            raise InputError(
+                f"passthrough columns {other!r} and {name!r} differ in case alone, and most readers tell no such names "
+                f"apart; rename one: passthrough={{'{other}': '{named[other]}', '{name}_2': '{column}'}}. Nothing was "
+                "sent."
             )
     return named
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow_llm_batch.providers.anthropic.models import refuse
 from airflow_llm_batch.providers.coerce import members
-from airflow_llm_batch.providers.images import check_address
+from airflow_llm_batch.providers.images import check_address, image_type
 
 #: content that is Anthropic's own already
 BLOCKS = frozenset(
@@ -60,7 +60,7 @@ def media_block(url: Any) -> dict[str, Any]:
         return {"type": "image", "source": {"type": "url", "url": url}}
     head, _, data = url.partition(",")
     media = head.removeprefix("data:").partition(";")[0].lower()
-    media = {"image/jpg": "image/jpeg"}.get(media, media)
+    media = image_type(media, data)
     if media == "application/pdf":
         return {"type": "document", "source": {"type": "base64", "media_type": media, "data": data}}
     if media not in IMAGES:

@@ -22,7 +22,7 @@ from airflow_llm_batch.providers.coerce import (
     whole,
     word,
 )
-from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge, unreadable
+from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge, says, unreadable
 from airflow_llm_batch.providers.troubles import trouble_of
 from airflow_llm_batch.results import Result, RowStatus
 
@@ -88,7 +88,7 @@ def read_frequent(line: bytes) -> Result | None:
     message = answer.result.message
     usage = message.usage
     read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
-    if not message.content[0].text:
+    if not says(message.content[0].text):
         return None
     return Result(
         custom_id=answer.custom_id,

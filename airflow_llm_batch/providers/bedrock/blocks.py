@@ -12,6 +12,7 @@ import msgspec
 
 from airflow_llm_batch.providers.bedrock.names import refuse
 from airflow_llm_batch.providers.coerce import members
+from airflow_llm_batch.providers.images import image_type
 
 #: blocks that are Converse's own already
 OWN = frozenset(
@@ -91,6 +92,7 @@ def image(url: Any, stored_media: bool) -> dict[str, Any]:
             "give what it holds: data:image/png;base64,...",
         )
     media, data = unpacked(url)
+    media = image_type(media, data)
     if media in MEDIA_DOCUMENTS:
         return document({"file_data": url}, stored_media)
     if media not in IMAGES:

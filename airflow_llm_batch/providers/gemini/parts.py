@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.gemini.words import camel_members, get, refuse
+from airflow_llm_batch.providers.images import image_type
 
 #: what a part holds that is Gemini's own already
 OWN = frozenset(
@@ -84,7 +85,7 @@ def media(url: Any, given_type: Any = None, what: str = "image_url") -> dict[str
 
 
 def inline(kind: str, packed: str) -> dict[str, Any]:
-    return {"inlineData": {"mimeType": {"image/jpg": "image/jpeg"}.get(kind, kind), "data": packed}}
+    return {"inlineData": {"mimeType": image_type(kind, packed), "data": packed}}
 
 
 def stored(uri: str, given_type: Any = None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from airflow_llm_batch.providers.coerce import (
     whole,
     word,
 )
-from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge, unreadable
+from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge, says, unreadable
 from airflow_llm_batch.providers.troubles import UNKNOWN, tells, trouble_of
 from airflow_llm_batch.results import Result
 
@@ -414,7 +414,7 @@ def read_frequent(line: bytes) -> Result | None:
     )
     if body.choices and not body.data:
         result.text, result.finish_reason = body.choices[0].message.content, body.choices[0].finish_reason
-        return result if result.text else None
+        return result if says(result.text) else None
     if body.data:
         result.embedding = vector_of(body.data[0].embedding)
         return result if isinstance(result.embedding, msgspec.Raw) else None

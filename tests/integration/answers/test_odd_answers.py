@@ -253,6 +253,9 @@ ENDINGS = [
     (message_line(stop="compaction"), "truncated", "unknown_ending"),
     (message_line(stop=None), "truncated", "no_ending"),
     (message_line([]), "invalid", "empty_answer"),
+    (message_line([{"type": "text", "text": " \n"}]), "invalid", "empty_answer"),
+    (openai_line(completion("\n \t\u3000")), "invalid", "empty_answer"),
+    (openai_line(completion(" x ")), "succeeded", None),
     (message_line(stop="refusal"), "refused", None),
 ]  # fmt: skip
 

@@ -15,8 +15,8 @@ from support.stores import Bucket
 from support.tasks import drive, operator
 
 from airflow_llm_batch.data import ChatRequest, FailedRows, partitions
-from airflow_llm_batch.data.files import expand
 from airflow_llm_batch.data.partitions import Partition
+from airflow_llm_batch.data.paths import expand
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, InputError
 from airflow_llm_batch.jobs.directory.address import JobAddress

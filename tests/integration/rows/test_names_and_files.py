@@ -190,3 +190,6 @@ def test_names_of_results_are_taken_in_any_case():
         with pytest.raises(InputError, match=rf"input_{name}"):
             passthrough_map([name])
     assert passthrough_map(["Title"]) == {"Title": "Title"}
+    with pytest.raises(InputError, match=r"'Title' and 'title' differ.*Nothing was sent"):
+        passthrough_map(["Title", "title"])
+    assert passthrough_map({"a": "Title", "b": "title"}) == {"a": "Title", "b": "title"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import enum
 import json
@@ -23,8 +24,8 @@ from support.jobs import chat, land, spec, submit
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.arrow_types import arrow_type, kind_type, nanoseconds, stored
-from airflow_llm_batch.data.files import is_data
 from airflow_llm_batch.data.kinds import kind_of, merge, stated
+from airflow_llm_batch.data.paths import is_data
 from airflow_llm_batch.data.sources import read_rows
 from airflow_llm_batch.data.templates import columns_of, compile_template
 from airflow_llm_batch.data.values import Nanoseconds, as_text, plain, to_json
@@ -32,6 +33,9 @@ from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.jobs.planning.encoding import RowSpec, encode_rows
 from airflow_llm_batch.operators import SubmitBatchOperator
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
+from airflow_llm_batch.providers.bedrock.blocks import image
+from airflow_llm_batch.providers.gemini.parts import media
+from airflow_llm_batch.providers.images import image_type
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 
 UTC = dt.UTC
@@ -380,6 +384,27 @@ def test_pictures_and_files_are_translated_or_refused_by_name():
     ):
         with pytest.raises(InputError, match="Nothing was sent"):
             translated(Anthropic(), [part])
+
+
+STARTS = {
+    "png": b"\x89PNG\r\n\x1a\n",
+    "jpeg": b"\xff\xd8\xff\xe0",
+    "gif": b"GIF89a",
+    "webp": b"RIFF\x10\xff\0\0WEBPVP8 ",
+}
+
+
+@pytest.mark.parametrize("kind", STARTS)
+@pytest.mark.parametrize("called", ["png", "jpeg", "jpg", "bmp"])
+def test_a_picture_is_what_its_bytes_are(kind, called):
+    """Vendors look at them, and refuse the row of a PNG that is called a JPEG."""
+    data = base64.b64encode(STARTS[kind] + bytes(20)).decode()
+    part = {"type": "image_url", "image_url": {"url": f"data:image/{called};base64,{data}"}}
+    (block,) = translated(Anthropic(), [part])["messages"][0]["content"]
+    assert block["source"] == {"type": "base64", "media_type": f"image/{kind}", "data": data}
+    assert media(part["image_url"]["url"]) == {"inlineData": {"mimeType": f"image/{kind}", "data": data}}
+    assert image(part["image_url"]["url"], False)["image"]["format"] == kind
+    assert image_type("application/pdf", data) == "application/pdf"
 
 
 def test_empty_texts_never_reach_anthropic():
