@@ -134,7 +134,7 @@ class TestOpenAI(ProviderContract):
         assert (read(error={"code": "batch_cancelled", "message": ""}).status) == "cancelled"
         bad = read({"error": {"message": "no such model", "type": "invalid", "code": "model_not_found"}}, 404)
         assert (bad.status, bad.error_code, bad.error_message) == ("errored", "model_not_found", "no such model")
-        assert read({}, 0).error_code == "http_0"
+        assert read({}, 0).error_code == "no_answer"
         for garbage in (
             {},
             {"custom_id": "a"},
