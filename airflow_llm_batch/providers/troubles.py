@@ -45,8 +45,8 @@ PASSING = plainly(
     " resource_exhausted slow_down server_error internal_error internal_server_error internal api_error"
     " engine_overloaded_error overloaded_error model_overloaded timeout_error request_timeout gateway_timeout"
     " deadline_exceeded timed_out model_timeout service_unavailable unavailable bad_gateway connection_error"
-    " model_not_ready ModelErrorException ended_in_error capacity_exceeded service_tier_capacity_exceeded aborted Throttling.RateQuota"
-    " Throttling.AllocationQuota"
+    " model_not_ready ModelErrorException ended_in_error capacity_exceeded service_tier_capacity_exceeded aborted"
+    " Throttling.RateQuota Throttling.AllocationQuota"
 )
 #: how vendors and gateways say that a customer's queue is full
 FULL = frozenset(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_llm_batch.exceptions import ConfigurationError, InputError
+from airflow_llm_batch.exceptions import ConfigurationError, InputError, VendorUnavailable
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.auth import Login
@@ -349,6 +349,26 @@ def test_the_search_for_a_lost_create_ends_with_what_is_older():
     shard = Shard(endpoint="", key="k", rows=2)
     requests, found = drive(OpenAI("http://h").find(shard, NOW), {"data": [old, theirs], "has_more": True})
     assert ([batch.id for batch in found], len(requests)) == (["old"], 1)
+
+
+@pytest.mark.parametrize("kind", [TestOpenAI, TestAnthropic])
+def test_a_listing_that_does_not_go_on_proves_nothing(kind):
+    """An empty page with more behind it goes on where it says, or is no answer; nor is one page again and again."""
+    suite, shard = kind(), Shard(endpoint="", key="k", rows=2, token="t")
+    ours = suite.raw("ours", suite.running, metadata={"airflow_llm_batch": "k"})
+    theirs = suite.raw("theirs", suite.running, rows=3)
+    empty, last = {"data": [], "has_more": True}, {"data": [ours], "has_more": False}
+    requests, found = drive(suite.made.find(shard, NOW), {**empty, "last_id": "x"}, last)
+    assert ([batch.id for batch in found], len(requests)) == (["ours"], 2)
+    assert "x" in str(requests[1].url)
+    with pytest.raises(VendorUnavailable, match=r"not where they are .* nothing was sent again"):
+        drive(suite.made.find(shard, NOW), empty)
+    again = {"data": [theirs], "has_more": True}
+    with pytest.raises(VendorUnavailable, match="the same page again"):
+        drive(suite.made.find(shard, NOW), again, again)
+    again = {"data": [theirs, ours], "has_more": True}
+    requests, found = drive(suite.made.find(shard, NOW), again, again)
+    assert ({batch.id for batch in found}, len(requests)) == ({"ours"}, 2)
 
 
 ODD = st.recursive(

@@ -17,7 +17,7 @@ from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
-from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, readable
+from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, next_page, readable
 from airflow_llm_batch.providers.bodies import (
     Call,
     Payload,
@@ -281,6 +281,8 @@ class OpenAI(Provider):
         after = None
         for _ in range(self.find_pages):
             page = yield from self.list(after)
+            if after is not None and page.after == after:
+                return found or self.goes_nowhere()
             # Our own key, or file, proves a batch to be ours whatever its time says: the time ends the search alone.
             found += [b for b in page.items if b.metadata.get(KEY) == shard.key or (ref and b.input_ref == ref)]
             times = [b.created_at for b in page.items if b.created_at is not None]
@@ -302,9 +304,7 @@ class OpenAI(Provider):
         body = self.expect(response, "a listing of batches")
         # Azure's documentation shows a listing as "value" as well.
         items = readable(body.get("data", body.get("value")), self.parse)
-        # LiteLLM routes by ids it makes up, and pages by the vendor's own.
-        last = body.get("last_id") or (items[-1].id if items else None)
-        return Page(items, last if items and body.get("has_more") else None)
+        return Page(items, next_page(body, items))
 
     def parse(self, raw: dict[str, Any]) -> Batch:
         batch = parse_batch(raw)
