@@ -5,6 +5,7 @@ Source: wire facts of OpenAI's OpenAPI document and SDK (files, batches); limits
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -39,6 +40,7 @@ from airflow_llm_batch.providers.openai.models import (
     plain_name,
     refuse,
     takes_flex,
+    traits,
 )
 from airflow_llm_batch.providers.openai.responses import checked_response, responses_body
 from airflow_llm_batch.providers.openai.results import read_frequent, read_line
@@ -59,6 +61,10 @@ CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embe
 KEY = "airflow_llm_batch"
 #: seconds after which an input file is deleted by the vendor: long enough for a shard that waits for room
 INPUTS_EXPIRE = 14 * 86400
+
+
+#: OpenAI's hosts in its regions, and the first version of GPT that costs more there
+REGIONS, DEARER = re.compile(r"[a-z]{2}\.api\.openai\.com"), (5, 4)
 
 
 class Sent(msgspec.Struct):
@@ -114,6 +120,19 @@ class OpenAI(Provider):
         super().__init_subclass__(**kwargs)
         # Whoever speaks OpenAI's protocol may know the tier's name, and bill it as it likes: flex has to be named.
         cls.flex_price_factor = cls.__dict__.get("flex_price_factor")
+
+    @property
+    def is_own(self) -> bool:
+        return super().is_own or self.is_regional
+
+    @property
+    def is_regional(self) -> bool:
+        """Whether OpenAI is asked in a region."""
+        return REGIONS.fullmatch(httpx.URL(self.base_url).host) is not None
+
+    def price_share(self, model: str) -> str:
+        # OpenAI's price list, regional processing: of the models since GPT-5.4.
+        return "1.1" if self.is_regional and traits(model).version >= DEARER else "1"
 
     def normalize(self, base_url: str) -> str:
         return base_url if httpx.URL(base_url).path.strip("/") else f"{base_url}/v1"
