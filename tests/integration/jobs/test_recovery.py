@@ -220,6 +220,36 @@ def test_ended_is_not_delivered(provider, connect, store, context, tmp_path, loo
         assert len(emulator.vendor.batches) == 1
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_file_that_is_not_there_hides_no_answer(connect, store, tmp_path, monkeypatch, first, answered):
+    """A server names a file of errors that it never wrote: all rows are in another; where one is not, none lands."""
+    with Emulator(duration=0, limits={"requests": 10}) as emulator:
+        hook = LLMBatchHook(connect(emulator.url, limits={"requests": 10}))
+        job, _ = submit(store, hook, spec(texts(20), chat("openai")))
+        results, bodies, gone = hook.provider.results, hook.bodies, hook.provider.download("file-gone")
+
+        def with_gone(batch):
+            found = list(results(batch))
+            return [gone, *found] if first else [*found, gone]
+
+        def one_short(source):
+            for body in bodies(source):
+                yield iter(b"".join(body).splitlines(keepends=True)[1:])
+
+        monkeypatch.setattr(hook.provider, "results", with_gone)
+        if answered:
+            manifest, rows = land(store, hook, job, tmp_path / "out")
+            assert sorted(row["row"] for row in rows) == list(range(20))
+            assert (manifest.counts["succeeded"], manifest.rows) == (20, 20)
+        else:
+            monkeypatch.setattr(hook, "bodies", one_short)
+            with pytest.raises(RequestRejected, match="404"):
+                land(store, hook, job, tmp_path / "out")
+            assert not list((tmp_path / "out").glob("*.jsonl"))
+        assert emulator.vendor.stats()["billed_rows"] == 20
+
+
 def test_trouble_with_storage_does_not_end_a_wait(hook, provider, store, monkeypatch):
     """Progress is for people; the end of a batch is asked for again when it is needed."""
     submit(store, hook, spec(texts(3), chat(provider)))
