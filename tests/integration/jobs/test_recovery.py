@@ -220,6 +220,29 @@ def test_ended_is_not_delivered(provider, connect, store, context, tmp_path, loo
         assert len(emulator.vendor.batches) == 1
 
 
+@pytest.mark.parametrize("refusals", [1, 3, 99])
+def test_a_file_that_the_vendor_does_not_find_is_uploaded_once_more(emulator, connect, store, monkeypatch, refusals):
+    """Not known yet where batches are made, or gone since a try uploaded it: one batch, or the vendor's refusal."""
+    hook = LLMBatchHook(connect(emulator.url))
+    run, job = plan(store, hook, spec(texts(5), chat("openai")))
+    run.attempts(0).save_uploaded("file-of-an-earlier-try")
+    create, named = hook.provider.create, []
+
+    def create_late(shard, ref, content):
+        named.append(ref)
+        return create(shard, "file-unknown" if len(named) <= refusals else ref, content)
+
+    monkeypatch.setattr(hook.provider, "create", create_late)
+    if refusals < 99:
+        assert submission.submit(run, hook, job) == list(emulator.vendor.batches)
+        assert (len(emulator.vendor.batches), len(named)) == (1, refusals + 1)
+        assert len(set(named)) == len(named)
+    else:
+        with pytest.raises(RequestRejected, match="400"):
+            submission.submit(run, hook, job)
+        assert (len(emulator.vendor.batches), len(named)) == (0, 1 + submission.MOST_CLAIMS)
+
+
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_file_that_is_not_there_hides_no_answer(connect, store, tmp_path, monkeypatch, first, answered):
