@@ -284,6 +284,30 @@ def test_an_answer_at_a_higher_speed_costs_more():
     assert prices.cost(fast, "m", called=True).paid == 2 * prices.cost(usual, "m", called=True).paid
 
 
+TRAFFIC = [
+    ("ON_DEMAND", None, 1),
+    ("ON_DEMAND_FLEX", "flex", 0.5),
+    ("ON_DEMAND_PRIORITY", "priority", None),
+    # bought by the hour, and not by the token
+    ("PROVISIONED_THROUGHPUT", "provisioned_throughput", None),
+]
+
+
+@pytest.mark.parametrize(("traffic", "tier", "share"), TRAFFIC)
+def test_vertex_tells_the_tier_by_the_traffic(traffic, tier, share):
+    """A call by another than the usual one costs what that costs; a batch has none."""
+    usage = {"promptTokenCount": 1000, "candidatesTokenCount": 10, "trafficType": traffic}
+    answer = {"content": {"parts": [{"text": "x"}]}, "finishReason": "STOP"}
+    response = {"candidates": [answer], "usageMetadata": usage, "modelVersion": "gemini-2.5-flash"}
+    result = GEMINI.read(json.dumps({"key": "a", "response": response}).encode())
+    prices = Prices("google", "0.5", flex="0.5")
+    usual = (1000 * 0.3 + 10 * 2.5) / 10**6 * PICO
+    called = prices.cost(result, "gemini-2.5-flash", called=True)
+    assert result.service_tier == tier
+    assert called is None if share is None else called.paid == pytest.approx(usual * share)
+    assert prices.cost(result, "gemini-2.5-flash").paid == pytest.approx(usual / 2)
+
+
 def test_thoughts_are_counted():
     """Among the output, as every vendor's are."""
     usage = {"input_tokens": 1, "output_tokens": 9, "output_tokens_details": {"thinking_tokens": 7}}

@@ -30,7 +30,7 @@ PriceOf = Callable[[Result], Listed | None]
 ANSWERED = frozenset({"succeeded", "truncated", "refused", "invalid", "missing"})
 #: the word for calls in another queue at another price; any other tier costs what the list says
 FLEX = "flex"
-TIERS = frozenset({FLEX, "priority", "fast", "scale"})
+TIERS = frozenset({FLEX, "priority", "fast", "scale", "provisioned_throughput"})
 #: tools of the vendor's whose use costs nothing beside tokens
 FREE = frozenset({"web_fetch", "mcp", "computer", "local_shell", "shell", "apply_patch", "tool_search"})
 SEARCH = "web_search"
