@@ -77,6 +77,33 @@ def test_no_answer_has_an_empty_prompt(usage, counts):
     assert cost is None if dollars is None else cost.paid == pytest.approx(dollars * PICO)
 
 
+RAN = [
+    ({"num_sources_used": 0}, None),
+    ({"num_sources_used": 5}, {"live_search": 5}),
+    ({"server_side_tool_usage_details": {"web_search_calls": 0, "x_search_calls": 2}}, {"x_search": 2}),
+    ({"server_tool_use": {"web_search_requests": 3}}, {"web_search": 3}),
+    ({"server_tool_use": None, "server_side_tool_usage_details": {}}, None),
+]
+
+
+@pytest.mark.parametrize(("more", "uses"), RAN)
+def test_tools_that_usage_counts_are_billed(more, uses):
+    """xAI's, and those of vendors behind gateways: nothing else in the answer tells of them."""
+    result = answer(used(100, 10, 110, **more))
+    assert result.tool_uses == uses
+    cost = Prices("openai", "0.5", {"m": RATES}).cost(result, "m")
+    assert cost is None if uses else cost.paid == 200 * PICO // 10**6
+
+
+@pytest.mark.parametrize("prompt", [{"prompt_tokens": None}, {}, {"prompt_tokens": 7}, {"prompt_tokens": 0}])
+def test_the_total_of_a_vector_is_its_prompt(prompt):
+    """Voyage tells no other count."""
+    body = {"object": "list", "model": "m", "data": [{"embedding": [0.5]}], "usage": {**prompt, "total_tokens": 7}}
+    line = {"custom_id": "a", "response": {"status_code": 200, "body": body}, "error": None}
+    result = OPENAI.read(json.dumps(line).encode())
+    assert (result.input_tokens, result.output_tokens) == (7, 0)
+
+
 def test_a_vector_has_no_output():
     """Whatever its total holds."""
     body = {"object": "list", "model": "e", "data": [{"embedding": [0.5]}]}

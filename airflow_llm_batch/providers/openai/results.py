@@ -5,6 +5,7 @@ Every field is coerced when it is read: whatever JSON stands in its place, the r
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -51,6 +52,10 @@ WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_
 #: tokens of the prompt and of the answer, by the names of either API: some gateways write both, one of them as 0
 ASKED = ("prompt_tokens", "input_tokens")
 SPENT = ("completion_tokens", "output_tokens")
+#: where usage tells which of the vendor's own tools ran how often (xAI; Anthropic's behind LiteLLM and OpenRouter), and
+#: the ends of the tools' names there. xAI's older search is billed by its sources
+RAN = ("server_side_tool_usage_details", "server_tool_use")
+TOOL_COUNT = re.compile("(_(calls|requests))+$")
 #: in the names of models that search with each call, which OpenAI bills and does not count
 SEARCHES = ("-search-preview", "-search-api")
 #: output items of the Responses API that are tools of the vendor's own, billed by use
@@ -94,6 +99,9 @@ class Usage(msgspec.Struct):
     completion_tokens_details: OutputDetails | None = None
     input_tokens: No = None
     output_tokens: No = None
+    num_sources_used: No = None
+    server_side_tool_usage_details: None = None
+    server_tool_use: None = None
     cached_tokens: No = None
     prompt_cache_hit_tokens: No = None
     cache_read_input_tokens: No = None
@@ -199,19 +207,22 @@ def read_billing(body: dict[str, Any], result: Result) -> None:
     result.model = word(body.get("model"))
     result.service_tier = word(body.get("service_tier"))
     usage = members(body.get("usage"))
+    # Embeddings have no output tokens at all: theirs is nothing, not unknown, and the total is the prompt.
+    embeds = "data" in body
     # No prompt is empty: where 0 is told, nobody has counted.
-    result.input_tokens = most(ASKED, usage) or None
+    result.input_tokens = most((*ASKED, "total_tokens") if embeds else ASKED, usage) or None
     asked = members(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
     used = members(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     result.cached_tokens, result.cache_write_tokens = most(CACHED, asked, usage), most(WRITTEN, asked, usage)
     result.reasoning_tokens = whole(used.get("reasoning_tokens"))
     spent = most(SPENT, usage)
-    # Embeddings report no output tokens at all: their output is nothing, not unknown.
-    total = None if "data" in body else whole(usage.get("total_tokens"))
+    total = None if embeds else whole(usage.get("total_tokens"))
     result.output_tokens = answer_tokens(spent or 0, result, total) if usage else spent
     audio = {"audio_input_tokens": asked.get("audio_tokens"), "audio_output_tokens": used.get("audio_tokens")}
-    heard = {name: count for name, given in audio.items() if (count := whole(given))}
-    result.tool_uses = heard or None
+    ran = {f"{name}_calls": count for where in RAN for name, count in members(usage.get(where)).items()}
+    beside = {**audio, **ran, "live_search_calls": usage.get("num_sources_used")}
+    counted = {TOOL_COUNT.sub("", name): count for name, given in beside.items() if (count := whole(given))}
+    result.tool_uses = counted or None
     if any(name in (result.model or "") for name in SEARCHES):
         searched(result)
 

@@ -220,6 +220,21 @@ def test_ended_is_not_delivered(provider, connect, store, context, tmp_path, loo
         assert len(emulator.vendor.batches) == 1
 
 
+NO_FILE = [
+    "Cannot find file file-7, or project proj_1 does not have access to it.",
+    "Invalid 'input_file_id': No such File object: file-7",
+    "Input file not found",
+    "invalid_file_id: Invalid file id: file-7.",
+]
+
+
+@pytest.mark.parametrize("said", NO_FILE)
+def test_a_file_that_is_not_found_is_told_from_one_that_is_bad(said):
+    """OpenAI, three times, and Voyage; a file that is refused for what it holds is not sent again."""
+    assert submission.NO_FILE.search(said)
+    assert not submission.NO_FILE.search("Invalid file format for Batch API. Must be .jsonl")
+
+
 @pytest.mark.parametrize("refusals", [1, 3, 99])
 def test_a_file_that_the_vendor_does_not_find_is_uploaded_once_more(emulator, connect, store, monkeypatch, refusals):
     """Not known yet where batches are made, or gone since a try uploaded it: one batch, or the vendor's refusal."""
