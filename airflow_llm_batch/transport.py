@@ -27,7 +27,7 @@ from airflow_llm_batch.providers.bodies import PAUSE, REPEATABLE, Payload
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.providers.troubles import is_full, may_pass
 from airflow_llm_batch.redaction import Redactor, secrets_in
-from airflow_llm_batch.resuming import Download
+from airflow_llm_batch.resuming import Download, followed
 from airflow_llm_batch.storage import file_size, open_blocks, read_chunks
 
 if TYPE_CHECKING:
@@ -245,8 +245,9 @@ class Transport:
 
         :raises VendorUnavailable: when it breaks off before its end, and does not go on.
         """
-        response = self.send(request, stream=True)
-        download = Download(request, response, partial(self.send, stream=True), tries=self.retries, pause=self.pause)
+        send = partial(self.send, stream=True)
+        request, response = followed(request, send)
+        download = Download(request, response, send, tries=self.retries, pause=self.pause)
         try:
             if not response.is_success:
                 self.provider.expect(response, "a download of results")

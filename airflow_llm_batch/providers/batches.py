@@ -86,8 +86,11 @@ def batch_id(raw: dict[str, Any]) -> str:
 
 def errors_of(raw: Any) -> tuple[tuple[str, str], ...]:
     """Why a batch as a whole failed."""
-    listed = raw.get("data") if isinstance(raw, dict) and "data" in raw else raw
-    return tuple((word(e.get("code")) or "", text_of(e.get("message")) or "") for e in objects(listed))
+    listed = (raw.get("data") or raw) if isinstance(raw, dict) else raw
+    each = listed if isinstance(listed, list) else [listed]
+    said = objects([{"message": one} if isinstance(one, str) else one for one in each])
+    errors = [(word(one.get("code")) or "", text_of(one.get("message")) or "") for one in said]
+    return tuple(error for error in errors if any(error))
 
 
 def readable(listed: Any, parse: Callable[[dict[str, Any]], Batch]) -> list[Batch]:

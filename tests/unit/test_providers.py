@@ -351,6 +351,26 @@ def test_the_search_for_a_lost_create_ends_with_what_is_older():
     assert ([batch.id for batch in found], len(requests)) == (["old"], 1)
 
 
+LISTED = {"object": "list", "data": [{"code": "invalid_json_line", "message": "line 3", "line": 3}]}
+WHY = [
+    (LISTED, [("invalid_json_line", "line 3")]),
+    ([{"code": "x", "message": "bad"}, {"message": "worse"}], [("x", "bad"), ("", "worse")]),
+    ({"code": "mismatched_model", "message": "m", "data": None}, [("mismatched_model", "m")]),
+    ("all of it failed", [("", "all of it failed")]),
+    ({"data": ["first", "second"]}, [("", "first"), ("", "second")]),
+    ({"data": "one"}, [("", "one")]),
+    (None, []),
+    ({"object": "list", "data": []}, []),
+]
+
+
+@pytest.mark.parametrize(("errors", "why"), WHY)
+def test_why_a_batch_failed_is_read_in_any_shape(errors, why):
+    """A list as OpenAI has it, one alone, or texts."""
+    batch = OpenAI("http://h").parse({"id": "b", "status": "failed", "errors": errors})
+    assert list(batch.errors) == why
+
+
 @pytest.mark.parametrize("kind", [TestOpenAI, TestAnthropic])
 def test_a_listing_that_does_not_go_on_proves_nothing(kind):
     """An empty page with more behind it goes on where it says, or is no answer; nor is one page again and again."""

@@ -123,6 +123,50 @@ def test_credentials_go_to_the_configured_origin_only():
         sender.run(provider.get("b1"))
 
 
+def moved(place, status=302):
+    return httpx.Response(status, headers={"location": place})
+
+
+def downloaded(vendor, base=BASE):
+    """The body of a download, and where it was asked for, with which credentials."""
+    with on(vendor).stream(httpx.Request("GET", f"{base}/files/f1/content")) as chunks:
+        body = b"".join(chunks)
+    return body, [(str(request.url), request.headers.get("authorization")) for request, _ in vendor.requests]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_download_is_followed_to_where_it_lies(status):
+    """A store's signed address, and a path of the vendor's own; the key goes to the vendor alone."""
+    key = f"Bearer {SECRET}"
+    answers = (
+        moved("/v1/blobs/1", status),
+        moved("https://store.test/b?sig=1", status),
+        httpx.Response(200, content=b"x\n"),
+    )
+    body, asked = downloaded(Vendor(*answers))
+    assert body == b"x\n"
+    assert asked == [
+        (f"{BASE}/files/f1/content", key),
+        ("http://vendor.test/v1/blobs/1", key),
+        ("https://store.test/b?sig=1", None),
+    ]
+
+
+@pytest.mark.parametrize("hops", [5, 6])
+def test_a_download_is_not_followed_for_ever(hops):
+    """Nor out of an encrypted connection."""
+    vendor = Vendor(*[moved("/v1/again")] * hops, httpx.Response(200, content=b"x\n"))
+    if hops == 5:
+        assert downloaded(vendor)[0] == b"x\n"
+    else:
+        with pytest.raises(VendorUnavailable, match="HTTP 302"):
+            downloaded(vendor)
+    vendor = Vendor(moved("http://store.test/b"))
+    with pytest.raises(VendorUnavailable, match="HTTP 302"):
+        downloaded(vendor, "https://vendor.test/v1")
+    assert len(vendor.requests) == 1
+
+
 def test_the_asynchronous_driver_repeats_alike():
     """arun: the same flow, the same decisions, streamed bodies included."""
 
