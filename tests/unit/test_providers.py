@@ -371,6 +371,15 @@ def test_why_a_batch_failed_is_read_in_any_shape(errors, why):
     assert list(batch.errors) == why
 
 
+@pytest.mark.parametrize("spelled", ["cancelled", "canceled", "CANCELLED", "Canceled"])
+def test_cancelled_has_two_spellings(spelled):
+    """Of a batch, and of Anthropic's rows: what was done by then is landed, and not waited for."""
+    batch = OpenAI("http://h").parse({"id": "b", "status": spelled, "output_file_id": "f"})
+    assert (batch.outcome, batch.known, batch.files) == ("cancelled", True, ("f",))
+    row = Anthropic("http://h").decode({"custom_id": "a", "result": {"type": spelled.lower()}})
+    assert (row.status, row.error_code) == ("cancelled", "batch_cancelled")
+
+
 @pytest.mark.parametrize("kind", [TestOpenAI, TestAnthropic])
 def test_a_listing_that_does_not_go_on_proves_nothing(kind):
     """An empty page with more behind it goes on where it says, or is no answer; nor is one page again and again."""

@@ -129,7 +129,8 @@ class Reconciler:
         :param only: rows that this job has to account for, None for all of its own.
         """
         status = STATUS_BY_OUTCOME.get(batch.outcome, "missing")
-        code, message = next(iter(batch.errors), (f"batch_{batch.status}", None))
+        code, message = next(iter(batch.errors), ("", None))
+        code = code or f"batch_{batch.status}"
         if status == "missing":
             code, message = "missing", f"Batch {batch.id} ended as {batch.status!r} without a result for this row."
         if self.short_of(batch):

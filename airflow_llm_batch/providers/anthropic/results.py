@@ -26,7 +26,7 @@ from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge,
 from airflow_llm_batch.providers.troubles import trouble_of
 from airflow_llm_batch.results import Result, RowStatus
 
-ROW_OUTCOMES: dict[str, RowStatus] = {"canceled": "cancelled", "expired": "expired"}
+ROW_OUTCOMES: dict[str, RowStatus] = {"canceled": "cancelled", "cancelled": "cancelled", "expired": "expired"}
 ENDINGS = Endings(
     good=frozenset({"end_turn", "stop_sequence"}),
     calling=frozenset({"tool_use"}),

@@ -54,6 +54,8 @@ OUTCOMES: dict[str, Outcome] = {
     "failed": "failed",
     "expired": "expired",
     "cancelled": "cancelled",
+    # As servers beside OpenAI spell it.
+    "canceled": "cancelled",
 }
 RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
