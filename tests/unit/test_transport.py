@@ -92,6 +92,21 @@ def test_an_upload_is_repeated_with_its_whole_body():
     assert int(vendor.requests[0][0].headers["content-length"]) == len(bodies[0])
 
 
+EMPTY = [
+    {"message": "You exceeded your current quota, please check your plan.", "code": "insufficient_quota"},
+    {"message": "Enqueued token limit reached for gpt-5-mini.", "code": "token_limit_exceeded"},
+]
+
+
+@pytest.mark.parametrize("error", EMPTY)
+def test_what_no_pause_mends_is_asked_once(error):
+    """A 429 that tells of an empty account, or of a queue that is full for hours."""
+    vendor = Vendor(httpx.Response(429, json={"error": error}), ok(id="b1"))
+    with pytest.raises(RequestRejected, match=error["code"]):
+        on(vendor).run(OpenAI(BASE).create(Shard(endpoint="/v1/x"), "f", Payload(tuple, 0)))
+    assert len(vendor.requests) == 1
+
+
 def test_giving_up_tells_what_failed_without_the_key():
     """After the last try the error names the call; the key is nowhere in it."""
     with pytest.raises(VendorUnavailable, match=r"GET http://vendor.test/v1/batches/b1 failed: ReadError") as caught:
