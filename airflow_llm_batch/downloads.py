@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.bounded import line_blocks
+from airflow_llm_batch.exceptions import RequestRejected
 from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
 
 if TYPE_CHECKING:
@@ -35,10 +36,22 @@ def lines_of(hook: LLMBatchHook, sources: Iterable[Source]) -> Iterator[bytes]:
 
 
 def blocks_of(hook: LLMBatchHook, sources: Iterable[Source]) -> Iterator[Iterable[bytes]]:
-    """The lines of some sources as they come, empty ones too."""
+    """The lines of some sources as they come, empty ones too.
+
+    :raises RequestRejected: for a source that is not there, when all others are read: servers name files of errors that
+        they never write, and the answers lie in another.
+    """
+    missing = None
     for source in sources:
-        for chunks in hook.bodies(source):
-            yield from line_blocks(chunks)
+        try:
+            for chunks in hook.bodies(source):
+                yield from line_blocks(chunks)
+        except RequestRejected as error:
+            if not error.is_missing:
+                raise
+            missing = error
+    if missing is not None:
+        raise missing
 
 
 def shows_ids(hook: LLMBatchHook, batch: Batch, is_ours: Callable[[str], bool]) -> bool | None:

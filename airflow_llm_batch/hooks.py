@@ -40,7 +40,8 @@ class LLMBatchHook(BaseHook):
 
     Calls that cannot be repeated without cost (creating a batch) are sent once: only a refused connection or a 429,
     which both mean that nothing was taken, is followed by another try. Everything else is retried with growing pauses
-    or the vendor's ``Retry-After``. Credentials go to the configured host only; redirects are not followed.
+    or the vendor's ``Retry-After``. Credentials go to the configured host only; redirects are followed
+    by downloads alone.
 
     :param conn_id: the connection's id.
     """

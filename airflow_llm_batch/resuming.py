@@ -26,8 +26,29 @@ log = logging.getLogger(__name__)
 OVERLAP = 1024
 #: bytes after which a break counts as the first one again
 PROGRESS = 2**20
+#: places that a download is sent on to, one by the other
+MOST_HOPS = 5
 #: first and last byte of a part, and how many there are
 SPAN = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+def followed(
+    request: httpx.Request, send: Callable[[httpx.Request], httpx.Response]
+) -> tuple[httpx.Request, httpx.Response]:
+    """A download from where its answer sends us, as servers do that keep files in a store and sign its address.
+
+    Credentials go to their own origins, there too. From a place that is encrypted to one that is not nothing goes.
+    """
+    response = send(request)
+    for _ in range(MOST_HOPS):
+        if not response.has_redirect_location:
+            break
+        place = request.url.join(response.headers["location"])
+        if place.scheme != "https" and request.url.scheme == "https":
+            break
+        request = httpx.Request("GET", place)
+        response = send(request)
+    return request, response
 
 
 class Changed(httpx.RemoteProtocolError):

@@ -25,9 +25,9 @@ from airflow_llm_batch.pauses import drop_response, pause
 from airflow_llm_batch.providers.auth import Login
 from airflow_llm_batch.providers.bodies import PAUSE, REPEATABLE, Payload
 from airflow_llm_batch.providers.json_lines import UNREADABLE
-from airflow_llm_batch.providers.troubles import is_full, may_pass
+from airflow_llm_batch.providers.troubles import is_empty_account, is_full, may_pass
 from airflow_llm_batch.redaction import Redactor, secrets_in
-from airflow_llm_batch.resuming import Download
+from airflow_llm_batch.resuming import Download, followed
 from airflow_llm_batch.storage import file_size, open_blocks, read_chunks
 
 if TYPE_CHECKING:
@@ -245,12 +245,12 @@ class Transport:
 
         :raises VendorUnavailable: when it breaks off before its end, and does not go on.
         """
-        response = self.send(request, stream=True)
-        download = Download(request, response, partial(self.send, stream=True), tries=self.retries, pause=self.pause)
+        send = partial(self.send, stream=True)
+        download = Download(*followed(request, send), send, tries=self.retries, pause=self.pause)
         try:
-            if not response.is_success:
-                self.provider.expect(response, "a download of results")
-            yield self.whole(request, download)
+            if not download.response.is_success:
+                self.provider.expect(download.response, "a download of results")
+            yield self.whole(download.request, download)
         except LLMBatchError as error:
             raise self.redacted(error) from None
         finally:
@@ -276,8 +276,9 @@ class Transport:
             if is_repeatable(request):
                 # A conflict is an answer: what was to be cancelled has ended.
                 return may_pass(response.status_code) and response.status_code != httpx.codes.CONFLICT
-            # A full queue empties in hours: not what a worker waits for.
-            return response.status_code == 429 and not is_full(*self.provider.error_of(response))
+            # A full queue empties in hours, an empty account never: not what a worker waits for.
+            said = self.provider.error_of(response)
+            return response.status_code == 429 and not (is_full(*said) or is_empty_account(*said, 429))
 
         return {
             "retry": again,

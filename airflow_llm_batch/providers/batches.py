@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ def by_time_and_size(provider: Provider, shard: Shard, since: datetime) -> Flow[
     after = None
     for _ in range(provider.find_pages):
         page = yield from provider.list(after)
+        if after is not None and page.after == after:
+            return found or provider.goes_nowhere()
         for batch in page.items:
             if batch.created_at and batch.created_at < earliest:
                 return found
@@ -54,6 +56,24 @@ def by_time_and_size(provider: Provider, shard: Shard, since: datetime) -> Flow[
             return found
         after = page.after
     raise provider.too_many(provider.find_pages)
+
+
+def next_page(body: Mapping[str, Any], items: list[Batch]) -> str | None:
+    """Where a listing goes on, None at its end.
+
+    :raises VendorUnavailable: for one that has more and does not say where: what it leaves out may be ours, and is no
+        proof that there is nothing.
+    """
+    if not body.get("has_more"):
+        return None
+    # LiteLLM routes by ids it makes up, and pages by the vendor's own.
+    last = identifier(body.get("last_id")) or (items[-1].id if items else None)
+    if last is None:
+        raise VendorUnavailable(
+            "The vendor's listing of batches has a page without any, says that there are more (has_more), and not "
+            "where they are (last_id). Whether a batch is among them cannot be told; nothing was sent again."
+        )
+    return last
 
 
 def batch_id(raw: dict[str, Any]) -> str:
@@ -66,8 +86,11 @@ def batch_id(raw: dict[str, Any]) -> str:
 
 def errors_of(raw: Any) -> tuple[tuple[str, str], ...]:
     """Why a batch as a whole failed."""
-    listed = raw.get("data") if isinstance(raw, dict) and "data" in raw else raw
-    return tuple((word(e.get("code")) or "", text_of(e.get("message")) or "") for e in objects(listed))
+    listed = (raw.get("data") or raw) if isinstance(raw, dict) else raw
+    each = listed if isinstance(listed, list) else [listed]
+    said = objects([{"message": one} if isinstance(one, str) else one for one in each])
+    errors = [(word(one.get("code")) or "", text_of(one.get("message")) or "") for one in said]
+    return tuple(error for error in errors if any(error))
 
 
 def readable(listed: Any, parse: Callable[[dict[str, Any]], Batch]) -> list[Batch]:

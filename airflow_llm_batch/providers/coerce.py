@@ -17,6 +17,7 @@ LARGEST = 2**63 - 1
 LONGEST_WORD = 200
 #: the same, where a line is read to the letter
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST // 8)]
+Some = Annotated[int, msgspec.Meta(ge=1, le=LARGEST // 8)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_WORD)]
 #: every byte of a JSON array of numbers but its brackets
 OF_NUMBERS = b"0123456789+-.eE, \t"

@@ -37,14 +37,16 @@ GRPC = {
     "10": "aborted", "11": "out_of_range", "12": "unimplemented", "13": "internal", "14": "unavailable",
     "15": "data_loss", "16": "unauthenticated",
 }  # fmt: skip
+#: our word for a row that its vendor gives back with neither an answer nor an error (OpenAI: status_code 0)
+UNANSWERED = "no_answer"
 #: what vendors and gateways call troubles of their own, or of the moment
 PASSING = plainly(
-    "rate_limit_exceeded rate_limit_error rate_limited too_many_requests throttling_error throttled resource_exhausted"
-    " slow_down server_error internal_error internal_server_error internal api_error engine_overloaded_error"
-    " overloaded_error model_overloaded timeout_error request_timeout gateway_timeout deadline_exceeded timed_out"
-    " model_timeout service_unavailable unavailable bad_gateway connection_error model_not_ready ModelErrorException"
-    " ended_in_error capacity_exceeded service_tier_capacity_exceeded aborted Throttling.RateQuota"
-    " Throttling.AllocationQuota"
+    f"{UNANSWERED} rate_limit_exceeded rate_limit_error rate_limited too_many_requests throttling_error throttled"
+    " resource_exhausted slow_down server_error internal_error internal_server_error internal api_error"
+    " engine_overloaded_error overloaded_error model_overloaded timeout_error request_timeout gateway_timeout"
+    " deadline_exceeded timed_out model_timeout service_unavailable unavailable bad_gateway connection_error"
+    " model_not_ready ModelErrorException ended_in_error capacity_exceeded service_tier_capacity_exceeded aborted"
+    " Throttling.RateQuota Throttling.AllocationQuota"
 )
 #: how vendors and gateways say that a customer's queue is full
 FULL = frozenset(
@@ -87,10 +89,10 @@ FILTER_MESSAGE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 PASSING_MESSAGE = re.compile(
-    r"rate.?limit|too many requests|overloaded|timed? ?out|temporarily unavailable|(at|over) capacity"
-    r"|capacity exceeded|server (had an )?error|internal (server )?error|is (currently )?loading"
-    r"|(try|retry)(ing)? again|bad gateway|service unavailable|connect(ion)? (error|reset|refused|closed)"
-    r"|disconnect/reset",
+    r"rate.?limit|too many requests|resource[ _]?(has been )?exhausted|overloaded|timed? ?out"
+    r"|temporarily unavailable|(at|over) capacity|capacity exceeded|server (had an )?error"
+    r"|internal (server )?error|is (currently )?loading|(try|retry)(ing)? (again|your request)|bad gateway"
+    r"|service unavailable|connect(ion)? (error|reset|refused|closed)|disconnect/reset",
     re.IGNORECASE,
 )
 #: how OpenAI and Azure say that flex has no room now, in code or message

@@ -56,6 +56,56 @@ def test_all_output_is_counted(usage, output):
     assert answer(usage).output_tokens == output
 
 
+COUNTED = [
+    # both APIs' names at once, one of them unused (new-api)
+    ({**used(0, 0, 110), "input_tokens": 100, "output_tokens": 10}, (100, 10)),
+    ({**used(100, 10, 110), "input_tokens": 0, "output_tokens": 0}, (100, 10)),
+    ({**used(None, None), "input_tokens": 100, "output_tokens": 10}, (100, 10)),
+    # nobody has counted the prompt
+    (used(0, 0, 0), (None, 0)),
+    (used(0, 10, 10), (None, 10)),
+    (used(None, 10), (None, 10)),
+    ({"completion_tokens": 10}, (None, 10)),
+]
+
+
+@pytest.mark.parametrize(("usage", "counts"), COUNTED)
+def test_no_answer_has_an_empty_prompt(usage, counts):
+    """What was not counted has no price, and never none."""
+    result = answer(usage, "gpt-4o-mini")
+    assert (result.input_tokens, result.output_tokens) == counts
+    cost = Prices("openai", "0.5").cost(result, "gpt-4o-mini")
+    dollars = None if counts[0] is None else (100 * 0.15 + 10 * 0.6) / 10**6 / 2
+    assert cost is None if dollars is None else cost.paid == pytest.approx(dollars * PICO)
+
+
+RAN = [
+    ({"num_sources_used": 0}, None),
+    ({"num_sources_used": 5}, {"live_search": 5}),
+    ({"server_side_tool_usage_details": {"web_search_calls": 0, "x_search_calls": 2}}, {"x_search": 2}),
+    ({"server_tool_use": {"web_search_requests": 3}}, {"web_search": 3}),
+    ({"server_tool_use": None, "server_side_tool_usage_details": {}}, None),
+]
+
+
+@pytest.mark.parametrize(("more", "uses"), RAN)
+def test_tools_that_usage_counts_are_billed(more, uses):
+    """xAI's, and those of vendors behind gateways: nothing else in the answer tells of them."""
+    result = answer(used(100, 10, 110, **more))
+    assert result.tool_uses == uses
+    cost = Prices("openai", "0.5", {"m": RATES}).cost(result, "m")
+    assert cost is None if uses else cost.paid == 200 * PICO // 10**6
+
+
+@pytest.mark.parametrize("prompt", [{"prompt_tokens": None}, {}, {"prompt_tokens": 7}, {"prompt_tokens": 0}])
+def test_the_total_of_a_vector_is_its_prompt(prompt):
+    """Voyage tells no other count."""
+    body = {"object": "list", "model": "m", "data": [{"embedding": [0.5]}], "usage": {**prompt, "total_tokens": 7}}
+    line = {"custom_id": "a", "response": {"status_code": 200, "body": body}, "error": None}
+    result = OPENAI.read(json.dumps(line).encode())
+    assert (result.input_tokens, result.output_tokens) == (7, 0)
+
+
 def test_a_vector_has_no_output():
     """Whatever its total holds."""
     body = {"object": "list", "model": "e", "data": [{"embedding": [0.5]}]}
@@ -182,6 +232,122 @@ def test_a_search_that_nobody_has_counted_has_no_price(model, message):
     result = answer(used(10, 5, 15), model, **message)
     assert result.tool_uses == {"web_search": 0}
     assert Prices("openai", "0.5", {"m": RATES}).cost(result, model, called=True) is None
+
+
+def searched(model, *actions, tool="web_search"):
+    """A Responses answer after what was done on the web; None for a search that says no more."""
+    calls = [{"type": "web_search_call", **({"action": {"type": one}} if one else {})} for one in actions]
+    message = {"type": "message", "content": [{"type": "output_text", "text": "x"}]}
+    body = {"object": "response", "status": "completed", "model": model, "tools": [{"type": tool}]}
+    body |= {"output": [*calls, message], "usage": {"input_tokens": 1000, "output_tokens": 0}}
+    line = {"custom_id": "a", "response": {"status_code": 200, "body": body}, "error": None}
+    return OPENAI.read(json.dumps(line).encode())
+
+
+WEB = [
+    (("search", "open_page", "find_in_page", "search"), "web_search", "gpt-5-mini", 0.02),
+    ((None, "open_page"), "web_search", "gpt-5-mini", 0.01),
+    (("open_page",), "web_search", "gpt-5-mini", 0),
+    (("search",), "web_search", "gpt-4o", 0.01),
+    # $25 for models that do not reason, $10 for those that do
+    (("search",), "web_search_preview", "gpt-4o-2024-08-06", None),
+    (("search",), "web_search_preview_2025_03_11", "gpt-4.1", None),
+    (("search",), "web_search_preview", "gpt-5-mini", 0.01),
+    (("open_page",), "web_search_preview", "gpt-4o", 0),
+]
+
+
+@pytest.mark.parametrize(("actions", "tool", "model", "fee"), WEB)
+def test_searches_are_billed_and_pages_are_not(actions, tool, model, fee):
+    """OpenAI's guide to web search, and its price list of tools."""
+    prices = Prices("openai", "0.5")
+    tokens = prices.cost(searched(model), model).paid
+    cost = prices.cost(searched(model, *actions, tool=tool), model)
+    assert cost is None if fee is None else cost.paid - tokens == pytest.approx(fee * PICO)
+
+
+def claude(usage, model):
+    message = {"model": model, "stop_reason": "end_turn", "content": [{"type": "text", "text": "x"}], "usage": usage}
+    line = {"custom_id": "a", "result": {"type": "succeeded", "message": message}}
+    return ANTHROPIC.read(json.dumps(line).encode())
+
+
+TURN = {"type": "message", "input_tokens": 1000, "output_tokens": 100}
+PAST = {"input_tokens": 20_000, "output_tokens": 500, "cache_read_input_tokens": 30_000}
+WROTE = {"ephemeral_5m_input_tokens": 400, "ephemeral_1h_input_tokens": 600}
+ADVICE = {"type": "advisor_message", "model": "claude-opus-4-7", "input_tokens": 9000, "output_tokens": 900}
+#: what stands beside 1,000 tokens in and 100 out of Sonnet 4.6, and the dollars for a million of it outside of batches
+BESIDE = [
+    ({"iterations": [TURN]}, 0),
+    ({"iterations": []}, 0),
+    # compacting is billed as the answer is, and not in its totals (platform.claude.com: compaction)
+    ({"iterations": [{"type": "compaction", **PAST}, TURN]}, 20_000 * 3 + 500 * 15 + 30_000 * 0.3),
+    ({"iterations": [{"type": "compaction", "cache_creation": WROTE}, TURN]}, 400 * 3.75 + 600 * 6),
+    # caches by their time alone
+    ({"cache_creation": WROTE}, 400 * 3.75 + 600 * 6),
+    ({"cache_creation": WROTE, "cache_creation_input_tokens": 0}, 400 * 3.75 + 600 * 6),
+    ({"cache_creation": WROTE, "cache_creation_input_tokens": 1000}, 400 * 3.75 + 600 * 6),
+    # the declined try of a fallback is not billed
+    ({"iterations": [{"type": "message", **PAST}, {**TURN, "type": "fallback_message"}]}, 0),
+    # another model's rates (platform.claude.com, advisor tool: usage and billing)
+    ({"iterations": [TURN, ADVICE]}, None),
+    # a model without a fast price
+    ({"speed": "standard"}, 0),
+    ({"speed": "fast"}, None),
+]
+
+
+@pytest.mark.parametrize(("more", "beside"), BESIDE)
+def test_what_stands_beside_the_totals_is_billed(more, beside):
+    """By the answer's own rates, or by none that is known."""
+    result = claude({"input_tokens": 1000, "output_tokens": 100, **more}, "claude-sonnet-4-6")
+    cost = Prices("anthropic", "0.5").cost(result, "claude-sonnet-4-6", called=True)
+    assert cost is None if beside is None else cost.paid == pytest.approx((4500 + beside) / 10**6 * PICO)
+
+
+def test_an_answer_at_a_higher_speed_costs_more():
+    """Twice as much with Opus 4.8, what is read from a cache too."""
+    usage = {"input_tokens": 1000, "output_tokens": 100, "cache_read_input_tokens": 1000, "speed": "fast"}
+    prices = Prices("anthropic", "0.5")
+    fast, usual = (claude(one, "claude-opus-4-8") for one in (usage, {**usage, "speed": "standard"}))
+    assert prices.cost(fast, "m", called=True).paid == 2 * prices.cost(usual, "m", called=True).paid
+
+
+TRAFFIC = [
+    ("ON_DEMAND", None, 1),
+    ("ON_DEMAND_FLEX", "flex", 0.5),
+    ("ON_DEMAND_PRIORITY", "priority", None),
+    # bought by the hour, and not by the token
+    ("PROVISIONED_THROUGHPUT", "provisioned_throughput", None),
+]
+
+
+@pytest.mark.parametrize(("traffic", "tier", "share"), TRAFFIC)
+def test_vertex_tells_the_tier_by_the_traffic(traffic, tier, share):
+    """A call by another than the usual one costs what that costs; a batch has none."""
+    usage = {"promptTokenCount": 1000, "candidatesTokenCount": 10, "trafficType": traffic}
+    answer = {"content": {"parts": [{"text": "x"}]}, "finishReason": "STOP"}
+    response = {"candidates": [answer], "usageMetadata": usage, "modelVersion": "gemini-2.5-flash"}
+    result = GEMINI.read(json.dumps({"key": "a", "response": response}).encode())
+    prices = Prices("google", "0.5", flex="0.5")
+    usual = (1000 * 0.3 + 10 * 2.5) / 10**6 * PICO
+    called = prices.cost(result, "gemini-2.5-flash", called=True)
+    assert result.service_tier == tier
+    assert called is None if share is None else called.paid == pytest.approx(usual * share)
+    assert prices.cost(result, "gemini-2.5-flash").paid == pytest.approx(usual / 2)
+
+
+def test_thoughts_are_counted():
+    """Among the output, as every vendor's are."""
+    usage = {"input_tokens": 1, "output_tokens": 9, "output_tokens_details": {"thinking_tokens": 7}}
+    assert [claude({**usage, **more}, "m").reasoning_tokens for more in ({}, {"speed": "fast"})] == [7, 7]
+
+
+def test_nobody_has_counted_an_empty_prompt():
+    """Likewise at Anthropic's kin; what was read from a cache is a prompt."""
+    for usage in {"input_tokens": 0, "output_tokens": 0}, {"input_tokens": 0, "output_tokens": 9, "iterations": [TURN]}:
+        assert claude(usage, "claude-sonnet-4-6").input_tokens is None
+    assert claude({"input_tokens": 0, "output_tokens": 0, "cache_read_input_tokens": 5}, "m").input_tokens == 5
 
 
 @pytest.mark.parametrize(("geo", "factor"), [("us", 1.1), ("global", 1), ("not_available", 1), (None, 1)])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_llm_batch.exceptions import ConfigurationError, InputError
+from airflow_llm_batch.exceptions import ConfigurationError, InputError, VendorUnavailable
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.auth import Login
@@ -134,7 +134,7 @@ class TestOpenAI(ProviderContract):
         assert (read(error={"code": "batch_cancelled", "message": ""}).status) == "cancelled"
         bad = read({"error": {"message": "no such model", "type": "invalid", "code": "model_not_found"}}, 404)
         assert (bad.status, bad.error_code, bad.error_message) == ("errored", "model_not_found", "no such model")
-        assert read({}, 0).error_code == "http_0"
+        assert read({}, 0).error_code == "no_answer"
         for garbage in (
             {},
             {"custom_id": "a"},
@@ -349,6 +349,55 @@ def test_the_search_for_a_lost_create_ends_with_what_is_older():
     shard = Shard(endpoint="", key="k", rows=2)
     requests, found = drive(OpenAI("http://h").find(shard, NOW), {"data": [old, theirs], "has_more": True})
     assert ([batch.id for batch in found], len(requests)) == (["old"], 1)
+
+
+LISTED = {"object": "list", "data": [{"code": "invalid_json_line", "message": "line 3", "line": 3}]}
+WHY = [
+    (LISTED, [("invalid_json_line", "line 3")]),
+    ([{"code": "x", "message": "bad"}, {"message": "worse"}], [("x", "bad"), ("", "worse")]),
+    ({"code": "mismatched_model", "message": "m", "data": None}, [("mismatched_model", "m")]),
+    ("all of it failed", [("", "all of it failed")]),
+    ({"data": ["first", "second"]}, [("", "first"), ("", "second")]),
+    ({"data": "one"}, [("", "one")]),
+    (None, []),
+    ({"object": "list", "data": []}, []),
+]
+
+
+@pytest.mark.parametrize(("errors", "why"), WHY)
+def test_why_a_batch_failed_is_read_in_any_shape(errors, why):
+    """A list as OpenAI has it, one alone, or texts."""
+    batch = OpenAI("http://h").parse({"id": "b", "status": "failed", "errors": errors})
+    assert list(batch.errors) == why
+
+
+@pytest.mark.parametrize("spelled", ["cancelled", "canceled", "CANCELLED", "Canceled"])
+def test_cancelled_has_two_spellings(spelled):
+    """Of a batch, and of Anthropic's rows: what was done by then is landed, and not waited for."""
+    batch = OpenAI("http://h").parse({"id": "b", "status": spelled, "output_file_id": "f"})
+    assert (batch.outcome, batch.known, batch.files) == ("cancelled", True, ("f",))
+    row = Anthropic("http://h").decode({"custom_id": "a", "result": {"type": spelled.lower()}})
+    assert (row.status, row.error_code) == ("cancelled", "batch_cancelled")
+
+
+@pytest.mark.parametrize("kind", [TestOpenAI, TestAnthropic])
+def test_a_listing_that_does_not_go_on_proves_nothing(kind):
+    """An empty page with more behind it goes on where it says, or is no answer; nor is one page again and again."""
+    suite, shard = kind(), Shard(endpoint="", key="k", rows=2, token="t")
+    ours = suite.raw("ours", suite.running, metadata={"airflow_llm_batch": "k"})
+    theirs = suite.raw("theirs", suite.running, rows=3)
+    empty, last = {"data": [], "has_more": True}, {"data": [ours], "has_more": False}
+    requests, found = drive(suite.made.find(shard, NOW), {**empty, "last_id": "x"}, last)
+    assert ([batch.id for batch in found], len(requests)) == (["ours"], 2)
+    assert "x" in str(requests[1].url)
+    with pytest.raises(VendorUnavailable, match=r"not where they are .* nothing was sent again"):
+        drive(suite.made.find(shard, NOW), empty)
+    again = {"data": [theirs], "has_more": True}
+    with pytest.raises(VendorUnavailable, match="the same page again"):
+        drive(suite.made.find(shard, NOW), again, again)
+    again = {"data": [theirs, ours], "has_more": True}
+    requests, found = drive(suite.made.find(shard, NOW), again, again)
+    assert ({batch.id for batch in found}, len(requests)) == ({"ours"}, 2)
 
 
 ODD = st.recursive(

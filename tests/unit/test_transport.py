@@ -92,6 +92,21 @@ def test_an_upload_is_repeated_with_its_whole_body():
     assert int(vendor.requests[0][0].headers["content-length"]) == len(bodies[0])
 
 
+EMPTY = [
+    {"message": "You exceeded your current quota, please check your plan.", "code": "insufficient_quota"},
+    {"message": "Enqueued token limit reached for gpt-5-mini.", "code": "token_limit_exceeded"},
+]
+
+
+@pytest.mark.parametrize("error", EMPTY)
+def test_what_no_pause_mends_is_asked_once(error):
+    """A 429 that tells of an empty account, or of a queue that is full for hours."""
+    vendor = Vendor(httpx.Response(429, json={"error": error}), ok(id="b1"))
+    with pytest.raises(RequestRejected, match=error["code"]):
+        on(vendor).run(OpenAI(BASE).create(Shard(endpoint="/v1/x"), "f", Payload(tuple, 0)))
+    assert len(vendor.requests) == 1
+
+
 def test_giving_up_tells_what_failed_without_the_key():
     """After the last try the error names the call; the key is nowhere in it."""
     with pytest.raises(VendorUnavailable, match=r"GET http://vendor.test/v1/batches/b1 failed: ReadError") as caught:
@@ -121,6 +136,50 @@ def test_credentials_go_to_the_configured_origin_only():
     assert sent == [f"Bearer {SECRET}", None, None, None]
     with pytest.raises(VendorUnavailable, match="HTTP 302"):
         sender.run(provider.get("b1"))
+
+
+def moved(place, status=302):
+    return httpx.Response(status, headers={"location": place})
+
+
+def downloaded(vendor, base=BASE):
+    """The body of a download, and where it was asked for, with which credentials."""
+    with on(vendor).stream(httpx.Request("GET", f"{base}/files/f1/content")) as chunks:
+        body = b"".join(chunks)
+    return body, [(str(request.url), request.headers.get("authorization")) for request, _ in vendor.requests]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_download_is_followed_to_where_it_lies(status):
+    """A store's signed address, and a path of the vendor's own; the key goes to the vendor alone."""
+    key = f"Bearer {SECRET}"
+    answers = (
+        moved("/v1/blobs/1", status),
+        moved("https://store.test/b?sig=1", status),
+        httpx.Response(200, content=b"x\n"),
+    )
+    body, asked = downloaded(Vendor(*answers))
+    assert body == b"x\n"
+    assert asked == [
+        (f"{BASE}/files/f1/content", key),
+        ("http://vendor.test/v1/blobs/1", key),
+        ("https://store.test/b?sig=1", None),
+    ]
+
+
+@pytest.mark.parametrize("hops", [5, 6])
+def test_a_download_is_not_followed_for_ever(hops):
+    """Nor out of an encrypted connection."""
+    vendor = Vendor(*[moved("/v1/again")] * hops, httpx.Response(200, content=b"x\n"))
+    if hops == 5:
+        assert downloaded(vendor)[0] == b"x\n"
+    else:
+        with pytest.raises(VendorUnavailable, match="HTTP 302"):
+            downloaded(vendor)
+    vendor = Vendor(moved("http://store.test/b"))
+    with pytest.raises(VendorUnavailable, match="HTTP 302"):
+        downloaded(vendor, "https://vendor.test/v1")
+    assert len(vendor.requests) == 1
 
 
 def test_the_asynchronous_driver_repeats_alike():

@@ -27,6 +27,11 @@ def is_asked_again(result, also=()):
 
 
 AGAIN = [
+    # OpenAI, in the error file of a batch that expired
+    ({"code": None, "message": "An error occurred while processing your request. You can retry your request."}, 0),
+    # Vertex behind a gateway, that tells its status in a sentence alone
+    ({"code": "vertex_ai_error", "message": "429 RESOURCE_EXHAUSTED"}, 0),
+    ({"code": "vertex_ai_error", "message": "Resource has been exhausted (e.g. check quota)."}, 0),
     # google.rpc.Code, in the lines of Gemini's and Vertex' batches
     ({"code": 4, "message": "Deadline expired before operation could complete."}, 0),
     ({"code": 8, "message": "Resource has been exhausted (e.g. check quota)."}, 0),

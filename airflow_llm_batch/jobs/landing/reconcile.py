@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.data.failed import UNDELIVERED
+from airflow_llm_batch.exceptions import RequestRejected
 from airflow_llm_batch.models import Batch, is_call
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.results import Result, RowStatus
@@ -56,6 +57,14 @@ class Reconciler:
     def answered(self) -> int:
         return len(self.done) - self.done.count(0)
 
+    def lacks(self, only: Container[int] | None = None) -> bool:
+        """Whether a row has no answer yet.
+
+        :param only: rows that this job has to account for, None for all of its own.
+        """
+        rows = zip(self.done, self.entries.rows, strict=True)
+        return any(not done and (only is None or row in only) for done, row in rows)
+
     def take(self, source: AnswerSource, only: Container[int] | None = None) -> Iterator[tuple[Entry, Result]]:
         """Each row's entry with its result, and in ``raw`` the line, for the lines that answer one.
 
@@ -63,37 +72,43 @@ class Reconciler:
         has no answer of it, and the batch's line says just that.
 
         :param only: rows to take, None for all.
+        :raises RequestRejected: for lines that are not there, unless every row is answered by others.
         """
         read, done = self.provider.read, self.done
         self.marks.append(source.name)
         mark, of_batch = len(self.marks), source.name == "batch"
-        for line in source.lines:
-            try:
-                result = read(line)
-            except UNREADABLE:
-                self.delivered += of_batch
-                self.unread += of_batch
-                self.dropped["garbage"] += 1
-                self.aside(line)
-                continue
-            place = self.place_of(result.custom_id)
-            if place is not None and done[place] == mark:
-                # A row that is told of twice is one row that was finished.
-                self.dropped["duplicate"] += 1
-                continue
-            if result.status in UNFINISHED:
-                self.unfinished += of_batch
-            else:
-                self.delivered += of_batch
-            if place is None:
-                self.unread += of_batch
-                self.dropped["foreign"] += 1
-            elif done[place]:
-                continue
-            elif only is None or self.entries.rows[place] in only:
-                done[place] = mark
-                result.raw = line
-                yield self.entries[place], result
+        try:
+            for line in source.lines:
+                try:
+                    result = read(line)
+                except UNREADABLE:
+                    self.delivered += of_batch
+                    self.unread += of_batch
+                    self.dropped["garbage"] += 1
+                    self.aside(line)
+                    continue
+                place = self.place_of(result.custom_id)
+                if place is not None and done[place] == mark:
+                    # A row that is told of twice is one row that was finished.
+                    self.dropped["duplicate"] += 1
+                    continue
+                if result.status in UNFINISHED:
+                    self.unfinished += of_batch
+                else:
+                    self.delivered += of_batch
+                if place is None:
+                    self.unread += of_batch
+                    self.dropped["foreign"] += 1
+                elif done[place]:
+                    continue
+                elif only is None or self.entries.rows[place] in only:
+                    done[place] = mark
+                    result.raw = line
+                    yield self.entries[place], result
+        except RequestRejected as error:
+            # A file of errors that was named and never written: the answers lay in another.
+            if not error.is_missing or self.lacks(only):
+                raise
 
     def short_of(self, batch: Batch) -> int:
         """Rows that the vendor counts as finished and whose answers are not among the lines that were read.
@@ -114,7 +129,8 @@ class Reconciler:
         :param only: rows that this job has to account for, None for all of its own.
         """
         status = STATUS_BY_OUTCOME.get(batch.outcome, "missing")
-        code, message = next(iter(batch.errors), (f"batch_{batch.status}", None))
+        code, message = next(iter(batch.errors), ("", None))
+        code = code or f"batch_{batch.status}"
         if status == "missing":
             code, message = "missing", f"Batch {batch.id} ended as {batch.status!r} without a result for this row."
         if self.short_of(batch):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ANSWERED = frozenset({"succeeded", "truncated", "refused", "invalid", "missing"})
 #: the word for calls in another queue at another price; any other tier costs what the list says
 FLEX = "flex"
-TIERS = frozenset({FLEX, "priority", "fast", "scale"})
+TIERS = frozenset({FLEX, "priority", "fast", "scale", "provisioned_throughput"})
 DRAWN = ("image_output_tokens", "video_output_tokens")
 
 
@@ -167,12 +167,13 @@ class Prices:
             variants = variants_of(self.provider, model)
         except LookupError:
             return None
-        is_listed = any(when.get("service_tier") == tier for when in variants)
-        if tier and not is_listed and (tier != FLEX or self.flex is None):
+        # The table tells tiers apart by their service_tier, Anthropic's fast one by its speed.
+        context = next((when for when in variants if tier and tier in when.values()), None)
+        if tier and context is None and (tier != FLEX or self.flex is None):
             return None
-        share = self.flex if tier and not is_listed else None
+        share = self.flex if tier and context is None else None
         has_batch_price = any(when.get("processing") == "batch" for when in variants) and not self.declared
-        sync_context, stacks = {"service_tier": tier} if is_listed else {}, self.stacks(model)
+        sync_context, stacks = dict(context or {}), self.stacks(model)
 
         def calculate(result: Result) -> Listed:
             used = usage(result)

@@ -147,7 +147,8 @@ class Doubt:
         if (known := self._by_vendor(intent)) < min(moments):
             moments.append(known)
             found = self._find(intent, known)
-        found = [batch for batch in found if batch.id not in taken]
+        # Pages may overlap.
+        found = list({batch.id: batch for batch in found if batch.id not in taken}.values())
         if self.hook.provider.is_marked:
             # What carries our own key needs no clock to be ours.
             return found

@@ -8,6 +8,7 @@ before the shard is created again, under the next try's intent.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +42,11 @@ log = logging.getLogger(__name__)
 #: a shard's create is claimed at most this often in one run of the task
 TOO_MANY = 429
 MOST_CLAIMS = 4
+#: how a vendor says that it has not, or not yet, the file that a batch is to be made of (OpenAI, Voyage, Azure)
+NO_FILE = re.compile(
+    r"invalid[ _]file[ _]id|no such file|cannot find file|file.{0,60}(not (be )?found|(does not|doesn't) exist)",
+    re.IGNORECASE,
+)
 #: shards that are uploaded at once: enough to fill a connection, few enough to stay small in memory
 UPLOADS_AT_ONCE = 3
 
@@ -151,6 +157,8 @@ class Submission:
         self.index = shard.index
         self.attempts = wave.store.attempts(shard.index)
         self.doubt = Doubt(wave.store, wave.hook, wave.job, shard, wave.on_doubt)
+        #: why the last create was refused, where another may be taken
+        self.refused: RequestRejected | None = None
 
     @cached_property
     def content(self) -> Summed:
@@ -172,6 +180,8 @@ class Submission:
                 self._void(number, "never created")
             if created := self._create(number + 1, seen):
                 return created
+        if self.refused is not None:
+            raise self.refused
         raise SubmissionUnconfirmed(
             f"Shard {self.index} could not be created: {MOST_CLAIMS} creates in a row got no answer and left no batch "
             "at the vendor. Nothing was billed as far as the vendor tells; retry later."
@@ -194,6 +204,7 @@ class Submission:
 
         :param seen: the tries before it.
         """
+        self.refused = None
         ref = stage(self.store, self.hook, self.shard, self.content, seen)
         now = datetime.now(UTC)
         intent = Intent(at=now, input_ref=ref, owner=this_process(), vendor_at=self.hook.vendor_time(now))
@@ -212,10 +223,17 @@ class Submission:
                     self._wait_for_room(number, error)
                     return None
                 self._void(number, "rejected")
-                if "file" in f"{error.code} {error}".lower():
-                    # Deleted, expired, or uploaded with another key.
-                    self.attempts.forget_uploaded()
-                raise
+                if "file" not in f"{error.code} {error}".lower():
+                    raise
+                # Deleted, expired, or uploaded with another key.
+                self.attempts.forget_uploaded()
+                if ref is None or not NO_FILE.search(str(error)):
+                    raise
+                # Or not known yet where batches are made: uploaded once more, after a while.
+                log.warning("The vendor does not find the file of shard %d (%s); uploading it anew.", self.index, error)
+                self.refused = error
+                time.sleep(self.doubt.patience.settle / 4)
+                return None
             except VendorUnavailable as error:
                 log.warning("Creating shard %d got no clear answer (%s); asking the vendor.", self.index, error)
                 return None

@@ -286,9 +286,9 @@ class Watch:
             missing -= found.keys()
             # A page is worth its call when it saves several.
             fruitless += len(found) <= FEW
-            after = page.after
-            if after is None:
+            if page.after in (None, after):
                 break
+            after = page.after
         return None
 
     async def hand_out(self, due: list[Turn], readings: Readings) -> None:

@@ -20,7 +20,7 @@ from airflow_llm_batch.providers.anthropic.models import check_params
 from airflow_llm_batch.providers.anthropic.results import read_frequent, read_line
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider, Requests
-from airflow_llm_batch.providers.batches import batch_id, by_time_and_size, identifier, moment, readable
+from airflow_llm_batch.providers.batches import batch_id, by_time_and_size, identifier, moment, next_page, readable
 from airflow_llm_batch.providers.bodies import Call, Payload, as_array, repeatable, streamed
 from airflow_llm_batch.providers.caching import CLAUDE, claudes_mark, least, marked
 from airflow_llm_batch.providers.coerce import members, whole, word
@@ -149,7 +149,7 @@ class Anthropic(Provider):
         response = yield httpx.Request("GET", self.url("v1", "messages", "batches", query=query))
         body = self.expect(response, "a listing of batches")
         items = readable(body.get("data"), parse_batch)
-        return Page(items, items[-1].id if items and body.get("has_more") else None)
+        return Page(items, next_page(body, items))
 
     def cancel(self, batch_id: str) -> Flow[Batch]:
         response = yield repeatable(httpx.Request("POST", self.url("v1", "messages", "batches", batch_id, "cancel")))

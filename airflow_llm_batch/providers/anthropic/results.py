@@ -5,7 +5,7 @@ Every field is coerced when it is read: whatever JSON stands in its place, the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -26,7 +26,7 @@ from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge,
 from airflow_llm_batch.providers.troubles import trouble_of
 from airflow_llm_batch.results import Result, RowStatus
 
-ROW_OUTCOMES: dict[str, RowStatus] = {"canceled": "cancelled", "expired": "expired"}
+ROW_OUTCOMES: dict[str, RowStatus] = {"canceled": "cancelled", "cancelled": "cancelled", "expired": "expired"}
 ENDINGS = Endings(
     good=frozenset({"end_turn", "stop_sequence"}),
     calling=frozenset({"tool_use"}),
@@ -36,8 +36,20 @@ ENDINGS = Endings(
 READ = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
 
 
+#: iterations that the totals leave out: what it took to compact a conversation, at the rates of the answer's model, and
+#: the advice of another model, at that one's (platform.claude.com: compaction, advisor tool)
+COMPACTION, ADVICE = "compaction", "advisor_message"
+#: the word for an answer at a higher speed, which costs more
+FAST = "fast"
+
+
 class CacheCreation(msgspec.Struct):
+    ephemeral_5m_input_tokens: Count = 0
     ephemeral_1h_input_tokens: Count = 0
+
+
+class OutputDetails(msgspec.Struct):
+    thinking_tokens: Count | None = None
 
 
 class Usage(msgspec.Struct):
@@ -49,6 +61,9 @@ class Usage(msgspec.Struct):
     server_tool_use: None = None
     service_tier: Name | None = None
     inference_geo: Name | None = None
+    iterations: tuple[()] | None = None
+    speed: Literal["standard"] | None = None
+    output_tokens_details: OutputDetails | None = None
 
 
 class Text(msgspec.Struct):
@@ -88,7 +103,9 @@ def read_frequent(line: bytes) -> Result | None:
     message = answer.result.message
     usage = message.usage
     read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
-    if not says(message.content[0].text):
+    kept, thought = usage.cache_creation, usage.output_tokens_details
+    apart = kept.ephemeral_5m_input_tokens + kept.ephemeral_1h_input_tokens if kept else 0
+    if not says(message.content[0].text) or apart > written:
         return None
     return Result(
         custom_id=answer.custom_id,
@@ -96,11 +113,12 @@ def read_frequent(line: bytes) -> Result | None:
         text=message.content[0].text,
         finish_reason=message.stop_reason,
         model=message.model,
-        input_tokens=usage.input_tokens + read + written,
+        input_tokens=usage.input_tokens + read + written or None,
         cached_tokens=read,
         cache_write_tokens=written,
-        cache_write_1h_tokens=usage.cache_creation.ephemeral_1h_input_tokens if usage.cache_creation else None,
+        cache_write_1h_tokens=kept.ephemeral_1h_input_tokens if kept else None,
         output_tokens=usage.output_tokens,
+        reasoning_tokens=thought.thinking_tokens if thought else None,
         service_tier=usage.service_tier,
         inference_geo=usage.inference_geo,
     )
@@ -162,14 +180,28 @@ def read_message(message: dict[str, Any], result: Result) -> None:
 
 
 def read_usage(usage: Mapping[str, Any], result: Result) -> None:
+    iterations = objects(usage.get("iterations"))
+    parts = [usage, *(one for one in iterations if one.get("type") == COMPACTION)]
+    kept = [members(part.get("cache_creation")) for part in parts]
     fresh = whole(usage.get("input_tokens"))
     if fresh is not None:
-        result.cached_tokens = whole(usage.get("cache_read_input_tokens")) or 0
-        result.cache_write_tokens = whole(usage.get("cache_creation_input_tokens")) or 0
-        result.input_tokens = whole(fresh + result.cached_tokens + result.cache_write_tokens)
-    result.cache_write_1h_tokens = whole(members(usage.get("cache_creation")).get("ephemeral_1h_input_tokens"))
-    result.output_tokens = whole(usage.get("output_tokens"))
-    result.service_tier = word(usage.get("service_tier"))
+        apart = total(kept, "ephemeral_5m_input_tokens") + total(kept, "ephemeral_1h_input_tokens")
+        result.cached_tokens = whole(total(parts, "cache_read_input_tokens"))
+        result.cache_write_tokens = whole(max(total(parts, "cache_creation_input_tokens"), apart))
+        prompt = total(parts, "input_tokens") + (result.cached_tokens or 0) + (result.cache_write_tokens or 0)
+        # No prompt is empty: where 0 is told, nobody has counted.
+        result.input_tokens = whole(prompt) or None
+    result.cache_write_1h_tokens = whole(total(kept, "ephemeral_1h_input_tokens")) if any(kept) else None
+    answer = whole(usage.get("output_tokens"))
+    result.output_tokens = None if answer is None else whole(total(parts, "output_tokens"))
+    result.reasoning_tokens = whole(members(usage.get("output_tokens_details")).get("thinking_tokens"))
+    result.service_tier = FAST if usage.get("speed") == FAST else word(usage.get("service_tier"))
     result.inference_geo = word(usage.get("inference_geo"))
     uses = {name: whole(count) or 0 for name, count in members(usage.get("server_tool_use")).items()}
+    uses["advisor"] = sum(one.get("type") == ADVICE for one in iterations)
     result.tool_uses = {name.removesuffix("_requests"): count for name, count in uses.items() if count > 0} or None
+
+
+def total(parts: Iterable[Mapping[str, Any]], name: str) -> int:
+    """The sum of one count."""
+    return sum(whole(part.get(name)) or 0 for part in parts)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from airflow_llm_batch.providers.coerce import Count, Name, members, whole
+from airflow_llm_batch.providers.coerce import Count, Name, Some, members, whole
 from airflow_llm_batch.providers.endings import unreadable
 from airflow_llm_batch.providers.gemini.results import read_error, read_response
 from airflow_llm_batch.providers.troubles import tells
@@ -22,7 +22,7 @@ ANSWER = ("candidates", "promptFeedback", "prompt_feedback", "embedding", "embed
 
 
 class Usage(msgspec.Struct, rename="camel"):
-    prompt_token_count: Count
+    prompt_token_count: Some
     candidates_token_count: Count
     cached_content_token_count: Count = 0
     thoughts_token_count: Count | None = None
@@ -30,6 +30,7 @@ class Usage(msgspec.Struct, rename="camel"):
     prompt_tokens_details: tuple[PlainTokens] | None = None
     candidates_tokens_details: tuple[PlainTokens] | None = None
     service_tier: Name | None = None
+    traffic_type: Literal["ON_DEMAND"] | None = None
 
 
 class PlainTokens(msgspec.Struct):

@@ -185,7 +185,8 @@ def read_usage(response: dict[str, Any], result: Result) -> None:
     usage = members(get(response, "usageMetadata"))
     asked, brought = whole(get(usage, "promptTokenCount")), whole(get(usage, "toolUsePromptTokenCount"))
     if asked is not None:
-        result.input_tokens = whole(asked + (brought or 0))
+        # No prompt is empty: where 0 is told, nobody has counted.
+        result.input_tokens = whole(asked + (brought or 0)) or None
         result.cached_tokens = whole(get(usage, "cachedContentTokenCount")) or 0
         # A zero is left out.
         result.output_tokens = 0
@@ -193,8 +194,9 @@ def read_usage(response: dict[str, Any], result: Result) -> None:
     if written is not None or thought is not None:
         result.output_tokens = whole((written or 0) + (thought or 0))
     result.reasoning_tokens = thought
-    tier = word(get(usage, "serviceTier"))
-    result.service_tier = tier.lower() if tier else None
+    # Vertex tells it by the traffic: ON_DEMAND_FLEX.
+    tier = word(get(usage, "serviceTier")) or (word(get(usage, "trafficType")) or "").removeprefix("ON_DEMAND")
+    result.service_tier = tier.lower().lstrip("_") or None
     odd = {
         "audio_input_tokens": tokens_of("AUDIO", usage, "promptTokensDetails"),
         **{f"{kind.lower()}_output_tokens": tokens_of(kind, usage, "candidatesTokensDetails") for kind in APART},

@@ -5,6 +5,7 @@ Source: wire facts of OpenAI's OpenAPI document and SDK (files, batches); limits
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
-from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, readable
+from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, next_page, readable
 from airflow_llm_batch.providers.bodies import (
     Call,
     Payload,
@@ -39,6 +40,7 @@ from airflow_llm_batch.providers.openai.models import (
     plain_name,
     refuse,
     takes_flex,
+    traits,
 )
 from airflow_llm_batch.providers.openai.responses import checked_response, responses_body
 from airflow_llm_batch.providers.openai.results import read_frequent, read_line
@@ -52,6 +54,8 @@ OUTCOMES: dict[str, Outcome] = {
     "failed": "failed",
     "expired": "expired",
     "cancelled": "cancelled",
+    # As servers beside OpenAI spell it.
+    "canceled": "cancelled",
 }
 RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
@@ -59,6 +63,10 @@ CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embe
 KEY = "airflow_llm_batch"
 #: seconds after which an input file is deleted by the vendor: long enough for a shard that waits for room
 INPUTS_EXPIRE = 14 * 86400
+
+
+#: OpenAI's hosts in its regions, and the first version of GPT that costs more there
+REGIONS, DEARER = re.compile(r"[a-z]{2}\.api\.openai\.com"), (5, 4)
 
 
 class Sent(msgspec.Struct):
@@ -114,6 +122,19 @@ class OpenAI(Provider):
         super().__init_subclass__(**kwargs)
         # Whoever speaks OpenAI's protocol may know the tier's name, and bill it as it likes: flex has to be named.
         cls.flex_price_factor = cls.__dict__.get("flex_price_factor")
+
+    @property
+    def is_own(self) -> bool:
+        return super().is_own or self.is_regional
+
+    @property
+    def is_regional(self) -> bool:
+        """Whether OpenAI is asked in a region."""
+        return REGIONS.fullmatch(httpx.URL(self.base_url).host) is not None
+
+    def price_share(self, model: str) -> str:
+        # OpenAI's price list, regional processing: of the models since GPT-5.4.
+        return "1.1" if self.is_regional and traits(model).version >= DEARER else "1"
 
     def normalize(self, base_url: str) -> str:
         return base_url if httpx.URL(base_url).path.strip("/") else f"{base_url}/v1"
@@ -283,6 +304,8 @@ class OpenAI(Provider):
         after = None
         for _ in range(self.find_pages):
             page = yield from self.list(after)
+            if after is not None and page.after == after:
+                return found or self.goes_nowhere()
             # Our own key, or file, proves a batch to be ours whatever its time says: the time ends the search alone.
             found += [b for b in page.items if b.metadata.get(KEY) == shard.key or (ref and b.input_ref == ref)]
             times = [b.created_at for b in page.items if b.created_at is not None]
@@ -304,9 +327,7 @@ class OpenAI(Provider):
         body = self.expect(response, "a listing of batches")
         # Azure's documentation shows a listing as "value" as well.
         items = readable(body.get("data", body.get("value")), self.parse)
-        # LiteLLM routes by ids it makes up, and pages by the vendor's own.
-        last = body.get("last_id") or (items[-1].id if items else None)
-        return Page(items, last if items and body.get("has_more") else None)
+        return Page(items, next_page(body, items))
 
     def parse(self, raw: dict[str, Any]) -> Batch:
         batch = parse_batch(raw)

@@ -5,6 +5,8 @@ Every field is coerced when it is read: whatever JSON stands in its place, the r
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -14,6 +16,7 @@ from airflow_llm_batch.providers.coerce import (
     Count,
     Name,
     Said,
+    Some,
     cut_call,
     id_of,
     members,
@@ -26,7 +29,8 @@ from airflow_llm_batch.providers.coerce import (
     word,
 )
 from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge, says, unreadable
-from airflow_llm_batch.providers.troubles import UNKNOWN, tells, trouble_of
+from airflow_llm_batch.providers.openai.models import NEVER_REASON, plain_name
+from airflow_llm_batch.providers.troubles import UNANSWERED, UNKNOWN, tells, trouble_of
 from airflow_llm_batch.results import Result
 
 #: OpenAI's words, and those of servers that are like it
@@ -45,10 +49,20 @@ MEDIA = (*SHOWN, "executed_tools")
 #: prompt_cache_hit_tokens; Moonshot: cached_tokens; LiteLLM and OpenRouter: the others)
 CACHED = ("cached_tokens", "cache_read_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
 WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
+#: tokens of the prompt and of the answer, by the names of either API: some gateways write both, one of them as 0
+ASKED = ("prompt_tokens", "input_tokens")
+SPENT = ("completion_tokens", "output_tokens")
+#: where usage tells which of the vendor's own tools ran how often (xAI; Anthropic's behind LiteLLM and OpenRouter), and
+#: the ends of the tools' names there. xAI's older search is billed by its sources
+RAN = ("server_side_tool_usage_details", "server_tool_use")
+TOOL_COUNT = re.compile("(_(calls|requests))+$")
 #: in the names of models that search with each call, which OpenAI bills and does not count
 SEARCHES = ("-search-preview", "-search-api")
 #: output items of the Responses API that are tools of the vendor's own, billed by use
 TOOL_ITEM = "_call"
+SEARCH, OLD_SEARCH = "web_search", "web_search_preview"
+#: what a search may do besides searching
+FREE_ACTIONS = ("open_page", "find_in_page", "find")
 #: those of them that the customer's side runs, and what is asked of it
 OURS = frozenset({"function_call", "custom_tool_call"})
 #: members of which a 200 without an answer is made: an error, whatever the status says
@@ -78,11 +92,16 @@ class OutputDetails(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    prompt_tokens: Count
+    prompt_tokens: Some
     completion_tokens: Count = 0
     total_tokens: Count | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: OutputDetails | None = None
+    input_tokens: No = None
+    output_tokens: No = None
+    num_sources_used: No = None
+    server_side_tool_usage_details: None = None
+    server_tool_use: None = None
     cached_tokens: No = None
     prompt_cache_hit_tokens: No = None
     cache_read_input_tokens: No = None
@@ -160,7 +179,7 @@ def read_line(line: dict[str, Any]) -> Result:
     if error or not good:
         trouble = trouble_of(error or body, 0 if good else status)
         if trouble.code == UNKNOWN and not good:
-            trouble = trouble._replace(code=f"http_{status}")
+            trouble = trouble._replace(code=f"http_{status}" if status or trouble.message else UNANSWERED)
         reported = f"HTTP {status}" if status else "no answer and no error"
         fail(result, trouble._replace(message=trouble.message or f"The vendor reported {reported} for this row."))
         if isinstance(body, dict):
@@ -188,18 +207,22 @@ def read_billing(body: dict[str, Any], result: Result) -> None:
     result.model = word(body.get("model"))
     result.service_tier = word(body.get("service_tier"))
     usage = members(body.get("usage"))
-    result.input_tokens = whole(usage.get("prompt_tokens", usage.get("input_tokens")))
+    # Embeddings have no output tokens at all: theirs is nothing, not unknown, and the total is the prompt.
+    embeds = "data" in body
+    # No prompt is empty: where 0 is told, nobody has counted.
+    result.input_tokens = most((*ASKED, "total_tokens") if embeds else ASKED, usage) or None
     asked = members(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
     used = members(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     result.cached_tokens, result.cache_write_tokens = most(CACHED, asked, usage), most(WRITTEN, asked, usage)
     result.reasoning_tokens = whole(used.get("reasoning_tokens"))
-    spent = whole(usage.get("completion_tokens", usage.get("output_tokens")))
-    # Embeddings report no output tokens at all: their output is nothing, not unknown.
-    total = None if "data" in body else whole(usage.get("total_tokens"))
+    spent = most(SPENT, usage)
+    total = None if embeds else whole(usage.get("total_tokens"))
     result.output_tokens = answer_tokens(spent or 0, result, total) if usage else spent
     audio = {"audio_input_tokens": asked.get("audio_tokens"), "audio_output_tokens": used.get("audio_tokens")}
-    heard = {name: count for name, given in audio.items() if (count := whole(given))}
-    result.tool_uses = heard or None
+    ran = {f"{name}_calls": count for where in RAN for name, count in members(usage.get(where)).items()}
+    beside = {**audio, **ran, "live_search_calls": usage.get("num_sources_used")}
+    counted = {TOOL_COUNT.sub("", name): count for name, given in beside.items() if (count := whole(given))}
+    result.tool_uses = counted or None
     if any(name in (result.model or "") for name in SEARCHES):
         searched(result)
 
@@ -224,8 +247,8 @@ def answer_tokens(spent: int, result: Result, total: int | None) -> int:
 
 def searched(result: Result) -> None:
     """A search that the vendor ran, and bills, without telling how often."""
-    if "web_search" not in (result.tool_uses or {}):
-        result.tool_uses = {**(result.tool_uses or {}), "web_search": 0}
+    if SEARCH not in (result.tool_uses or {}):
+        result.tool_uses = {**(result.tool_uses or {}), SEARCH: 0}
 
 
 def read_answer(body: dict[str, Any], result: Result) -> None:
@@ -339,9 +362,7 @@ def read_response(body: dict[str, Any], result: Result) -> None:
     result.tool_calls = [
         tool_call(item.get("call_id"), item.get("name"), item.get("arguments", item.get("input"))) for item in asked
     ] or None
-    used = [str(item["type"]) for item in items if item not in asked and str(item.get("type")).endswith(TOOL_ITEM)]
-    uses = {kind.removesuffix(TOOL_ITEM): used.count(kind) for kind in used}
-    result.tool_uses = {**(result.tool_uses or {}), **uses} or None
+    result.tool_uses = {**(result.tool_uses or {}), **uses_of(items, body)} or None
     made = [item for item in items if item.get("type") == "image_generation_call" and item.get("result")]
     result.output = made or None
     result.finish_reason = word(body.get("status"))
@@ -354,6 +375,19 @@ def read_response(body: dict[str, Any], result: Result) -> None:
         return
     functions = [c for c, item in zip(result.tool_calls or [], asked, strict=True) if item["type"] == "function_call"]
     judge(result, RESPONSE_ENDINGS, said.refusal, cut_call=cut_call(functions))
+
+
+def uses_of(items: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> dict[str, int]:
+    """Which of the vendor's own tools ran, as often as they are billed: on the web that is searches, and not pages that
+    are opened and looked through (OpenAI's guide to web search)."""
+    ran = [item for item in items if str(item.get("type")).endswith(TOOL_ITEM) and item["type"] not in OURS]
+    billed = [item for item in ran if members(item.get("action")).get("type") not in FREE_ACTIONS]
+    uses = Counter(str(item["type"]).removesuffix(TOOL_ITEM) for item in billed)
+    # The older tool costs models that do not reason another price; an answer repeats which one was asked for.
+    older = any(str(tool.get("type")).startswith(OLD_SEARCH) for tool in objects(body.get("tools")))
+    if older and NEVER_REASON.match(plain_name(word(body.get("model")) or "")) and (searches := uses.pop(SEARCH, 0)):
+        uses[OLD_SEARCH] = searches
+    return dict(uses)
 
 
 RESPONSE_ENDINGS = Endings(

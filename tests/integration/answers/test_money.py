@@ -238,6 +238,21 @@ def test_no_discount_is_assumed_where_none_is_known(connect):
     assert Prices.of(LLMBatchHook(connect("https://api.openai.com/v1"))).cost(used, "gpt-5-mini").paid == PICO // 8
 
 
+@pytest.mark.parametrize("region", ["us", "eu", "ae"])
+@pytest.mark.parametrize(("model", "share"), [("gpt-5.4", 1.1), ("gpt-5.6-luna-2026-07-01", 1.1), ("gpt-5-mini", 1)])
+def test_what_openai_does_in_a_region_costs_more(connect, region, model, share):
+    """A tenth, of models since GPT-5.4, in batches and calls; the address is OpenAI's own, so batches are cheaper."""
+    used = Result(status="succeeded", model=model, input_tokens=1000, output_tokens=1000)
+    hosts = "api.openai.com", f"{region}.api.openai.com"
+    prices = [Prices.of(LLMBatchHook(connect(f"https://{host}/v1"))) for host in hosts]
+    for called in True, False:
+        usual, regional = (one.cost(used, model, called).paid for one in prices)
+        assert regional == pytest.approx(usual * share)
+    assert OpenAI(f"https://{hosts[1]}").is_own
+    for host in f"{region}.api.openai.com.example", f"{region}-api.openai.com", f"{region}.api.openai.com.evil.test":
+        assert not OpenAI(f"https://{host}/v1").is_own
+
+
 def test_other_tiers_cost_something_else():
     """``service_tier`` in online answers: flex is half, an unknown one is not known; in a batch it says nothing."""
     used = Result(status="succeeded", model="gpt-5-mini", input_tokens=10**6, output_tokens=0, service_tier="flex")

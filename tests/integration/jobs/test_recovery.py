@@ -220,6 +220,74 @@ def test_ended_is_not_delivered(provider, connect, store, context, tmp_path, loo
         assert len(emulator.vendor.batches) == 1
 
 
+NO_FILE = [
+    "Cannot find file file-7, or project proj_1 does not have access to it.",
+    "Invalid 'input_file_id': No such File object: file-7",
+    "Input file not found",
+    "invalid_file_id: Invalid file id: file-7.",
+]
+
+
+@pytest.mark.parametrize("said", NO_FILE)
+def test_a_file_that_is_not_found_is_told_from_one_that_is_bad(said):
+    """OpenAI, three times, and Voyage; a file that is refused for what it holds is not sent again."""
+    assert submission.NO_FILE.search(said)
+    assert not submission.NO_FILE.search("Invalid file format for Batch API. Must be .jsonl")
+
+
+@pytest.mark.parametrize("refusals", [1, 3, 99])
+def test_a_file_that_the_vendor_does_not_find_is_uploaded_once_more(emulator, connect, store, monkeypatch, refusals):
+    """Not known yet where batches are made, or gone since a try uploaded it: one batch, or the vendor's refusal."""
+    hook = LLMBatchHook(connect(emulator.url))
+    run, job = plan(store, hook, spec(texts(5), chat("openai")))
+    run.attempts(0).save_uploaded("file-of-an-earlier-try")
+    create, named = hook.provider.create, []
+
+    def create_late(shard, ref, content):
+        named.append(ref)
+        return create(shard, "file-unknown" if len(named) <= refusals else ref, content)
+
+    monkeypatch.setattr(hook.provider, "create", create_late)
+    if refusals < 99:
+        assert submission.submit(run, hook, job) == list(emulator.vendor.batches)
+        assert (len(emulator.vendor.batches), len(named)) == (1, refusals + 1)
+        assert len(set(named)) == len(named)
+    else:
+        with pytest.raises(RequestRejected, match="400"):
+            submission.submit(run, hook, job)
+        assert (len(emulator.vendor.batches), len(named)) == (0, 1 + submission.MOST_CLAIMS)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_file_that_is_not_there_hides_no_answer(connect, store, tmp_path, monkeypatch, first, answered):
+    """A server names a file of errors that it never wrote: all rows are in another; where one is not, none lands."""
+    with Emulator(duration=0, limits={"requests": 10}) as emulator:
+        hook = LLMBatchHook(connect(emulator.url, limits={"requests": 10}))
+        job, _ = submit(store, hook, spec(texts(20), chat("openai")))
+        results, bodies, gone = hook.provider.results, hook.bodies, hook.provider.download("file-gone")
+
+        def with_gone(batch):
+            found = list(results(batch))
+            return [gone, *found] if first else [*found, gone]
+
+        def one_short(source):
+            for body in bodies(source):
+                yield iter(b"".join(body).splitlines(keepends=True)[1:])
+
+        monkeypatch.setattr(hook.provider, "results", with_gone)
+        if answered:
+            manifest, rows = land(store, hook, job, tmp_path / "out")
+            assert sorted(row["row"] for row in rows) == list(range(20))
+            assert (manifest.counts["succeeded"], manifest.rows) == (20, 20)
+        else:
+            monkeypatch.setattr(hook, "bodies", one_short)
+            with pytest.raises(RequestRejected, match="404"):
+                land(store, hook, job, tmp_path / "out")
+            assert not list((tmp_path / "out").glob("*.jsonl"))
+        assert emulator.vendor.stats()["billed_rows"] == 20
+
+
 def test_trouble_with_storage_does_not_end_a_wait(hook, provider, store, monkeypatch):
     """Progress is for people; the end of a batch is asked for again when it is needed."""
     submit(store, hook, spec(texts(3), chat(provider)))
