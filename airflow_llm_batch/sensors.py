@@ -14,13 +14,14 @@ from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.jobs.options import DEADLINES, Deadline
 from airflow_llm_batch.links import LINKS
 from airflow_llm_batch.operators.handle import JobHandle
+from airflow_llm_batch.operators.rendering import RendersArguments
 from airflow_llm_batch.operators.waiting import Waiting, check_event, is_late, seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class BatchSensor(SendsAlerts, BaseSensorOperator):
+class BatchSensor(RendersArguments, SendsAlerts, BaseSensorOperator):
     """Waits until every batch of a job has ended, whatever it ended as; results are for ``FetchResultsOperator``.
 
     Deferred by default: the wait takes no worker slot. Transient failures never end it. When watching ends early, at
@@ -146,5 +147,5 @@ class BatchSensor(SendsAlerts, BaseSensorOperator):
         if self.batch_id:
             if not self.conn_id:
                 raise ConfigurationError("BatchSensor(batch_id=...) needs conn_id as well. Nothing was sent.")
-            return JobHandle(job=None, conn_id=self.conn_id, batches=[self.batch_id])
+            return JobHandle(job=None, conn_id=self.conn_id, batches=[str(self.batch_id)])
         return JobHandle.of(self.job, self.conn_id)

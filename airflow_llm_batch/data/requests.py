@@ -35,9 +35,11 @@ class RequestTemplate:
     :ivar on_null: what a column that is null becomes in a prompt, ``empty`` or ``fail``.
     :ivar known: what its braces mean by the rows' columns (``data.templates.meanings``).
     :ivar called: its requests are called one by one, and not sent in a batch.
+    :ivar texts: fields that are text, whatever a template makes of them.
     """
 
     template_fields: ClassVar[tuple[str, ...]] = ()
+    texts: ClassVar[tuple[str, ...]] = ()
     on_null: str = "empty"
     known: Mapping[str, str] = MappingProxyType({})
     called: bool = False
@@ -150,6 +152,7 @@ class ChatRequest(RequestTemplate):
     cache: bool | str | None = None
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "system", "user", "messages", "max_tokens", "params")
+    texts: ClassVar[tuple[str, ...]] = ("model", "system", "user")
 
     def __post_init__(self) -> None:
         if self.messages is not None and (self.user is not None or self.system is not None):
@@ -254,6 +257,7 @@ class EmbeddingRequest(RequestTemplate):
     on_null: str = "empty"
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "input", "dimensions", "params")
+    texts: ClassVar[tuple[str, ...]] = ("model", "input")
 
     def __post_init__(self) -> None:
         check_on_null(self.on_null)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from airflow_llm_batch.data.values import written
 from airflow_llm_batch.exceptions import ConfigurationError
 
 
@@ -48,8 +48,7 @@ class JobHandle:
         :param conn_id: overrides the job's connection.
         :raises ConfigurationError: for anything else, and for a URI where no job lies.
         """
-        if isinstance(given, str) and given.lstrip().startswith("{"):
-            given = written(given)
+        given = written(given)
         if isinstance(given, str) and given:
             from airflow_llm_batch.jobs.directory.store import JobStore
 
@@ -60,18 +59,20 @@ class JobHandle:
         if isinstance(given, Mapping) and "job" in given and "conn_id" in given:
             known = {name: given[name] for name in cls.__dataclass_fields__ if name in given}
             return cls(**{**known, "conn_id": conn_id or known["conn_id"]})
+        if given is None:
+            raise ConfigurationError(
+                "job is None: the task that it is the output of has pushed none, for it was skipped or has "
+                "do_xcom_push=False. Give a job directory's URI; what was sent is there, and nothing is lost."
+            )
+        if isinstance(given, Sequence) and not isinstance(given, str):
+            raise ConfigurationError(
+                "job is a list, as a mapped task's output is: map this task over it too, as in "
+                "BatchSensor.partial(task_id='wait').expand(job=submit.output). Nothing is lost."
+            )
         raise ConfigurationError(
             f"job is {given!r}; pass the output of a SubmitBatchOperator or BatchSensor task, the extra of its "
             "completion's asset event, or a job directory's URI."
         )
-
-
-def written(text: str) -> Any:
-    """What a template has made text of; the text where it is nothing else."""
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return text
 
 
 def completed_jobs(events: Mapping[Any, Any]) -> list[dict[str, Any]]:

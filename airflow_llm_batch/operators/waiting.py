@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -131,3 +132,15 @@ def seconds(duration: timedelta | float | str | None) -> float | None:
         return float(duration)
     except (TypeError, ValueError):
         raise ConfigurationError(f"{duration!r} is no duration; give a timedelta or a number of seconds.") from None
+
+
+def pause(name: str, given: timedelta | float | str | None) -> float:
+    """Seconds between two looks.
+
+    :param name: of the argument.
+    :raises ConfigurationError: for what is no time above 0.
+    """
+    found = seconds(given)
+    if found is None or not 0 < found < math.inf:
+        raise ConfigurationError(f"{name} is {given!r}; give a timedelta or a number of seconds, more than 0.")
+    return found

@@ -19,9 +19,11 @@ dags = importlib.import_module("airflow.models.dagbag" if IS_3_1 else "airflow.d
 encoders = importlib.import_module(f"airflow.serialization.{'serialized_objects' if IS_3_1 else 'encoders'}")
 DagBag: Any = dags.DagBag
 sync_bag_to_db: Any = dags.sync_bag_to_db
+objects = importlib.import_module("airflow.serialization.serialized_objects")
+serialized: Any = (objects.SerializedDAG if IS_3_1 else objects.DagSerialization).to_dict
 encode_trigger: Any = getattr(encoders, "_encode_trigger" if IS_3_1 else "encode_trigger")
 
-__all__ = ["DagBag", "encode_trigger", "forget_teams", "needs_teams", "sync_bag_to_db"]
+__all__ = ["DagBag", "encode_trigger", "forget_teams", "needs_teams", "serialized", "sync_bag_to_db"]
 
 #: until 3.1 is dropped, which has their tables and nothing that reads them
 needs_teams = pytest.mark.skipif(IS_3_1, reason="Airflow has several teams from 3.2 on")
