@@ -5,7 +5,9 @@ All are mutable and name their ``template_fields``, so Airflow renders Jinja ins
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 
 CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 CHAT, EMBEDDINGS, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/messages"
+#: parameters that are numbers, or yes or no, at every vendor that has them
+NUMBERS = frozenset({
+    "temperature", "top_p", "top_k", "min_p", "n", "seed", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "logprobs", "top_logprobs", "parallel_tool_calls", "store", *CAPS,
+})  # fmt: skip
 #: where bodies hold the schema of their answers
 SCHEMAS = (
     ("response_format", "json_schema", "schema"),
@@ -217,7 +224,7 @@ class ChatRequest(RequestTemplate):
         cache = static.cache if static is not None else None
         compile_known = partial(compile_template, known=self.known)
         contents = [text_or_parts(turn, compile_known) for turn in self.turns()]
-        fill_rest = compile_known({"model": self.model, **self.params})
+        fill_rest = compile_known({"model": self.model, **typed(self.params)})
 
         def render(row: Mapping[str, Any]) -> Request:
             filled = {**body, **fill_rest(row)}
@@ -369,6 +376,21 @@ def whole_number(name: str, value: Any) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise InputError(f"{name} is {value!r}; give a whole number. Nothing was sent.") from None
+
+
+def typed(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters, those that are numbers, or yes or no, read where a template has made text of them.
+
+    :raises InputError: for a text that is none; the vendor would refuse every row for it.
+    """
+    made = dict(params)
+    for name in NUMBERS & params.keys():
+        if isinstance(value := params[name], str) and "{" not in value:
+            with suppress(ValueError):
+                made[name] = json.loads(value.strip().lower())
+            if not isinstance(made[name], int | float):
+                raise InputError(f"{name} is the text {value!r}; give a number. Nothing was sent.")
+    return made
 
 
 def check_model(model: Any) -> None:

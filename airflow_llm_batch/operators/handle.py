@@ -17,6 +17,7 @@ class JobHandle:
     :param job: URI of the job directory, None for a batch that no job of ours made.
     :param batches: the vendor's batch ids, in shard order.
     :param partition: which of the task's rows are the job's, ``3/64``; None for all of them.
+    :param empty: a mapped task had no rows, and planned no job.
     """
 
     job: str | None
@@ -26,11 +27,12 @@ class JobHandle:
     shards: int | None = None
     batches: list[str] = field(default_factory=list)
     partition: str | None = None
+    empty: bool = False
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is of a partition without rows: no job was planned."""
-        return self.partition is not None and self.rows == 0
+        """Whether it is of a partition, or a mapped task, without rows: no job was planned."""
+        return self.empty or (self.partition is not None and self.rows == 0)
 
     @property
     def external(self) -> str | None:
@@ -38,8 +40,7 @@ class JobHandle:
         return self.batches[0] if self.job is None and self.batches else None
 
     def to_xcom(self) -> dict[str, Any]:
-        fields = asdict(self)
-        return fields if self.partition is not None else {name: fields[name] for name in fields if name != "partition"}
+        return {name: value for name, value in asdict(self).items() if value or name not in ("partition", "empty")}
 
     @classmethod
     def of(cls, given: Any, conn_id: str | None = None) -> JobHandle:

@@ -273,3 +273,21 @@ def test_a_path_tells_its_connection_as_each_airflow_keeps_it(path):
     """Directories and globs are listed with the connection of the path that was given."""
     assert connection_of(path) == "store"
     assert connection_of(SimpleNamespace(storage_options={})) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "made"), [("0.5", 0.5), (" 1 ", 1), ("True", True), ("false", False), ("{t}", 0.25), (0.5, 0.5)]
+)
+def test_a_number_that_a_template_has_made_text_of_is_a_number(text, made):
+    """``params={"temperature": "{{ params.t }}"}`` was sent as text, which the vendor refuses for every row."""
+    request = ChatRequest("gpt-4.1-mini", user="{text}", params={"temperature": text, "stop": "7", "user": "0.5"})
+    body = request.compile()({"text": "a", "t": 0.25}).body
+    assert (body["temperature"], type(body["temperature"])) == (made, type(made))
+    assert (body["stop"], body["user"]) == ("7", "0.5")
+
+
+@pytest.mark.parametrize("text", ["None", "", "warm", "nan", "null", "[1]"])
+def test_a_text_where_a_number_belongs_is_refused(text):
+    """Before anything is sent."""
+    with pytest.raises(InputError, match=r"temperature is the text .*Nothing was sent"):
+        ChatRequest("gpt-4.1-mini", user="{text}", params={"temperature": text}).compile()
