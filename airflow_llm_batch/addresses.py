@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -10,6 +11,14 @@ from airflow_llm_batch.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
+
+SCHEMES = ("https", "http")
+#: names of this machine, where nobody expects TLS
+HERE = ("localhost", "127.0.0.1")
+NO_ADDRESS = (
+    "The connection's host is no address; give a name, with a port and a path where there are any, or a whole URL that "
+    "begins with https:// or http://. Nothing was sent."
+)
 
 
 def key_of(connection: Connection) -> str:
@@ -27,35 +36,49 @@ def key_of(connection: Connection) -> str:
 
 
 def base_url(connection: Connection) -> str | None:
-    """The connection's address: a whole URL in ``host``, or ``host`` with ``port`` and ``schema`` beside it."""
+    """The connection's address: a whole URL in ``host``, or a name there; ``port`` and ``schema`` beside it complete
+    either. ``schema`` is a scheme, as Airflow's HTTP connections have it, or the path of a connection written as a URI.
+
+    :raises ConfigurationError: for what is none, and where two ports are named: a key goes to one place.
+    """
     host = (connection.host or "").strip()
     if not host:
         return None
-    if "@" in host or "%40" in host:
+    schema = (connection.schema or "").strip().removesuffix("://").strip("/")
+    if any(mark in host + schema for mark in ("@", "%40")):
         raise ConfigurationError(
             "The connection's host holds credentials; put the key into the password. Nothing was sent."
         )
-    if "?" in host or "#" in host:
+    if any(mark in host + schema for mark in "?#"):
         raise ConfigurationError(
             "The connection's host holds parameters; put them into the extra's 'query', and a key into the password. "
             "Nothing was sent."
         )
+    scheme, path = (schema.lower(), "") if schema.lower() in SCHEMES else ("", schema)
     if "://" not in host:
-        scheme = connection.schema or ("http" if host in ("localhost", "127.0.0.1") else "https")
-        host = f"{scheme}://{host}:{connection.port}" if connection.port else f"{scheme}://{host}"
+        name = re.split("[:/]", host)[0]
+        host = f"{scheme or ('http' if name in HERE else 'https')}://{host}"
     if not is_address(host):
+        raise ConfigurationError(NO_ADDRESS)
+    parts = urlsplit(host)
+    port = int(connection.port or parts.port or 0)
+    if parts.port and port != parts.port:
         raise ConfigurationError(
-            "The connection's host is no address; give a name, with a port and a path where there are any, or a whole "
-            "URL that begins with https:// or http://. Nothing was sent."
+            f"The connection's host names port {parts.port}, and its port is {port}; leave one of them out. "
+            "Nothing was sent."
         )
-    return host
+    netloc = parts.netloc if parts.port or not port else f"{parts.netloc.rstrip(':')}:{port}"
+    url = parts._replace(netloc=netloc, path=f"{parts.path.rstrip('/')}/{path}" if path else parts.path).geturl()
+    if not is_address(url):
+        raise ConfigurationError(NO_ADDRESS)
+    return url
 
 
 def is_address(url: str) -> bool:
     """Whether a URL can be asked: what an HTTP client says of one that cannot quotes it."""
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 0) >= 0
+        return parts.scheme in SCHEMES and bool(parts.hostname) and (parts.port or 0) >= 0
     except ValueError:
         return False
 

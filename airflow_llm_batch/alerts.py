@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -42,7 +42,8 @@ class Alerts:
         the last 20, three at least); None for never.
     """
 
-    notify: Sequence[Callable[[Any], Any]] | Callable[[Any], Any] = ()
+    # Airflow keeps the text of mapped tasks' arguments: one with addresses in it would be another DAG at each parsing.
+    notify: Sequence[Callable[[Any], Any]] | Callable[[Any], Any] = field(default=(), repr=False)
     landed: bool = False
     failing: float | None = 0.05
     budget: float | None = 0.8

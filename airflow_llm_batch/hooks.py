@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -77,6 +78,13 @@ class LLMBatchHook(BaseHook):
             try:
                 self._connection = get_connection(self.conn_id)
             except AirflowNotFoundException:
+                variable = f"AIRFLOW_CONN_{str(self.conn_id).upper()}"
+                if os.environ.get(variable):
+                    raise ConfigurationError(
+                        f"Airflow cannot read connection {self.conn_id!r} from {variable}; write it as JSON: "
+                        '{"conn_type": "llmbatch", "password": "...", "extra": {"provider": "openai"}}. Nothing was '
+                        "sent."
+                    ) from None
                 raise ConfigurationError(
                     f"There is no connection {self.conn_id!r}. Add one of type 'llmbatch', with the vendor's key as "
                     'password and {"provider": "openai"} as extra. Nothing was sent.'
@@ -92,6 +100,11 @@ class LLMBatchHook(BaseHook):
         from airflow_llm_batch.providers.registry import provider_class
 
         extra = self.connection.extra_dejson
+        if not isinstance(extra, Mapping):
+            raise ConfigurationError(
+                f"The extra of connection {self.conn_id!r} is JSON of a {type(extra).__name__}, perhaps encoded twice; "
+                'give an object, for example {"provider": "openai"}. Nothing was sent.'
+            )
         name = extra.get("provider")
         if not name:
             raise ConfigurationError(

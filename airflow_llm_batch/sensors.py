@@ -14,13 +14,14 @@ from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.jobs.options import DEADLINES, Deadline
 from airflow_llm_batch.links import LINKS
 from airflow_llm_batch.operators.handle import JobHandle
-from airflow_llm_batch.operators.waiting import Waiting, check_event, is_late, seconds
+from airflow_llm_batch.operators.rendering import RendersArguments
+from airflow_llm_batch.operators.waiting import Waiting, check_event, is_late, is_left_alone, seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class BatchSensor(SendsAlerts, BaseSensorOperator):
+class BatchSensor(RendersArguments, SendsAlerts, BaseSensorOperator):
     """Waits until every batch of a job has ended, whatever it ended as; results are for ``FetchResultsOperator``.
 
     Deferred by default: the wait takes no worker slot. Transient failures never end it. When watching ends early, at
@@ -39,7 +40,8 @@ class BatchSensor(SendsAlerts, BaseSensorOperator):
     :param deferrable: False to look from a worker, as ``mode`` and ``poke_interval`` say.
     :param max_poll_interval: seconds; a deferred wait looks every ``poke_interval`` seconds at first and less often
         the longer it lasts, down to this.
-    :param cancel_on_kill: cancel what still runs when a user fails or clears the waiting task.
+    :param cancel_on_kill: cancel what still runs when a user fails or clears the waiting task. A worker that is shut
+        down or moved and an ``execution_timeout`` leave it, for the next try.
     :param alerts: who is told when the job is late: ``Alerts(notify=[...])``.
     :return: the job handle it was given (XCom), for ``FetchResultsOperator``.
     """
@@ -80,17 +82,21 @@ class BatchSensor(SendsAlerts, BaseSensorOperator):
         self.cancel_on_kill = cancel_on_kill
         self.link_addresses: dict[str, str] = {}
         self._waiting: Waiting | None = None
+        #: the running task instance, which Airflow can be asked about
+        self._ti: Any = None
         #: what the task's earlier jobs tell, once they were read
         self._late: tuple[float | None] | None = None
 
     @plainly
     def execute(self, context: Context) -> Any:
+        self._ti = context["ti"]
         if (handle := self._handle()).is_empty:
             return handle.to_xcom()
         return self._wait_on() if self.deferrable else super().execute(context)
 
     @plainly
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        self._ti = context["ti"]
         check_event(event)
         if is_late(event, self._handle().job):
             self._tell_of_delay(context)
@@ -132,8 +138,12 @@ class BatchSensor(SendsAlerts, BaseSensorOperator):
             self.alerts.tell_of_delay(context, self.log, JobStore(job))
 
     def on_kill(self) -> None:
-        if self._waiting is not None:
-            self._waiting.kill(cancel=self.cancel_on_kill)
+        if self._waiting is None:
+            return
+        cancel = self.cancel_on_kill and not is_left_alone(self._ti)
+        if self.cancel_on_kill and not cancel:
+            self.log.info("Killed by neither a user nor a clear: the batches are left in place, for the next try.")
+        self._waiting.kill(cancel=cancel)
 
     def _wait(self) -> Waiting:
         """Made when it is needed: Airflow copies operators, and an event cannot be copied."""
@@ -146,5 +156,5 @@ class BatchSensor(SendsAlerts, BaseSensorOperator):
         if self.batch_id:
             if not self.conn_id:
                 raise ConfigurationError("BatchSensor(batch_id=...) needs conn_id as well. Nothing was sent.")
-            return JobHandle(job=None, conn_id=self.conn_id, batches=[self.batch_id])
+            return JobHandle(job=None, conn_id=self.conn_id, batches=[str(self.batch_id)])
         return JobHandle.of(self.job, self.conn_id)

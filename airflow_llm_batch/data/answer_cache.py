@@ -28,6 +28,10 @@ class AnswerCache:
         if max_bytes is not None and max_bytes < 1:
             raise ConfigurationError(f"max_bytes is {max_bytes!r}; give a number of bytes, or None for any number.")
 
+    def __repr__(self) -> str:
+        # Airflow keeps it of mapped tasks' arguments: one with an address in it would be another DAG at each parsing.
+        return f"AnswerCache({self.uri!r}, max_age={self.max_age!r}, max_bytes={self.max_bytes!r})"
+
     @classmethod
     def of(cls, given: AnswerCache | str | None) -> AnswerCache | None:
         """:raises ConfigurationError: for anything else."""

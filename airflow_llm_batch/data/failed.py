@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from airflow.providers.common.compat.sdk import XComArg
 
+from airflow_llm_batch.data.values import written
 from airflow_llm_batch.exceptions import ConfigurationError
 
 #: rows that failed since the account had no money
@@ -76,7 +77,8 @@ class FailedRows(ResolveMixin):  # type: ignore[misc]
 
         :raises ConfigurationError: when ``fetched`` is not what a Fetch task returns.
         """
-        fetched = self.fetched.get("manifest") if isinstance(self.fetched, dict) else self.fetched
+        fetched = written(self.fetched)
+        fetched = fetched.get("manifest") if isinstance(fetched, dict) else fetched
         if not isinstance(fetched, str) or "://" not in fetched:
             raise ConfigurationError(
                 f"FailedRows was given {self.fetched!r}; pass a FetchResultsOperator's output. Nothing was sent."

@@ -14,6 +14,9 @@ NUMBERS = frozenset(
     {"temperature", "top_p", "top_k", "min_p", "n", "seed", "frequency_penalty", "presence_penalty", "top_logprobs"}
     | {"repetition_penalty", "max_tokens", "max_completion_tokens", "max_output_tokens", "dimensions"}
 )
+#: yes or no, likewise; ``logprobs`` is a number at some endpoints
+SWITCHES = frozenset({"logprobs", "parallel_tool_calls", "store"})
+WRITTEN = NUMBERS | SWITCHES
 #: arguments of the vendors' SDKs that are no part of a body, and what to do instead
 OF_SDKS = {
     "extra_body": "put its members into params themselves",
@@ -63,17 +66,21 @@ def name_of(tool: dict[str, Any]) -> str | None:
     return inner["name"] if isinstance(inner.get("name"), str) and "{" not in inner["name"] else None
 
 
-def as_number(name: str, value: Any) -> Any:
-    """A number that was given as text; anything else as it is.
+def read(name: str, value: Any) -> Any:
+    """A number, or yes or no, that was given as text; anything else as it is.
 
-    :raises InputError: for a text that is none.
+    :raises InputError: for a text that is neither; the vendor would refuse every row for it.
     """
     if not isinstance(value, str):
         return value
+    word = value.strip().lower()
+    if name in SWITCHES and word in ("true", "false"):
+        return word == "true"
     try:
-        found = float(value)
+        found = float(word)
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
-        raise InputError(f"the parameter {name} is {value!r}; give a number")
+        wanted = "a number" if name in NUMBERS else "true or false"
+        raise InputError(f"the parameter {name} is {value!r}; give {wanted}")
     return int(found) if found.is_integer() and "." not in value else found

@@ -42,9 +42,11 @@ class RequestTemplate:
     :ivar on_null: what a column that is null becomes in a prompt, ``empty`` or ``fail``.
     :ivar known: what its braces mean by the rows' columns (``data.templates.meanings``).
     :ivar called: its requests are called one by one, and not sent in a batch.
+    :ivar texts: fields that are text, whatever a template makes of them.
     """
 
     template_fields: ClassVar[tuple[str, ...]] = ()
+    texts: ClassVar[tuple[str, ...]] = ()
     on_null: str = "empty"
     known: Mapping[str, str] = MappingProxyType({})
     called: bool = False
@@ -157,6 +159,7 @@ class ChatRequest(RequestTemplate):
     cache: bool | str | None = None
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "system", "user", "messages", "max_tokens", "params")
+    texts: ClassVar[tuple[str, ...]] = ("model", "system", "user")
 
     def __post_init__(self) -> None:
         if self.messages is not None and (self.user is not None or self.system is not None):
@@ -208,7 +211,7 @@ class ChatRequest(RequestTemplate):
         return static_of(self.turns(), self.params, self.cache, self.called, self.known) if self.cache else None
 
     def compile(self) -> Render:
-        from airflow_llm_batch.data.params import NUMBERS, as_number, given_params
+        from airflow_llm_batch.data.params import WRITTEN, given_params, read
         from airflow_llm_batch.data.static import check_cache
         from airflow_llm_batch.data.templates import compile_template
 
@@ -228,12 +231,12 @@ class ChatRequest(RequestTemplate):
         contents = [text_or_parts(turn, compile_known) for turn in self.turns()]
         params = given_params(self.params)
         fill_rest = compile_known({"model": self.model, **params})
-        numbers = [name for name, value in params.items() if name in NUMBERS and isinstance(value, str)]
+        written = [name for name, value in params.items() if name in WRITTEN and isinstance(value, str)]
 
         def render(row: Mapping[str, Any]) -> Request:
             filled = {**body, **fill_rest(row)}
-            for name in numbers:
-                filled[name] = as_number(name, filled[name])
+            for name in written:
+                filled[name] = read(name, filled[name])
             filled["messages"] = [fill(row) for fill in contents]
             return Request(CHAT, filled, self.api, cache)
 
@@ -270,6 +273,7 @@ class EmbeddingRequest(RequestTemplate):
     on_null: str = "empty"
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "input", "dimensions", "params")
+    texts: ClassVar[tuple[str, ...]] = ("model", "input")
 
     def __post_init__(self) -> None:
         check_on_null(self.on_null)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from airflow_llm_batch.data.files import Located, Row, as_row, reader_of
 from airflow_llm_batch.data.paths import read_files
 from airflow_llm_batch.data.sql import Sql
+from airflow_llm_batch.data.values import written
 from airflow_llm_batch.exceptions import InputError
 
 IS_URI = re.compile(r"[a-z][a-z0-9+.-]*://\S[^\r\n]*$")
@@ -98,6 +99,7 @@ def source_of(rows: Any) -> Source:
         or Arrow table; a Fetch task's output; a query; a ``Source``.
     :raises InputError: for anything else.
     """
+    rows = written(rows)
     if isinstance(rows, Mapping) and isinstance(rows.get("files"), list):
         return Items(rows["files"])
     if isinstance(rows, Sql):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -14,6 +16,18 @@ import msgspec
 PLAIN = frozenset({str, int, bool, type(None)})
 #: pandas' words for a value that is not there
 NULLS = frozenset({"NaTType", "NAType"})
+
+
+def written(text: Any) -> Any:
+    """The list or mapping that a template has made text of, as JSON or Python write it; anything else as it is."""
+    if not isinstance(text, str) or text.lstrip()[:1] not in ("[", "{"):
+        return text
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return text
 
 
 class Nanoseconds(str):

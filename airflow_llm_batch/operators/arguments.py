@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +22,7 @@ from airflow_llm_batch.operators.failing import check_failures, failing_share
 from airflow_llm_batch.operators.handle import JobHandle
 from airflow_llm_batch.operators.partitioned import EmptyPartition, taken
 from airflow_llm_batch.operators.reach import check_reach
+from airflow_llm_batch.operators.rendering import RendersArguments
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airflow_llm_batch.jobs.run import JobRun
 
 
-class AsksRows(SendsAlerts):
+class AsksRows(RendersArguments, SendsAlerts):
     """What operators take that plan jobs; ``SubmitBatchOperator`` says what each argument means."""
 
     template_fields: Sequence[str] = (
@@ -73,8 +73,7 @@ class AsksRows(SendsAlerts):
     ) -> None:
         super().__init__(**kwargs)
         self.rows, self.partition = rows, partition
-        # Mapped tasks are made from one set of arguments, and each renders its own.
-        self.request = copy.copy(request)
+        self.request = request
         self.key, self.passthrough, self.metadata = key, passthrough, metadata
         self.max_cost, self.only_plan = max_cost, dry_run
         self.ask_once, self.cache, self.cache_only = ask_once, cache, cache_only
@@ -92,14 +91,6 @@ class AsksRows(SendsAlerts):
     def on_kill(self) -> None:
         for run in self._runs:
             run.kill()
-
-    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        # Airflow renders nested objects in place; these are shared by every run of the DAG object.
-        self.request, self.recovery = copy.copy(self.request), copy.copy(self.recovery)
-        self.cache = copy.copy(self.cache)
-        if hasattr(self.rows, "template_fields"):
-            self.rows = copy.copy(self.rows)
-        super().render_template_fields(context, jinja_env)
 
     def given_rows(self, context: Context) -> Any:
         """What is asked about."""
@@ -260,7 +251,7 @@ class AsksRows(SendsAlerts):
         return JobHandle(run.store.uri, run.hook.conn_id, job.provider, job.rows, job.batches, batches, job.partition)
 
 
-class LandsResults(SendsAlerts):
+class LandsResults(RendersArguments, SendsAlerts):
     """What operators take that land results; ``FetchResultsOperator`` says what each argument means."""
 
     template_fields: Sequence[str] = ("destination", "format", "fail_on")
@@ -288,14 +279,13 @@ class LandsResults(SendsAlerts):
         """:raises ConfigurationError: for an argument that cannot be meant; one that is a template is not looked at."""
         if "{" not in str(self.fail_on):
             failing_share(self.fail_on)
-        if "{" not in self.format:
+        if "{" not in str(self.format):
             check_format(self.format)
-
-    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        # Airflow renders nested objects in place; a table is shared by every run of the DAG object.
-        if hasattr(self.destination, "template_fields"):
-            self.destination = copy.copy(self.destination)
-        super().render_template_fields(context, jinja_env)
+        if self.destination is None or self.destination == "":
+            raise ConfigurationError(
+                f"destination is {self.destination!r}; give the URI of a directory, or a table. Nothing is landed "
+                "without, and nothing is lost."
+            )
 
     @property
     def target(self) -> Target:

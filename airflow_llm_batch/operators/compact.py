@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_llm_batch.data.answer_cache import AnswerCache
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
+from airflow_llm_batch.operators.rendering import RendersArguments
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class CompactAnswersOperator(BaseOperator):
+class CompactAnswersOperator(RendersArguments):
     """Makes the many files that jobs have added to an answer cache into few, by what their hashes begin with, and
     leaves out what is older than its ``max_age``, what was bought again since, and what is above its ``max_bytes``.
 
@@ -32,11 +30,6 @@ class CompactAnswersOperator(BaseOperator):
     def __init__(self, *, cache: AnswerCache | str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cache = cache
-
-    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        # Airflow renders nested objects in place; this one is shared by every run of the DAG object.
-        self.cache = copy.copy(self.cache)
-        super().render_template_fields(context, jinja_env)
 
     @plainly
     def execute(self, context: Context) -> dict[str, Any]:

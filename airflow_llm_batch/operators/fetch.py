@@ -77,7 +77,7 @@ class FetchResultsOperator(LandsResults):
         self.check_landing()
         handle = JobHandle.of(self.job, self.conn_id)
         if handle.is_empty:
-            return landed_nothing(JobStore(str(handle.job)), str(handle.partition), handle.provider, self.log)
+            return landed_nothing(JobStore(str(handle.job)), handle.partition, handle.provider, self.log)
         hook = LLMBatchHook(handle.conn_id)
         try:
             store = self._store(hook, handle, context)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from airflow_llm_batch.data.values import written
 from airflow_llm_batch.exceptions import ConfigurationError
 
 
@@ -17,6 +17,7 @@ class JobHandle:
     :param job: URI of the job directory, None for a batch that no job of ours made.
     :param batches: the vendor's batch ids, in shard order.
     :param partition: which of the task's rows are the job's, ``3/64``; None for all of them.
+    :param empty: a mapped task had no rows, and planned no job.
     """
 
     job: str | None
@@ -26,11 +27,12 @@ class JobHandle:
     shards: int | None = None
     batches: list[str] = field(default_factory=list)
     partition: str | None = None
+    empty: bool = False
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is of a partition without rows: no job was planned."""
-        return self.partition is not None and self.rows == 0
+        """Whether it is of a partition, or a mapped task, without rows: no job was planned."""
+        return self.empty or (self.partition is not None and self.rows == 0)
 
     @property
     def external(self) -> str | None:
@@ -38,8 +40,7 @@ class JobHandle:
         return self.batches[0] if self.job is None and self.batches else None
 
     def to_xcom(self) -> dict[str, Any]:
-        fields = asdict(self)
-        return fields if self.partition is not None else {name: fields[name] for name in fields if name != "partition"}
+        return {name: value for name, value in asdict(self).items() if value or name not in ("partition", "empty")}
 
     @classmethod
     def of(cls, given: Any, conn_id: str | None = None) -> JobHandle:
@@ -48,8 +49,7 @@ class JobHandle:
         :param conn_id: overrides the job's connection.
         :raises ConfigurationError: for anything else, and for a URI where no job lies.
         """
-        if isinstance(given, str) and given.lstrip().startswith("{"):
-            given = written(given)
+        given = written(given)
         if isinstance(given, str) and given:
             from airflow_llm_batch.jobs.directory.store import JobStore
 
@@ -60,18 +60,20 @@ class JobHandle:
         if isinstance(given, Mapping) and "job" in given and "conn_id" in given:
             known = {name: given[name] for name in cls.__dataclass_fields__ if name in given}
             return cls(**{**known, "conn_id": conn_id or known["conn_id"]})
+        if given is None:
+            raise ConfigurationError(
+                "job is None: the task that it is the output of has pushed none, for it was skipped or has "
+                "do_xcom_push=False. Give a job directory's URI; what was sent is there, and nothing is lost."
+            )
+        if isinstance(given, Sequence) and not isinstance(given, str):
+            raise ConfigurationError(
+                "job is a list, as a mapped task's output is: map this task over it too, as in "
+                "BatchSensor.partial(task_id='wait').expand(job=submit.output). Nothing is lost."
+            )
         raise ConfigurationError(
             f"job is {given!r}; pass the output of a SubmitBatchOperator or BatchSensor task, the extra of its "
             "completion's asset event, or a job directory's URI."
         )
-
-
-def written(text: str) -> Any:
-    """What a template has made text of; the text where it is nothing else."""
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return text
 
 
 def completed_jobs(events: Mapping[Any, Any]) -> list[dict[str, Any]]:

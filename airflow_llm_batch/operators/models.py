@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow_llm_batch.data.values import written
 from airflow_llm_batch.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def asked_models(models: Any, request: RequestTemplate | None, conn_id: str) -> 
         ``{"model": ..., "conn_id": ...}``; empty for the request's own.
     :raises ConfigurationError: for anything else, for a model twice, and for a request that names no model.
     """
+    models = written(models)
     if not models:
         return [Asked(conn_id, request)]
     if isinstance(models, str) or not isinstance(models, Sequence):

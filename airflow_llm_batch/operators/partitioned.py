@@ -74,8 +74,8 @@ def told_landed(store: JobStore, manifests: Mapping[str, Manifest], summary: dic
         summary.update(of_set(found))
 
 
-def landed_nothing(store: JobStore, partition: str, provider: str, log: Logger) -> dict[str, Any]:
-    """The summary of a partition without rows, of which the others are told.
+def landed_nothing(store: JobStore, partition: str | None, provider: str, log: Logger) -> dict[str, Any]:
+    """The summary of a partition without rows, of which the others are told, or of a mapped task without any.
 
     :param store: of the job that was not planned.
     """
@@ -83,14 +83,17 @@ def landed_nothing(store: JobStore, partition: str, provider: str, log: Logger) 
     from airflow_llm_batch.jobs.sets.store import PartitionSet
     from airflow_llm_batch.results import ROW_STATUSES
 
-    found = PartitionSet(store.address, one_of(partition))
-    message = f"Partition {partition} has no rows: there are fewer row groups, files or lines. Nothing was sent."
+    of_all, message = {}, "There are no rows. Nothing was sent."
+    if partition is not None:
+        found = PartitionSet(store.address, one_of(partition))
+        message = f"Partition {partition} has no rows: there are fewer row groups, files or lines. Nothing was sent."
+        found.add(LandedPart.of(partition, {}), log)
+        of_all = of_set(found)
     log.info("%s", message)
-    found.add(LandedPart.of(partition, {}), log)
     numbers = ("rows", "input_tokens", "output_tokens", "cost_usd", "sync_cost_usd", "saving_usd", "estimated_cost_usd")
     return {
         "manifest": None, "message": message, "files": [], "counts": dict.fromkeys(ROW_STATUSES, 0),
-        **dict.fromkeys(numbers, 0), "provider": provider, "models": [], "batches": [], "rounds": 0, **of_set(found),
+        **dict.fromkeys(numbers, 0), "provider": provider, "models": [], "batches": [], "rounds": 0, **of_all,
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.data.compare import Compare, check_compare, compare_of
 from airflow_llm_batch.data.failed import FailedRows
+from airflow_llm_batch.data.values import written
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.jobs.options import DEADLINES, Again, Deadline, Rung, a_count
 from airflow_llm_batch.lineage import emit_asset_events
@@ -17,7 +18,7 @@ from airflow_llm_batch.operators.arguments import AsksRows, LandsResults
 from airflow_llm_batch.operators.failing import failing_share
 from airflow_llm_batch.operators.models import asked_models, joined, model_and_connection
 from airflow_llm_batch.operators.partitioned import EmptyPartition, landed_nothing, told_landed
-from airflow_llm_batch.operators.waiting import check_event, is_late, seconds, trigger_of
+from airflow_llm_batch.operators.waiting import check_event, is_late, pause, seconds, trigger_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -44,8 +45,8 @@ class RunsRounds(AsksRows, LandsResults):
         compare: Compare | bool = True,
         deadline: timedelta | float | str | None = timedelta(hours=48),
         on_deadline: str = "leave",
-        poll_interval: float = 15.0,
-        poke_interval: float | None = None,
+        poll_interval: timedelta | float = 15.0,
+        poke_interval: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -57,7 +58,7 @@ class RunsRounds(AsksRows, LandsResults):
         self.portable = self.portable or bool(self.then)
         self.compare = compare
         self.deadline, self.on_deadline = deadline, on_deadline
-        self.poll_interval = poll_interval if poke_interval is None else poke_interval
+        self.poll_interval = pause("poll_interval", poll_interval if poke_interval is None else poke_interval)
         self.check_arguments()
 
     def check_arguments(self) -> None:
@@ -75,10 +76,8 @@ class RunsRounds(AsksRows, LandsResults):
             raise ConfigurationError(
                 "then is for what one model has not answered well; leave out models. Nothing was sent."
             )
-        if isinstance(self.then, str):
-            raise ConfigurationError(f"then is {self.then!r}; give a list of models. Nothing was sent.")
-        for given in self.then:
-            model_and_connection(given, "")
+        if not (isinstance(self.then, str) and "{" in self.then):
+            self.rungs  # noqa: B018  (one that is no model is told)
         if compare_of(self.compare) is self.compare is not None and not self.is_compared:
             raise ConfigurationError(
                 "compare is for several models that answer every row: give models=[...]. Nothing was sent."
@@ -106,6 +105,7 @@ class RunsRounds(AsksRows, LandsResults):
         from airflow_llm_batch.operators.tables import check_models, check_table
 
         self.check_arguments()
+        self.again  # noqa: B018  (what a template has made of it is told before anything is sent)
         self.check_input()
         rows = self.given_rows(context)
         if rows is None:
@@ -118,10 +118,11 @@ class RunsRounds(AsksRows, LandsResults):
         if self.is_compared and self.request is not None and (compare := compare_of(self.compare)) is not None:
             check_compare(compare, self.request.schema(), passthrough_map(self.passthrough))
         check_table(self.destination, self.key, self.request, self.passthrough)
+        each = asked_models(self.models, self.request, self.conn_id)
         if self.asks_each_model:
-            check_models(self.destination, self.models)
+            check_models(self.destination, each)
         runs: list[JobRun] = []
-        for asked in asked_models(self.models, self.request, self.conn_id):
+        for asked in each:
             run = self.run_of(context, asked.conn_id, asked.name)
             destination = destination_of(self.target, run.store.address.landed)
             if not runs:
@@ -164,9 +165,16 @@ class RunsRounds(AsksRows, LandsResults):
     @property
     def again(self) -> Again:
         """What is asked once more."""
-        then = [Rung(*model_and_connection(given, "")) for given in self.then]
-        rungs = [Rung(rung.model, rung.conn_id or None) for rung in then]
-        return Again(self.also, int(self.max_rounds), self.show_error, rungs)
+        return Again(self.also, int(self.max_rounds), self.show_error, self.rungs)
+
+    @property
+    def rungs(self) -> list[Rung]:
+        """The models that are asked after the first."""
+        then = written(self.then)
+        if isinstance(then, str):
+            raise ConfigurationError(f"then is {then!r}; give a list of models. Nothing was sent.")
+        named = [model_and_connection(given, "") for given in then or ()]
+        return [Rung(model, conn_id or None) for model, conn_id in named]
 
     def bring_home(self, context: Context, runs: Sequence[JobRun]) -> Any:
         """From wherever the jobs are to the end; defers while one runs."""

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import AirflowSkipException
+
 from airflow_llm_batch.exceptions import ConfigurationError, plainly
 from airflow_llm_batch.hooks import LLMBatchHook
 from airflow_llm_batch.jobs.options import Deadline, Origin, Target
@@ -69,6 +71,7 @@ class SubmitBatchOperator(AsksRows):
     :param portable: keep what is asked in a form that is no vendor's too, so that ``FailedRows(..., model=...)`` may
         ask another one; takes as much room again in the storage.
     :param on_empty: ``fail`` or ``skip`` the task, and with it what depends on it, when there are no rows or no files.
+        One of mapped tasks is passed over instead, for a skipped one would have the waits of the others skipped.
     :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.
     :param batch_id: a vendor's batch that exists already: waited for and fetched like any other, keyed by its
         ``custom_id``s; leave out ``rows`` then.
@@ -113,6 +116,12 @@ class SubmitBatchOperator(AsksRows):
                 self.plan(run, rows, self.request)
             except EmptyPartition as empty:
                 return self._pass_over(context, empty)
+            except AirflowSkipException as skipped:
+                if context["ti"].map_index in (None, -1) or self.get_closest_mapped_task_group() is not None:
+                    raise
+                # One skipped instance has Airflow skip the waits of all the others, which are paid for.
+                self.log.info("%s What waits for the mapped tasks passes over this one.", skipped)
+                return JobHandle(run.store.uri, self.conn_id, run.hook.provider.name, 0, 0, empty=True).to_xcom()
             for destination in () if run.is_begun else destinations:
                 check_rows(run.store, run.job, destination, make=not self.only_plan)
             self.hold_to_budget(context, run)

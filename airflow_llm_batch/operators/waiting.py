@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from airflow_llm_batch.exceptions import ConfigurationError, Interrupted, WaitEnded
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 #: seconds between two looks of a deferred wait, at most
 LONGEST_PAUSE = 300.0
+#: seconds for Airflow to say what became of a task; it is killed for good five seconds after the first signal
+LONGEST_QUESTION = 2.0
 
 
 class Waiting:
@@ -131,3 +136,37 @@ def seconds(duration: timedelta | float | str | None) -> float | None:
         return float(duration)
     except (TypeError, ValueError):
         raise ConfigurationError(f"{duration!r} is no duration; give a timedelta or a number of seconds.") from None
+
+
+def is_left_alone(ti: Any) -> bool:
+    """Whether a task that is being killed was neither failed nor cleared: its worker is shut down or moved, or its
+    ``execution_timeout`` has passed, and what it waits for is for its next try. So too where Airflow does not say.
+
+    :param ti: the running task instance, None, or anything that cannot be asked, where no Airflow runs it.
+    """
+    ask = getattr(ti, "get_task_states", None)
+    if ask is None:
+        return False
+    found: list[Mapping[str, Mapping[str, Any]]] = []
+
+    def look() -> None:
+        with suppress(Exception):
+            found.append(ask(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=[ti.task_id], map_index=ti.map_index))
+
+    # A signal may have come amid another question to Airflow, which holds the line: never in this thread.
+    asking = Thread(target=look, daemon=True)
+    asking.start()
+    asking.join(LONGEST_QUESTION)
+    return not found or "running" in found[0].get(ti.run_id, {}).values()
+
+
+def pause(name: str, given: timedelta | float | str | None) -> float:
+    """Seconds between two looks.
+
+    :param name: of the argument.
+    :raises ConfigurationError: for what is no time above 0.
+    """
+    found = seconds(given)
+    if found is None or not 0 < found < math.inf:
+        raise ConfigurationError(f"{name} is {given!r}; give a timedelta or a number of seconds, more than 0.")
+    return found

@@ -19,9 +19,11 @@ IS_3_1 = Version(airflow.__version__) < Version("3.2")
 dags = importlib.import_module("airflow.models.dagbag" if IS_3_1 else "airflow.dag_processing.dagbag")
 encoders = importlib.import_module(f"airflow.serialization.{'serialized_objects' if IS_3_1 else 'encoders'}")
 DagBag: Any = dags.DagBag
+objects = importlib.import_module("airflow.serialization.serialized_objects")
+serialized: Any = (objects.SerializedDAG if IS_3_1 else objects.DagSerialization).to_dict
 encode_trigger: Any = getattr(encoders, "_encode_trigger" if IS_3_1 else "encode_trigger")
 
-__all__ = ["DagBag", "encode_trigger", "forget_teams", "known_bag", "needs_teams"]
+__all__ = ["DagBag", "encode_trigger", "forget_teams", "known_bag", "needs_teams", "serialized"]
 
 #: until 3.1 is dropped, which has their tables and nothing that reads them
 needs_teams = pytest.mark.skipif(IS_3_1, reason="Airflow has several teams from 3.2 on")

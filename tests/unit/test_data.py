@@ -273,3 +273,26 @@ def test_a_path_tells_its_connection_as_each_airflow_keeps_it(path):
     """Directories and globs are listed with the connection of the path that was given."""
     assert connection_of(path) == "store"
     assert connection_of(SimpleNamespace(storage_options={})) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "made"),
+    [
+        ("temperature", "0.5", 0.5), ("top_p", " 1 ", 1), ("logprobs", "True", True), ("store", "false", False),
+        ("temperature", "{t}", 0.25), ("temperature", 0.5, 0.5), ("logprobs", "5", 5),
+    ],
+)  # fmt: skip
+def test_a_number_that_a_template_has_made_text_of_is_a_number(name, text, made):
+    """``params={"temperature": "{{ params.t }}"}`` was sent as text, which the vendor refuses for every row."""
+    request = ChatRequest("gpt-4.1-mini", user="{text}", params={name: text, "stop": "7", "user": "0.5"})
+    body = request.compile()({"text": "a", "t": 0.25}).body
+    assert (body[name], type(body[name])) == (made, type(made))
+    assert (body["stop"], body["user"]) == ("7", "0.5")
+
+
+@pytest.mark.parametrize("text", ["None", "", "warm", "nan", "null", "[1]", "true"])
+def test_a_text_where_a_number_belongs_is_refused(text):
+    """The vendor would refuse every row for it."""
+    request = ChatRequest("gpt-4.1-mini", user="{text}", params={"temperature": text})
+    with pytest.raises(InputError, match=r"temperature is .*give a number"):
+        request.compile()({"text": "a"})

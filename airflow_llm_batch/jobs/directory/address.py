@@ -45,7 +45,7 @@ class JobAddress:
     @classmethod
     def of_task(cls, storage: str | None, dag_id: str, run_id: str, task_id: str, map_index: int | None) -> JobAddress:
         """The same for every try of one task instance."""
-        folder = "/".join([(storage or default_storage()).rstrip("/"), dag_id, run_id, task_id])
+        folder = "/".join([str(storage or default_storage()).rstrip("/"), dag_id, run_id, task_id])
         return cls(folder, str(-1 if map_index is None else map_index))
 
     @classmethod

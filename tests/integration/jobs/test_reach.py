@@ -193,3 +193,11 @@ def test_an_honest_store_is_tried_with_two_requests_once_and_one_by_each_further
         totals.append(bucket.kinds.total())
     assert totals == [2, 3, 4]
     assert bucket.kinds == Counter(PUT=4)
+
+
+def test_a_storage_may_be_a_path(tmp_path):
+    """As ``destination`` and ``rows`` may be."""
+    from airflow.sdk import ObjectStoragePath
+
+    given = [f"file://{tmp_path}/jobs/", ObjectStoragePath(f"file://{tmp_path}/jobs")]
+    assert len({JobAddress.of_task(storage, "d", "r", "t", None).uri for storage in given}) == 1
