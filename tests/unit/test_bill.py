@@ -79,6 +79,24 @@ def test_no_answer_has_an_empty_prompt(usage, counts):
     assert cost is None if dollars is None else cost.paid == pytest.approx(dollars * PICO)
 
 
+@pytest.mark.parametrize("status", [200, 422])
+def test_a_body_that_is_a_text_is_read(status):
+    """It was paid for as any other; a text that is no JSON is the error it always was."""
+    body = {
+        "model": "m",
+        "usage": used(100, 10, 110),
+        "choices": [{"message": {"content": "x"}, "finish_reason": "stop"}],
+    }
+    refusal = {"object": "error", "message": "bad", "type": "invalid_request_error"}
+    for text in json.dumps(body if status == 200 else refusal), "bad":
+        line = {"custom_id": "a", "response": {"status_code": status, "body": text}, "error": None}
+        result = OPENAI.read(json.dumps(line).encode())
+        if status == 200 and text != "bad":
+            assert (result.status, result.text, result.input_tokens) == ("succeeded", "x", 100)
+        else:
+            assert (result.status, result.error_message) == ("errored", "bad")
+
+
 RAN = [
     ({"num_sources_used": 0}, None),
     ({"num_sources_used": 5}, {"live_search": 5}),

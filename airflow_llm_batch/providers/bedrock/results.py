@@ -131,7 +131,7 @@ def read_metrics(output: Mapping[str, Any], result: Result) -> None:
     """Tokens as Bedrock itself counts them, where the answer does not."""
     metrics = members(output.get(METRICS))
     if result.input_tokens is None:
-        result.input_tokens = whole(metrics.get("inputTokenCount"))
+        result.input_tokens = whole(metrics.get("inputTokenCount")) or None
     if result.output_tokens is None:
         result.output_tokens = whole(metrics.get("outputTokenCount"))
 
@@ -208,14 +208,15 @@ def read_usage(usage: Mapping[str, Any], result: Result) -> None:
     result.cached_tokens, result.cache_write_tokens = read, written
     # Converse counts tokens of a cache beside inputTokens; totalTokens tells where they are among them.
     among = total is not None and answered is not None and total == fresh + answered
-    result.input_tokens = whole(fresh if among else fresh + read + written)
+    # No prompt is empty: where 0 is told, nobody has counted.
+    result.input_tokens = whole(fresh if among else fresh + read + written) or None
     hours = [whole(of.get("inputTokens")) or 0 for of in objects(usage.get("cacheDetails")) if of.get("ttl") == "1h"]
     result.cache_write_1h_tokens = sum(hours) if hours else None
 
 
 def read_llama(output: dict[str, Any], result: Result) -> None:
     result.text, result.finish_reason = text_of(output.get("generation")), word(output.get("stop_reason"))
-    result.input_tokens = whole(output.get("prompt_token_count"))
+    result.input_tokens = whole(output.get("prompt_token_count")) or None
     result.output_tokens = whole(output.get("generation_token_count"))
     judge(result, ENDINGS)
 
@@ -231,14 +232,14 @@ def read_titan(output: dict[str, Any], result: Result) -> None:
     """Titan's text."""
     first = next(iter(objects(output.get("results"))), {})
     result.text, result.finish_reason = text_of(first.get("outputText")), word(first.get("completionReason"))
-    result.input_tokens = whole(output.get("inputTextTokenCount"))
+    result.input_tokens = whole(output.get("inputTextTokenCount")) or None
     result.output_tokens = whole(first.get("tokenCount"))
     judge(result, ENDINGS)
 
 
 def read_vector(output: dict[str, Any], result: Result) -> None:
     """Titan's embedding."""
-    result.input_tokens, result.output_tokens = whole(output.get("inputTextTokenCount")), 0
+    result.input_tokens, result.output_tokens = whole(output.get("inputTextTokenCount")) or None, 0
     put_vectors([output.get("embedding")], output, result)
 
 
@@ -246,7 +247,7 @@ def read_vectors(output: dict[str, Any], result: Result) -> None:
     """Cohere's embeddings, a list of vectors, or one by type, a vector for each text; and Nova's."""
     given = output.get("embeddings")
     billed = members(members(output.get("meta")).get("billed_units"))
-    result.input_tokens, result.output_tokens = whole(billed.get("input_tokens")), 0
+    result.input_tokens, result.output_tokens = whole(billed.get("input_tokens")) or None, 0
     vectors = members(given).get("float") if isinstance(given, dict) else given
     listed = vectors if isinstance(vectors, list) else [None]
     # Nova tells beside each vector what it is of.
@@ -255,7 +256,7 @@ def read_vectors(output: dict[str, Any], result: Result) -> None:
 
 def read_types(output: dict[str, Any], result: Result) -> None:
     """Titan's embedding in types that were asked for."""
-    result.input_tokens, result.output_tokens = whole(output.get("inputTextTokenCount")), 0
+    result.input_tokens, result.output_tokens = whole(output.get("inputTextTokenCount")) or None, 0
     if (vector := members(output["embeddingsByType"]).get("float")) is not None:
         put_vectors([vector], output, result)
     else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import suppress
 from typing import Any, ClassVar
 
 import httpx
@@ -18,12 +17,10 @@ from airflow_llm_batch.providers.base import Facts, Flow
 from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, readable
 from airflow_llm_batch.providers.bodies import Payload
 from airflow_llm_batch.providers.coerce import members, text_of, whole, word
-from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.mistral.chat import CHAT_MEMBERS, EMBEDDING_MEMBERS, mistral_body
 from airflow_llm_batch.providers.openai.protocol import CHAT, EMBEDDINGS
 from airflow_llm_batch.providers.presets.kin import Kin, hours_of
 from airflow_llm_batch.request import Request
-from airflow_llm_batch.results import Result
 
 OUTCOMES: dict[str, Outcome] = {
     "SUCCESS": "completed",
@@ -66,14 +63,6 @@ class Mistral(Kin):
     def input_expiry(self) -> dict[str, str]:
         seconds = self.options.expire_seconds
         return {"expiry": str(max(math.ceil(seconds / 3600), 1))} if seconds else {}
-
-    def decode(self, line: dict[str, Any]) -> Result:
-        # The body of a refusal has been seen as a text that is the JSON of it.
-        response = members(line.get("response"))
-        if isinstance(text := response.get("body"), str):
-            with suppress(ValueError):
-                line = {**line, "response": {**response, "body": parse_line(text.encode())}}
-        return super().decode(line)
 
     def create(self, shard: Shard, ref: str | None, content: Payload) -> Flow[Batch]:
         body = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -29,6 +30,7 @@ from airflow_llm_batch.providers.coerce import (
     word,
 )
 from airflow_llm_batch.providers.endings import Endings, as_choice, fail, judge, says, unreadable
+from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
 from airflow_llm_batch.providers.openai.models import NEVER_REASON, plain_name
 from airflow_llm_batch.providers.troubles import UNANSWERED, UNKNOWN, tells, trouble_of
 from airflow_llm_batch.results import Result
@@ -172,7 +174,7 @@ def read_line(line: dict[str, Any]) -> Result:
     response, error = members(line.get("response")), line.get("error")
     if not response and "error" not in line:
         raise KeyError("response")
-    status, body = whole(response.get("status_code")) or 0, response.get("body")
+    status, body = whole(response.get("status_code")) or 0, opened(response.get("body"))
     # Some gateways leave the status out beside a good body.
     good = 200 <= status < 300 or (response.get("status_code") is None and isinstance(body, dict) and bool(body))
     error = error if tells(error) else error_in(body)
@@ -190,6 +192,14 @@ def read_line(line: dict[str, Any]) -> Result:
     else:
         unreadable(result, "the answer has no body")
     return result
+
+
+def opened(body: Any) -> Any:
+    """A body, also one that is the text of its JSON, as Mistral's refusals are."""
+    if isinstance(body, str) and body.lstrip().startswith("{"):
+        with suppress(*UNREADABLE):
+            return parse_line(body.encode())
+    return body
 
 
 def error_in(body: Any) -> Any:
