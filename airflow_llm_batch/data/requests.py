@@ -42,14 +42,17 @@ class RequestTemplate:
     :ivar on_null: what a column that is null becomes in a prompt, ``empty`` or ``fail``.
     :ivar known: what its braces mean by the rows' columns (``data.templates.meanings``).
     :ivar called: its requests are called one by one, and not sent in a batch.
-    :ivar texts: fields that are text, whatever a template makes of them.
     """
 
     template_fields: ClassVar[tuple[str, ...]] = ()
-    texts: ClassVar[tuple[str, ...]] = ()
     on_null: str = "empty"
     known: Mapping[str, str] = MappingProxyType({})
     called: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Fields that are text, or hold texts, whatever a template's text looks like."""
+        return ()
 
     def compile(self) -> Render:
         """A function from a row to its request.
@@ -159,7 +162,6 @@ class ChatRequest(RequestTemplate):
     cache: bool | str | None = None
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "system", "user", "messages", "max_tokens", "params")
-    texts: ClassVar[tuple[str, ...]] = ("model", "system", "user")
 
     def __post_init__(self) -> None:
         if self.messages is not None and (self.user is not None or self.system is not None):
@@ -167,6 +169,11 @@ class ChatRequest(RequestTemplate):
         check_on_null(self.on_null)
         if self.api not in (None, "chat", "responses"):
             raise InputError(f"api is {self.api!r}; give 'chat' or 'responses', or leave it out. Nothing was sent.")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        # Messages that are one template are what it makes.
+        return ("model", "system", "user", *(("messages",) if isinstance(self.messages, list) else ()))
 
     def schema(self) -> dict[str, Any] | None:
         return json_schema(self.output)
@@ -273,10 +280,13 @@ class EmbeddingRequest(RequestTemplate):
     on_null: str = "empty"
 
     template_fields: ClassVar[tuple[str, ...]] = ("model", "input", "dimensions", "params")
-    texts: ClassVar[tuple[str, ...]] = ("model", "input")
 
     def __post_init__(self) -> None:
         check_on_null(self.on_null)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return ("model", "input")
 
     def columns(self) -> set[str] | None:
         from airflow_llm_batch.data.templates import columns_of

@@ -32,15 +32,26 @@ class RendersArguments(BaseOperator):
             # Rendered in place, and shared by every run of the DAG object and by all of a mapped task's instances.
             content = copy.copy(content)
             for name in getattr(content, "texts", ()) if is_native(env) else ():
-                if isinstance(text := getattr(content, name), str) and is_template(text, env):
-                    text = self.dag.get_template_env(force_sandboxed=True).from_string(text).render(context)
-                    setattr(content, name, None if text == "None" else text)
-                    seen.add(id(text))
+                texts = as_text(getattr(content, name), context, self.dag.get_template_env(force_sandboxed=True))
+                setattr(content, name, texts)
+                seen.add(id(texts))
             if hasattr(content, "resolve"):
                 # Airflow resolves a reference and leaves what else is in it.
                 for name in content.template_fields:
                     setattr(content, name, self.render_template(getattr(content, name), context, env, seen))
         return super().render_template(content, context, env, seen)
+
+
+def as_text(given: Any, context: Context, env: jinja2.Environment) -> Any:
+    """A text rendered as text, and every text of a list or mapping; one of None is none."""
+    if isinstance(given, list):
+        return [as_text(inner, context, env) for inner in given]
+    if isinstance(given, dict):
+        return {name: as_text(inner, context, env) for name, inner in given.items()}
+    if not (isinstance(given, str) and is_template(given, env)):
+        return given
+    text = env.from_string(given).render(context)
+    return None if text == "None" else text
 
 
 def is_native(env: jinja2.Environment) -> bool:

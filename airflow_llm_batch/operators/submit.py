@@ -71,7 +71,7 @@ class SubmitBatchOperator(AsksRows):
     :param portable: keep what is asked in a form that is no vendor's too, so that ``FailedRows(..., model=...)`` may
         ask another one; takes as much room again in the storage.
     :param on_empty: ``fail`` or ``skip`` the task, and with it what depends on it, when there are no rows or no files.
-        One of mapped tasks is passed over instead, for a skipped one would have the waits of the others skipped.
+        A mapped ``SubmitBatchOperator`` task is passed over instead: skipped, it would have the others' waits skipped.
     :param dry_run: plan and estimate, push the estimate as the XCom ``estimate``, and skip the rest of the DAG.
     :param batch_id: a vendor's batch that exists already: waited for and fetched like any other, keyed by its
         ``custom_id``s; leave out ``rows`` then.

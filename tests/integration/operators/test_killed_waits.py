@@ -54,7 +54,12 @@ def set_state(ti, state):
     from sqlalchemy import update
 
     with create_session() as session:
-        session.execute(update(TaskInstance).where(TaskInstance.id == ti.id).values(state=state))
+        found = session.execute(
+            update(TaskInstance)
+            .where(TaskInstance.run_id == ti.run_id, TaskInstance.task_id == ti.task_id)
+            .values(state=state)
+        )
+        assert found.rowcount == 1
 
 
 @pytest.mark.parametrize(("state", "cancelled"), [("running", False), ("failed", True), ("restarting", True)])

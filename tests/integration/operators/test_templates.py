@@ -45,7 +45,17 @@ def test_texts_stay_texts_where_templates_make_objects(odd):
     made = rendered(lambda: LLMBatchOperator(task_id="t", rows=rows, request=chat, key=odd, **OUT), odd=odd)
     assert (made.request.model, made.request.system, made.request.params) == (odd, odd, {"stop": odd})
     assert (made.rows, made.key) == (rows, odd)
-    chat = ChatRequest("m", user=odd, messages=None)
+    turn = {"role": "user", "content": "{{ params.odd }}"}
+    parts = {"role": "user", "content": [{"type": "text", "text": "{{ params.odd }}"}, {"type": "text", "text": odd}]}
+    chat = ChatRequest("m", messages=[turn, parts])
+    made = rendered(lambda: SubmitBatchOperator(task_id="t", rows=["a"], request=chat), odd=odd)
+    texts = [{"type": "text", "text": odd}] * 2
+    assert made.request.messages == [{"role": "user", "content": odd}, {"role": "user", "content": texts}]
+    assert turn["content"] == "{{ params.odd }}"
+    whole = ChatRequest("m", messages="{{ params.odd }}")
+    made = rendered(lambda: SubmitBatchOperator(task_id="t", rows=["a"], request=whole), odd=[turn])
+    assert made.request.messages == [turn]
+    chat = ChatRequest("m", user=odd)
     made = rendered(lambda: SubmitBatchOperator(task_id="t", rows=["a"], request=chat), odd=odd)
     assert made.request.user == odd
     embedding = EmbeddingRequest("m", input="{{ params.odd }}")
