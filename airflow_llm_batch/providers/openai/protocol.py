@@ -148,7 +148,7 @@ class OpenAI(Provider):
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
         if request.body.get("stream"):
-            refuse("stream is asked for, and answers of a batch are whole", "remove it")
+            refuse("stream is asked for, and a batch has no stream", "remove it")
         direct = self.has_openai_rules
         if request.endpoint == CHAT:
             body = chat_body(request.body, self.cap_name, direct)
