@@ -22,13 +22,14 @@ def bag():
 
 
 def run(bag, name, tmp_path, conn_id, *, state="success", **conf):
-    """One run; returns it and the tasks' return values."""
+    """One run; returns it and the tasks' return values, of a mapped task its last one's."""
     from airflow.sdk import timezone
 
     dag = bag.dags[name]
     run = dag.test(logical_date=timezone.utcnow(), run_conf={"conn_id": conn_id, "data": f"file://{tmp_path}", **conf})
     assert str(run.state) == state
-    returned = {ti.task_id: ti.xcom_pull(task_ids=ti.task_id) for ti in run.get_task_instances()}
+    tasks = sorted(run.get_task_instances(), key=lambda ti: ti.map_index)
+    returned = {ti.task_id: ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index) for ti in tasks}
     for summary in returned.values():
         check_estimate(name, summary)
     return run, returned
