@@ -89,14 +89,14 @@ class BatchSensor(RendersArguments, SendsAlerts, BaseSensorOperator):
 
     @plainly
     def execute(self, context: Context) -> Any:
-        self._ti = context["ti"]
+        self._ti = context.get("ti")
         if (handle := self._handle()).is_empty:
             return handle.to_xcom()
         return self._wait_on() if self.deferrable else super().execute(context)
 
     @plainly
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        self._ti = context["ti"]
+        self._ti = context.get("ti")
         check_event(event)
         if is_late(event, self._handle().job):
             self._tell_of_delay(context)
