@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -14,6 +15,10 @@ from airflow_llm_batch.storage import fresh, storage_path, unreadable
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
+
+#: a job directory, by a shard's files in it, and what was landed: both may lie below the rows
+SHARD = re.compile(r"(.*)/shards/\d{5}/(rows|requests)-[0-9a-f]{8}\.jsonl$")
+LANDED = re.compile(r"(^|/)results-[0-9a-f]{8}-\d{5}[^/]*$")
 
 
 def read_files(uris: Iterable[Any], columns: Collection[str] | None) -> Located:
@@ -48,7 +53,7 @@ def partition_columns(path: str) -> Row:
 
 
 def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
-    """The files a path or glob means, by name; a directory means the data files in it, at whatever depth.
+    """The files a path or glob means, by name; a directory means the data files in it, or further down.
 
     :raises InputError: for a directory with data files both in it and further down; ``NoRows`` where there are none.
     """
@@ -70,7 +75,7 @@ def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
         raise unreadable(f"Cannot list {uri}", error) from error
     names = [name for name in names if is_data(name, above)]
     if is_directory:
-        check_depths(uri, [below(name, above) for name in names])
+        names = at_one_depth(uri, {name: below(name, above) for name in names})
     if not names:
         raise NoRows(f"No files match {uri}. Nothing was sent. (on_empty='skip' skips the task then.)")
     protocol = path.protocol or "file"
@@ -90,17 +95,25 @@ def below(name: str, above: str) -> str:
     return name.strip("/").removeprefix(above.strip("/")).strip("/")
 
 
-def check_depths(uri: str, names: Iterable[str]) -> None:
-    """Libraries differ in whether files further down belong to a directory that has its own.
+def at_one_depth(uri: str, names: Mapping[str, str]) -> list[str]:
+    """The files that a directory means: its own, and those further down where it has none.
 
-    :raises InputError: where there are both.
+    :param names: of all of them, to their paths from the directory on.
+    :raises InputError: where there are both, in which libraries differ; what jobs have written there is no data.
     """
-    first = {"/" in name: name for name in names}
-    if len(first) > 1:
+    own = [name for name, path in names.items() if "/" not in path]
+    jobs = {found[1] for path in names.values() if (found := SHARD.match(path))}
+    further = [
+        path
+        for path in names.values()
+        if "/" in path and not LANDED.search(path) and jobs.isdisjoint(map(str, PurePosixPath(path).parents))
+    ]
+    if own and further:
         raise InputError(
-            f"{uri} has data files in it ({first[False]}) and further down ({first[True]}); say which are meant: "
-            f"{uri.rstrip('/')}/*.{ending_of(first[False])} or a glob with /**/. Nothing was sent."
+            f"{uri} has data files in it ({names[own[0]]}) and further down ({further[0]}); say which are meant: "
+            f"{uri.rstrip('/')}/*.{ending_of(own[0])} or a glob with /**/. Nothing was sent."
         )
+    return own or list(names)
 
 
 def storage_path_of(protocol: str, name: str, conn_id: str | None) -> ObjectStoragePath:

@@ -12,10 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.jobs import chat, land, spec, submit
 
 from airflow_llm_batch.data.file_parts import listed
 from airflow_llm_batch.data.sources import read_rows
+from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import InputError, NoRows
+from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.storage import storage_path
 
 
@@ -38,6 +42,28 @@ def test_a_directory_with_files_at_two_depths_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"\(3\.jsonl\) and further down \(.*/\*\.jsonl.*Nothing was sent"):
         texts(str(tmp_path))
     assert texts(f"{tmp_path}/*.jsonl") == ["3"]
+
+
+def test_what_jobs_write_below_their_rows_is_no_data(connect, tmp_path):
+    """A retry, and the next night, read what the first try has read: amid its plan, once planned, and landed."""
+    write(tmp_path / "a.jsonl")
+    store = JobStore(f"file://{tmp_path}/jobs/dag/run/submit/-1")
+    with Emulator(duration=0) as emulator:
+        hook = LLMBatchHook(connect(emulator.url))
+        submit(store, hook, spec(str(tmp_path), chat("openai")))
+        (tmp_path / "jobs/dag/run/submit/-1/job.json").rename(tmp_path / "job.txt")
+        assert texts(str(tmp_path)) == ["a"]
+        (tmp_path / "job.txt").rename(tmp_path / "jobs/dag/run/submit/-1/job.json")
+        assert texts(str(tmp_path)) == ["a"]
+        for kind in ("jsonl", "parquet"):
+            land(store, hook, store.job(), tmp_path / "out" / kind, kind)
+        assert len(list(tmp_path.rglob("results-*"))) == 2
+        assert texts(str(tmp_path)) == ["a"]
+        submit(store, hook, spec(str(tmp_path), chat("openai")))
+        assert len(emulator.vendor.batches) == 1
+    write(tmp_path / "out/b.jsonl")
+    with pytest.raises(InputError, match=r"further down \(out/b\.jsonl\)"):
+        texts(str(tmp_path))
 
 
 @pytest.mark.parametrize("again", ["a.jsonl", "*.jsonl", "", "[a].jsonl"])
