@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from airflow_llm_batch.data.values import plain, to_json
@@ -17,6 +18,8 @@ NUMBERS = frozenset(
 #: yes or no, likewise; ``logprobs`` is a number at some endpoints
 SWITCHES = frozenset({"logprobs", "parallel_tool_calls", "store"})
 WRITTEN = NUMBERS | SWITCHES
+#: kinds of choices that name one of the tools
+CHOICES = frozenset({"function", "custom", "tool"})
 #: arguments of the vendors' SDKs that are no part of a body, and what to do instead
 OF_SDKS = {
     "extra_body": "put its members into params themselves",
@@ -53,15 +56,19 @@ def given_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_tools(tools: Any, choice: Any) -> None:
     """:raises InputError: for two tools of one name, and for a choice of one that is not there."""
-    names = [name_of(tool) for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    names = [name_of(tool) for tool in tools] if isinstance(tools, list) else []
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise InputError(f"Two tools are named {twice[0]!r}; give each a name of its own. Nothing was sent.")
-    if isinstance(choice, dict) and (chosen := name_of(choice)) and chosen not in names:
+    chosen = name_of(choice) if isinstance(choice, dict) and choice.get("type") in CHOICES else None
+    # Tools, and names, that each row brings are not known here.
+    if chosen and chosen not in names and None not in names and isinstance(tools, list | None):
         raise InputError(f"tool_choice is {chosen!r}, and no tool is named so. Nothing was sent.")
 
 
-def name_of(tool: dict[str, Any]) -> str | None:
-    """What a tool, or a choice of one, is named, in any vendor's shape."""
+def name_of(tool: Any) -> str | None:
+    """What a tool, or a choice of one, is named, in any vendor's shape; None where that is not told."""
+    if not isinstance(tool, dict):
+        return None
     inner = next((tool[kind] for kind in ("function", "custom") if isinstance(tool.get(kind), dict)), tool)
     return inner["name"] if isinstance(inner.get("name"), str) and "{" not in inner["name"] else None
 
@@ -76,11 +83,10 @@ def read(name: str, value: Any) -> Any:
     word = value.strip().lower()
     if name in SWITCHES and word in ("true", "false"):
         return word == "true"
-    try:
-        found = float(word)
-    except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
-        wanted = "a number" if name in NUMBERS else "true or false"
-        raise InputError(f"the parameter {name} is {value!r}; give {wanted}")
-    return int(found) if found.is_integer() and "." not in value else found
+    with suppress(ValueError):
+        return int(word)
+    with suppress(ValueError):
+        if math.isfinite(found := float(word)):
+            return int(found) if found.is_integer() and "." not in word else found
+    wanted = "a number" if name in NUMBERS else "true or false"
+    raise InputError(f"the parameter {name} is {value!r}; give {wanted}")

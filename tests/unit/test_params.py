@@ -87,6 +87,15 @@ def test_tools_with_names_of_their_own_are_taken():
         assert body({"tools": own, "tool_choice": choice}, {"t": "f"})["tools"] == own
 
 
+@pytest.mark.parametrize("tools", ["{t}", ["{t}"], [TOOL, {"type": "function", "function": {"name": "{t}"}}]])
+def test_tools_that_rows_bring_may_be_chosen(tools):
+    """What they are named is not known before; neither is what a server of tools has."""
+    choice = {"type": "function", "function": {"name": "g"}}
+    assert body({"tools": tools, "tool_choice": choice}, {"t": "g"})["tool_choice"] == choice
+    remote = {"type": "mcp", "server_label": "s", "name": "of-the-server"}
+    assert body({"tools": [{"type": "mcp", "server_label": "s"}], "tool_choice": remote})["tool_choice"] == remote
+
+
 @pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/responses", "/v1/completions"])
 def test_no_batch_streams(endpoint):
     """Not asked for, it may be said."""
