@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
 SCHEMES = ("https", "http")
+PORTS = {"https": 443, "http": 80}
 #: names of this machine, where nobody expects TLS
 HERE = ("localhost", "127.0.0.1")
 NO_ADDRESS = (
@@ -37,7 +38,8 @@ def key_of(connection: Connection) -> str:
 
 def base_url(connection: Connection) -> str | None:
     """The connection's address: a whole URL in ``host``, or a name there; ``port`` and ``schema`` beside it complete
-    either. ``schema`` is a scheme, as Airflow's HTTP connections have it, or the path of a connection written as a URI.
+    either, where it has none of its own. ``schema`` is a scheme, as Airflow's HTTP connections have it, or the path of
+    a connection written as a URI.
 
     :raises ConfigurationError: for what is none, and where two ports are named: a key goes to one place.
     """
@@ -67,8 +69,11 @@ def base_url(connection: Connection) -> str | None:
             f"The connection's host names port {parts.port}, and its port is {port}; leave one of them out. "
             "Nothing was sent."
         )
-    netloc = parts.netloc if parts.port or not port else f"{parts.netloc.rstrip(':')}:{port}"
-    url = parts._replace(netloc=netloc, path=f"{parts.path.rstrip('/')}/{path}" if path else parts.path).geturl()
+    bare = parts.netloc.removesuffix(f":{parts.port}").rstrip(":")
+    netloc = bare if port in (0, PORTS[parts.scheme]) else f"{bare}:{port}"
+    # A URL with a path of its own is whole: what is left in another field is no part of it.
+    own = parts.path.rstrip("/")
+    url = parts._replace(netloc=netloc, path=parts.path if own or not path else f"/{path}").geturl()
     if not is_address(url):
         raise ConfigurationError(NO_ADDRESS)
     return url

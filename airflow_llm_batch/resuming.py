@@ -12,13 +12,14 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import httpx
 from tenacity import RetryCallState
 
 from airflow_llm_batch.bounded import Unpacking
+from airflow_llm_batch.exceptions import VendorUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,21 @@ def followed(
         request = httpx.Request("GET", place)
         response = send(request)
     return request, response
+
+
+def no_page(pieces: Iterable[bytes], host: str) -> Iterator[bytes]:
+    """A download as it comes.
+
+    :raises VendorUnavailable: for a page, which is no line of JSON: that of a sign-in or a proxy, whatever its status.
+    """
+    begun = False
+    for piece in pieces:
+        if not begun and (begun := bool(piece.strip())) and piece.lstrip().startswith(b"<"):
+            raise VendorUnavailable(
+                f"A download of results from {host} is a page, as those of a sign-in or of a proxy are. Nothing of it "
+                "was landed, and nothing is asked again; look at what lies between, and clear this task."
+            )
+        yield piece
 
 
 class Changed(httpx.RemoteProtocolError):

@@ -27,7 +27,7 @@ from airflow_llm_batch.providers.bodies import PAUSE, REPEATABLE, Payload
 from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.providers.troubles import is_empty_account, is_full, may_pass
 from airflow_llm_batch.redaction import Redactor, secrets_in
-from airflow_llm_batch.resuming import Download, followed
+from airflow_llm_batch.resuming import Download, followed, no_page
 from airflow_llm_batch.storage import file_size, open_blocks, read_chunks
 
 if TYPE_CHECKING:
@@ -257,9 +257,9 @@ class Transport:
             download.close()
 
     def whole(self, request: httpx.Request, download: Download) -> Iterator[bytes]:
-        """:raises VendorUnavailable: when it breaks off."""
+        """:raises VendorUnavailable: when it breaks off, or is a page and no lines of JSON."""
         try:
-            yield from download.pieces()
+            yield from no_page(download.pieces(), request.url.host)
         except httpx.RequestError as error:
             raise self.redacted(unavailable(request, error), error) from None
 
@@ -276,9 +276,9 @@ class Transport:
             if is_repeatable(request):
                 # A conflict is an answer: what was to be cancelled has ended.
                 return may_pass(response.status_code) and response.status_code != httpx.codes.CONFLICT
-            # A full queue empties in hours, an empty account never: not what a worker waits for.
+            # A full queue empties in hours, an empty account never. Sentences of the latter some say of rates, too.
             said = self.provider.error_of(response)
-            return response.status_code == 429 and not (is_full(*said) or is_empty_account(*said, 429))
+            return response.status_code == 429 and not (is_full(*said) or is_empty_account(said[0]))
 
         return {
             "retry": again,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from airflow.providers.common.compat.sdk import XComArg
 
 from airflow_llm_batch.data.values import written
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.exceptions import ConfigurationError, NoRows
 
 #: rows that failed since the account had no money
 QUOTA = "quota"
@@ -78,7 +78,10 @@ class FailedRows(ResolveMixin):  # type: ignore[misc]
         :raises ConfigurationError: when ``fetched`` is not what a Fetch task returns.
         """
         fetched = written(self.fetched)
-        fetched = fetched.get("manifest") if isinstance(fetched, dict) else fetched
+        if isinstance(fetched, dict):
+            if fetched.get("manifest") is None and fetched.get("rows") == 0:
+                raise NoRows("There are no failed rows: nothing was asked. Nothing was sent.")
+            fetched = fetched.get("manifest")
         if not isinstance(fetched, str) or "://" not in fetched:
             raise ConfigurationError(
                 f"FailedRows was given {self.fetched!r}; pass a FetchResultsOperator's output. Nothing was sent."

@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -133,13 +134,14 @@ def read_json(file: io.BufferedReader, name: str) -> Located:
     """An array of rows, read piece by piece; a file that starts with an object is taken for JSON lines."""
     start = file.peek(64)[:64].removeprefix(BOM).lstrip()
     if not start.startswith(b"["):
-        for place, row in read_jsonl(file, name):
-            if place[2] == 1 and is_by_column(row):
-                raise InputError(
-                    f"{name} holds a table by columns, as DataFrame.to_json() writes one; write it by rows: "
-                    "to_json(orient='records', lines=True). Nothing was sent."
-                )
-            yield place, row
+        rows = read_jsonl(file, name)
+        begun = list(islice(rows, 2))
+        if len(begun) == 1 and is_by_column(begun[0][1]):
+            raise InputError(
+                f"{name} holds a table by columns, as DataFrame.to_json() writes one; write it by rows: "
+                "to_json(orient='records', lines=True). Nothing was sent."
+            )
+        yield from chain(begun, rows)
         return
     text = io.TextIOWrapper(file, "utf-8-sig")
     decoder = json.JSONDecoder()

@@ -8,6 +8,8 @@ from typing import Any
 NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 VALUES = frozenset({"enum", "const", "default", "examples", "example"})
 NULL = {"type": "null"}
+#: what belongs to the whole of a schema, whichever of two it is
+BESIDE = ("description", "title", "$defs", "definitions", "$schema", "$id")
 
 
 def with_nulls(schema: Any) -> Any:
@@ -29,5 +31,5 @@ def with_nulls(schema: Any) -> Any:
     del made["nullable"]
     if isinstance(made.get("type"), str) and not made.keys() & {"enum", "const", "$ref", "anyOf", "oneOf", "allOf"}:
         return {**made, "type": [made["type"], "null"]}
-    beside = {name: made.pop(name) for name in ("description", "title") if name in made}
+    beside = {name: made.pop(name) for name in BESIDE if name in made}
     return {**beside, "anyOf": [made, NULL]}

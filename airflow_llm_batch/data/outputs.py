@@ -104,13 +104,13 @@ def answered(result: Result) -> Any:
 def unfenced(text: str) -> str:
     """What a text has between its first fence, which begins a line, and its last; the text where it has none. By hand:
     models are known to end in thousands of blanks, on which a pattern would spend its time."""
-    text = text.strip(BLANKS)
+    text = text.strip(BLANKS).strip()
     start, end = text.find(FENCE), text.rfind(FENCE)
     if end < start + len(FENCE) or text[:start].rpartition("\n")[2].strip():
         return text
     inner = text[start + len(FENCE) : end].strip("`")
     language = LANGUAGE.match(inner)
-    return inner[language.end() if language else 0 :].strip(BLANKS)
+    return inner[language.end() if language else 0 :].strip(BLANKS).strip()
 
 
 def without_sets(schema: Any) -> Any:

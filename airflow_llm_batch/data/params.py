@@ -25,12 +25,11 @@ OF_SDKS = {
     "extra_body": "put its members into params themselves",
     "extra_headers": "headers are a matter of the connection",
     "extra_query": "a query is a matter of the connection",
-    "timeout": "the connection's extra has timeouts",
 }
 
 
 def given_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as JSON has them, without those that say nothing: null is not given, and so is a list of nothing.
+    """Parameters as JSON has them, without those that say nothing: a number that is null, a list of no tools.
 
     :raises InputError: for an SDK's own argument, and for what JSON has no form for.
     """
@@ -48,7 +47,8 @@ def given_params(params: Mapping[str, Any]) -> dict[str, Any]:
                 f"params[{name!r}] holds {error}, for which JSON has no form. The class of an answer goes into output; "
                 "of a tool's arguments give the model_json_schema(). Nothing was sent."
             ) from None
-        if value not in (None, []):
+        # Elsewhere either may mean something: OpenRouter's transforms, of which an empty list is none.
+        if not ((value is None and name in WRITTEN) or (value == [] and name in ("tools", "stop"))):
             made[str(name)] = value
     check_tools(made.get("tools"), made.get("tool_choice"))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
@@ -9,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from airflow_llm_batch.airflow_versions import connection_of
-from airflow_llm_batch.data.files import Located, Row, ending_of, is_parquet, read_file, reader_of
+from airflow_llm_batch.data.files import Located, Row, is_parquet, read_file, reader_of
 from airflow_llm_batch.exceptions import InputError, NoRows
 from airflow_llm_batch.storage import fresh, storage_path, unreadable
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-#: a job directory, by a shard's files in it, and what was landed: both may lie below the rows
-SHARD = re.compile(r"(.*)/shards/\d{5}/(rows|requests)-[0-9a-f]{8}\.jsonl$")
+log = logging.getLogger(__name__)
+#: a task's directory, by a shard's files in one of its jobs, and what was landed: both may lie below the rows
+SHARD = re.compile(r"(.*)/[^/]+/shards/\d{5,}/")
 LANDED = re.compile(r"(^|/)results-[0-9a-f]{8}-\d{5}[^/]*$")
 
 
@@ -53,12 +55,12 @@ def partition_columns(path: str) -> Row:
 
 
 def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
-    """The files a path or glob means, by name; a directory means the data files in it, or further down.
+    """The files a path or glob means, by name; a directory means the data files in it, or those further down where it
+    has none.
 
-    :raises InputError: for a directory with data files both in it and further down; ``NoRows`` where there are none.
+    :raises InputError: ``NoRows`` where there are none.
     """
     uri = str(path)
-    is_directory = False
     try:
         fresh(path)
         if any(c in uri for c in "*?[") and not path.fs.exists(path.path):
@@ -66,16 +68,19 @@ def expand(path: ObjectStoragePath) -> list[ObjectStoragePath]:
             names = [name for name, file in found.items() if file["type"] != "directory"]
             above = re.split(r"[*?\[]", path.path, maxsplit=1)[0].rpartition("/")[0]
         elif (reader_of(uri) is None or is_parquet(uri)) and path.fs.isdir(path.path):
-            is_directory, above = True, path.path
-            # A dataset in partitions has its files further down.
-            names = [name for name in path.fs.find(path.path) if reader_of(name)]
+            above = path.path
+            inside = path.fs.ls(path.path, detail=True)
+            names = data_in([file["name"] for file in inside if file["type"] != "directory"], above)
+            if names:
+                tell_of_folders(uri, [file["name"] for file in inside if file["type"] == "directory"], above)
+            else:
+                # A dataset in partitions has its files further down.
+                names = without_jobs({name: below(name, above) for name in path.fs.find(path.path)})
         else:
             return [path]
     except Exception as error:
         raise unreadable(f"Cannot list {uri}", error) from error
     names = [name for name in names if is_data(name, above)]
-    if is_directory:
-        names = at_one_depth(uri, {name: below(name, above) for name in names})
     if not names:
         raise NoRows(f"No files match {uri}. Nothing was sent. (on_empty='skip' skips the task then.)")
     protocol = path.protocol or "file"
@@ -95,25 +100,34 @@ def below(name: str, above: str) -> str:
     return name.strip("/").removeprefix(above.strip("/")).strip("/")
 
 
-def at_one_depth(uri: str, names: Mapping[str, str]) -> list[str]:
-    """The files that a directory means: its own, and those further down where it has none.
+def data_in(names: Iterable[str], above: str) -> list[str]:
+    """Those that are data, in a format that is read."""
+    return [name for name in names if reader_of(name) and is_data(name, above)]
 
-    :param names: of all of them, to their paths from the directory on.
-    :raises InputError: where there are both, in which libraries differ; what jobs have written there is no data.
+
+def tell_of_folders(uri: str, folders: Iterable[str], above: str) -> None:
+    """Libraries differ in whether files further down belong to a directory that has its own: here they do not."""
+    names = [below(name, above) for name in folders if is_data(name, above)]
+    if names:
+        log.warning(
+            "%s has files of its own; none in the %d folder(s) below it (%s) are read. Say /**/ for all of them.",
+            uri, len(names), ", ".join(sorted(names)[:3]),
+        )  # fmt: skip
+
+
+def without_jobs(names: Mapping[str, str]) -> list[str]:
+    """The data files further down, without what jobs have written there; that too, where there is nothing else.
+
+    :param names: of all files, to their paths from the directory on.
     """
-    own = [name for name, path in names.items() if "/" not in path]
     jobs = {found[1] for path in names.values() if (found := SHARD.match(path))}
-    further = [
-        path
-        for path in names.values()
-        if "/" in path and not LANDED.search(path) and jobs.isdisjoint(map(str, PurePosixPath(path).parents))
+    data = {name: path for name, path in names.items() if reader_of(name)}
+    others = [
+        name
+        for name, path in data.items()
+        if not LANDED.search(path) and jobs.isdisjoint(map(str, PurePosixPath(path).parents))
     ]
-    if own and further:
-        raise InputError(
-            f"{uri} has data files in it ({names[own[0]]}) and further down ({further[0]}); say which are meant: "
-            f"{uri.rstrip('/')}/*.{ending_of(own[0])} or a glob with /**/. Nothing was sent."
-        )
-    return own or list(names)
+    return others or list(data)
 
 
 def storage_path_of(protocol: str, name: str, conn_id: str | None) -> ObjectStoragePath:

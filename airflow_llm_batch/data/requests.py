@@ -182,9 +182,9 @@ class ChatRequest(RequestTemplate):
         """The conversation's templates."""
         if self.messages is not None:
             check_turns(self.messages)
-            return self.messages
+            return list(self.messages)
         for name, text in ("system", self.system), ("user", self.user):
-            if not isinstance(text, str | None):
+            if not isinstance(text, str | None) and not is_parts(text):
                 raise InputError(f"ChatRequest.{name} is {text!r:.80}; give a text. Nothing was sent.")
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": "{text}" if self.user is None else self.user}]
@@ -243,7 +243,11 @@ class ChatRequest(RequestTemplate):
         def render(row: Mapping[str, Any]) -> Request:
             filled = {**body, **fill_rest(row)}
             for name in written:
-                filled[name] = read(name, filled[name])
+                # A CSV's cell of nothing is a row without this parameter.
+                if params[name].strip() and filled[name] == "":
+                    del filled[name]
+                else:
+                    filled[name] = read(name, filled[name])
             filled["messages"] = [fill(row) for fill in contents]
             return Request(CHAT, filled, self.api, cache)
 
@@ -405,9 +409,14 @@ def check_model(model: Any) -> None:
         raise InputError(f"model is {model!r}; name the vendor's model. Nothing was sent.")
 
 
+def is_parts(given: Any) -> bool:
+    """Whether something is a list of objects: of a message's parts, or of messages."""
+    return isinstance(given, list | tuple) and bool(given) and all(isinstance(part, dict) for part in given)
+
+
 def check_turns(turns: Any) -> None:
     """:raises InputError: for what is no conversation in OpenAI's format."""
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+    if not is_parts(turns):
         raise InputError(
             f"ChatRequest.messages is {turns!r:.80}; give a list of messages, "
             '[{"role": "user", "content": "..."}]. Nothing was sent.'

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_llm_batch.data.failed import ResolveMixin
+
 if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
@@ -43,13 +45,22 @@ class RendersArguments(BaseOperator):
 
 
 def as_text(given: Any, context: Context, env: jinja2.Environment) -> Any:
-    """A text rendered as text, and every text of a list or mapping; one of None is none."""
+    """A text rendered as text, and every text of a list or mapping; one of None is none, and one that is a list or
+    mapping, of parts or of messages, is that."""
+    if isinstance(given, ResolveMixin):
+        return given.resolve(context)
     if isinstance(given, list):
         return [as_text(inner, context, env) for inner in given]
     if isinstance(given, dict):
         return {name: as_text(inner, context, env) for name, inner in given.items()}
     if not (isinstance(given, str) and is_template(given, env)):
         return given
+    start, end, whole = env.variable_start_string, env.variable_end_string, given.strip()
+    inner = whole.removeprefix(start).removesuffix(end)
+    if whole == f"{start}{inner}{end}" and start not in inner:
+        value = env.compile_expression(inner)(**context)
+        if isinstance(value, list | dict):
+            return value
     text = env.from_string(given).render(context)
     return None if text == "None" else text
 

@@ -91,7 +91,7 @@ FILTER_MESSAGE = re.compile(
 PASSING_MESSAGE = re.compile(
     r"rate.?limit|too many requests|resource[ _]?(has been )?exhausted|overloaded|timed? ?out"
     r"|temporarily unavailable|(at|over) capacity|capacity exceeded|server (had an )?error"
-    r"|internal (server )?error|is (currently )?loading|(try|retry)(ing)? (again|your request)|bad gateway"
+    r"|internal (server )?error|is (currently )?loading|(try|retry)(ing)? (again|your request(?! with))|bad gateway"
     r"|service unavailable|connect(ion)? (error|reset|refused|closed)|disconnect/reset",
     re.IGNORECASE,
 )

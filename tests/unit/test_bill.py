@@ -124,12 +124,30 @@ def test_the_total_of_a_vector_is_its_prompt(prompt):
     assert (result.input_tokens, result.output_tokens) == (7, 0)
 
 
+@pytest.mark.parametrize(("spent", "paid"), [(0, 0), (5, None)])
+def test_a_refusal_without_a_token_costs_nothing(spent, paid):
+    """What was not counted is not known only where there was an answer."""
+    refused = Result(status="refused", input_tokens=None, output_tokens=spent)
+    cost = Prices("openai", "0.5", {"m": RATES}).cost(refused, "m")
+    assert (cost and cost.paid) == paid
+
+
+@pytest.mark.parametrize("names", [("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
+def test_a_total_beside_its_parts_is_no_prompt(names):
+    """Pictures come as data, too, and what they took is output."""
+    asked, spent = names
+    usage = {asked: 50, spent: 4160, "total_tokens": 4210}
+    line = {"custom_id": "a", "response": {"status_code": 200, "body": {"data": [{"b64_json": "x"}], "usage": usage}}}
+    assert OPENAI.read(json.dumps(line).encode()).input_tokens == 50
+
+
 def test_a_vector_has_no_output():
     """Whatever its total holds."""
     body = {"object": "list", "model": "e", "data": [{"embedding": [0.5]}]}
     for usage in ({"prompt_tokens": 5, "total_tokens": 9}, {"prompt_tokens": 5}):
         line = {"custom_id": "a", "response": {"status_code": 200, "body": {**body, "usage": usage}}}
-        assert OPENAI.read(json.dumps(line).encode()).output_tokens == 0
+        result = OPENAI.read(json.dumps(line).encode())
+        assert (result.input_tokens, result.output_tokens) == (5, 0)
 
 
 CACHES = [

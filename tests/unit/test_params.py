@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
 from airflow_llm_batch.data.outputs import OutputCheck
 from airflow_llm_batch.data.params import NUMBERS, given_params
+from airflow_llm_batch.data.requests import json_schema
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.results import Result
@@ -33,6 +34,8 @@ GIVEN = [
     ({"temperature": "0.2", "seed": "7", "n": " 2 ", "top_p": "1.0", "top_k": "1e3"},
      {"temperature": 0.2, "seed": 7, "n": 2, "top_p": 1.0, "top_k": 1000}),
     ({"temperature": "{t}", "seed": "{n}", "user": "{n}"}, {"temperature": 0.5, "seed": None, "user": None}),
+    ({"temperature": "{e}", "top_k": "{e}"}, {}),
+    ({"transforms": [], "prompt_mode": None, "timeout": 60}, {"transforms": [], "prompt_mode": None, "timeout": 60}),
     ({"stop": ("a", "b"), "user": "7"}, {"stop": ["a", "b"], "user": "7"}),
 ]  # fmt: skip
 
@@ -40,7 +43,7 @@ GIVEN = [
 @pytest.mark.parametrize(("params", "expected"), GIVEN)
 def test_parameters_are_what_was_meant(params, expected):
     """Null says nothing, keys are text, a number is one although a template or a CSV file gave it as text."""
-    made = body(params, {"t": "0.5", "n": None})
+    made = body(params, {"t": "0.5", "n": None, "e": ""})
     assert made == expected
     assert [type(value) for value in made.values()] == [type(value) for value in expected.values()]
 
@@ -58,7 +61,7 @@ REFUSED = [
     ({"temperature": "{t}"}, {}, "temperature is 'x'"),
     ({"response_format": Answer}, {}, r"params\['response_format'\].* output"),
     ({"tools": [Answer]}, {}, r"params\['tools'\].*model_json_schema"),
-    *(({name: 1}, {}, f"'{name}', an argument of the vendor's SDK") for name in ("extra_body", "timeout")),
+    ({"extra_body": 1}, {}, "'extra_body', an argument of the vendor's SDK"),
     ({"tools": [TOOL, TOOL]}, {}, "Two tools are named 'f'"),
     ({"tools": [TOOL, {"name": "f", "input_schema": {}}]}, {}, "Two tools are named 'f'"),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, {}, "tool_choice is 'g'"),
@@ -109,7 +112,8 @@ def test_no_batch_streams(endpoint):
 
 def test_other_requests_take_the_same_spellings():
     """An embedding's parameters and the numbers that are keys of a body."""
-    assert EmbeddingRequest("e", params={"user": None}).compile()({"text": "a"}).body == {"model": "e", "input": "a"}
+    embedding = EmbeddingRequest("e", params={"seed": None, "user": None}).compile()
+    assert embedding({"text": "a"}).body == {"model": "e", "input": "a", "user": None}
     raw = RawRequest({"model": "m", "logit_bias": {5: 1}, "prompt": "{text}"}).compile()
     assert raw({"text": "a"}).body == {"model": "m", "logit_bias": {"5": 1}, "prompt": "a"}
 
@@ -151,3 +155,11 @@ def test_what_openapi_calls_nullable_may_be_null(part, expected, answer):
     result = Result(status="succeeded", text=json.dumps({"x": answer}))
     OutputCheck(request.schema())(result)
     assert (result.status, result.output) == ("succeeded", {"x": answer})
+
+
+def test_what_a_whole_schema_defines_stays_where_it_is_referred_to():
+    """Of a root that may be null, too."""
+    defined = {"$defs": {"A": {"type": "string"}}}
+    assert json_schema({"$ref": "#/$defs/A", **defined, "nullable": True}) == {
+        **defined, "anyOf": [{"$ref": "#/$defs/A"}, {"type": "null"}],
+    }  # fmt: skip

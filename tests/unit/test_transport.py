@@ -167,6 +167,17 @@ def test_a_download_is_followed_to_where_it_lies(status):
     ]
 
 
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><title>Sign in</title>", b"\n <html>", b'<?xml version="1.0"?>'])
+@pytest.mark.parametrize("ahead", [(), (moved("https://login.test/"),)])
+def test_a_page_is_no_download(page, ahead):
+    """A sign-in's, with 200, where a proxy sends whoever has no session: its lines are no rows; a try may follow."""
+    with pytest.raises(VendorUnavailable, match=r"(login|vendor)\.test is a page.*nothing is asked again"):
+        downloaded(Vendor(*ahead, httpx.Response(200, content=page)))
+    whole = b'{"custom_id": "<html>"}\n'
+    typed = httpx.Response(200, content=whole, headers={"content-type": "text/html"})
+    assert downloaded(Vendor(typed))[0] == whole
+
+
 @pytest.mark.parametrize("hops", [5, 6])
 def test_a_download_is_not_followed_for_ever(hops):
     """Nor out of an encrypted connection."""

@@ -101,8 +101,9 @@ class Prices:
         :param called: it was called, and not sent in a batch.
         """
         if result.input_tokens is None:
-            # A row the vendor lost may have been worked on.
-            return None if result.status in ANSWERED else NOTHING
+            # A row the vendor lost may have been worked on; one that it refused without a token was not.
+            free = result.status not in ANSWERED or (result.status == "refused" and result.output_tokens == 0)
+            return NOTHING if free else None
         if not is_consistent(result):
             return None
         tier = result.service_tier if called and result.service_tier in TIERS else ""

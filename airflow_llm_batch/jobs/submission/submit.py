@@ -44,7 +44,8 @@ TOO_MANY = 429
 MOST_CLAIMS = 4
 #: how a vendor says that it has not, or not yet, the file that a batch is to be made of (OpenAI, Voyage, Azure)
 NO_FILE = re.compile(
-    r"invalid[ _]file[ _]id|no such file|cannot find file|file.{0,60}(not (be )?found|(does not|doesn't) exist)",
+    r"invalid[ _]file[ _]id(?!.*purpose)|no such file|cannot find file"
+    r"|\bfile\b(?!.{0,60}\b(model|deployment|profile|line)\b).{0,60}(not (be )?found|(does not|doesn't) exist)",
     re.IGNORECASE,
 )
 #: shards that are uploaded at once: enough to fill a connection, few enough to stay small in memory

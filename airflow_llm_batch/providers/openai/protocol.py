@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, ClassVar
 
 import httpx
@@ -127,7 +128,7 @@ class OpenAI(Provider):
     def is_own(self) -> bool:
         return super().is_own or self.is_regional
 
-    @property
+    @cached_property
     def is_regional(self) -> bool:
         """Whether OpenAI is asked in a region."""
         return REGIONS.fullmatch(httpx.URL(self.base_url).host) is not None
@@ -147,7 +148,7 @@ class OpenAI(Provider):
 
     def translate(self, request: Request) -> Request:
         self.check_endpoint(request.endpoint)
-        if request.body.get("stream"):
+        if request.body.get("stream") is True:
             refuse("stream is asked for, and a batch has no stream", "remove it")
         direct = self.has_openai_rules
         if request.endpoint == CHAT:

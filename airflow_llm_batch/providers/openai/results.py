@@ -217,10 +217,13 @@ def read_billing(body: dict[str, Any], result: Result) -> None:
     result.model = word(body.get("model"))
     result.service_tier = word(body.get("service_tier"))
     usage = members(body.get("usage"))
-    # Embeddings have no output tokens at all: theirs is nothing, not unknown, and the total is the prompt.
+    # Embeddings have no output tokens at all: theirs is nothing, not unknown; a total that is told alone is the prompt.
     embeds = "data" in body
     # No prompt is empty: where 0 is told, nobody has counted.
-    result.input_tokens = most((*ASKED, "total_tokens") if embeds else ASKED, usage) or None
+    asked_for = most(ASKED, usage)
+    if embeds and not asked_for and not most(SPENT, usage):
+        asked_for = whole(usage.get("total_tokens"))
+    result.input_tokens = asked_for or None
     asked = members(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
     used = members(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     result.cached_tokens, result.cache_write_tokens = most(CACHED, asked, usage), most(WRITTEN, asked, usage)
@@ -372,7 +375,7 @@ def read_response(body: dict[str, Any], result: Result) -> None:
     result.tool_calls = [
         tool_call(item.get("call_id"), item.get("name"), item.get("arguments", item.get("input"))) for item in asked
     ] or None
-    result.tool_uses = {**(result.tool_uses or {}), **uses_of(items, body)} or None
+    result.tool_uses = {**uses_of(items, body), **(result.tool_uses or {})} or None
     made = [item for item in items if item.get("type") == "image_generation_call" and item.get("result")]
     result.output = made or None
     result.finish_reason = word(body.get("status"))

@@ -228,11 +228,25 @@ NO_FILE = [
 ]
 
 
+BAD_FILE = [
+    "Invalid file format for Batch API. Must be .jsonl",
+    "Invalid input file: the model `gpt-9` does not exist",
+    "The input file contains a deployment which was not found",
+    "The inference profile p-1 does not exist",
+    "Invalid file ID 'file-7': purpose must be batch",
+    "Input file line 7: the tool was not found",
+]
+
+
 @pytest.mark.parametrize("said", NO_FILE)
 def test_a_file_that_is_not_found_is_told_from_one_that_is_bad(said):
     """OpenAI, three times, and Voyage; a file that is refused for what it holds is not sent again."""
     assert submission.NO_FILE.search(said)
-    assert not submission.NO_FILE.search("Invalid file format for Batch API. Must be .jsonl")
+
+
+@pytest.mark.parametrize("said", BAD_FILE)
+def test_a_file_that_is_bad_is_not_uploaded_anew(said):
+    assert not submission.NO_FILE.search(said)
 
 
 @pytest.mark.parametrize("refusals", [1, 3, 99])

@@ -17,8 +17,9 @@ from support.tasks import drive, landed, operator
 from airflow_llm_batch.alerts import Alerts
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, FailedRows, Sql, Table
 from airflow_llm_batch.data.answer_cache import AnswerCache
+from airflow_llm_batch.data.failed import ResolveMixin
 from airflow_llm_batch.emulator import Emulator
-from airflow_llm_batch.exceptions import ConfigurationError
+from airflow_llm_batch.exceptions import ConfigurationError, NoRows
 from airflow_llm_batch.jobs.options import Recovery
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
 from airflow_llm_batch.operators.handle import JobHandle
@@ -27,6 +28,19 @@ from airflow_llm_batch.sensors import BatchSensor
 OUT = {"destination": "file:///tmp/out"}
 #: texts that Python could read as something else
 ODD = ["2024", "1_000", "1e5", "['x', 'y']", '{"a": 1}', "'quoted'", "(1, 2)", "True", "007", "plain"]
+
+
+class Reference(ResolveMixin):
+    """Another task's output, as Airflow has it before this task runs."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def iter_references(self):
+        return iter(())
+
+    def resolve(self, context):
+        return self.value
 
 
 def rendered(task, native=True, **params):
@@ -78,6 +92,24 @@ def test_objects_are_objects_where_templates_make_them():
     )  # fmt: skip
     assert (made.rows, made.models, made.max_cost) == (["1", "b"], ["a", "b"], None)
     assert (made.request.system, made.request.max_tokens) == (None, 9)
+
+
+PARTS = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "https://x/y.png"}}]
+
+
+@pytest.mark.parametrize("given", ["{{ params.held }}", "  {{params.held}} ", Reference(PARTS)])
+def test_what_a_template_or_a_task_brings_of_a_prompt_is_what_it_is(given):
+    """Parts with a picture were sent as Python writes them, and a reference as it was."""
+    turns = ChatRequest("m", messages=[{"role": "user", "content": given}])
+    made = rendered(lambda: SubmitBatchOperator(task_id="t", rows=["a"], request=turns), held=PARTS)
+    assert made.request.messages == [{"role": "user", "content": PARTS}]
+    chat = ChatRequest("m", user=given, system=given)
+    made = rendered(lambda: SubmitBatchOperator(task_id="t", rows=["a"], request=chat), held=PARTS)
+    assert (made.request.user, made.request.system) == (PARTS, PARTS)
+    made.request.compile()({"text": "a"})
+    embedding = EmbeddingRequest(Reference("e"), input=given)
+    made = rendered(lambda: SubmitBatchOperator(task_id="t", rows=["a"], request=embedding), held=["a", "b"])
+    assert (made.request.model, made.request.input) == ("e", PARTS if given is not str(given) else ["a", "b"])
 
 
 def test_a_dags_own_marks_are_templates():
@@ -156,6 +188,13 @@ def test_failed_rows_may_be_templates():
         )  # fmt: skip
         assert (made.rows.job, made.rows.model) == ("file:///jobs/d/r/t/-1", "gpt-5")
         assert failed.fetched == text
+
+
+def test_there_are_no_failed_rows_where_nothing_was_asked():
+    """What a fetch of a mapped task without rows returns: ``on_empty`` says what comes of it."""
+    for rows, error in (0, NoRows), (3, ConfigurationError):
+        with pytest.raises(error):
+            print(FailedRows({"manifest": None, "rows": rows}).job)
 
 
 @pytest.mark.parametrize("text", ["[{'text': 'a', 'x': None}]", '[{"text": "a", "x": null}]'])

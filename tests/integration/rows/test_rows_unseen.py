@@ -33,20 +33,21 @@ def texts(rows):
     return [row["text"] for _, row in read_rows(rows)]
 
 
-def test_a_directory_with_files_at_two_depths_is_refused(tmp_path):
-    """Whether those further down belong to it, libraries do not agree; at one depth, whichever, all are read."""
+def test_files_below_a_directory_that_has_its_own_are_told_of(tmp_path, caplog):
+    """Whether those further down belong to it, libraries do not agree; where it has none, all are read."""
     for name in ("x/1.jsonl", "y/z/2.jsonl", "out.jsonl/part-0.jsonl", "_old/0.jsonl", "notes.txt"):
         write(tmp_path / name, name)
     assert texts(str(tmp_path)) == ["out.jsonl/part-0.jsonl", "x/1.jsonl", "y/z/2.jsonl"]
+    assert caplog.text == ""
     write(tmp_path / "3.jsonl", "3")
-    with pytest.raises(InputError, match=r"\(3\.jsonl\) and further down \(.*/\*\.jsonl.*Nothing was sent"):
-        texts(str(tmp_path))
-    assert texts(f"{tmp_path}/*.jsonl") == ["3"]
+    assert texts(str(tmp_path)) == texts(f"{tmp_path}/*.jsonl") == ["3"]
+    assert "none in the 3 folder(s) below it (out.jsonl, x, y) are read. Say /**/" in caplog.text
 
 
-def test_what_jobs_write_below_their_rows_is_no_data(connect, tmp_path):
+@pytest.mark.parametrize("place", ["a.jsonl", "ds=1/a.jsonl"])
+def test_what_jobs_write_below_their_rows_is_no_data(connect, tmp_path, place):
     """A retry, and the next night, read what the first try has read: amid its plan, once planned, and landed."""
-    write(tmp_path / "a.jsonl")
+    write(tmp_path / place)
     store = JobStore(f"file://{tmp_path}/jobs/dag/run/submit/-1")
     with Emulator(duration=0) as emulator:
         hook = LLMBatchHook(connect(emulator.url))
@@ -61,9 +62,6 @@ def test_what_jobs_write_below_their_rows_is_no_data(connect, tmp_path):
         assert texts(str(tmp_path)) == ["a"]
         submit(store, hook, spec(str(tmp_path), chat("openai")))
         assert len(emulator.vendor.batches) == 1
-    write(tmp_path / "out/b.jsonl")
-    with pytest.raises(InputError, match=r"further down \(out/b\.jsonl\)"):
-        texts(str(tmp_path))
 
 
 @pytest.mark.parametrize("again", ["a.jsonl", "*.jsonl", "", "[a].jsonl"])
@@ -87,6 +85,18 @@ def test_lines_of_separators_are_no_rows(tmp_path_factory, rows, more):
     path.write_text(written.getvalue(), "utf-8", newline="")
     found = [(row["text"], row["b"]) for _, row in read_rows(str(path))]
     assert found == [row for row in rows if "".join(row).strip()]
+
+
+@pytest.mark.parametrize("more", ["", '\n{"scores": {"0": "c", "1": "d"}}\n'])
+def test_a_table_by_columns_is_one_object(tmp_path, more):
+    """``DataFrame.to_json()`` writes one; a second line makes rows of both."""
+    path = tmp_path / "a.json"
+    path.write_text('{"scores": {"0": "a", "1": "b"}}' + more)
+    if more:
+        assert len(list(read_rows(str(path)))) == 2
+        return
+    with pytest.raises(InputError, match="by columns"):
+        list(read_rows(str(path)))
 
 
 def test_an_empty_field_of_one_column_is_a_row(tmp_path):
