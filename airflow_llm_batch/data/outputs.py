@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
+from airflow_llm_batch.data.output_schema import without_sets
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.providers.json_lines import legal
 from airflow_llm_batch.providers.schemas import VALUE, is_object
@@ -26,9 +27,6 @@ BLANKS = " \t\r\n\xa0\u2028\u2029\u200b\u2060\ufeff"
 #: what a JSON text may hold escaped alone, and models write as it is
 CONTROL = re.compile(r"[\x00-\x1f]")
 OPENING = re.compile("<think(ing)?>")
-#: keywords whose members are schemas by name, and those that hold values
-NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-VALUES = frozenset({"enum", "const", "default", "examples"})
 
 
 class OutputCheck:
@@ -111,23 +109,6 @@ def unfenced(text: str) -> str:
     inner = text[start + len(FENCE) : end].strip("`")
     language = LANGUAGE.match(inner)
     return inner[language.end() if language else 0 :].strip(BLANKS).strip()
-
-
-def without_sets(schema: Any) -> Any:
-    """A schema that takes duplicates: a Pydantic model reads its sets from them, and no vendor holds answers to it."""
-    if isinstance(schema, list):
-        return [without_sets(inner) for inner in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        name: {key: without_sets(inner) for key, inner in value.items()}
-        if name in NAMED and isinstance(value, dict)
-        else value
-        if name in VALUES
-        else without_sets(value)
-        for name, value in schema.items()
-        if name != "uniqueItems"
-    }
 
 
 def no_number(name: str) -> Any:

@@ -12,6 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_llm_batch.data.output_schema import asked_schema, json_schema, schema_of
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.request import Request
 
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
 
 CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 CHAT, EMBEDDINGS, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/messages"
-#: where bodies hold the schema of their answers
-SCHEMAS = (
-    ("response_format", "json_schema", "schema"),
-    ("text", "format", "schema"),
-    ("output_config", "format", "schema"),
-)
-#: of JSON schema, that say what fits
-KEYWORDS = frozenset(
-    {"type", "properties", "required", "additionalProperties", "patternProperties", "propertyNames", "items", "$ref"}
-    | {"prefixItems", "anyOf", "oneOf", "allOf", "not", "if", "enum", "const", "contains", "$dynamicRef"}
-)
 #: LangChain's names of roles
 ROLES = {"human": "user", "ai": "assistant"}
 Render = Callable[[Mapping[str, Any]], Request]
@@ -244,7 +234,7 @@ class ChatRequest(RequestTemplate):
             filled = {**body, **fill_rest(row)}
             for name in written:
                 # A CSV's cell of nothing is a row without this parameter.
-                if params[name].strip() and filled[name] == "":
+                if filled[name] == "" != params[name]:
                     del filled[name]
                 else:
                     filled[name] = read(name, filled[name])
@@ -447,90 +437,3 @@ def part_template(part: Any, compile_template: Callable[[Any], Callable[[Any], A
         rest = {k: v for k, v in part.items() if k != "text"}
         return lambda row: {**rest, "text": text(row)}
     return compile_template(part)
-
-
-def json_schema(output: Any) -> dict[str, Any] | None:
-    """A Pydantic model class or a JSON schema as a JSON schema.
-
-    :raises InputError: for anything else, an object that is no schema among it.
-    """
-    if isinstance(output, dict) and output and not output.keys() & KEYWORDS:
-        raise InputError(
-            f"output has {', '.join(map(repr, output))} and none of JSON schema's keywords, so any answer would fit; "
-            "give the schema itself ({'type': 'object', 'properties': ...}), no example, and nothing around it. "
-            "Nothing was sent."
-        )
-    if isinstance(output, dict):
-        return nulls_in(output)
-    if output is None:
-        return None
-    if hasattr(output, "model_json_schema"):
-        return model_schema(output)
-    raise InputError(f"output is {output!r}; give a Pydantic model class or a JSON schema as a dict. Nothing was sent.")
-
-
-def asked_schema(output: Any) -> dict[str, Any]:
-    """The schema as it is asked for: of a Pydantic model every property, those with a default too."""
-    if isinstance(output, dict):
-        return nulls_in(output)
-    return model_schema(output, every=True)
-
-
-def nulls_in(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that was given, and the same object where it has nothing that is ``nullable``."""
-    from airflow_llm_batch.data.nullable import with_nulls
-
-    made: dict[str, Any] = with_nulls(schema)
-    return schema if made == schema else made
-
-
-def model_schema(model: Any, every: bool = False) -> dict[str, Any]:
-    """A Pydantic model's schema.
-
-    :raises InputError: for a model with what JSON has no form for.
-    """
-    from pydantic.errors import PydanticUserError
-
-    try:
-        schema: dict[str, Any] = closed_objects(model.model_json_schema(), every)
-    except PydanticUserError as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"output {model.__name__} has no JSON schema: {reason}. Nothing was sent.") from None
-    return schema
-
-
-def closed_objects(schema: Any, every: bool = False) -> Any:
-    """A Pydantic model's schema with objects closed that the model leaves so: it ignores what it does not name.
-
-    :param every: require every property, as strict modes want it.
-    """
-    if isinstance(schema, list):
-        return [closed_objects(item, every) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = dict(schema)
-    for name, value in schema.items():
-        if name in ("properties", "$defs") and isinstance(value, dict):
-            closed[name] = {inner: closed_objects(part, every) for inner, part in value.items()}
-        elif name not in ("enum", "const", "default", "examples"):
-            closed[name] = closed_objects(value, every)
-    if closed.get("type") == "object" and isinstance(schema.get("properties"), dict):
-        if every:
-            closed["required"] = list(schema["properties"])
-        closed.setdefault("additionalProperties", False)
-    return closed
-
-
-def schema_of(body: Any) -> dict[str, Any] | None:
-    """The JSON schema that a body asks an answer to fit, in chat completions, the Responses API or messages."""
-    for path in (
-        ("response_format", "json_schema", "schema"),
-        ("text", "format", "schema"),
-        ("output_config", "format", "schema"),
-    ):
-        found = body
-        for name in path:
-            found = found.get(name) if isinstance(found, dict) else None
-        if isinstance(found, dict):
-            return found
-    return None

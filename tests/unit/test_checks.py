@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field, SecretStr, computed_field, field_serializ
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.data.checks import rules_for, texts_of, verify
 from airflow_llm_batch.data.importable import NotImportable, found, path_of
+from airflow_llm_batch.data.output_schema import json_schema
 from airflow_llm_batch.data.outputs import OutputCheck
-from airflow_llm_batch.data.requests import json_schema
 from airflow_llm_batch.data.row_check import RowCheck, row_check
 from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.models import Rules

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, RawRequest
+from airflow_llm_batch.data.output_schema import json_schema
 from airflow_llm_batch.data.outputs import OutputCheck
 from airflow_llm_batch.data.params import NUMBERS, given_params
-from airflow_llm_batch.data.requests import json_schema
 from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.providers.openai.protocol import OpenAI
 from airflow_llm_batch.results import Result

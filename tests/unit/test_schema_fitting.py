@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from airflow_llm_batch.data import ChatRequest, RawRequest
+from airflow_llm_batch.data.output_schema import json_schema
 from airflow_llm_batch.data.outputs import OutputCheck
-from airflow_llm_batch.data.requests import json_schema
 from airflow_llm_batch.emulator.schema_rules import anthropic_problem, openai_problem
 from airflow_llm_batch.emulator.schemas import fill_schema
 from airflow_llm_batch.exceptions import InputError

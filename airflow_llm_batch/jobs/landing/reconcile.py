@@ -65,6 +65,18 @@ class Reconciler:
         rows = zip(self.done, self.entries.rows, strict=True)
         return any(not done and (only is None or row in only) for done, row in rows)
 
+    def arriving(self, source: AnswerSource, only: Container[int] | None) -> Iterator[bytes]:
+        """A source's lines.
+
+        :raises RequestRejected: for a file that is not there, unless every row is answered: some vendors name a file of
+            errors and never write it.
+        """
+        try:
+            yield from source.lines
+        except RequestRejected as error:
+            if not error.is_missing or self.lacks(only):
+                raise
+
     def take(self, source: AnswerSource, only: Container[int] | None = None) -> Iterator[tuple[Entry, Result]]:
         """Each row's entry with its result, and in ``raw`` the line, for the lines that answer one.
 
@@ -72,43 +84,38 @@ class Reconciler:
         has no answer of it, and the batch's line says just that.
 
         :param only: rows to take, None for all.
-        :raises RequestRejected: for lines that are not there, unless every row is answered by others.
+        :raises RequestRejected: as ``arriving``.
         """
         read, done = self.provider.read, self.done
         self.marks.append(source.name)
         mark, of_batch = len(self.marks), source.name == "batch"
-        try:
-            for line in source.lines:
-                try:
-                    result = read(line)
-                except UNREADABLE:
-                    self.delivered += of_batch
-                    self.unread += of_batch
-                    self.dropped["garbage"] += 1
-                    self.aside(line)
-                    continue
-                place = self.place_of(result.custom_id)
-                if place is not None and done[place] == mark:
-                    # A row that is told of twice is one row that was finished.
-                    self.dropped["duplicate"] += 1
-                    continue
-                if result.status in UNFINISHED:
-                    self.unfinished += of_batch
-                else:
-                    self.delivered += of_batch
-                if place is None:
-                    self.unread += of_batch
-                    self.dropped["foreign"] += 1
-                elif done[place]:
-                    continue
-                elif only is None or self.entries.rows[place] in only:
-                    done[place] = mark
-                    result.raw = line
-                    yield self.entries[place], result
-        except RequestRejected as error:
-            # A file of errors that was named and never written: the answers lay in another.
-            if not error.is_missing or self.lacks(only):
-                raise
+        for line in self.arriving(source, only):
+            try:
+                result = read(line)
+            except UNREADABLE:
+                self.delivered += of_batch
+                self.unread += of_batch
+                self.dropped["garbage"] += 1
+                self.aside(line)
+                continue
+            place = self.place_of(result.custom_id)
+            if place is not None and done[place] == mark:
+                # A row that is told of twice is one row that was finished.
+                self.dropped["duplicate"] += 1
+                continue
+            if result.status in UNFINISHED:
+                self.unfinished += of_batch
+            else:
+                self.delivered += of_batch
+            if place is None:
+                self.unread += of_batch
+                self.dropped["foreign"] += 1
+            elif done[place]:
+                continue
+            elif only is None or self.entries.rows[place] in only:
+                done[place] = mark
+                result.raw = line
+                yield self.entries[place], result
 
     def short_of(self, batch: Batch) -> int:
         """Rows that the vendor counts as finished and whose answers are not among the lines that were read.

@@ -9,8 +9,9 @@ from airflow_llm_batch.data.checks import rules_for
 from airflow_llm_batch.data.files import named
 from airflow_llm_batch.data.kinds import Kinds
 from airflow_llm_batch.data.kinds import kind_of as column_kind
+from airflow_llm_batch.data.output_schema import schema_of
 from airflow_llm_batch.data.outputs import validator
-from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line, schema_of
+from airflow_llm_batch.data.requests import BatchLines, RequestTemplate, is_batch_line
 from airflow_llm_batch.data.sources import read_rows, sources_of
 from airflow_llm_batch.data.values import plain, to_stable_json
 from airflow_llm_batch.exceptions import InputError, NoRows

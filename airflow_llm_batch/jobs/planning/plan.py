@@ -22,7 +22,7 @@ from airflow_llm_batch.jobs.money.tokens import counter_of
 from airflow_llm_batch.jobs.options import NO_REUSE, NOT_TRIED, First
 from airflow_llm_batch.jobs.planning.caching import caching
 from airflow_llm_batch.jobs.planning.cutter import remove_files
-from airflow_llm_batch.jobs.planning.shards import Rows, fingerprint_of, write_shards
+from airflow_llm_batch.jobs.planning.shards import Rows, Written, fingerprint_of, write_shards
 from airflow_llm_batch.jobs.planning.sparing import COPY, KNOWN, NONE
 from airflow_llm_batch.models import Job, Shard
 from airflow_llm_batch.results import usd
@@ -103,24 +103,10 @@ def write_plan(
     :return: None when another attempt has published its plan first; that one is what gets sent.
     """
     provider = hook.provider
-    prices = Prices.of(hook)
     progress = StepLog(log, "rows encoded")
     limits = provider.limits.model_copy(update={"tokens": waves.max_enqueued_tokens})
     written = write_shards(rows, provider, store, metadata, limits, progress.add, first, reuse)
-    shards, spared, kinds = written.shards, written.spared, written.kinds
-
-    looked = caching(rows.request, provider, together(written.use, written.tried))
-
-    def with_prices(use: dict[str, Estimate]) -> dict[str, Estimate]:
-        found = {}
-        for model, estimate in use.items():
-            # Texts that one request has embedded are held to the window one by one.
-            window = 0 if written.several_vectors else prices.window(model)
-            kept = estimate.model_copy(update={"static": looked[model].static, "window": window})
-            found[model] = estimated(model, kept, shards, prices, provider)
-        return found
-
-    estimate = together(with_prices(written.use), with_prices(written.tried))
+    shards, spared = written.shards, written.spared
     job = Job(
         id=store.job_id,
         fingerprint=written.fingerprint,
@@ -133,8 +119,8 @@ def write_plan(
         spared=tuple(spared),
         cache=reuse.cache.uri if reuse.cache is not None else None,
         cache_bytes=reuse.cache.max_bytes if reuse.cache is not None else None,
-        estimate=estimate,
-        **{"several_vectors": written.several_vectors, **rows.facts(kinds)},
+        estimate=estimate_of(written, rows, Prices.of(hook), provider),
+        **{"several_vectors": written.several_vectors, **rows.facts(written.kinds)},
         **asdict(waves),
         **facts,
     )
@@ -144,18 +130,26 @@ def write_plan(
     if not store.save_job(job):
         remove_files(store, [*shards, *spared])
         return None
-    log.info("Job %s: %s rows in %d shard(s) at %s", job.id, f"{job.rows:,}", len(shards), store.uri)
-    if spared:
-        log.info("%s of them are asked; %s.", f"{job.rows_asked:,}", ", ".join(why_not_asked(spared)))
-    if written.alike:
-        worth = (estimated_cost(job) or 0.0) * written.alike / job.rows
+    tell_of(store, job, written.alike)
+    return job
+
+
+def tell_of(store: JobStore, job: Job, alike: int) -> None:
+    """The plan, in the task's log.
+
+    :param alike: rows that ask the same as another one, though each is asked.
+    """
+    log.info("Job %s: %s rows in %d shard(s) at %s", job.id, f"{job.rows:,}", len(job.shards), store.uri)
+    if job.spared:
+        log.info("%s of them are asked; %s.", f"{job.rows_asked:,}", ", ".join(why_not_asked(job.spared)))
+    if alike:
+        worth = (estimated_cost(job) or 0.0) * alike / job.rows
         log.info(
             "%s rows ask exactly what another row asks: ask_once=True would ask each question once%s.",
-            f"{written.alike:,}", f" and save about {usd(worth)}" if worth else "",
+            f"{alike:,}", f" and save about {usd(worth)}" if worth else "",
         )  # fmt: skip
     too_long = any(use.is_too_long for use in job.estimate.values())
     log.log(logging.WARNING if too_long else logging.INFO, "%s", describe(job))
-    return job
 
 
 def why_not_asked(spared: Sequence[Shard]) -> list[str]:
@@ -165,6 +159,22 @@ def why_not_asked(spared: Sequence[Shard]) -> list[str]:
         rows[shard.lane] += shard.rows
     words = {COPY: "ask what another row asks", KNOWN: "were answered to earlier jobs", NONE: "are in no cache"}
     return [f"{rows[lane]:,} {why}" for lane, why in words.items() if rows[lane]]
+
+
+def estimate_of(written: Written, rows: Rows, prices: Prices, provider: Provider) -> dict[str, Estimate]:
+    """What the rows use by model, with its prices; those that are tried first cost what calls cost."""
+    looked = caching(rows.request, provider, together(written.use, written.tried))
+
+    def with_prices(use: dict[str, Estimate]) -> dict[str, Estimate]:
+        found = {}
+        for model, estimate in use.items():
+            # Texts that one request has embedded are held to the window one by one.
+            window = 0 if written.several_vectors else prices.window(model)
+            kept = estimate.model_copy(update={"static": looked[model].static, "window": window})
+            found[model] = estimated(model, kept, written.shards, prices, provider)
+        return found
+
+    return together(with_prices(written.use), with_prices(written.tried))
 
 
 def estimated(model: str, use: Estimate, shards: Sequence[Shard], prices: Prices, provider: Provider) -> Estimate:

@@ -25,7 +25,8 @@ from airflow_llm_batch.providers.coerce import (
     word,
 )
 from airflow_llm_batch.providers.endings import UNKNOWN, Endings, as_choice, fail, judge, unreadable
-from airflow_llm_batch.providers.openai.results import error_in, read_answer, read_billing
+from airflow_llm_batch.providers.openai.results import error_in, read_answer
+from airflow_llm_batch.providers.openai.usage import read_billing
 from airflow_llm_batch.providers.troubles import tells, trouble_of
 from airflow_llm_batch.results import Result
 

@@ -21,7 +21,7 @@ from support.jobs import chat, land, spec, submit
 
 from airflow_llm_batch.data import EmbeddingRequest
 from airflow_llm_batch.data.arrow_types import arrow_type, fit
-from airflow_llm_batch.data.requests import json_schema
+from airflow_llm_batch.data.output_schema import json_schema
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import Unwritable
 from airflow_llm_batch.hooks import LLMBatchHook
