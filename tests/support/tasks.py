@@ -6,11 +6,13 @@ import asyncio
 from types import SimpleNamespace
 
 from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.sdk import timezone
 
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.operators import FetchResultsOperator, LLMBatchOperator, SubmitBatchOperator
 from airflow_llm_batch.sensors import BatchSensor
 from support import MODELS, read_jsonl
+from support.airflow_versions import known_bag
 
 
 def drive(operator, context):
@@ -63,3 +65,15 @@ def run(context, conn_id, tmp_path, *, fetch=None, **submit):
     operator = FetchResultsOperator(task_id="fetch", job=waited, destination=f"file://{tmp_path}/out", **(fetch or {}))
     summary = operator.execute(context)
     return summary, [row for file in summary["files"] for row in read_jsonl(file)]
+
+
+def run_dag(folder, text, state="success"):
+    """One run, by ``dag.test()``, of the DAG that a file in this folder has.
+
+    :param text: of the file, PLACE in it the folder.
+    """
+    (folder / "dag.py").write_text(text.replace("PLACE", str(folder)))
+    [dag] = known_bag(folder).dags.values()
+    run = dag.test(logical_date=timezone.utcnow())
+    assert str(run.state) == state
+    return run

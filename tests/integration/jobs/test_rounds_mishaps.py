@@ -13,8 +13,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
 from support import read_jsonl
-from support.airflow_versions import known_bag
-from support.tasks import drive, explicit, landed, next_task, operator
+from support.tasks import drive, explicit, landed, next_task, operator, run_dag
 
 from airflow_llm_batch.data import ChatRequest, FailedRows
 from airflow_llm_batch.emulator import Emulator
@@ -204,14 +203,9 @@ with DAG("mapped_repair", schedule=None, start_date=datetime(2026, 1, 1)) as dag
 
 def test_mapped_repairs_get_the_upstream_value(connect, tmp_path, airflow_db):
     """dag.test() of a mapped repair: what the fetch returned is what is repaired."""
-    from airflow.sdk import timezone
-
-    (tmp_path / "dag.py").write_text(MAPPED.replace("PLACE", str(tmp_path)))
-    bag = known_bag(tmp_path)
     with Emulator(duration=0, faults={"row_errors": 0.4, "heal": 1}) as emulator:
         connect(emulator.url)
-        run = bag.dags["mapped_repair"].test(logical_date=timezone.utcnow())
-        assert str(run.state) == "success"
+        run_dag(tmp_path, MAPPED)
         assert len(emulator.vendor.batches) == 2
     assert sorted(row["key"] for row in records(tmp_path)) == list(range(20))
     assert Counter(row["status"] for row in records(tmp_path)) == {"succeeded": 20}

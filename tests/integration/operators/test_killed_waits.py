@@ -6,8 +6,7 @@ import os
 import signal
 
 import pytest
-from airflow.sdk import timezone
-from support.airflow_versions import known_bag
+from support.tasks import run_dag
 
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.sensors import BatchSensor
@@ -35,12 +34,9 @@ def waited(connect, tmp_path, airflow_db):
     """Run the DAG, a batch of an hour in it; returns whether the batch was cancelled."""
 
     def run(seconds):
-        (tmp_path / "dag.py").write_text(KILLED.replace("SECONDS", str(seconds)))
-        bag = known_bag(tmp_path)
         with Emulator(duration=3600) as emulator:
             connect(emulator.url)
-            done = bag.dags["killed_wait"].test(logical_date=timezone.utcnow())
-            assert str(done.state) == "failed"
+            run_dag(tmp_path, KILLED.replace("SECONDS", str(seconds)), "failed")
             [batch] = emulator.vendor.batches.values()
             return batch.cancelled_at is not None
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from airflow.sdk import timezone
 from support import read_jsonl
-from support.airflow_versions import known_bag
+from support.tasks import run_dag
 
 from airflow_llm_batch.emulator import Emulator
 
@@ -43,12 +42,9 @@ WAYS = {
 def test_one_that_is_empty_leaves_no_other_unfetched(connect, tmp_path, airflow_db, way):
     """Airflow skips every wait after a skipped instance of a mapped task: the run was green, two batches were paid for
     and none was landed. In a mapped group each instance has its own."""
-    (tmp_path / "dag.py").write_text((HEAD + WAYS[way]).replace("PLACE", str(tmp_path)))
-    bag = known_bag(tmp_path)
     with Emulator(duration=0) as emulator:
         connect(emulator.url)
-        run = bag.dags["one_is_empty"].test(logical_date=timezone.utcnow())
-        assert str(run.state) == "success"
+        run_dag(tmp_path, HEAD + WAYS[way])
         assert sorted(batch.total for batch in emulator.vendor.batches.values()) == [1, 2]
     rows = [row for path in (tmp_path / "out").glob("*.jsonl") for row in read_jsonl(path)]
     assert [row["status"] for row in rows] == ["succeeded"] * 3

@@ -8,11 +8,10 @@ from datetime import timedelta
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseNotifier
-from airflow.sdk import timezone
 from pydantic import BaseModel
 from support import read_jsonl
-from support.airflow_versions import known_bag, serialized
-from support.tasks import drive, landed, operator
+from support.airflow_versions import serialized
+from support.tasks import drive, landed, operator, run_dag
 
 from airflow_llm_batch.alerts import Alerts
 from airflow_llm_batch.data import ChatRequest, EmbeddingRequest, FailedRows, Sql, Table
@@ -166,12 +165,9 @@ def test_mapped_tasks_ask_each_its_own_query(connect, tmp_path, monkeypatch, air
         database.execute("create table t (part int, text text)")
         database.executemany("insert into t values (?, ?)", [(0, "zero"), (1, "one"), (1, "uno")])
     monkeypatch.setenv("AIRFLOW_CONN_PARTS", json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/parts.db"}))
-    (tmp_path / "dag.py").write_text(MAPPED.replace("PLACE", str(tmp_path)))
-    bag = known_bag(tmp_path)
     with Emulator(duration=0) as emulator:
         connect(emulator.url)
-        run = bag.dags["mapped_query"].test(logical_date=timezone.utcnow())
-        assert str(run.state) == "success"
+        run_dag(tmp_path, MAPPED)
         assert sorted(batch.total for batch in emulator.vendor.batches.values()) == [1, 2]
     counts = [sum(len(read_jsonl(file)) for file in (tmp_path / "out" / n).glob("*.jsonl")) for n in "01"]
     assert counts == [1, 2]
