@@ -21,6 +21,8 @@ os.environ |= {
     "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).resolve().parent.parent / "dags_examples"),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    # A DAG that a test changes is another at once, and not after half a minute.
+    "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",
     "AIRFLOW__LLM_BATCH__STORAGE": f"file://{HOME}/jobs",
     # Read when gcsfs is imported: it asks Google itself what kind of bucket it has, whatever endpoint is set.
     "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
