@@ -90,7 +90,9 @@ def show(manifest: dict[str, Any]) -> None:
     totals.add_row("model", f"{', '.join(manifest['models'])} at {manifest['provider']}")
     totals.add_row("tokens", f"{manifest['input_tokens']:,} in, {manifest['output_tokens']:,} out")
     cost, sync = manifest["cost_usd"], manifest["sync_cost_usd"]
-    dollars = "unknown" if cost is None else f"${cost:.4f} in batches; ${sync:.4f} at the synchronous price"
+    dollars = "unknown" if cost is None else f"${cost:.4f} in batches"
+    if sync is not None:
+        dollars += f"; ${sync:.4f} at the synchronous price"
     totals.add_row("dollars", dollars)
     totals.add_row("batches", "\n".join(manifest["batches"]))
     for reason in manifest["reasons"]:

@@ -23,6 +23,7 @@ class Result(msgspec.Struct):
 
     :param key: the user's name of the row, as JSON; with ``row``, ``provider``, ``cost_usd`` and ``shard`` filled in on
         landing.
+    :param cost_usd: before landing, what the vendor says that it has charged; None where it does not tell.
     :param embedding: a list of floats, or of such lists; perhaps still as JSON.
     :param input_tokens: all prompt tokens, cached ones and cache writes included; None where usage is not told.
     :param cache_write_tokens: prompt tokens that were written to a cache, part of ``input_tokens``; of them

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from airflow_llm_batch.emulator import answers, openai
 from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
 from airflow_llm_batch.emulator.bearer import held_by
+from airflow_llm_batch.emulator.charges import charge
 from airflow_llm_batch.emulator.json_lines import encode, read_lines
 from airflow_llm_batch.emulator.openai_lines import UNFINISHED, answer_line, response_line, validate
 
@@ -26,6 +27,8 @@ NAME, PREFIX = "openrouter", "/openrouter"
 BASE = f"{PREFIX}/api"
 MESSAGES = "/v1/messages"
 ENDPOINTS = ("/v1/chat/completions", "/v1/responses", MESSAGES, "/v1/embeddings")
+#: what a batch costs of the price of calls: "typically" half of it
+SHARE = 0.5
 MOST_REQUESTS, MOST_BYTES = 5_000, 200_000_000
 #: members of a create
 MEMBERS = frozenset({"endpoint", "model", "requests", "callback_url", "completion_window", "provider"})
@@ -65,7 +68,7 @@ router = APIRouter(prefix=f"{BASE}/v1")
 async def called(request: Request, vendor: Held) -> Response:
     body, endpoint = await openai.json_body(request), request.url.path.removeprefix(BASE)
     if endpoint != MESSAGES:
-        return await openai.answered(vendor, endpoint, body, show=shown)
+        return await openai.answered(vendor, endpoint, body, show=charged)
     said = answers.message(body)
     if isinstance(said, answers.Bad):
         raise Refusal(said.status, said.message)
@@ -82,6 +85,23 @@ def shown(said: dict[str, Any]) -> dict[str, Any]:
     if "choices" not in said:
         return said
     return {**said, "choices": [{**one, "native_finish_reason": one["finish_reason"]} for one in said["choices"]]}
+
+
+def charged(said: dict[str, Any], share: float = 1) -> dict[str, Any]:
+    """An answer with what it has cost, as the types of calls, responses and embeddings have it.
+
+    :param share: as ``charge`` has it.
+    """
+    usage = {**said["usage"], **cost_of(said["usage"], share, said.get("object") == "response")}
+    return {**shown(said), "usage": usage}
+
+
+def cost_of(usage: dict[str, Any], share: float, responds: bool = False) -> dict[str, Any]:
+    cost = charge(usage, share)
+    names = ("input", "output") if responds else ("prompt", "completions")
+    parts = dict(zip([f"upstream_inference_{name}_cost" for name in names], cost, strict=True))
+    details = {"upstream_inference_cost": cost.total, **parts}
+    return {"cost": cost.total, "is_byok": False, "cost_details": details}
 
 
 @router.post("/batches", status_code=202)
@@ -186,7 +206,8 @@ def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
     usage = None
     if status == "completed":
         read, written = batch.used
-        usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written, "is_byok": False}
+        usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        usage |= cost_of(usage, SHARE)
     return {
         "id": batch.id,
         "object": "batch",
@@ -213,7 +234,10 @@ def answer(line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str
         return True, response_line(line["custom_id"], 200, shown(said))
     good, made = answer_line(line, unfinished)
     if good:
-        return True, {**made, "response": {**made["response"], "body": shown(made["response"]["body"])}}
+        # What a chat completion has cost its type has no member for: that is told of the whole batch.
+        body = made["response"]["body"]
+        body = shown(body) if "choices" in body else charged(body, SHARE)
+        return True, {**made, "response": {**made["response"], "body": body}}
     if unfinished and unfinished not in UNFINISHED:
         # What fails has an error, and no response.
         error = {"message": made["response"]["body"]["error"]["message"], "type": "server_error", "param": None}

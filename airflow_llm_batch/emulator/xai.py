@@ -22,6 +22,7 @@ from starlette.datastructures import UploadFile
 from airflow_llm_batch.emulator import openai
 from airflow_llm_batch.emulator.batches import EmulatedBatch, Vendor
 from airflow_llm_batch.emulator.bearer import held_by
+from airflow_llm_batch.emulator.charges import charge
 from airflow_llm_batch.emulator.openai_lines import answer_line, validate
 
 NAME, PREFIX = "xai", "/xai"
@@ -29,6 +30,8 @@ CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 MOST_BYTES, MOST_REQUESTS = 200_000_000, 50_000
 EXPIRY = range(3_600, 2_592_000 + 1)
 DAYS_KEPT = 30
+#: of a dollar; and what a batch costs of the price of calls
+TICKS, SHARE = 10**10, 0.8
 
 
 def owns(path: str) -> bool:
@@ -62,7 +65,16 @@ def models(vendor: Held) -> dict[str, Any]:
 @router.post("/chat/completions")
 async def called(request: Request, vendor: Held) -> Response:
     body = await openai.json_body(request)
-    return await openai.answered(vendor, request.url.path.removeprefix(PREFIX), body)
+    return await openai.answered(vendor, request.url.path.removeprefix(PREFIX), body, show=shown)
+
+
+def shown(said: dict[str, Any], share: float = 1) -> dict[str, Any]:
+    """An answer with what it has cost (docs.x.ai, cost tracking).
+
+    :param share: as ``charge`` has it.
+    """
+    ticks = round(charge(said["usage"], share).total * TICKS)
+    return {**said, "usage": {**said["usage"], "cost_in_usd_ticks": ticks}}
 
 
 @router.post("/files")
@@ -229,4 +241,4 @@ def answer(line: dict[str, Any], unfinished: str | None) -> tuple[bool, dict[str
     response = made["response"] or {"body": {"error": made["error"]}}
     if not good:
         return False, {**named, "batch_result": {"error": response["body"]["error"]["message"]}}
-    return True, {**named, "batch_result": {"response": {"chat_get_completion": response["body"]}}}
+    return True, {**named, "batch_result": {"response": {"chat_get_completion": shown(response["body"], SHARE)}}}

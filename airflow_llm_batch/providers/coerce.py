@@ -39,6 +39,12 @@ def whole(count: Any) -> int | None:
     return number if number is not None and -LARGEST <= number <= LARGEST else None
 
 
+def amount(value: Any) -> float | None:
+    """Dollars, or parts of them; None for anything that is no amount above 0."""
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    return float(number) if 0 < number < LARGEST else None
+
+
 def members(value: Any) -> Mapping[str, Any]:
     """An object's members; none for anything else."""
     return value if isinstance(value, dict) else {}

@@ -1,19 +1,27 @@
 """What a row is billed: every spelling of usage comes to the tokens and dollars that the vendor asks for."""
 
 import json
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from airflow_llm_batch.estimate import Estimate
+from airflow_llm_batch.jobs.landing.figures import costs
 from airflow_llm_batch.jobs.money.agreed import Negotiated
 from airflow_llm_batch.jobs.money.budget import priced
 from airflow_llm_batch.jobs.money.likely import likely
 from airflow_llm_batch.jobs.money.pricing import Prices
 from airflow_llm_batch.jobs.money.rates import PICO
+from airflow_llm_batch.jobs.money.tally import Tally
 from airflow_llm_batch.jobs.money.tokens import kind_of
 from airflow_llm_batch.providers.anthropic.protocol import Anthropic
 from airflow_llm_batch.providers.gemini.protocol import Gemini
 from airflow_llm_batch.providers.openai.protocol import OpenAI
+from airflow_llm_batch.providers.openrouter.protocol import OpenRouter
+from airflow_llm_batch.providers.presets.litellm import LiteLLM
+from airflow_llm_batch.providers.presets.perplexity import Perplexity
+from airflow_llm_batch.providers.xai.protocol import XAI
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
 
@@ -425,3 +433,76 @@ def test_a_name_is_looked_up_once():
     for name, model in deployments.items():
         assert named.cost(used, name) == Prices("openai", "0.5").cost(used, model)
     assert named.cost(used, "cheap") != named.cost(used, "gpt-4o-mini")
+
+
+#: usage as the vendor documents it, and the dollars that it says were charged
+CHARGED = [
+    # openrouter.ai/docs, usage accounting; ``is_byok`` as its types have it
+    (OpenRouter, {"cost": 0.95, "cost_details": {"upstream_inference_cost": None}}, 0.95),
+    (OpenRouter, {"cost": 0.95, "is_byok": False, "cost_details": {"upstream_inference_cost": 0.95}}, 0.95),
+    # by a key of one's own: what its owner pays beside OpenRouter's fee
+    (OpenRouter, {"cost": 0.05, "is_byok": True, "cost_details": {"upstream_inference_cost": 1}}, 1.05),
+    (OpenRouter, {"cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": 1}}, 1),
+    (OpenRouter, {"cost": 0.05, "is_byok": True, "cost_details": {"upstream_inference_cost": None}}, None),
+    (OpenRouter, {"cost": 0.05, "is_byok": True}, None),
+    # docs.x.ai, cost tracking: its own example
+    (XAI, {"cost_in_usd_ticks": 37756000}, 0.0037756),
+    # perplexityai 0.46, ``ResponsesUsage``
+    (Perplexity, {"cost": {"currency": "USD", "input_cost": 0.1, "output_cost": 0.2, "total_cost": 0.35}}, 0.35),
+    # what is no amount says nothing; nor does 0, which gateways write where nobody has reckoned
+    *((vendor, {}, None) for vendor in (OpenRouter, XAI, Perplexity)),
+    *((OpenRouter, {"cost": cost}, None) for cost in (0, None, "0.95", True, -1, {}, [1], 1e300)),
+    *((XAI, {"cost_in_usd_ticks": ticks}, None) for ticks in (0, None, "1", -5, {})),
+    *((Perplexity, {"cost": cost}, None) for cost in (None, 0.35, {}, {"total_cost": None}, [])),
+    # of any other server nobody has documented what it means
+    *((vendor, {"cost": 0.95, "cost_in_usd_ticks": 5}, None) for vendor in (OpenAI, LiteLLM)),
+]
+
+
+@pytest.mark.parametrize(("vendor", "cost", "dollars"), CHARGED)
+def test_what_a_vendor_says_that_it_has_charged_is_read(vendor, cost, dollars):
+    """Beside an answer as frequent as any, and of a row that failed."""
+    usage = {"prompt_tokens": 194, "completion_tokens": 2, "total_tokens": 196, **cost}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}
+    provider = vendor("http://h")
+    for more in ({"choices": [choice]}, {"error": {"message": "no"}}):
+        body = {"model": "m", "usage": usage, **more}
+        line = json.dumps({"custom_id": "a", "response": {"status_code": 200, "body": body}, "error": None})
+        assert provider.read(line.encode()).cost_usd == dollars
+
+
+def test_a_charge_is_the_cost_unless_another_was_agreed_on():
+    """The list price stays beside it, for what batches and caches save; it is unknown where there is no list."""
+    used = Result(status="succeeded", model="gpt-5-mini", input_tokens=1000, output_tokens=100)
+    paid = msgspec.structs.replace(used, cost_usd=0.5)
+    prices = Prices("openai", "0.5")
+    listed = prices.cost(used, "gpt-5-mini")
+    assert prices.cost(paid, "gpt-5-mini") == listed._replace(paid=PICO // 2)
+    nobodys = msgspec.structs.replace(paid, model="nobody-knows")
+    assert prices.cost(nobodys, "") == (PICO // 2, None, None)
+    assert prices.cost(msgspec.structs.replace(nobodys, input_tokens=None), "") == (PICO // 2, None, None)
+    # A discount that is not known hides no charge.
+    assert Prices("openai").cost(paid, "gpt-5-mini", called=True).paid == PICO // 2
+    agreed = Prices("openai", "0.5", {"*": RATES})
+    assert agreed.cost(paid, "gpt-5-mini") == agreed.cost(used, "gpt-5-mini")
+
+
+@pytest.mark.parametrize("cached", [0, 800])
+def test_a_sum_of_charges_knows_what_it_does_not_know(cached):
+    """Without a list there is a cost, and no saving; what caches have saved goes by the list."""
+    paid = Result(status="succeeded", model="gpt-5-mini", input_tokens=1000, output_tokens=100, cost_usd=0.5)
+    paid.cached_tokens = cached
+    prices, tally = Prices("openai", "0.5"), Tally()
+    tally.add(paid, *costs(paid, "", prices.cost))
+    assert (tally.total.cost_usd, tally.total.saving_usd < 0) == (0.5, True)
+    unlisted = msgspec.structs.replace(paid, model="nobody-knows", cached_tokens=0)
+    bare, read = (msgspec.structs.replace(paid, cost_usd=None, cached_tokens=n) for n in (0, cached))
+    saved = prices.cost(bare, "").paid - prices.cost(read, "").paid
+    assert (tally.total.cache_saving_usd, saved > 0) == (pytest.approx(saved / PICO), bool(cached))
+    tally.add(unlisted, *costs(unlisted, "", prices.cost))
+    # And as an earlier round's manifest tells it.
+    again = Tally()
+    again.add_usage(SimpleNamespace(usage=tally.usage()))
+    for total in (tally.total, again.total):
+        assert (total.cost_usd, total.requests) == (1, 2)
+        assert [total.batch_cost_usd, total.sync_cost_usd, total.saving_usd, total.cache_saving_usd] == [None] * 4

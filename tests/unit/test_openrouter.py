@@ -91,11 +91,12 @@ def test_claudes_own_messages_are_read():
     provider = OpenRouter(None)
     message = {
         "type": "message", "model": "anthropic/claude-haiku-4.5", "content": [{"type": "text", "text": "hi"}],
-        "stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 2},
+        "stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 2, "cost": 0.25},
     }  # fmt: skip
     line = {"custom_id": "a", "response": {"status_code": 200, "body": message}, "error": None}
     result = provider.read(json.dumps(line).encode())
     assert (result.status, result.text, result.input_tokens, result.output_tokens) == ("succeeded", "hi", 3, 2)
+    assert result.cost_usd == 0.25
     failed = {"custom_id": "a", "response": None, "error": {"message": "no", "type": "server_error", "param": None}}
     assert provider.read(json.dumps(failed).encode()).status == "errored"
     request = Request("/v1/messages", {"model": "m", "max_tokens": 5, "messages": []})

@@ -44,7 +44,7 @@ class Host:
             path = f"/v1{request.url.path.removeprefix(f'/{self.name}{self.manner.base}')}"
             if problem := self.manner.wrong(body):
                 raise Refusal(400, problem)
-            return await openai.answered(vendor, path, self.manner.understood(body))
+            return await openai.answered(vendor, path, self.manner.understood(body), show=self.manner.shown)
 
     async def upload(self, request: Request, vendor: Vendor) -> Any:
         with self.words():
@@ -133,7 +133,10 @@ class Host:
         if problem and unfinished is None:
             error = {"message": problem, "type": "invalid_request_error", "param": None, "code": None}
             return False, response_line(line["custom_id"], 400, {"error": error})
-        return answer_line({**line, "body": self.manner.understood(line["body"])}, unfinished)
+        good, made = answer_line({**line, "body": self.manner.understood(line["body"])}, unfinished)
+        if good:
+            made["response"]["body"] = self.manner.shown(made["response"]["body"])
+        return good, made
 
 
 async def check_route(request: Request) -> None:

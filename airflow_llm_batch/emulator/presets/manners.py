@@ -12,6 +12,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+from airflow_llm_batch.emulator.charges import charge
+
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 RESPONSES = "/v1/responses"
 DAY = 24
@@ -37,7 +39,8 @@ class Manner(NamedTuple):
     :param routed: an upload has to say which of a proxy's models it is for.
     :param ends_once: looks at a batch whose end was seen before are answered with 500.
     :param usage: what a batch tells of its tokens: ``none``, when it has ``ended``, or ``always``.
-    :param wrong: what is wrong with a body, None for nothing; ``understood``, the body in OpenAI's words.
+    :param wrong: what is wrong with a body, None for nothing; ``understood``, the body in OpenAI's words; ``shown``, an
+        answer in the vendor's.
     :param refusal: an error's status and OpenAI's body as the vendor's body.
     :param batch: OpenAI's batch object as the vendor's, its problems beside it; likewise ``batch_id``.
     """
@@ -56,6 +59,7 @@ class Manner(NamedTuple):
     usage: Literal["none", "ended", "always"] = "none"
     wrong: Callable[[Object], str | None] = lambda body: None
     understood: Callable[[Object], Object] = as_is
+    shown: Callable[[Object], Object] = as_is
     refusal: Callable[[int, Object], Object] = lambda status, body: body
     batch: Callable[[Object, list[dict[str, str]]], Object] = lambda body, problems: body
     batch_id: Callable[[str], str] = lambda made: made
@@ -100,6 +104,13 @@ AGENT_MEMBERS = frozenset(
 def perplexity_wrong(body: dict[str, Any]) -> str | None:
     unknown = sorted(body.keys() - AGENT_MEMBERS)
     return f"unknown field: {unknown[0]}" if unknown else None
+
+
+def perplexity_shown(body: Object) -> Object:
+    """perplexityai 0.46, ``ResponsesUsage``; nothing is documented to be cheaper in batches."""
+    paid = charge(body["usage"], 1)
+    cost = {"currency": "USD", "input_cost": paid.asked, "output_cost": paid.answered, "total_cost": paid.total}
+    return {**body, "usage": {**body["usage"], "cost": cost}}
 
 
 def perplexity_understood(body: Object) -> Object:
@@ -154,7 +165,7 @@ MANNERS: dict[str, Manner] = {
     # docs.perplexity.ai/api-reference/batches-create-post; perplexityai 0.46
     "perplexity": Manner(
         endpoints=(RESPONSES,), metadata=True, idempotent=True, usage="always", wrong=perplexity_wrong,
-        understood=perplexity_understood,
+        understood=perplexity_understood, shown=perplexity_shown,
     ),
     # novita.ai/docs/api-reference/model-apis-llm-create-batch
     "novita": Manner(

@@ -22,16 +22,21 @@ if TYPE_CHECKING:
 MUCH = 10_000
 
 
-def without_cache(result: Result, model: str, price: Price, cost: Cost | None) -> Cost | None:
-    """What the same tokens cost where nothing is cached.
+def costs(result: Result, model: str, price: Price | None) -> tuple[Cost | None, Cost | None]:
+    """What a row cost, and what the same tokens cost where nothing is cached.
 
-    :param cost: what they did cost.
+    :param price: None where nobody was asked.
     """
-    if cost is None or not (result.cached_tokens or result.cache_write_tokens):
-        return cost
-    return price(
-        msgspec.structs.replace(result, cached_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=None), model
-    )
+    cost = None if price is None else price(result, model)
+    if price is None or cost is None or cost.sync is None or not (result.cached_tokens or result.cache_write_tokens):
+        return cost, cost
+    listed = msgspec.structs.replace(result, cost_usd=None)
+    bare = msgspec.structs.replace(listed, cached_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=None)
+    if result.cost_usd is None:
+        return cost, price(bare, model)
+    # By the list, whatever was charged: what the vendor would have charged without its cache nobody has seen.
+    known, uncached = price(listed, model), price(bare, model)
+    return cost, uncached and known and cost._replace(paid=cost.paid + uncached.paid - known.paid)
 
 
 def without_cost(result: Result) -> None:

@@ -23,7 +23,7 @@ from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.again import Again, NotDelivered, not_delivered
 from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
 from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
-from airflow_llm_batch.jobs.landing.figures import without_cache, without_cost
+from airflow_llm_batch.jobs.landing.figures import costs, without_cost
 from airflow_llm_batch.jobs.landing.layouts import layout_of
 from airflow_llm_batch.jobs.landing.manifest import manifest_of
 from airflow_llm_batch.jobs.landing.reconcile import Reconciler
@@ -281,7 +281,7 @@ class Landing:
         model = shard.model or self.model or ""
         result.key, result.row, result.shard, result.round = entry.key, entry.row, shard.index, self.job.round
         result.provider = self.job.provider
-        cost = price(result, model) if price is not None else None
+        cost, uncached = costs(result, model, price)
         if price is not None:
             result.model = result.model or model or None
             result.cost_usd = dollars(cost.paid) if cost else None
@@ -302,7 +302,7 @@ class Landing:
         if price is None:
             self.tally.spare(result, shard.lane, worth)
         else:
-            self.tally.add(result, cost, without_cache(result, model, price, cost))
+            self.tally.add(result, cost, uncached)
             if entry.digest and self.job.cache and result.status == "succeeded":
                 self.new.add(entry.digest, result)
         if result.status != "succeeded" and stays != "succeeded":

@@ -18,6 +18,7 @@ from airflow_llm_batch.jobs.money.rates import (
     PriceOf,
     Rates,
     linear,
+    picodollars,
     scaled,
     with_odd_tokens,
     with_searches,
@@ -37,11 +38,14 @@ DRAWN = ("image_output_tokens", "video_output_tokens")
 
 
 class Cost(NamedTuple):
-    """Picodollars: what was paid, what the same work costs in a batch, and outside of one, not at flex."""
+    """Picodollars: what was paid, what the same work costs in a batch, and outside of one, not at flex.
+
+    The last two are None where the vendor tells what it has charged, and nobody has its list.
+    """
 
     paid: int
-    batched: int
-    sync: int
+    batched: int | None
+    sync: int | None
 
 
 NOTHING = Cost(0, 0, 0)
@@ -97,9 +101,16 @@ class Prices:
     def cost(self, result: Result, model: str, called: bool = False) -> Cost | None:
         """What a row cost; zero only for a row the vendor reports no usage for and did not answer.
 
+        :param result: its ``cost_usd`` is what the vendor says that it has charged, which no list knows better.
         :param model: the model asked for, used when the result names none.
         :param called: it was called, and not sent in a batch.
         """
+        if result.cost_usd is not None:
+            listed = self.cost(msgspec.structs.replace(result, cost_usd=None), model, called)
+            if self._agreed_on(result.model or model, model) is not None:
+                return listed
+            paid = picodollars(result.cost_usd)
+            return Cost(paid, None, None) if listed is None else listed._replace(paid=paid)
         if result.input_tokens is None:
             # A row the vendor lost may have been worked on; one that it refused without a token was not.
             free = result.status not in ANSWERED or (result.status == "refused" and result.output_tokens == 0)
@@ -108,10 +119,10 @@ class Prices:
             return None
         tier = result.service_tier if called and result.service_tier in TIERS else ""
         # What flex saves is told beside the price of other calls; any other tier was chosen for what it is.
-        listed = self._listed(result, model, "" if tier == FLEX else tier)
-        if listed is None or (listed[0] is None and not called):
+        by_list = self._listed(result, model, "" if tier == FLEX else tier)
+        if by_list is None or (by_list[0] is None and not called):
             return None
-        batched, sync = listed
+        batched, sync = by_list
         paid = sync if called or batched is None else batched
         if tier == FLEX:
             flex = self._listed(result, model, FLEX)
@@ -147,9 +158,12 @@ class Prices:
             price = self.models[name, tier] = self._find(name, model, tier)
         return price(result)
 
-    def _find(self, name: str, model: str, tier: str) -> PriceOf:
+    def _agreed_on(self, name: str, model: str) -> Negotiated | None:
         """:param name: the model that answered, ``model`` the one that was asked."""
-        agreed = self.agreed.get(name) or self.agreed.get(model) or self.agreed.get("*")
+        return self.agreed.get(name) or self.agreed.get(model) or self.agreed.get("*")
+
+    def _find(self, name: str, model: str, tier: str) -> PriceOf:
+        agreed = self._agreed_on(name, model)
         listed = self._price_of(self.model_of(name), tier) or self._price_of(self.model_of(model), tier)
         if agreed is not None and agreed.factor is None:
             tokens = linear(agreed.rates(self.factor, self.stacks(model)))

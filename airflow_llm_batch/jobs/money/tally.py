@@ -18,7 +18,8 @@ MOST_REASONS = 100
 class Sums:
     """What the requests of one model and status used; money in picodollars.
 
-    :param unpriced: requests whose cost is not known; ``counted``, requests whose usage is.
+    :param unpriced: requests whose cost is not known; ``unlisted``, those whose list price is not, whatever the vendor
+        says that it has charged; ``counted``, requests whose usage is.
     :param uncached: what the same tokens cost where nothing is cached.
     """
 
@@ -33,6 +34,7 @@ class Sums:
     counted: int = 0
     cache_write_tokens: int = 0
     uncached: int = 0
+    unlisted: int = 0
 
     def add(self, other: Sums) -> None:
         for name in self.__slots__:
@@ -44,19 +46,19 @@ class Sums:
 
     @property
     def batch_cost_usd(self) -> float | None:
-        return None if self.unpriced else dollars(self.batch_cost)
+        return None if self.unlisted else dollars(self.batch_cost)
 
     @property
     def sync_cost_usd(self) -> float | None:
-        return None if self.unpriced else dollars(self.sync_cost)
+        return None if self.unlisted else dollars(self.sync_cost)
 
     @property
     def saving_usd(self) -> float | None:
-        return None if self.unpriced else dollars(self.sync_cost - self.cost)
+        return None if self.unlisted else dollars(self.sync_cost - self.cost)
 
     @property
     def cache_saving_usd(self) -> float | None:
-        return None if self.unpriced else dollars(self.uncached - self.cost)
+        return None if self.unlisted else dollars(self.uncached - self.cost)
 
 
 @dataclass
@@ -101,13 +103,16 @@ class Tally:
         sums.output_tokens += result.output_tokens or 0
         sums.cache_write_tokens += result.cache_write_tokens or 0
         sums.counted += result.input_tokens is not None
-        if cost is None or uncached is None:
-            sums.unpriced += 1
+        if cost is None or cost.batched is None or cost.sync is None or uncached is None:
+            sums.unlisted += 1
         else:
-            sums.cost += cost.paid
             sums.batch_cost += cost.batched
             sums.sync_cost += cost.sync
             sums.uncached += uncached.paid
+        if cost is None:
+            sums.unpriced += 1
+        else:
+            sums.cost += cost.paid
 
     def add_reason(self, failed: Failure) -> None:
         message = failed.error_message[:200] if failed.error_message else None
@@ -118,13 +123,13 @@ class Tally:
     def add_usage(self, manifest: Manifest) -> None:
         """What an earlier round used."""
         for line in manifest.usage:
-            known = line.cost_usd is not None and line.sync_cost_usd is not None
             cost = picodollars(line.cost_usd)
             used = Sums(
                 line.requests, line.input_tokens, line.cached_tokens, line.output_tokens,
                 cost, picodollars(line.batch_cost_usd), picodollars(line.sync_cost_usd),
-                0 if known else line.requests,
+                0 if line.cost_usd is not None else line.requests,
                 cache_write_tokens=line.cache_write_tokens, uncached=cost + picodollars(line.cache_saving_usd),
+                unlisted=0 if line.sync_cost_usd is not None else line.requests,
             )  # fmt: skip
             self.sums.setdefault((line.model, line.status), Sums()).add(used)
 

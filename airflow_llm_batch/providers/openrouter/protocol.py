@@ -1,8 +1,9 @@
 """OpenRouter's batches: the requests travel inside the create, the results inside the batch.
 
 Source: openrouter.ai/docs/batch-quickstart, the types of ``openrouter`` 1.3 (``BatchSubmitBody``, ``BatchObject``), and
-OpenRouter's notes on its routes (github.com/OpenRouterTeam/docs, batch research): there is none that cancels. How its
-callbacks are signed is documented for video jobs (cookbook, webhooks): by the workspace's secret.
+OpenRouter's notes on its routes (github.com/OpenRouterTeam/docs, batch research): there is none that cancels. What an
+answer has cost is in its usage (openrouter.ai/docs, usage accounting), in credits, which are dollars. How its callbacks
+are signed is documented for video jobs (cookbook, webhooks): by the workspace's secret.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from airflow_llm_batch.providers.anthropic.results import read_message
 from airflow_llm_batch.providers.base import Batches, Facts, Flow
 from airflow_llm_batch.providers.batches import by_time_and_size
 from airflow_llm_batch.providers.bodies import Paged, Payload, Source, as_array, streamed
-from airflow_llm_batch.providers.coerce import id_of, members, objects, text_of
+from airflow_llm_batch.providers.coerce import amount, id_of, members, objects, text_of
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai.protocol import CHAT, EMBEDDINGS, RESPONSES, FileOptions
 from airflow_llm_batch.providers.options import Text
@@ -55,6 +56,7 @@ class OpenRouter(Kin):
     found_by = "time"
     cancels = False
     deletes = "none"
+    tells_charges = True
     # "Typically" half the price: what a model's page says holds.
     facts = Facts("key", "as the model can", "as the model can", "by URL", "30 days")
 
@@ -126,7 +128,16 @@ class OpenRouter(Kin):
             return super().decode(line)
         result = Result(custom_id=id_of(line))
         read_message(dict(body), result)
+        result.cost_usd = self.charged(members(body.get("usage")))
         return result
+
+    def charged(self, usage: Mapping[str, Any]) -> float | None:
+        cost = amount(usage.get("cost"))
+        if usage.get("is_byok") is not True:
+            return cost
+        # By a key of the customer's own, whose owner is billed by the vendor behind it; OpenRouter's is a fee.
+        behind = amount(members(usage.get("cost_details")).get("upstream_inference_cost"))
+        return None if behind is None else behind + (cost or 0)
 
 
 def lines_of(response: httpx.Response) -> tuple[list[bytes], None]:

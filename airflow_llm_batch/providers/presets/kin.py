@@ -17,10 +17,12 @@ from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Facts, Flow
 from airflow_llm_batch.providers.batches import identifier, readable
 from airflow_llm_batch.providers.coerce import members, objects, text_of
+from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai.chat import OLD_CAP
 from airflow_llm_batch.providers.openai.models import refuse
 from airflow_llm_batch.providers.openai.protocol import CHAT, FileOptions, OpenAI
 from airflow_llm_batch.request import Request
+from airflow_llm_batch.results import Result
 
 #: tokens of the largest image, and pixels of a token, by the greediest rule of open models (Qwen2.5-VL's)
 LARGEST_IMAGE, PIXELS = 16_384, 28 * 28
@@ -74,6 +76,8 @@ class Kin(OpenAI):
     refused_by: ClassVar[re.Pattern[str]] = EVERYTHING
     #: the models that hold an answer to a schema to the letter
     strict: ClassVar[re.Pattern[str]] = EVERYTHING
+    #: an answer's usage tells what was charged for it
+    tells_charges: ClassVar[bool] = False
 
     def __init__(self, base_url: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(base_url, options)
@@ -155,6 +159,20 @@ class Kin(OpenAI):
 
     def line(self, request: Request, custom_id: str) -> dict[str, Any]:
         return {"custom_id": custom_id, "body": request.body} if self.bare_lines else super().line(request, custom_id)
+
+    def read(self, line: bytes) -> Result:
+        # The shorter way leaves out what was charged.
+        return self.decode(parse_line(line)) if self.tells_charges else super().read(line)
+
+    def decode(self, line: dict[str, Any]) -> Result:
+        result = super().decode(line)
+        if self.tells_charges:
+            result.cost_usd = self.charged(members(members(members(line.get("response")).get("body")).get("usage")))
+        return result
+
+    def charged(self, usage: Mapping[str, Any]) -> float | None:
+        """Dollars that were charged for an answer, as its usage says; None where it does not."""
+        return None
 
     def marks(self, shard: Shard) -> dict[str, Any]:
         return super().marks(shard) if self.found_by == "metadata" else {}

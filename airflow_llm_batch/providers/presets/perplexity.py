@@ -5,10 +5,11 @@ Source: docs.perplexity.ai (Batch API) and the types of ``perplexityai`` 0.46.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from airflow_llm_batch.models import Limits
-from airflow_llm_batch.providers.coerce import members, objects, whole
+from airflow_llm_batch.providers.coerce import amount, members, objects, whole
 from airflow_llm_batch.providers.openai.models import refuse
 from airflow_llm_batch.providers.openai.protocol import CHAT, RESPONSES
 from airflow_llm_batch.providers.presets.kin import Kin, facts
@@ -33,6 +34,7 @@ class Perplexity(Kin):
     endpoints = frozenset({CHAT, RESPONSES})
     found_by = "metadata"
     is_idempotent = True
+    tells_charges = True
     idempotency_header = "idempotency-key"
     facts = facts("30 days")._replace(schemas="fitted")
 
@@ -48,6 +50,9 @@ class Perplexity(Kin):
         counted = {tool: whole(members(uses).get("invocation")) or 0 for tool, uses in used.items()}
         result.tool_uses = {**(result.tool_uses or {}), **counted} or None
         return result
+
+    def charged(self, usage: Mapping[str, Any]) -> float | None:
+        return amount(members(usage.get("cost")).get("total_cost"))
 
 
 def agent_body(body: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, address
 from airflow_llm_batch.providers.batches import batch_id, identifier, moment, readable
 from airflow_llm_batch.providers.bodies import Paged, Payload, Source, after, repeatable
-from airflow_llm_batch.providers.coerce import id_of, members, objects, text_of, whole, word
+from airflow_llm_batch.providers.coerce import amount, id_of, members, objects, text_of, whole, word
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai.chat import CAP
 from airflow_llm_batch.providers.openai.protocol import CHAT, RESPONSES
@@ -32,6 +32,8 @@ STILL = 30.0
 #: seconds after which an input file is deleted by the vendor, which bills its storage; as long as a batch is kept
 INPUTS_EXPIRE = 30 * 86400
 CANCELLED = "batch cancelled"
+#: of a dollar
+TICKS = 10**10
 #: what a cancellation is refused with where there is nothing left to cancel; a look tells
 ENDED = (400, 409, 412)
 
@@ -51,6 +53,7 @@ class XAI(Kin):
     batch_price_factor = "0.8"
     cap = CAP
     expires = frozenset({"input"})
+    tells_charges = True
     facts = Facts("key", "strict, fitted", "yes", "yes", "30 days")
 
     def discounts_stack(self, model: str) -> bool:
@@ -154,6 +157,11 @@ class XAI(Kin):
             return lines, page(token) if token and lines else None
 
         return [Paged(page(None), read)]
+
+    def charged(self, usage: Mapping[str, Any]) -> float | None:
+        # "The actual amount billed", after all discounts and with all tools (docs.x.ai, cost tracking).
+        ticks = amount(usage.get("cost_in_usd_ticks"))
+        return ticks and ticks / TICKS
 
     def id_of(self, line: Mapping[str, Any]) -> str:
         return id_of({"custom_id": line["batch_request_id"]} if "batch_request_id" in line else line)

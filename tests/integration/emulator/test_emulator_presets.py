@@ -161,6 +161,8 @@ def test_perplexitys_sdk_gets_one_batch_for_one_key(emulator):
     assert [one.id for one in client.batches.list(limit=2).data][1] == made[2].id
     answered = client.responses.create(model="m", input="hello")
     assert answered.output_text == "hello"
+    cost = answered.usage.cost
+    assert cost.total_cost == pytest.approx(cost.input_cost + cost.output_cost)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,12 @@ def test_openrouters_sdk_takes_a_batch_from_its_requests_to_its_results(emulator
     )
     said = {one.custom_id: one.response.body.choices[0].message.content for one in batch.results}
     assert said == {"r0": "r0", "r1": "r1", "r2": "r2"}
+    called = client.chat.send(model="openai/gpt-5-mini", messages=asked("r0")["body"]["messages"]).usage
+    # A batch tells what all of it has cost, and no row of it does.
+    assert (called.cost, batch.usage.cost) == (
+        pytest.approx(called.cost_details.upstream_inference_cost),
+        called.cost * 1.5,
+    )
     page = client.batch.list(limit=2)
     assert [one.id for one in page.result.data] == [made[2].id, made[1].id]
     assert [one.results for one in page.result.data] == [None, None]
@@ -214,6 +220,9 @@ def test_xais_batches_have_the_fields_of_its_sdk(emulator):
         read = [(row["batch_request_id"], completion(row)) for row in first["results"] + rest["results"]]
         assert read == [("a", "a"), ("b", "b"), ("c", "c")]
         assert rest["pagination_token"] is None
+        used = first["results"][0]["batch_result"]["response"]["chat_get_completion"]["usage"]
+        usage = pytest.importorskip("xai_sdk.proto").usage_pb2.SamplingUsage
+        assert (used["cost_in_usd_ticks"] > 0, "cost_in_usd_ticks" in usage.DESCRIPTOR.fields_by_name) == (True, True)
         listed = calls.get("/batches?limit=1").json()
         assert listed.keys() == {*proto.ListBatchesResponse.DESCRIPTOR.fields_by_name}
         assert calls.post(f"/batches/{batch['batch_id']}/requests", json={}).status_code == 412

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from support import MODELS, SECRET
+from support import MODELS, SECRET, read_jsonl
 from support.dialects import DIALECTS
 from support.jobs import chat, land, spec, submit, texts
 from support.tasks import drive, landed, operator
@@ -47,6 +48,14 @@ def counted(manifest):
     return {status: count for status, count in manifest.counts.items() if count}
 
 
+def charged(emulator):
+    """Dollars that the answers which lie at the vendor say were charged for them, by its own words."""
+    names = {"cost": 1, "cost_in_usd_ticks": 10**10}
+    lines = [line for b in emulator.vendor.batches.values() if b.output for line in read_jsonl(b.output.path)]
+    found = re.findall(r'"(cost|cost_in_usd_ticks)": ?([\d.e-]+)', json.dumps(lines))
+    return [float(number) / names[name] for name, number in found]
+
+
 def task(conn_id, tmp_path, vendor, rows, **more):
     return operator(conn_id, tmp_path, vendor, rows=rows, key=None, passthrough=None, **more)
 
@@ -60,7 +69,10 @@ def test_a_job_goes_from_plan_to_landed(vendor, hook, store, emulator, tmp_path)
     stats, calls = emulator.vendor.stats(), emulator.vendor.calls
     assert (len(ids), len(stats["batches"]), stats["billed_rows"]) == (2, 2, 5)
     assert calls[DIALECTS[vendor].creates] == 2
-    if factor := hook.provider.batch_discount:
+    if paid := charged(emulator):
+        assert manifest.cost_usd == pytest.approx(sum(paid))
+        assert sorted(row["cost_usd"] for row in rows) == pytest.approx(sorted(paid))
+    elif factor := hook.provider.batch_discount:
         assert manifest.cost_usd == pytest.approx(float(factor) * manifest.sync_cost_usd)
     else:
         assert manifest.cost_usd is None
