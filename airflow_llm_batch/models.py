@@ -23,11 +23,9 @@ class Fact(BaseModel):
 class Limits(BaseModel):
     """What one vendor batch may hold. Vendors move these; the connection's extra ``limits`` overrides them.
 
-    :param requests: requests in one batch.
-    :param bytes: bytes of one batch's input.
+    :param requests: in one batch, and ``minimum``, how many it has at least; ``bytes`` of its input.
     :param embedding_inputs: inputs over all embedding requests of one batch, None where the vendor has no such limit.
     :param tokens: prompt tokens in one batch, as we estimate them, None for any number.
-    :param minimum: requests that a batch has at least.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +47,7 @@ class Batch(Fact):
     :param errors: why the batch as a whole failed, ``(code, message)``.
     :param full: it never ran, since the vendor's queue had no room for it; created again later, it may.
     :param known: False for a status this version does not know; such a batch is treated as still running.
+    :param rates: dollars for a token of the prompts, and of the answers, where the vendor tells what all have cost.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -66,6 +65,7 @@ class Batch(Fact):
     metadata: dict[str, str] = {}
     full: bool = False
     known: bool = True
+    rates: tuple[float, float] | None = None
 
 
 #: begins the id of a shard that was called and not sent as a batch

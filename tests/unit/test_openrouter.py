@@ -86,6 +86,32 @@ def test_a_batch_has_5000_requests_and_no_price_that_is_assumed():
         OpenRouter(None, {"completion_window": "48h"})
 
 
+@pytest.mark.parametrize(
+    ("cost", "details", "tokens", "rates"),
+    [
+        (3, (1, 2), (100, 10), (0.01, 0.2)),
+        # half of it, as batches typically are, whatever the parts say
+        (1.5, (1, 2), (100, 10), (0.005, 0.1)),
+        (1, (1, 0), (100, 0), (0.01, 0)),
+        (0, (0, 0), (100, 10), None),
+        (3, (0, 0), (100, 10), None),
+        (3, (1, 2), (100, 0), None),
+        (None, (1, 2), (100, 10), None),
+        ("3", ("1", None), (None, []), None),
+    ],
+)
+def test_a_batch_tells_what_its_tokens_have_cost(cost, details, tokens, rates):
+    """All of them come to what was charged; where that cannot be, nothing is told."""
+    names = ("upstream_inference_prompt_cost", "upstream_inference_completions_cost")
+    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": 1, "cost": cost}
+    usage["cost_details"] = dict(zip(names, details, strict=True))
+    raw = {"id": "b", "status": "completed", "usage": usage}
+    found = drive(OpenRouter(None).get("b"), raw)[1].rates
+    assert found == (rates and pytest.approx(rates))
+    assert drive(OpenRouter(None).get("b"), {**raw, "status": "in_progress"})[1].rates is None
+    assert drive(OpenRouter(None).get("b"), {**raw, "usage": None})[1].rates is None
+
+
 def test_claudes_own_messages_are_read():
     """Of the endpoint /v1/messages, beside chat completions and errors of either shape."""
     provider = OpenRouter(None)

@@ -18,8 +18,15 @@ class AnswerSource(NamedTuple):
 
     :param name: ``batch`` or ``calls``; tells a source's own duplicates from another source's answers to the same row.
     :param lines: as a batch would have answered.
+    :param rates: as ``Batch`` has them.
     """
 
     name: str
     lines: Iterator[bytes]
     price: Price
+    rates: tuple[float, float] | None = None
+
+    def charge(self, result: Result) -> None:
+        """An answer that does not tell what it has cost gets its part of what all of them have."""
+        if self.rates is not None and result.cost_usd is None and result.input_tokens is not None:
+            result.cost_usd = result.input_tokens * self.rates[0] + (result.output_tokens or 0) * self.rates[1]

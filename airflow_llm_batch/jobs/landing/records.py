@@ -225,7 +225,7 @@ class Landing:
             partial(self.prices.cost, called=True),
         )
         if not is_call(batch.id):
-            yield AnswerSource("batch", batch_lines(self.hook, batch), self.batched)
+            yield AnswerSource("batch", batch_lines(self.hook, batch), self.batched, batch.rates)
 
     def land_lines(self, shard: Shard, batch: Batch, reconciler: Reconciler, progress: StepLog) -> list[str]:
         """One try at a shard's answers; the places where they were published."""
@@ -234,6 +234,7 @@ class Landing:
             progress.count = self.tally.counts.total()
             for source in self.sources(shard, batch):
                 for number, (entry, result) in enumerate(reconciler.take(source, self.only), 1):
+                    source.charge(result)
                     self.land_row(entry, result, shard, records, source.price)
                     if number % 1000 == 0:
                         progress.add(1000)

@@ -79,7 +79,7 @@ def stateless(status: str) -> str:
     return status
 
 
-def counts_of(operation: Mapping[str, Any]) -> dict[str, int | None]:
+def counts_of(operation: Mapping[str, Any]) -> dict[str, Any]:
     """Counters, which come as texts; a zero is left out where others are there."""
     stats = get(operation, "batchStats")
     if not members(stats):

@@ -22,7 +22,7 @@ from airflow_llm_batch.providers.anthropic.results import read_message
 from airflow_llm_batch.providers.base import Batches, Facts, Flow
 from airflow_llm_batch.providers.batches import by_time_and_size
 from airflow_llm_batch.providers.bodies import Paged, Payload, Source, as_array, streamed
-from airflow_llm_batch.providers.coerce import amount, id_of, members, objects, text_of
+from airflow_llm_batch.providers.coerce import amount, id_of, members, objects, text_of, whole
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai.protocol import CHAT, EMBEDDINGS, RESPONSES, FileOptions
 from airflow_llm_batch.providers.options import Text
@@ -89,7 +89,7 @@ class OpenRouter(Kin):
         if batch.outcome is None:
             return batch
         # In a listing the results are always left out.
-        known: dict[str, Any] = {"files": ("results",)}
+        known: dict[str, Any] = {"files": ("results",), "rates": self.rates_of(members(raw.get("usage")))}
         if batch.outcome not in ("completed", "partial"):
             # One page says that these have results, another that theirs are null, whatever was counted by then.
             known |= {"succeeded": None, "failed": None}
@@ -130,6 +130,17 @@ class OpenRouter(Kin):
         read_message(dict(body), result)
         result.cost_usd = self.charged(members(body.get("usage")))
         return result
+
+    def rates_of(self, usage: Mapping[str, Any]) -> tuple[float, float] | None:
+        """What a token has cost, from a batch's usage: the type of a chat completion in it has no cost."""
+        details, cost = members(usage.get("cost_details")), self.charged(usage)
+        asked = amount(details.get("upstream_inference_prompt_cost")) or 0
+        answered = amount(details.get("upstream_inference_completions_cost")) or 0
+        read, written = whole(usage.get("prompt_tokens")) or 0, whole(usage.get("completion_tokens")) or 0
+        if cost is None or not asked + answered or (asked and read <= 0) or (answered and written <= 0):
+            return None
+        share = cost / (asked + answered)
+        return share * asked / max(read, 1), share * answered / max(written, 1)
 
     def charged(self, usage: Mapping[str, Any]) -> float | None:
         cost = amount(usage.get("cost"))
