@@ -309,6 +309,10 @@ class Provider(ABC):
     def call(self, line: bytes, shard: Shard) -> Call:
         """A batch line as a call of the vendor's synchronous endpoint."""
 
+    def body_of(self, response: httpx.Response) -> bytes:
+        """The body of a call's good answer, and in it what headers alone tell of it."""
+        return response.content
+
     @abstractmethod
     def answered(self, custom_id: str, status: int, body: bytes) -> bytes:
         """The answer to a call as the line that a batch would have answered, under ``custom_id`` for every vendor: a

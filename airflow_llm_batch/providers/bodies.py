@@ -63,7 +63,7 @@ def as_array(lines: Payload, head: bytes, tail: bytes) -> Payload:
     return Payload(chunks, lines.size).framed(head, tail)
 
 
-def with_members(body: bytes, members: Mapping[str, str], instead_of: Iterable[str] = ()) -> bytes:
+def with_members(body: bytes, members: Mapping[str, str | float], instead_of: Iterable[str] = ()) -> bytes:
     """A JSON object with further members; the values of the others stay as they are written.
 
     :param instead_of: other spellings of their names, which are left out.

@@ -45,6 +45,14 @@ def amount(value: Any) -> float | None:
     return float(number) if 0 < number < LARGEST else None
 
 
+def decimal(text: str) -> float | None:
+    """A number in a header; None for anything else."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def members(value: Any) -> Mapping[str, Any]:
     """An object's members; none for anything else."""
     return value if isinstance(value, dict) else {}

@@ -25,7 +25,10 @@ from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.emulator import Emulator
 from airflow_llm_batch.exceptions import VendorUnavailable
 from airflow_llm_batch.hooks import LLMBatchHook
+from airflow_llm_batch.jobs.money.pricing import Prices
+from airflow_llm_batch.jobs.money.rates import PICO
 from airflow_llm_batch.operators import CompletionOperator, LLMBatchOperator, SubmitBatchOperator
+from airflow_llm_batch.results import Result
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 BINARY = Path(os.environ.get("LITELLM_BIN") or TESTS.parent / ".litellm" / "bin" / "litellm")
@@ -182,10 +185,19 @@ def test_calls_go_through_a_proxy_by_group(upstream, bare, connect, context, tmp
     given = {"conn_id": connect(bare), "rows": ROWS, "key": "id", "destination": f"file://{tmp_path}/out"}
     assert landed(CompletionOperator(task_id="submit", request=asked("small"), **given).execute(context), "small")
     assert upstream.vendor.calls["POST /v1/chat/completions"] == 20
+    # The group has no list price; the proxy knows what it asked, and tells what that has cost.
+    given["conn_id"] = connect(bare, conn_id="llm_priced", provider="litellm")
+    context["ti"].task_id = "priced"
+    priced = CompletionOperator(task_id="priced", request=asked("small"), **given).execute(context)
+    used = Result(status="succeeded", input_tokens=priced["input_tokens"], output_tokens=priced["output_tokens"])
+    listed = Prices("openai").cost(used, GROUPS["small"], called=True)
+    assert (priced["cost_usd"], priced["sync_cost_usd"]) == (pytest.approx(listed.paid / PICO, rel=0.01), None)
+    httpx.post(f"{upstream.url}/_emulator/reset").raise_for_status()
+    given["conn_id"] = connect(bare)
     context["ti"].task_id = "both"
     both = CompletionOperator(task_id="both", request=asked(), models=list(GROUPS), **given)
     assert landed(both.execute(context), *GROUPS)
-    assert (upstream.vendor.calls["POST /v1/chat/completions"], len(upstream.vendor.batches)) == (60, 0)
+    assert (upstream.vendor.calls["POST /v1/chat/completions"], len(upstream.vendor.batches)) == (40, 0)
 
 
 def test_two_groups_get_a_batch_each(upstream, bare, connect, context, tmp_path):

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import httpx
 import msgspec
 import pytest
 
@@ -506,3 +507,29 @@ def test_a_sum_of_charges_knows_what_it_does_not_know(cached):
     for total in (tally.total, again.total):
         assert (total.cost_usd, total.requests) == (1, 2)
         assert [total.batch_cost_usd, total.sync_cost_usd, total.saving_usd, total.cache_saving_usd] == [None] * 4
+
+
+HEADERS = [
+    ("0.000415", 0.000415),
+    ("4.15e-07", 4.15e-07),
+    *((text, None) for text in ("0.0", "None", "nan", "inf", "")),
+]
+
+
+@pytest.mark.parametrize(("header", "dollars"), HEADERS)
+@pytest.mark.parametrize("body", [b'{"model":"small","usage":{"prompt_tokens":2}}', b"{}", b'{"usage": 5}', b'{"cut'])
+def test_a_proxy_tells_what_a_call_has_cost_beside_its_answer(header, dollars, body):
+    """By its own prices, of a model that has a name there alone; the answer stays what it is."""
+    provider = LiteLLM("http://h")
+    response = httpx.Response(200, content=body, headers={"x-litellm-response-cost": header})
+    kept = provider.body_of(response)
+    if body == b'{"cut':
+        assert kept == body
+        return
+    assert {**json.loads(kept), "x-litellm-response-cost": None} == {
+        **json.loads(body),
+        "x-litellm-response-cost": None,
+    }
+    result = provider.read(provider.answered("a", 200, kept))
+    assert result.cost_usd == dollars
+    assert provider.read(provider.answered("a", 200, body)).cost_usd is None

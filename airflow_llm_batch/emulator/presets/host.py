@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from airflow_llm_batch.emulator import openai
 from airflow_llm_batch.emulator.batches import EmulatedBatch, StoredFile, Vendor
+from airflow_llm_batch.emulator.charges import charge
 from airflow_llm_batch.emulator.openai import Refusal
 from airflow_llm_batch.emulator.openai_lines import answer_line, response_line, validate
 from airflow_llm_batch.emulator.presets.manners import Manner
@@ -44,7 +46,11 @@ class Host:
             path = f"/v1{request.url.path.removeprefix(f'/{self.name}{self.manner.base}')}"
             if problem := self.manner.wrong(body):
                 raise Refusal(400, problem)
-            return await openai.answered(vendor, path, self.manner.understood(body), show=self.manner.shown)
+            answer = await openai.answered(vendor, path, self.manner.understood(body), show=self.manner.shown)
+            if self.manner.priced and isinstance(answer, JSONResponse):
+                usage = json.loads(bytes(answer.body)).get("usage") or {}
+                answer.headers["x-litellm-response-cost"] = str(charge(usage, 1).total)
+            return answer
 
     async def upload(self, request: Request, vendor: Vendor) -> Any:
         with self.words():

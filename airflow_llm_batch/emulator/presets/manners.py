@@ -39,6 +39,7 @@ class Manner(NamedTuple):
     :param routed: an upload has to say which of a proxy's models it is for.
     :param ends_once: looks at a batch whose end was seen before are answered with 500.
     :param usage: what a batch tells of its tokens: ``none``, when it has ``ended``, or ``always``.
+    :param priced: a header of an answer tells what the call has cost.
     :param wrong: what is wrong with a body, None for nothing; ``understood``, the body in OpenAI's words; ``shown``, an
         answer in the vendor's.
     :param refusal: an error's status and OpenAI's body as the vendor's body.
@@ -57,6 +58,7 @@ class Manner(NamedTuple):
     routed: bool = False
     ends_once: bool = False
     usage: Literal["none", "ended", "always"] = "none"
+    priced: bool = False
     wrong: Callable[[Object], str | None] = lambda body: None
     understood: Callable[[Object], Object] = as_is
     shown: Callable[[Object], Object] = as_is
@@ -174,7 +176,7 @@ MANNERS: dict[str, Manner] = {
     # docs.litellm.ai/docs/batches, before OpenAI; the second look fails as its own accounting of an ended batch does
     "litellm": Manner(
         endpoints=(CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES), metadata=True, expiry=True, routed=True, ends_once=True,
-        usage="ended", batch_id=litellm_id,
+        usage="ended", batch_id=litellm_id, priced=True,
     ),
     "vllm": SYNCHRONOUS,
     "ollama": SYNCHRONOUS,

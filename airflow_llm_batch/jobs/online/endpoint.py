@@ -198,10 +198,9 @@ class Vendor:
             self.pace.start_over()
         elif status == httpx.codes.TOO_MANY_REQUESTS or turned_away:
             self.pace.was_refused(pause)
-        body = response.content
-        if not (response.is_success and bare(body).startswith(b"{")):
-            # It may be cut, and what is left of the key not be known for it.
-            body = self.transport.redactor.data(body)
+        good = response.is_success and bare(response.content).startswith(b"{")
+        # What is bad may be cut, and what is left of the key not be known for it.
+        body = self.provider.body_of(response) if good else self.transport.redactor.data(response.content)
         return Tried(status, one_line(body, status), pause, spent, turned_away)
 
     def _look_at(self, response: httpx.Response, at_flex: bool) -> bool:

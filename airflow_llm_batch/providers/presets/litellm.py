@@ -1,22 +1,29 @@
 """A LiteLLM proxy before another vendor's batches.
 
-Source: the batches and files endpoints of LiteLLM 1.106 (``litellm/proxy``): what routes a call, what is sent again.
+Source: the batches and files endpoints of LiteLLM 1.106 (``litellm/proxy``): what routes a call, what is sent again;
+docs.litellm.ai/docs/proxy/response_headers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
+import httpx
 from pydantic import Field, model_validator
 
 from airflow_llm_batch.models import Limits
+from airflow_llm_batch.providers.bodies import with_members
+from airflow_llm_batch.providers.coerce import amount, decimal, members
 from airflow_llm_batch.providers.images import openai_tokens
+from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
 from airflow_llm_batch.providers.openai.chat import CAP, OLD_CAP
 from airflow_llm_batch.providers.openai.models import REASONING
 from airflow_llm_batch.providers.openai.protocol import FileOptions, OpenAI
 from airflow_llm_batch.providers.options import Text
 from airflow_llm_batch.providers.presets.kin import Kin, facts
+from airflow_llm_batch.results import Result
 
 #: how an option routes: the place, and the name there
 ROUTES = {
@@ -25,6 +32,8 @@ ROUTES = {
     # An upload is routed by its form, a listing by its query.
     "target_model_names": (("form", "target_model_names"), ("query", "target_model_names")),
 }
+#: the header of an answer to a call with the dollars that it has cost, kept as a member of its body
+COST = "x-litellm-response-cost"
 
 
 class LiteLLMOptions(FileOptions):
@@ -74,6 +83,22 @@ class LiteLLM(Kin):
 
     def cap_name(self, model: str) -> str:
         return self.options.token_cap or (CAP if REASONING.search(model) else OLD_CAP)
+
+    def body_of(self, response: httpx.Response) -> bytes:
+        # By the proxy's own prices and margins: it knows which model stands behind a name of its own.
+        cost = amount(decimal(response.headers.get(COST, "")))
+        if cost is not None:
+            with suppress(*UNREADABLE):
+                return with_members(response.content, {COST: cost})
+        return response.content
+
+    def read(self, line: bytes) -> Result:
+        return self.decode(parse_line(line)) if COST.encode() in line else super().read(line)
+
+    def decode(self, line: dict[str, Any]) -> Result:
+        result = super().decode(line)
+        result.cost_usd = amount(members(members(line.get("response")).get("body")).get(COST))
+        return result
 
     def discounts_stack(self, model: str) -> bool:
         return True

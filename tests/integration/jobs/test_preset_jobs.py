@@ -203,6 +203,18 @@ def test_rows_of_a_server_without_batches_are_called(name, connect, context, emu
     )
 
 
+def test_calls_through_a_proxy_cost_what_it_says(connect, context, emulator, tmp_path):
+    """Whatever it calls its models, of which nobody has a list."""
+    task = CompletionOperator(
+        task_id="submit", conn_id=connect(f"{emulator.url}/litellm/v1", "litellm"), rows=["a", "b"],
+        request=asked("litellm"), destination=f"file://{tmp_path}/out",
+    )  # fmt: skip
+    summary = task.execute(context)
+    charged = (summary["input_tokens"] * 0.3 + summary["output_tokens"] * 2.5) / 1e6
+    assert (summary["cost_usd"], summary["saving_usd"]) == (pytest.approx(charged), None)
+    assert sum(row["cost_usd"] for row in landed(summary)) == pytest.approx(charged)
+
+
 @pytest.mark.parametrize(("name", "extra"), [("vllm", {}), ("openai", {"batch": False})])
 def test_a_batch_is_refused_where_there_are_none(name, extra, connect, context, emulator):
     """Before anything is sent, with what to use instead."""
