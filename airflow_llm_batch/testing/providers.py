@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from airflow_llm_batch.exceptions import ConfigurationError, InputError
+from airflow_llm_batch.exceptions import ConfigurationError, InputError, VendorUnavailable
 from airflow_llm_batch.models import Shard
 from airflow_llm_batch.providers.auth import Login
 from airflow_llm_batch.providers.base import Flow, Provider
@@ -150,6 +150,15 @@ class ProviderContract:
         requests, page = drive(self.made.list("b2"), self.page([], more=False))
         assert "b2" in str(requests[0].url)
         assert (list(page.items), page.after) == ([], None)
+
+    def test_a_listing_in_circles_proves_nothing(self) -> None:
+        """One page again and again, as gateways answer that do not hand on where it goes on: the search for a lost
+        create is given up in doubt, and not after hundreds of requests."""
+        if not self.paged:
+            return
+        page = self.page([self.raw("theirs", self.running, rows=7)], more=True)
+        with pytest.raises(VendorUnavailable):
+            drive(self.made.find(Shard(endpoint="", key="nobodys-0", rows=2), NOW), page, page)
 
     def test_cancelling_what_has_ended_returns_it_as_it_is(self) -> None:
         """A refusal to cancel is answered by a look at the batch."""

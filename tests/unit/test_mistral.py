@@ -43,6 +43,9 @@ class TestMistral(ProviderContract):
             **more,
         }
 
+    def page(self, items, *, more):
+        return {"data": items, "total": 1000 if more else len(items)}
+
     def test_listings_are_paged(self):
         """The total says whether there is another page."""
         first = {"data": [self.raw("b1", self.running)], "total": 101}

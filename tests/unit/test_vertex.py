@@ -94,9 +94,9 @@ class TestVertex(ProviderContract):
         """More jobs than are looked at: nothing is sent again."""
         made = vertex()
         made.find_pages = 2
-        endless = self.page([self.raw("other", self.running)], more=True)
+        first, second = (self.page([self.raw(name, self.running)], more=True) for name in ("one", "two"))
         with pytest.raises(VendorUnavailable, match="200"):
-            drive(made.find(Shard(endpoint="x", key="k"), NOW), endless, endless)
+            drive(made.find(Shard(endpoint="x", key="k"), NOW), first, {**second, "nextPageToken": "b3"})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import EMBEDDINGS, Batches, Facts, Flow, Provider
-from airflow_llm_batch.providers.batches import readable
+from airflow_llm_batch.providers.batches import readable, search
 from airflow_llm_batch.providers.bedrock import jobs, names, objects
 from airflow_llm_batch.providers.bedrock.bodies import CONVERSE, INVOKE, chat_request, claude_body
 from airflow_llm_batch.providers.bedrock.credentials import Signed, domain
@@ -221,15 +221,11 @@ class Bedrock(Provider):
 
     def named(self, name: str) -> Flow[Batches]:
         """The jobs of a name."""
-        found: Batches = []
-        after = None
-        for _ in range(self.find_pages):
-            page = yield from self.list(after, name=name)
-            found += [batch for batch in page.items if batch.metadata.get(jobs.NAME) == name]
-            after = page.after
-            if after is None:
-                return found
-        raise self.too_many(self.find_pages)
+
+        def pages(after: str | None) -> Flow[Page]:
+            return self.list(after, name=name)
+
+        return (yield from search(self, pages, lambda batch: batch.metadata.get(jobs.NAME) == name))
 
     def get(self, batch_id: str) -> Flow[Batch]:
         response = yield httpx.Request("GET", self.url("model-invocation-job", batch_id))

@@ -18,7 +18,7 @@ from airflow_llm_batch.exceptions import ConfigurationError, RefusedForGood, Ven
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider, address
-from airflow_llm_batch.providers.batches import identifier, readable
+from airflow_llm_batch.providers.batches import identifier, older, readable, search
 from airflow_llm_batch.providers.bodies import Call, Paged, Payload, Source, after, repeatable, streamed, with_members
 from airflow_llm_batch.providers.caching import GEMINI, least
 from airflow_llm_batch.providers.coerce import members
@@ -229,19 +229,8 @@ class Gemini(Provider):
         return code, message
 
     def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
-        earliest = since - timedelta(minutes=10)
-        found: Batches = []
-        token = None
-        for _ in range(self.find_pages):
-            page = yield from self.list(token)
-            found += [b for b in page.items if is_of(b, shard, ref)]
-            times = [b.created_at for b in page.items if b.created_at is not None]
-            # The order of the listing is not documented: only where it goes back in time does a time end the search.
-            falling = times == sorted(times, reverse=True)
-            if page.after is None or (times and falling and times[0] > times[-1] and times[-1] < earliest):
-                return found
-            token = page.after
-        raise self.too_many(self.find_pages)
+        past = older(since - timedelta(minutes=10))
+        return (yield from search(self, self.list, lambda batch: is_of(batch, shard, ref), past))
 
     def get(self, batch_id: str) -> Flow[Batch]:
         response = yield httpx.Request("GET", self.address_of("batches", short(batch_id)))

@@ -19,7 +19,16 @@ from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
-from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, next_page, readable
+from airflow_llm_batch.providers.batches import (
+    batch_id,
+    errors_of,
+    identifier,
+    moment,
+    next_page,
+    older,
+    readable,
+    search,
+)
 from airflow_llm_batch.providers.bodies import (
     Call,
     Payload,
@@ -299,23 +308,12 @@ class OpenAI(Provider):
         return deleted
 
     def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
-        # Created-at has whole seconds and the vendor's clock is not ours.
-        earliest = since - timedelta(minutes=10)
-        found: Batches = []
-        after = None
-        for _ in range(self.find_pages):
-            page = yield from self.list(after)
-            if after is not None and page.after == after:
-                return found or self.goes_nowhere()
-            # Our own key, or file, proves a batch to be ours whatever its time says: the time ends the search alone.
-            found += [b for b in page.items if b.metadata.get(KEY) == shard.key or (ref and b.input_ref == ref)]
-            times = [b.created_at for b in page.items if b.created_at is not None]
-            # A server that lists its oldest first has the newest still to come.
-            is_past = bool(times) and times[0] >= times[-1] and times[-1] < earliest
-            if page.after is None or is_past:
-                return found
-            after = page.after
-        raise self.too_many(self.find_pages)
+        # Our own key, or file, proves a batch to be ours whatever its time says: the time ends the search alone. It has
+        # whole seconds, and the vendor's clock is not ours.
+        def is_ours(batch: Batch) -> bool:
+            return batch.metadata.get(KEY) == shard.key or bool(ref and batch.input_ref == ref)
+
+        return (yield from search(self, self.list, is_ours, older(since - timedelta(minutes=10), ordered=True)))
 
     def get(self, batch_id: str) -> Flow[Batch]:
         response = yield httpx.Request("GET", self.url(*self.jobs, batch_id))

@@ -21,7 +21,7 @@ from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
-from airflow_llm_batch.providers.batches import readable
+from airflow_llm_batch.providers.batches import readable, search
 from airflow_llm_batch.providers.bodies import Call, Payload, Source, Stored, repeatable
 from airflow_llm_batch.providers.caching import CLAUDE, GEMINI, claudes_mark, least, marked
 from airflow_llm_batch.providers.coerce import members
@@ -217,15 +217,11 @@ class Vertex(Provider):
     def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
         # The label proves a job to be ours, whatever its time says. A server that ignores the filter tells all.
         mark = names.digest(shard.key)
-        found: Batches = []
-        after = None
-        for _ in range(self.find_pages):
-            page = yield from self._page(after, self.page_size, f"labels.{MARK}={mark}")
-            found += [batch for batch in page.items if batch.metadata.get(MARK) == mark]
-            if page.after is None:
-                return found
-            after = page.after
-        raise self.too_many(self.find_pages)
+
+        def pages(after: str | None) -> Flow[Page]:
+            return self._page(after, self.page_size, f"labels.{MARK}={mark}")
+
+        return (yield from search(self, pages, lambda batch: batch.metadata.get(MARK) == mark))
 
     def get(self, batch_id: str) -> Flow[Batch]:
         response = yield httpx.Request("GET", self.jobs(batch_id))

@@ -16,7 +16,7 @@ import msgspec
 
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, address
-from airflow_llm_batch.providers.batches import batch_id, identifier, moment, readable
+from airflow_llm_batch.providers.batches import batch_id, identifier, moment, older, readable, search
 from airflow_llm_batch.providers.bodies import Paged, Payload, Source, after, repeatable
 from airflow_llm_batch.providers.coerce import amount, id_of, members, objects, text_of, whole, word
 from airflow_llm_batch.providers.json_lines import parse_line
@@ -70,19 +70,8 @@ class XAI(Kin):
 
     def find(self, shard: Shard, since: datetime, ref: str | None = None) -> Flow[Batches]:
         # Dates have no time, and may be those of another zone.
-        earliest = since - timedelta(days=2)
-        found: Batches = []
-        token = None
-        for _ in range(self.find_pages):
-            page = yield from self.list(token)
-            found += [b for b in page.items if is_of(b, shard, ref)]
-            days = [b.created_at for b in page.items if b.created_at is not None]
-            # The order of the listing is not documented: only where it goes back in time does a date end the search.
-            falling = days == sorted(days, reverse=True)
-            if page.after is None or (days and falling and days[0] > days[-1] and days[-1] < earliest):
-                return found
-            token = page.after
-        raise self.too_many(self.find_pages)
+        past = older(since - timedelta(days=2))
+        return (yield from search(self, self.list, lambda batch: is_of(batch, shard, ref), past))
 
     def get(self, batch_id: str) -> Flow[Batch]:
         batch, counted = yield from self.look(batch_id)
