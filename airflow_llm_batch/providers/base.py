@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -422,24 +422,6 @@ class Provider(ABC):
 
         :raises InputError: names the limit and the value.
         """
-
-    def too_many(self, pages: int) -> VendorUnavailable:
-        """The error of a search that has not reached the time it looks for."""
-        return VendorUnavailable(
-            f"{self.name} lists more than {pages * self.page_size:,} batches that are newer than the create in doubt; "
-            "whether it made one cannot be told. Nothing was sent again; retry when fewer are created."
-        )
-
-    def goes_nowhere(self) -> NoReturn:
-        """A search in a listing that answers one page for ever, as gateways do that do not hand on where to go on.
-
-        :raises VendorUnavailable: always.
-        """
-        raise VendorUnavailable(
-            f"{self.name} at {self.base_url} lists more batches, and answers the same page again when it is asked for "
-            "them; whether the create in doubt made one cannot be told. Nothing was sent again. Look at the proxy or "
-            "gateway before it, or name the batch with recovery=Recovery(batch_ids=...)."
-        )
 
     def url(self, *parts: str, query: Mapping[str, Any] | None = None) -> httpx.URL:
         """An address under the base URL; parts are percent-encoded (gateways hand out ids with ``/`` and ``=``)."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
 
 from airflow_llm_batch.exceptions import VendorUnavailable
 from airflow_llm_batch.models import Batch
 from airflow_llm_batch.providers.coerce import objects, text_of, word
-
-if TYPE_CHECKING:
-    from airflow_llm_batch.models import Page, Shard
-    from airflow_llm_batch.providers.base import Flow, Provider
 
 #: seconds since 1970 above which a time is taken for milliseconds
 MILLISECONDS = 10**11
@@ -36,60 +32,6 @@ def identifier(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     return str(value) or None
-
-
-def search(
-    provider: Provider,
-    pages: Callable[[str | None], Flow[Page]],
-    is_ours: Callable[[Batch], object],
-    is_past: Callable[[Sequence[Batch]], bool] = lambda items: False,
-) -> Flow[list[Batch]]:
-    """Batches of a listing that may be a shard's, newest first.
-
-    :param pages: the page after another.
-    :param is_past: whether nothing behind the items of a page can be the shard's.
-    :raises VendorUnavailable: for a listing that goes nowhere, and for one that goes on and on.
-    """
-    found: dict[str, Batch] = {}
-    after: str | None = None
-    shown: list[str] = []
-    for _ in range(provider.find_pages):
-        page = yield from pages(after)
-        found |= {batch.id: batch for batch in page.items if is_ours(batch)}
-        if page.after is None or is_past(page.items):
-            return list(found.values())
-        seen, shown = shown, [batch.id for batch in page.items]
-        if page.after == after or (shown and shown == seen):
-            return list(found.values()) or provider.goes_nowhere()
-        after = page.after
-    raise provider.too_many(provider.find_pages)
-
-
-def older(earliest: datetime, ordered: bool = False) -> Callable[[Sequence[Batch]], bool]:
-    """Whether a page goes back in time beyond a moment.
-
-    :param ordered: a listing is documented to have its newest first: a page of one moment is no doubt about it.
-    """
-
-    def is_past(items: Sequence[Batch]) -> bool:
-        times = [batch.created_at for batch in items if batch.created_at is not None]
-        falling = times == sorted(times, reverse=True)
-        return falling and bool(times) and times[-1] < earliest and (ordered or times[0] > times[-1])
-
-    return is_past
-
-
-def by_time_and_size(provider: Provider, shard: Shard, since: datetime) -> Flow[list[Batch]]:
-    """Batches since a moment that have as many requests as a shard, where nothing marks one; newest first."""
-    earliest = since - timedelta(minutes=5)
-
-    def is_early(batch: Batch) -> bool:
-        return batch.created_at is not None and batch.created_at < earliest
-
-    def is_ours(batch: Batch) -> bool:
-        return batch.total == shard.rows and not is_early(batch)
-
-    return (yield from search(provider, provider.list, is_ours, lambda items: any(map(is_early, items))))
 
 
 def next_page(body: Mapping[str, Any], items: list[Batch]) -> str | None:

@@ -95,7 +95,7 @@ class TestVertex(ProviderContract):
         made = vertex()
         made.find_pages = 2
         first, second = (self.page([self.raw(name, self.running)], more=True) for name in ("one", "two"))
-        with pytest.raises(VendorUnavailable, match="200"):
+        with pytest.raises(VendorUnavailable, match="more than 2 pages"):
             drive(made.find(Shard(endpoint="x", key="k"), NOW), first, {**second, "nextPageToken": "b3"})
 
 

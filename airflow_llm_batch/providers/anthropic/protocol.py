@@ -20,12 +20,13 @@ from airflow_llm_batch.providers.anthropic.models import check_params
 from airflow_llm_batch.providers.anthropic.results import read_frequent, read_line
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider, Requests
-from airflow_llm_batch.providers.batches import batch_id, by_time_and_size, identifier, moment, next_page, readable
+from airflow_llm_batch.providers.batches import batch_id, identifier, moment, next_page, readable
 from airflow_llm_batch.providers.bodies import Call, Payload, as_array, repeatable, streamed
 from airflow_llm_batch.providers.caching import CLAUDE, claudes_mark, least, marked
 from airflow_llm_batch.providers.coerce import members, whole, word
 from airflow_llm_batch.providers.images import anthropic_tokens
 from airflow_llm_batch.providers.options import FORM, Options, Text
+from airflow_llm_batch.providers.searching import by_time_and_size
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
 

@@ -19,7 +19,7 @@ from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import EMBEDDINGS, Batches, Facts, Flow, Provider
-from airflow_llm_batch.providers.batches import readable, search
+from airflow_llm_batch.providers.batches import readable
 from airflow_llm_batch.providers.bedrock import jobs, names, objects
 from airflow_llm_batch.providers.bedrock.bodies import CONVERSE, INVOKE, chat_request, claude_body
 from airflow_llm_batch.providers.bedrock.credentials import Signed, domain
@@ -30,6 +30,7 @@ from airflow_llm_batch.providers.bodies import Call, Payload, Source, Stored, re
 from airflow_llm_batch.providers.caching import CLAUDE, NOVA, claudes_mark, least, marked
 from airflow_llm_batch.providers.coerce import text_of, word
 from airflow_llm_batch.providers.images import anthropic_tokens
+from airflow_llm_batch.providers.searching import search
 from airflow_llm_batch.providers.troubles import words_of
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result

@@ -18,7 +18,7 @@ from airflow_llm_batch.exceptions import ConfigurationError, RefusedForGood, Ven
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static, same_origin
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider, address
-from airflow_llm_batch.providers.batches import identifier, older, readable, search
+from airflow_llm_batch.providers.batches import identifier, readable
 from airflow_llm_batch.providers.bodies import Call, Paged, Payload, Source, after, repeatable, streamed, with_members
 from airflow_llm_batch.providers.caching import GEMINI, least
 from airflow_llm_batch.providers.coerce import members
@@ -30,6 +30,7 @@ from airflow_llm_batch.providers.gemini.words import check_vertex_words, get
 from airflow_llm_batch.providers.images import gemini_tokens
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.options import Options, Text
+from airflow_llm_batch.providers.searching import older, search
 from airflow_llm_batch.providers.troubles import is_refused_key, words_of
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result

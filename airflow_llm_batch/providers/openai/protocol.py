@@ -19,16 +19,7 @@ from airflow_llm_batch.exceptions import InputError
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
-from airflow_llm_batch.providers.batches import (
-    batch_id,
-    errors_of,
-    identifier,
-    moment,
-    next_page,
-    older,
-    readable,
-    search,
-)
+from airflow_llm_batch.providers.batches import batch_id, errors_of, identifier, moment, next_page, readable
 from airflow_llm_batch.providers.bodies import (
     Call,
     Payload,
@@ -55,6 +46,7 @@ from airflow_llm_batch.providers.openai.models import (
 from airflow_llm_batch.providers.openai.responses import checked_response, responses_body
 from airflow_llm_batch.providers.openai.results import read_frequent, read_line
 from airflow_llm_batch.providers.options import FORM, Options, Text
+from airflow_llm_batch.providers.searching import older, search
 from airflow_llm_batch.providers.troubles import NO_ROOM, is_full
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result

@@ -20,13 +20,13 @@ from airflow_llm_batch.exceptions import ConfigurationError, RefusedForGood
 from airflow_llm_batch.models import Batch, Limits, Shard
 from airflow_llm_batch.providers.anthropic.results import read_message
 from airflow_llm_batch.providers.base import Batches, Facts, Flow
-from airflow_llm_batch.providers.batches import by_time_and_size
 from airflow_llm_batch.providers.bodies import Paged, Payload, Source, as_array, streamed
 from airflow_llm_batch.providers.coerce import amount, id_of, members, objects, text_of, whole
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai.protocol import CHAT, EMBEDDINGS, RESPONSES, FileOptions
 from airflow_llm_batch.providers.options import Text
 from airflow_llm_batch.providers.presets.kin import Kin
+from airflow_llm_batch.providers.searching import by_time_and_size
 from airflow_llm_batch.results import Result
 
 MESSAGES = "/v1/messages"

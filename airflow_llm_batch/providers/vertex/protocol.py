@@ -21,12 +21,13 @@ from airflow_llm_batch.exceptions import ConfigurationError, InputError
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
 from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, Provider
-from airflow_llm_batch.providers.batches import readable, search
+from airflow_llm_batch.providers.batches import readable
 from airflow_llm_batch.providers.bodies import Call, Payload, Source, Stored, repeatable
 from airflow_llm_batch.providers.caching import CLAUDE, GEMINI, claudes_mark, least, marked
 from airflow_llm_batch.providers.coerce import members
 from airflow_llm_batch.providers.images import anthropic_tokens, gemini_tokens
 from airflow_llm_batch.providers.options import FORM, Options, Text, Texts
+from airflow_llm_batch.providers.searching import search
 from airflow_llm_batch.providers.vertex import names, requests
 from airflow_llm_batch.providers.vertex.credentials import DEFAULT_CONNECTION, Google, chain
 from airflow_llm_batch.providers.vertex.jobs import MARK, parse_job

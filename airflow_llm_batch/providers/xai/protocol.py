@@ -16,13 +16,14 @@ import msgspec
 
 from airflow_llm_batch.models import Batch, Limits, Outcome, Page, Shard
 from airflow_llm_batch.providers.base import Batches, Facts, Flow, address
-from airflow_llm_batch.providers.batches import batch_id, identifier, moment, older, readable, search
+from airflow_llm_batch.providers.batches import batch_id, identifier, moment, readable
 from airflow_llm_batch.providers.bodies import Paged, Payload, Source, after, repeatable
 from airflow_llm_batch.providers.coerce import amount, id_of, members, objects, text_of, whole, word
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai.chat import CAP
 from airflow_llm_batch.providers.openai.protocol import CHAT, RESPONSES
 from airflow_llm_batch.providers.presets.kin import Kin
+from airflow_llm_batch.providers.searching import older, search
 from airflow_llm_batch.results import Result
 
 #: batches on a page of a listing, and results on a page
