@@ -128,7 +128,6 @@ class OpenRouter(Kin):
             return super().decode(line)
         result = Result(custom_id=id_of(line))
         read_message(dict(body), result)
-        result.cost_usd = self.charged(members(body.get("usage")))
         return result
 
     def rates_of(self, usage: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import httpx
+import msgspec
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
@@ -17,7 +18,6 @@ from airflow_llm_batch.providers.auth import Credentials, Login, Static
 from airflow_llm_batch.providers.base import Facts, Flow
 from airflow_llm_batch.providers.batches import identifier, readable
 from airflow_llm_batch.providers.coerce import members, objects, text_of
-from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai.chat import OLD_CAP
 from airflow_llm_batch.providers.openai.models import refuse
 from airflow_llm_batch.providers.openai.protocol import CHAT, FileOptions, OpenAI
@@ -161,13 +161,9 @@ class Kin(OpenAI):
         return {"custom_id": custom_id, "body": request.body} if self.bare_lines else super().line(request, custom_id)
 
     def read(self, line: bytes) -> Result:
-        # The shorter way leaves out what was charged.
-        return self.decode(parse_line(line)) if self.tells_charges else super().read(line)
-
-    def decode(self, line: dict[str, Any]) -> Result:
-        result = super().decode(line)
-        if self.tells_charges:
-            result.cost_usd = self.charged(members(members(members(line.get("response")).get("body")).get("usage")))
+        result = super().read(line)
+        if self.tells_charges and result.cost_usd is None:
+            result.cost_usd = self.charged(members(member_of_body(line, "usage")))
         return result
 
     def charged(self, usage: Mapping[str, Any]) -> float | None:
@@ -203,6 +199,26 @@ class Kin(OpenAI):
         if batch.outcome == "completed" and batch.failed is None and identifier(raw.get("error_file_id")):
             return batch.model_copy(update={"outcome": "partial"})
         return batch
+
+
+class Response(msgspec.Struct):
+    body: dict[str, msgspec.Raw]
+
+
+class Line(msgspec.Struct):
+    response: Response
+
+
+decode_line = msgspec.json.Decoder(Line).decode
+
+
+def member_of_body(line: bytes, name: str) -> Any:
+    """A member of the body in a result line, None where there is none; the others are not looked at."""
+    try:
+        value = decode_line(line).response.body.get(name)
+        return None if value is None else msgspec.json.decode(value)
+    except (ValueError, RecursionError):
+        return None
 
 
 def hours_of(window: str) -> int | None:

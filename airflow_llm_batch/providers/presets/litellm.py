@@ -15,14 +15,14 @@ from pydantic import Field, model_validator
 
 from airflow_llm_batch.models import Limits
 from airflow_llm_batch.providers.bodies import with_members
-from airflow_llm_batch.providers.coerce import amount, decimal, members
+from airflow_llm_batch.providers.coerce import amount, decimal
 from airflow_llm_batch.providers.images import openai_tokens
-from airflow_llm_batch.providers.json_lines import UNREADABLE, parse_line
+from airflow_llm_batch.providers.json_lines import UNREADABLE
 from airflow_llm_batch.providers.openai.chat import CAP, OLD_CAP
 from airflow_llm_batch.providers.openai.models import REASONING
 from airflow_llm_batch.providers.openai.protocol import FileOptions, OpenAI
 from airflow_llm_batch.providers.options import Text
-from airflow_llm_batch.providers.presets.kin import Kin, facts
+from airflow_llm_batch.providers.presets.kin import Kin, facts, member_of_body
 from airflow_llm_batch.results import Result
 
 #: how an option routes: the place, and the name there
@@ -93,11 +93,9 @@ class LiteLLM(Kin):
         return response.content
 
     def read(self, line: bytes) -> Result:
-        return self.decode(parse_line(line)) if COST.encode() in line else super().read(line)
-
-    def decode(self, line: dict[str, Any]) -> Result:
-        result = super().decode(line)
-        result.cost_usd = amount(members(members(line.get("response")).get("body")).get(COST))
+        result = super().read(line)
+        if COST.encode() in line:
+            result.cost_usd = amount(member_of_body(line, COST))
         return result
 
     def discounts_stack(self, model: str) -> bool:

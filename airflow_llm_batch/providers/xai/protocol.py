@@ -166,6 +166,7 @@ class XAI(Kin):
         body: Any = next(iter(answered.values()), None)
         response = {"status_code": 200, "body": final_turn(body)} if answered else None
         result = super().decode({"custom_id": self.id_of(line), "response": response, "error": error})
+        result.cost_usd = self.charged(members(members(body).get("usage")))
         if isinstance(error, str) and error.strip().lower() == CANCELLED:
             result.status, result.error_code = "cancelled", "batch_cancelled"
         return result
