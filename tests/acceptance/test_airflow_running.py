@@ -95,6 +95,11 @@ class Running:
         logs = "".join((self.home / f"{name}.log").read_text(errors="replace")[-1500:] for name in COMPONENTS)
         raise AssertionError(f"waited {seconds} s for {what}\n{logs}")
 
+    def logs(self, dag_id: str) -> str:
+        """The end of each of its tasks' logs."""
+        logs = sorted(self.home.rglob(f"dag_id={dag_id}/**/*.log"))
+        return "\n".join(f"== {log}\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
+
     def landed(self, name: str) -> list[dict]:
         return [row for path in (self.home / name).rglob("results-*.jsonl") for row in read_jsonl(path)]
 
@@ -350,7 +355,7 @@ def test_beside_common_ai_both_decorators_are_their_own(airflow):
     run_id = airflow.api.trigger({}, "both_packages")
     ended = ("success", "failed")
     airflow.until(lambda: airflow.api.state(run_id, "both_packages") in ended, "the run to end", 250)
-    assert airflow.api.state(run_id, "both_packages") == "success"
+    assert airflow.api.state(run_id, "both_packages") == "success", airflow.logs("both_packages")
     both = airflow.home / "both"
     assert len([row for path in (both / "ours").glob("*.jsonl") for row in read_jsonl(path)]) == 3
     assert len([row for path in (both / "theirs").rglob("*.jsonl") for row in read_jsonl(path)]) == 2
