@@ -114,6 +114,8 @@ class Provider(ABC):
     batch_price_factor: ClassVar[str | None] = None
     #: what a flex call costs relative to other calls, None where the vendor has no calls that are slower and cheaper
     flex_price_factor: ClassVar[str | None] = None
+    #: headers of the answer to a call tell what its body does not: ``body_of`` adds it
+    tells_beside: ClassVar[bool] = False
     #: whether any prompt may be written to a cache without being asked to
     caches_by_itself: ClassVar[bool] = False
 

@@ -26,7 +26,8 @@ class AnswerSource(NamedTuple):
     price: Price
     rates: tuple[float, float] | None = None
 
-    def charge(self, result: Result) -> None:
-        """An answer that does not tell what it has cost gets its part of what all of them have."""
-        if self.rates is not None and result.cost_usd is None and result.input_tokens is not None:
-            result.cost_usd = result.input_tokens * self.rates[0] + (result.output_tokens or 0) * self.rates[1]
+
+def charge(result: Result, rates: tuple[float, float]) -> None:
+    """An answer that does not tell what it has cost gets its part of what all of its batch have."""
+    if result.cost_usd is None and result.input_tokens is not None:
+        result.cost_usd = result.input_tokens * rates[0] + (result.output_tokens or 0) * rates[1]

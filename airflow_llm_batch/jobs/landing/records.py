@@ -21,7 +21,7 @@ from airflow_llm_batch.jobs.directory.rows import Entries, Entry
 from airflow_llm_batch.jobs.directory.rules import rules_of
 from airflow_llm_batch.jobs.directory.store import JobStore
 from airflow_llm_batch.jobs.landing.again import Again, NotDelivered, not_delivered
-from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price
+from airflow_llm_batch.jobs.landing.answers import AnswerSource, Price, charge
 from airflow_llm_batch.jobs.landing.carry import Earlier, Kept
 from airflow_llm_batch.jobs.landing.figures import costs, without_cost
 from airflow_llm_batch.jobs.landing.layouts import layout_of
@@ -72,8 +72,7 @@ class Landing:
         self.claim, self.only = claim, only
         self.destination = destination_of(target, store.address.landed)
         self.lands_undelivered = hook.options.undelivered == "land"
-        self.layout = layout_of(job)
-        self.keep_raw = target.keep_raw
+        self.layout, self.keep_raw = layout_of(job), target.keep_raw
         self.prices = Prices.of(hook)
         self.batched: Price = partial(self.prices.cost, called=False)
         #: the model of rows that no answer names one for
@@ -234,7 +233,8 @@ class Landing:
             progress.count = self.tally.counts.total()
             for source in self.sources(shard, batch):
                 for number, (entry, result) in enumerate(reconciler.take(source, self.only), 1):
-                    source.charge(result)
+                    if source.rates is not None:
+                        charge(result, source.rates)
                     self.land_row(entry, result, shard, records, source.price)
                     if number % 1000 == 0:
                         progress.add(1000)

@@ -105,9 +105,8 @@ class Vendor:
         self.pace = pace_of(hook, calls)
         self.tier = Tier(self.provider, calls.lane, calls.fallback)
         self.idle: list[Wire] = []
-        self.good = 0
-        #: answers of 403 in a row
-        self.forbidden = 0
+        #: good answers, and answers of 403 in a row
+        self.good = self.forbidden = 0
         #: whether it has ever answered anything, and how many calls in a row it has not
         self.heard = False
         self.silent = 0
@@ -198,9 +197,12 @@ class Vendor:
             self.pace.start_over()
         elif status == httpx.codes.TOO_MANY_REQUESTS or turned_away:
             self.pace.was_refused(pause)
-        good = response.is_success and bare(response.content).startswith(b"{")
-        # What is bad may be cut, and what is left of the key not be known for it.
-        body = self.provider.body_of(response) if good else self.transport.redactor.data(response.content)
+        body = response.content
+        if not (response.is_success and bare(body).startswith(b"{")):
+            # It may be cut, and what is left of the key not be known for it.
+            body = self.transport.redactor.data(body)
+        elif self.provider.tells_beside:
+            body = self.provider.body_of(response)
         return Tried(status, one_line(body, status), pause, spent, turned_away)
 
     def _look_at(self, response: httpx.Response, at_flex: bool) -> bool:

@@ -75,6 +75,7 @@ class LiteLLM(Kin):
     default_limits: ClassVar[Limits] = OpenAI.default_limits
     endpoints = OpenAI.endpoints
     found_by = "metadata"
+    tells_beside = True
     facts = facts("as the vendor behind it")
 
     @property

@@ -156,7 +156,7 @@ def test_a_search_that_does_not_reach_far_enough_is_no_proof(connect, store, mon
             stranger.id, stranger.metadata, stranger.input_file_id = f"batch_other{number}", {}, "file-other"
             emulator.vendor.batches[stranger.id] = stranger
         hook = LLMBatchHook("llm_test")
-        with pytest.raises(VendorUnavailable, match=r"more than 200 batches.*Nothing was sent again"):
+        with pytest.raises(VendorUnavailable, match=r"more than 2 pages of batches.*Nothing was sent again"):
             submission.submit(store, hook, job)
         monkeypatch.setattr(OpenAI, "find_pages", 10)
         assert submission.submit(store, hook, job) == [name]
