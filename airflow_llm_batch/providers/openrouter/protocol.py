@@ -25,7 +25,7 @@ from airflow_llm_batch.providers.coerce import amount, id_of, members, objects, 
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai.protocol import CHAT, EMBEDDINGS, RESPONSES, FileOptions
 from airflow_llm_batch.providers.options import Text
-from airflow_llm_batch.providers.presets.kin import Kin
+from airflow_llm_batch.providers.presets.charging import Charging
 from airflow_llm_batch.providers.searching import by_time_and_size
 from airflow_llm_batch.results import Result
 
@@ -42,7 +42,7 @@ class OpenRouterOptions(FileOptions):
     )
 
 
-class OpenRouter(Kin):
+class OpenRouter(Charging):
     name = price_id = "openrouter"
     title = "OpenRouter"
     Options = OpenRouterOptions
@@ -56,7 +56,6 @@ class OpenRouter(Kin):
     found_by = "time"
     cancels = False
     deletes = "none"
-    tells_charges = True
     # "Typically" half the price: what a model's page says holds.
     facts = Facts("key", "as the model can", "as the model can", "by URL", "30 days")
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import httpx
-import msgspec
 
 from airflow_llm_batch.exceptions import ConfigurationError
 from airflow_llm_batch.models import Batch, Limits, Page, Shard
@@ -22,7 +21,6 @@ from airflow_llm_batch.providers.openai.chat import OLD_CAP
 from airflow_llm_batch.providers.openai.models import refuse
 from airflow_llm_batch.providers.openai.protocol import CHAT, FileOptions, OpenAI
 from airflow_llm_batch.request import Request
-from airflow_llm_batch.results import Result
 
 #: tokens of the largest image, and pixels of a token, by the greediest rule of open models (Qwen2.5-VL's)
 LARGEST_IMAGE, PIXELS = 16_384, 28 * 28
@@ -76,8 +74,6 @@ class Kin(OpenAI):
     refused_by: ClassVar[re.Pattern[str]] = EVERYTHING
     #: the models that hold an answer to a schema to the letter
     strict: ClassVar[re.Pattern[str]] = EVERYTHING
-    #: an answer's usage tells what was charged for it
-    tells_charges: ClassVar[bool] = False
 
     def __init__(self, base_url: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(base_url, options)
@@ -160,16 +156,6 @@ class Kin(OpenAI):
     def line(self, request: Request, custom_id: str) -> dict[str, Any]:
         return {"custom_id": custom_id, "body": request.body} if self.bare_lines else super().line(request, custom_id)
 
-    def read(self, line: bytes) -> Result:
-        result = super().read(line)
-        if self.tells_charges and result.cost_usd is None:
-            result.cost_usd = self.charged(members(member_of_body(line, "usage")))
-        return result
-
-    def charged(self, usage: Mapping[str, Any]) -> float | None:
-        """Dollars that were charged for an answer, as its usage says; None where it does not."""
-        return None
-
     def marks(self, shard: Shard) -> dict[str, Any]:
         return super().marks(shard) if self.found_by == "metadata" else {}
 
@@ -199,26 +185,6 @@ class Kin(OpenAI):
         if batch.outcome == "completed" and batch.failed is None and identifier(raw.get("error_file_id")):
             return batch.model_copy(update={"outcome": "partial"})
         return batch
-
-
-class Response(msgspec.Struct):
-    body: dict[str, msgspec.Raw]
-
-
-class Line(msgspec.Struct):
-    response: Response
-
-
-decode_line = msgspec.json.Decoder(Line).decode
-
-
-def member_of_body(line: bytes, name: str) -> Any:
-    """A member of the body in a result line, None where there is none; the others are not looked at."""
-    try:
-        value = decode_line(line).response.body.get(name)
-        return None if value is None else msgspec.json.decode(value)
-    except (ValueError, RecursionError):
-        return None
 
 
 def hours_of(window: str) -> int | None:

@@ -22,7 +22,8 @@ from airflow_llm_batch.providers.openai.chat import CAP, OLD_CAP
 from airflow_llm_batch.providers.openai.models import REASONING
 from airflow_llm_batch.providers.openai.protocol import FileOptions, OpenAI
 from airflow_llm_batch.providers.options import Text
-from airflow_llm_batch.providers.presets.kin import Kin, facts, member_of_body
+from airflow_llm_batch.providers.presets.charging import member_of_body
+from airflow_llm_batch.providers.presets.kin import Kin, facts
 from airflow_llm_batch.results import Result
 
 #: how an option routes: the place, and the name there

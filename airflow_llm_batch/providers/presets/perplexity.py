@@ -12,7 +12,8 @@ from airflow_llm_batch.models import Limits
 from airflow_llm_batch.providers.coerce import amount, members, objects, whole
 from airflow_llm_batch.providers.openai.models import refuse
 from airflow_llm_batch.providers.openai.protocol import CHAT, RESPONSES
-from airflow_llm_batch.providers.presets.kin import Kin, facts
+from airflow_llm_batch.providers.presets.charging import Charging
+from airflow_llm_batch.providers.presets.kin import facts
 from airflow_llm_batch.request import Request
 from airflow_llm_batch.results import Result
 
@@ -24,7 +25,7 @@ TAKEN = frozenset(
 )
 
 
-class Perplexity(Kin):
+class Perplexity(Charging):
     name = price_id = "perplexity"
     title = "Perplexity (Agent API)"
     documented = "https://docs.perplexity.ai/docs/agent-api/batch"
@@ -34,7 +35,6 @@ class Perplexity(Kin):
     endpoints = frozenset({CHAT, RESPONSES})
     found_by = "metadata"
     is_idempotent = True
-    tells_charges = True
     idempotency_header = "idempotency-key"
     facts = facts("30 days")._replace(schemas="fitted")
 

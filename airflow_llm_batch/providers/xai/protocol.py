@@ -22,7 +22,7 @@ from airflow_llm_batch.providers.coerce import amount, id_of, members, objects, 
 from airflow_llm_batch.providers.json_lines import parse_line
 from airflow_llm_batch.providers.openai.chat import CAP
 from airflow_llm_batch.providers.openai.protocol import CHAT, RESPONSES
-from airflow_llm_batch.providers.presets.kin import Kin
+from airflow_llm_batch.providers.presets.charging import Charging
 from airflow_llm_batch.providers.searching import older, search
 from airflow_llm_batch.results import Result
 
@@ -39,7 +39,7 @@ TICKS = 10**10
 ENDED = (400, 409, 412)
 
 
-class XAI(Kin):
+class XAI(Charging):
     name = "xai"
     price_id = "x-ai"
     title = "xAI"
@@ -54,7 +54,6 @@ class XAI(Kin):
     batch_price_factor = "0.8"
     cap = CAP
     expires = frozenset({"input"})
-    tells_charges = True
     facts = Facts("key", "strict, fitted", "yes", "yes", "30 days")
 
     def discounts_stack(self, model: str) -> bool:
