@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 import httpx
@@ -140,7 +141,7 @@ class Azure(OpenAI):
         surface = "/openai" if self.is_dated else "/openai/v1"
         return str(url.copy_with(path=f"{prefix}{surface}", query=None))
 
-    @property
+    @cached_property
     def is_dated(self) -> bool:
         """Whether the API with versions is asked, and not the v1 API, whose api-version is v1 or preview."""
         return DATED.match(self.options.api_version or "") is not None
