@@ -92,12 +92,13 @@ def charged(said: dict[str, Any], share: float = 1) -> dict[str, Any]:
 
     :param share: as ``charge`` has it.
     """
-    usage = {**said["usage"], **cost_of(said["usage"], share, said.get("object") == "response")}
+    paid = cost_of(said["usage"], said["model"], share, said.get("object") == "response")
+    usage = {**said["usage"], **paid}
     return {**shown(said), "usage": usage}
 
 
-def cost_of(usage: dict[str, Any], share: float, responds: bool = False) -> dict[str, Any]:
-    cost = charge(usage, share)
+def cost_of(usage: dict[str, Any], model: str, share: float, responds: bool = False) -> dict[str, Any]:
+    cost = charge(usage, 0 if model.endswith(":free") else share)
     names = ("input", "output") if responds else ("prompt", "completions")
     parts = dict(zip([f"upstream_inference_{name}_cost" for name in names], cost, strict=True))
     details = {"upstream_inference_cost": cost.total, **parts}
@@ -207,7 +208,7 @@ def batch_object(vendor: Vendor, batch: EmulatedBatch) -> dict[str, Any]:
     if status == "completed":
         read, written = batch.used
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-        usage |= cost_of(usage, SHARE)
+        usage |= cost_of(usage, batch.model or "", SHARE)
     return {
         "id": batch.id,
         "object": "batch",

@@ -446,6 +446,11 @@ CHARGED = [
     (OpenRouter, {"cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": 1}}, 1),
     (OpenRouter, {"cost": 0.05, "is_byok": True, "cost_details": {"upstream_inference_cost": None}}, None),
     (OpenRouter, {"cost": 0.05, "is_byok": True}, None),
+    # free, which both have to say
+    (OpenRouter, {"cost": 0, "is_byok": False, "cost_details": {"upstream_inference_cost": 0}}, 0),
+    (OpenRouter, {"cost": 0, "is_byok": False, "cost_details": {"upstream_inference_cost": None}}, None),
+    (OpenRouter, {"cost": 0, "cost_details": {"upstream_inference_cost": 0}}, None),
+    (OpenRouter, {"cost": False, "is_byok": False, "cost_details": {"upstream_inference_cost": False}}, None),
     # docs.x.ai, cost tracking: its own example
     (XAI, {"cost_in_usd_ticks": 37756000}, 0.0037756),
     # perplexityai 0.46, ``ResponsesUsage``

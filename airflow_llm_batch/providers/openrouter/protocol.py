@@ -132,6 +132,8 @@ class OpenRouter(Charging):
     def rates_of(self, usage: Mapping[str, Any]) -> tuple[float, float] | None:
         """What a token has cost, from a batch's usage: the type of a chat completion in it has no cost."""
         details, cost = members(usage.get("cost_details")), self.charged(usage)
+        if cost == 0:
+            return 0.0, 0.0
         asked = amount(details.get("upstream_inference_prompt_cost")) or 0
         answered = amount(details.get("upstream_inference_completions_cost")) or 0
         read, written = whole(usage.get("prompt_tokens")) or 0, whole(usage.get("completion_tokens")) or 0
@@ -141,12 +143,18 @@ class OpenRouter(Charging):
         return share * asked / max(read, 1), share * answered / max(written, 1)
 
     def charged(self, usage: Mapping[str, Any]) -> float | None:
-        cost = amount(usage.get("cost"))
-        if usage.get("is_byok") is not True:
-            return cost
-        # By a key of the customer's own, whose owner is billed by the vendor behind it; OpenRouter's is a fee.
-        behind = amount(members(usage.get("cost_details")).get("upstream_inference_cost"))
-        return None if behind is None else behind + (cost or 0)
+        cost, details = amount(usage.get("cost")), members(usage.get("cost_details"))
+        behind = amount(details.get("upstream_inference_cost"))
+        if usage.get("is_byok") is True:
+            # By a key of the customer's own, whose owner is billed by the vendor behind it; OpenRouter's is a fee.
+            return None if behind is None else behind + (cost or 0)
+        # A model that is free, and no figure that nobody has reckoned: the vendor behind it has charged nothing, too.
+        is_free = all(is_nothing(one) for one in (usage.get("cost"), details.get("upstream_inference_cost")))
+        return 0.0 if is_free and usage.get("is_byok") is False else cost
+
+
+def is_nothing(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
 
 
 def lines_of(response: httpx.Response) -> tuple[list[bytes], None]:

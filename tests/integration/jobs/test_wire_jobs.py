@@ -81,6 +81,20 @@ def test_a_job_goes_from_plan_to_landed(vendor, hook, store, emulator, tmp_path)
         assert not path.is_file() or SECRET.encode() not in path.read_bytes()
 
 
+@pytest.mark.parametrize("lane", ["batch", "online"])
+def test_what_is_free_costs_nothing_and_is_known_to(lane, emulator, connect, context, tmp_path):
+    """OpenRouter's models that end in :free: no list has the newest, and answers say that nothing is charged."""
+    conn_id = connect(place(emulator, "openrouter"), "openrouter")
+    request = ChatRequest("nobody/knows-it:free", user="{text}", max_tokens=9)
+    asked = CompletionOperator(
+        task_id="ask", conn_id=conn_id, request=request, rows=texts(4), key="id", lane=lane, poll_interval=0.05,
+        destination=f"file://{tmp_path}/out",
+    )  # fmt: skip
+    summary = drive(asked, context)
+    assert (summary["counts"]["succeeded"], summary["cost_usd"]) == (4, 0)
+    assert [row["cost_usd"] for row in landed(summary)] == [0] * 4
+
+
 @pytest.mark.parametrize("fault", [{"cut": "after"}, {"cut": "before"}, {"status": 500}])
 def test_a_lost_create_is_found_and_made_once(vendor, hook, store, emulator, tmp_path, fault):
     """Among another job's batch of the same size: what arrived is taken, what did not is sent again."""
