@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_llm_batch.console.answers import Answers
 from airflow_llm_batch.console.bar import Bar, warnings_on
 from airflow_llm_batch.console.connecting import hook_of
+from airflow_llm_batch.console.interrupts import heeded
 from airflow_llm_batch.console.left_behind import left_behind
 from airflow_llm_batch.console.places import origin_of, results_of
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError
@@ -220,8 +221,10 @@ class Work:
         run, began = self.run, time.monotonic()
         deadline = Deadline(run.time_left(self.deadline), self.deadline.action)
         self.bar.say(f"Waiting for {run.hook.provider.name}")
-        while not run.look(deadline):
-            time.sleep(interval(time.monotonic() - began, self.poll_interval, LONGEST_PAUSE))
+        with heeded() as heed:
+            while not run.look(deadline):
+                heed()
+                time.sleep(interval(time.monotonic() - began, self.poll_interval, LONGEST_PAUSE))
 
     def _call(self) -> Manifest:
         from airflow_llm_batch.jobs.online import flex

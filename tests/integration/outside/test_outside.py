@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from airflow_llm_batch.console.connecting import hook_of, key_variables
 from airflow_llm_batch.data import ChatRequest
 from airflow_llm_batch.exceptions import BudgetExceeded, ConfigurationError, InputError, ResultsUnusable
 from airflow_llm_batch.jobs.directory.address import default_storage
+from airflow_llm_batch.jobs.run import JobRun
 
 CHAT = ChatRequest("gpt-5-mini", user="{text}", max_tokens=9)
 CREATE, LOOK = "POST /v1/batches", "GET /v1/batches/"
@@ -285,6 +288,37 @@ def test_ctrl_c_says_what_runs_and_how_to_cancel_it(emulator, shell):
     assert process.returncode == 1
     assert "200 cancelled" in err
     assert emulator.vendor.calls[CREATE] == 4
+
+
+class Swallowed(io.IOBase):
+    """Struck by Ctrl-C when it is finalized: Python drops whatever is raised there, and says nothing."""
+
+    def close(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_that_a_finalizer_swallows_ends_the_wait(keyed, tmp_path, monkeypatch, capsys):
+    keyed.vendor.settings.duration = 600
+    look, looks, before = JobRun.look, [], signal.getsignal(signal.SIGINT)
+
+    def struck(run, deadline):
+        looks.append(look(run, deadline))
+        if len(looks) == 2:
+            Swallowed()
+        assert len(looks) < 5
+        return looks[-1]
+
+    monkeypatch.setattr(JobRun, "look", struck)
+    with pytest.raises(KeyboardInterrupt):
+        ask(texts(5), tmp_path, name="struck")
+    assert looks == [False, False]
+    assert "5 rows in 1 batch(es)" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_in_a_thread_of_its_own_leaves_signals_alone(keyed, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(ask, texts(5), tmp_path).result().counts["succeeded"] == 5
 
 
 @pytest.mark.slow
