@@ -11,10 +11,11 @@ from types import FrameType
 
 @contextmanager
 def heeded() -> Iterator[Callable[[], None]]:
-    """A function that raises KeyboardInterrupt once Ctrl-C was pressed, for loops to call: what the signal itself
-    raises is lost where it strikes a file's finalizer, or Python that is called by native code.
+    """A block at whose end KeyboardInterrupt is raised if Ctrl-C was pressed in it: what the signal itself raises is
+    lost where it strikes a file's finalizer, or Python that native code calls (pydantic's serializer is one).
 
-    It never raises in threads other than the main one, which handles signals, and where Ctrl-C is not Python's.
+    Loops call what the block is given, to the same end. In threads other than the main one, which handles signals, and
+    where Ctrl-C is not Python's, nothing is raised.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
@@ -33,5 +34,6 @@ def heeded() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGINT, press)
     try:
         yield heed
+        heed()
     finally:
         signal.signal(signal.SIGINT, before)

@@ -185,7 +185,8 @@ class Work:
 
         self.destination.check()
         self.bar.say("Writing requests")
-        self.run.plan(spec)
+        with heeded():
+            self.run.plan(spec)
         check_place(self.run.store, self.destination)
         try:
             self.run.hold_to(lane=self.lane)
@@ -198,7 +199,8 @@ class Work:
         self.bar.watch(self.run.store, self.run.job.rows)
         self.run.reserve(self.lane)
         if self.lane == "batch":
-            self.run.submit()
+            with heeded():
+                self.run.submit()
 
     def _bring_home(self) -> Manifest:
         if self.lane != "batch":
@@ -206,7 +208,8 @@ class Work:
         while True:
             self._wait()
             self.bar.say("Landing answers")
-            manifest = self.run.land_once(self.target)
+            with heeded():
+                manifest = self.run.land_once(self.target)
             following = self.run.next_round(manifest, Again(self.also, self.max_rounds), self.deadline)
             if following is None:
                 return manifest

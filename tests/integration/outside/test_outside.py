@@ -297,22 +297,34 @@ class Swallowed(io.IOBase):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_that_a_finalizer_swallows_ends_the_wait(keyed, tmp_path, monkeypatch, capsys):
-    keyed.vendor.settings.duration = 600
-    look, looks, before = JobRun.look, [], signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("plan", "Nothing runs at the vendor."),
+        ("submit", "5 rows in 1 batch(es)"),
+        ("look", "5 rows in 1 batch(es)"),
+        ("land_once", "what it has answered is kept"),
+    ],
+)
+def test_ctrl_c_that_a_finalizer_swallows_ends_the_run(step, said, keyed, tmp_path, monkeypatch, capsys):
+    """Wherever it has struck, nothing more is done, and nothing more is sent."""
+    if step == "look":
+        keyed.vendor.settings.duration = 600
+    real, done, before = getattr(JobRun, step), [], signal.getsignal(signal.SIGINT)
 
-    def struck(run, deadline):
-        looks.append(look(run, deadline))
-        if len(looks) == 2:
-            Swallowed()
-        assert len(looks) < 5
-        return looks[-1]
+    def struck(*given):
+        result = real(*given)
+        Swallowed()
+        done.append(step)
+        assert len(done) < 3
+        return result
 
-    monkeypatch.setattr(JobRun, "look", struck)
+    monkeypatch.setattr(JobRun, step, struck)
     with pytest.raises(KeyboardInterrupt):
-        ask(texts(5), tmp_path, name="struck")
-    assert looks == [False, False]
-    assert "5 rows in 1 batch(es)" in capsys.readouterr().err
+        ask(texts(5), tmp_path, name="struck", max_rounds=1)
+    assert done == [step]
+    assert said in capsys.readouterr().err
+    assert keyed.vendor.calls[CREATE] == (step != "plan")
     assert signal.getsignal(signal.SIGINT) is before
 
 
