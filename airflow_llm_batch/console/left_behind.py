@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from airflow_llm_batch.console.places import PROGRAM
+from airflow_llm_batch.jobs.directory import history
 from airflow_llm_batch.models import is_call
 
 if TYPE_CHECKING:
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 def left_behind(run: JobRun, name: str, storage: str | None) -> Iterator[str]:
     """Lines that say what still runs, and what can be done about it."""
     at = f" --storage {storage}" if storage else ""
-    job = run.store.load_job()
-    if job is None:
+    rounds = history.rounds(run.store)
+    if not rounds:
         yield "Stopped while the rows were read. Nothing was sent."
         return
-    listing = run.store.listing()
+    # A further round may have been sent before it was this run's.
+    store, job = rounds[-1]
+    listing = store.listing()
     states = listing.states(job)
     made = {index: listing.attempts(index).created() for index, state in states.items() if state != "planned"}
     called = {index for index, created in made.items() if created is not None and is_call(created.batch_id)}

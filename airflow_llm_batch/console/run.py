@@ -208,9 +208,10 @@ class Work:
         while True:
             self._wait()
             self.bar.say("Landing answers")
-            with heeded():
+            with heeded() as heed:
                 manifest = self.run.land_once(self.target)
-            following = self.run.next_round(manifest, Again(self.also, self.max_rounds), self.deadline)
+                heed()
+                following = self.run.next_round(manifest, Again(self.also, self.max_rounds), self.deadline)
             if following is None:
                 return manifest
             self.run = following

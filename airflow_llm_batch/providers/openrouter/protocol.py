@@ -149,12 +149,13 @@ class OpenRouter(Charging):
             # By a key of the customer's own, whose owner is billed by the vendor behind it; OpenRouter's is a fee.
             return None if behind is None else behind + (cost or 0)
         # A model that is free, and no figure that nobody has reckoned: the vendor behind it has charged nothing, too.
-        is_free = all(is_nothing(one) for one in (usage.get("cost"), details.get("upstream_inference_cost")))
+        is_free = is_nothing(usage.get("cost")) and is_nothing(details.get("upstream_inference_cost"))
         return 0.0 if is_free and usage.get("is_byok") is False else cost
 
 
 def is_nothing(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
+    """0 itself, and not False."""
+    return not isinstance(value, bool) and value == 0
 
 
 def lines_of(response: httpx.Response) -> tuple[list[bytes], None]:

@@ -298,16 +298,18 @@ class Swallowed(io.IOBase):
 
 
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "said", "creates"),
     [
-        ("plan", "Nothing runs at the vendor."),
-        ("submit", "5 rows in 1 batch(es)"),
-        ("look", "5 rows in 1 batch(es)"),
-        ("land_once", "what it has answered is kept"),
+        ("plan", "Nothing runs at the vendor.", 0),
+        ("submit", "5 rows in 1 batch(es)", 1),
+        ("look", "5 rows in 1 batch(es)", 1),
+        ("land_once", "what it has answered is kept", 1),
+        ("next_round", "5 rows in 1 batch(es)", 2),
     ],
 )
-def test_ctrl_c_that_a_finalizer_swallows_ends_the_run(step, said, keyed, tmp_path, monkeypatch, capsys):
-    """Wherever it has struck, nothing more is done, and nothing more is sent."""
+def test_ctrl_c_that_a_finalizer_swallows_ends_the_run(step, said, creates, keyed, tmp_path, monkeypatch, capsys):
+    """Wherever it has struck, nothing more is done, nothing more is sent, and what runs is told."""
+    keyed.faults(row_errors=1.0)
     if step == "look":
         keyed.vendor.settings.duration = 600
     real, done, before = getattr(JobRun, step), [], signal.getsignal(signal.SIGINT)
@@ -321,10 +323,10 @@ def test_ctrl_c_that_a_finalizer_swallows_ends_the_run(step, said, keyed, tmp_pa
 
     monkeypatch.setattr(JobRun, step, struck)
     with pytest.raises(KeyboardInterrupt):
-        ask(texts(5), tmp_path, name="struck", max_rounds=1)
+        ask(texts(5), tmp_path, name="struck", max_rounds=2)
     assert done == [step]
     assert said in capsys.readouterr().err
-    assert keyed.vendor.calls[CREATE] == (step != "plan")
+    assert keyed.vendor.calls[CREATE] == creates
     assert signal.getsignal(signal.SIGINT) is before
 
 
